@@ -1,0 +1,184 @@
+"""A trial's result: one JSON file, written atomically, validated when read; raw vectors beside it.
+
+    record.json   labels, status, config, environment, metrics {value, unit, low, high, valid, reason}
+    raw.npz       per-sample vectors and raw rounds (numpy arrays, no pickle)
+
+Missing is null with a reason, never 0. Validity is per metric, so that one noisy timing does not
+hide exact FLOPs. No torch here: reading side and launcher import this room.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+SCHEMA_VERSION = 1
+RECORD_NAME, RAW_NAME, TRIAL_NAME, LOG_NAME = "record.json", "raw.npz", "trial.json", "trial.log"
+Status = Literal["ok", "skipped", "failed"]
+
+
+class BadRecord(Exception):
+    """A record that is damaged, foreign or of another schema; the message names file and cause."""
+
+
+class Metric(BaseModel):
+    """One number with its unit, its 95 % interval where there is one, and whether it counts.
+
+    `value` null needs a `reason`; `valid` false keeps the number for inspection, and no table
+    shows it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    value: float | int | None
+    unit: str
+    low: float | None = None
+    high: float | None = None
+    valid: bool = True
+    reason: str | None = None
+
+    @model_validator(mode="after")
+    def _honest(self) -> Self:
+        if self.value is None and not self.reason:
+            raise ValueError("a missing value needs a reason")
+        if self.value is not None and not math.isfinite(self.value):
+            raise ValueError("a value must be finite; write null with a reason instead")
+        if not self.valid and not self.reason:
+            raise ValueError("an invalid metric needs a reason")
+        return self
+
+    @property
+    def shown(self) -> float | int | None:
+        """The value if a table may show it, else None."""
+        return self.value if self.valid else None
+
+
+def missing(unit: str, reason: str) -> Metric:
+    """A metric that could not be measured, and why."""
+    return Metric(value=None, unit=unit, valid=False, reason=reason)
+
+
+class Labels(BaseModel):
+    """Which cell of the matrix a record belongs to."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    experiment: str
+    hardware: str  # hardware class, e.g. cpu-2x-xeon-8481c or nvidia-h200
+    task: str
+    backbone: str
+    method: str
+    variant: str = ""  # what differs from the method's defaults: "num_experts=16"
+    seed: int
+    device: str = "cpu"  # cpu, cuda, or fake: a fake reading never enters a table
+
+
+class QualityLabel(BaseModel):
+    """How to read `infer/quality`: which way is better, what guessing and known baselines reach."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    direction: Literal["higher", "lower"]
+    chance: float | None = None
+    references: dict[str, float] = Field(default_factory=dict)
+
+
+class PointResult(BaseModel):
+    """One operating point of the trained model: its settings and what was measured there."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    settings: dict[str, float | int | str]
+    metrics: dict[str, Metric]
+
+
+class Record(BaseModel):
+    """Everything a trial leaves behind. `metrics` are those of the default operating point."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    key: str  # first, so that a resume need not parse the whole file
+    status: Status
+    schema_version: Literal[1] = SCHEMA_VERSION
+    reason: str | None = None  # of skipped and failed
+    labels: Labels
+    config: dict[str, Any]
+    environment: dict[str, Any] = Field(default_factory=dict)
+    provenance: dict[str, Any] = Field(default_factory=dict)
+    metrics: dict[str, Metric] = Field(default_factory=dict)
+    quality: QualityLabel | None = None
+    points: list[PointResult] = Field(default_factory=list)
+    diagnostics: dict[str, Any] = Field(default_factory=dict)
+    notes: list[str] = Field(default_factory=list)  # e.g. "quality is at chance level"
+
+    @model_validator(mode="after")
+    def _explained(self) -> Self:
+        if self.status != "ok" and not self.reason:
+            raise ValueError(f"a {self.status} record needs a reason")
+        return self
+
+
+def write_record(folder: Path, record: Record) -> Path:
+    """Write `record.json` into `folder` atomically; returns its path."""
+    return write_json(folder / RECORD_NAME, record.model_dump(mode="json"))
+
+
+def write_json(path: Path, content: Any) -> Path:
+    """Write strict JSON (no NaN) to a temporary file beside `path`, then rename it there."""
+    text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def read_record(path: Path) -> Record:
+    """Read and validate one record file. Raises BadRecord naming the file and what is wrong."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BadRecord(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(content, dict) or "schema_version" not in content:
+        raise BadRecord(f"{path}: not a condbench record (no schema_version)")
+    if content["schema_version"] != SCHEMA_VERSION:
+        raise BadRecord(
+            f"{path}: schema version {content['schema_version']!r}, "
+            f"this condbench reads {SCHEMA_VERSION}"
+        )
+    try:
+        return Record.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "record"
+        raise BadRecord(f"{path}: {where}: {first['msg']}") from error
+
+
+def read_state(folder: Path) -> tuple[str, str] | None:
+    """(key, status) of the record in `folder` without parsing it whole; None if there is none.
+
+    Raises BadRecord when the file does not begin like a record.
+    """
+    path = folder / RECORD_NAME
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            head = file.read(400)
+    except FileNotFoundError:
+        return None
+    parts = head.split('"', 9)
+    if len(parts) < 9 or parts[1] != "key" or parts[5] != "status":
+        raise BadRecord(f"{path}: does not begin like a condbench record")
+    return parts[3], parts[7]
