@@ -1,0 +1,160 @@
+"""Which machine and which software: what a number depends on besides the code.
+
+Observed, never asserted: the processor from /proc, the GPU from its driver (NVML). No torch, and no
+environment variable or key is ever copied, except the thread settings named below.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "torch",
+    "pytorch-lightning",
+    "hydra-core",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "pandas",
+    "fvcore",
+    "nvidia-ml-py",
+    "wandb",
+    "condbench",
+)
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def hardware_class(device: str = "cpu") -> str:
+    """The hardware's name as it stands in folders and tables: `cpu-2x-xeon-8481c`, `nvidia-h200`.
+
+    `device` is `cpu`, or `cuda` for the GPUs that NVML shows. Raises LookupError for `cuda` where
+    no driver answers.
+    """
+    if device == "cpu":
+        return f"cpu-{len(os.sched_getaffinity(0))}x-{_slug(cpu_model())}"
+    names = sorted({_slug(gpu["name"]) for gpu in gpus()})
+    if not names:
+        raise LookupError("no NVIDIA GPU: the driver does not answer (choose gpu=cpu)")
+    return "+".join(names)
+
+
+@cache
+def cpu_model() -> str:
+    """The processor's name, or the architecture where the kernel does not tell."""
+    text = _read("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found.group(1).strip() if found else platform.machine()
+
+
+def num_physical_cores() -> int:
+    """Physical cores in the affinity mask: the default number of threads."""
+    cores = set()
+    for cpu in os.sched_getaffinity(0):
+        topology = f"/sys/devices/system/cpu/cpu{cpu}/topology"
+        siblings = _read(f"{topology}/thread_siblings_list").strip()
+        cores.add(siblings or str(cpu))
+    return len(cores)
+
+
+def gpus() -> list[dict[str, Any]]:
+    """Name, UUID, memory, driver and power limit of every GPU that NVML shows; [] without one."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # no driver, no library: a machine without a GPU, which is an answer
+        return []
+    try:
+        return [_gpu(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount())]
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _gpu(pynvml: Any, index: int) -> dict[str, Any]:
+    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+
+    def ask(function: str, *arguments: Any) -> Any:
+        try:
+            return getattr(pynvml, function)(*arguments)
+        except pynvml.NVMLError:
+            return None
+
+    limit_mw = ask("nvmlDeviceGetPowerManagementLimit", handle)
+    memory = ask("nvmlDeviceGetMemoryInfo", handle)
+    return {
+        "name": ask("nvmlDeviceGetName", handle),
+        "uuid": ask("nvmlDeviceGetUUID", handle),
+        "driver": ask("nvmlSystemGetDriverVersion"),
+        "memory_bytes": memory.total if memory else None,
+        "power_limit_w": limit_mw / 1000 if limit_mw is not None else None,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that a measurement depends on, as installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit(folder: Path | None = None) -> str | None:
+    """The commit that `folder` (default: this package) is at, `-dirty` if changed; None outside git."""
+    where = str(folder or Path(__file__).parent)
+    try:
+        commit = _git(where, "rev-parse", "HEAD")
+        dirty = _git(where, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("-dirty" if dirty else "")
+
+
+def load() -> float:
+    """The one-minute load average: what else kept the machine busy."""
+    return round(os.getloadavg()[0], 2)
+
+
+def fingerprint() -> dict[str, Any]:
+    """The record's `environment`: processor, cores, threads, GPUs, versions, commit and load."""
+    return {
+        "cpu_model": cpu_model(),
+        "num_cores": len(os.sched_getaffinity(0)),
+        "num_physical_cores": num_physical_cores(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "kernel": platform.release(),
+        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or None,
+        "thread_settings": {name: os.environ.get(name) for name in THREAD_VARIABLES},
+        "gpus": gpus(),
+        "versions": versions(),
+        "git_commit": git_commit(),
+        "load_1min": load(),
+    }
+
+
+def _slug(name: str) -> str:
+    drop = r"\(r\)|\(tm\)|\bcpu\b|\bintel\b|\bamd\b|\bprocessor\b|@.*$|\b\d+-core\b"
+    words = re.sub(drop, " ", name.lower())
+    return re.sub(r"[^a-z0-9]+", "-", words).strip("-") or "unknown"
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def _git(folder: str, *arguments: str) -> str:
+    command = ["git", "-C", folder, *arguments]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    return answer.stdout.strip()
