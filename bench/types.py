@@ -9,7 +9,7 @@ Nothing here imports torch at run time, so that reading and planning stay light.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -96,7 +96,7 @@ class Quality:
     direction: Direction
     per_sample: Sequence[float] | None = None
     chance: float | None = None
-    references: Mapping[str, float] = MappingProxyType({})
+    references: Mapping[str, float] = field(default_factory=dict)
 
     def beats(self, reference: float) -> bool:
         """Whether the value is strictly better than `reference`."""
