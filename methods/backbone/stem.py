@@ -1,0 +1,47 @@
+"""From raw inputs to tokens: one stem per kind of task, each with learned positions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bench.types import Batch
+from methods.backbone.trunk import State
+
+
+class ImageStem(nn.Module):
+    """Two 3x3 convolutions: image [B, channels, height, width] -> one token per `stride` pixels.
+
+    A convolutional stem trains far faster on small images than single-pixel patches do
+    (Xiao et al. 2021, "Early Convolutions Help Transformers See Better").
+    """
+
+    def __init__(self, shape: tuple[int, ...], dim: int, stride: int) -> None:
+        super().__init__()
+        channels, height, width = shape
+        num_tokens = -(-height // stride) * -(-width // stride)
+        first = max(stride // 2, 1)
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, dim // 4, 3, stride=first, padding=1),
+            nn.GELU(),
+            nn.Conv2d(dim // 4, dim, 3, stride=stride // first, padding=1),
+        )
+        self.positions = nn.Parameter(torch.randn(num_tokens, dim) * 0.02)
+
+    def forward(self, batch: Batch) -> State:
+        tokens: Tensor = self.layers(batch.inputs).flatten(2).transpose(1, 2)  # [B, T, D]
+        return State(tokens + self.positions)
+
+
+class TokenStem(nn.Module):
+    """Token embedding plus learned positions; at most `length` tokens."""
+
+    def __init__(self, vocab_size: int, length: int, dim: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, dim)
+        self.positions = nn.Parameter(torch.randn(length, dim) * 0.02)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+
+    def forward(self, batch: Batch) -> State:
+        x = self.embedding(batch.inputs) + self.positions[: batch.inputs.shape[1]]  # [B, T, D]
+        return State(x, mask=batch.mask)

@@ -1,0 +1,135 @@
+"""A dense model as stem, blocks and head, and the state that travels through them.
+
+    state = trunk.stem(batch)           # State: x [B, T, D], mask, positions, ...
+    for block in trunk.blocks:
+        state = block(state)            # = block.feed(block.mix(state)) in a transformer
+    logits = trunk.head(state)          # [B, C], or [B, T, C] where each position is predicted
+
+Calling the trunk does just that. A method may drive the parts itself: leave out samples
+(`state.select`) or tokens (`state.take`), stop early, or call the halves of a block one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.types import Batch, Output, TaskSpec
+
+
+@dataclass
+class State:
+    """What travels through a trunk.
+
+    `index` [B]: the original sample of each row, None for the whole batch in order.
+    `positions` [B, T]: the original position of each token, None for 0..T-1.
+    `mask` [B, T] bool: true where the token is real, None where all are.
+    `sizes` [B, T]: how many original tokens each token stands for, None for one each.
+    `cache`: keys and values of earlier tokens when generating (no block here uses it yet).
+    """
+
+    x: Tensor  # [B, T, D]
+    index: Tensor | None = None
+    positions: Tensor | None = None
+    mask: Tensor | None = None
+    sizes: Tensor | None = None
+    cache: Any = None
+    aux_loss: Tensor | float = 0.0
+
+    def select(self, rows: Tensor) -> State:
+        """The samples in `rows` [n] (integers), with `index` pointing at the original batch."""
+
+        def pick(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.index_select(0, rows)
+
+        return replace(
+            self,
+            x=self.x.index_select(0, rows),
+            index=rows if self.index is None else self.index.index_select(0, rows),
+            positions=pick(self.positions),
+            mask=pick(self.mask),
+            sizes=pick(self.sizes),
+        )
+
+    def take(self, tokens: Tensor) -> State:
+        """The tokens `tokens` [B, K] of each sample (increasing), with their original positions."""
+
+        def pick(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.gather(1, tokens)
+
+        wide = tokens[..., None].expand(-1, -1, self.x.shape[-1])  # [B, K, D]
+        return replace(
+            self,
+            x=self.x.gather(1, wide),
+            positions=tokens if self.positions is None else pick(self.positions),
+            mask=pick(self.mask),
+            sizes=pick(self.sizes),
+        )
+
+    def token_positions(self) -> Tensor:
+        """The original position of every token, [B, T] (or [1, T] where all samples agree)."""
+        if self.positions is not None:
+            return self.positions
+        return torch.arange(self.x.shape[1], device=self.x.device)[None]
+
+
+class Trunk(nn.Module):
+    """A dense model: calling it runs the stem, every block and the head.
+
+    `stem` maps a Batch to a State, each block a State to a State, `make_head()` gives a module
+    State -> logits. `dim` is the width D of the state.
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        dim: int,
+        stem: nn.Module,
+        blocks: list[nn.Module],
+        make_head: Callable[[], nn.Module],
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.dim = dim
+        self.stem = stem
+        self.blocks = nn.ModuleList(blocks)
+        self.head = make_head()
+        self._make_head = make_head
+
+    def new_head(self) -> nn.Module:
+        """A fresh head of the same form (State -> logits), for early exits."""
+        return self._make_head()
+
+    def forward(self, batch: Batch) -> Output:
+        """Logits [B, C] or [B, T, C], and the sum of the auxiliary losses of the layers."""
+        state = self.stem(batch)
+        for block in self.blocks:
+            state = block(state)
+        return Output(self.head(state), state.aux_loss)
+
+
+def swap(
+    model: nn.Module, kind: type[nn.Module], make: Callable[[str, Any], nn.Module | None]
+) -> int:
+    """Replace every module of `kind` inside `model` in place; returns how many were replaced.
+
+    `make(name, old)` gives the new module, or None to keep the old one. What `make` returns is
+    not searched again.
+    """
+    found = [
+        (path, name, child)
+        for path, parent in model.named_modules()
+        for name, child in parent.named_children()
+        if isinstance(child, kind)
+    ]
+    num_replaced = 0
+    for path, name, child in found:
+        new = make(f"{path}.{name}" if path else name, child)
+        if new is not None:
+            setattr(model.get_submodule(path), name, new)
+            num_replaced += 1
+    return num_replaced
