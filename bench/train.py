@@ -1,0 +1,188 @@
+"""Training: the only room with Lightning.
+
+    fit(model, method, task, plan, ...) -> Training
+
+runs the recipe (AdamW, linear warm-up then cosine) for a number of steps over seeded data. Two early
+steps are probed, one for memory and one for FLOPs; their time is taken out of the training time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from bench.config import GpuConfig, TrainConfig
+from bench.types import Batch, Recipe, Task
+
+OnStep = Callable[[float], None]
+PROBED_STEPS = 2  # after the first, which fills optimiser states and caches
+
+
+class Diverged(Exception):
+    """The training loss stopped being a finite number."""
+
+
+@dataclass
+class Training:
+    """What training cost and where it ended."""
+
+    num_steps: int
+    time_s: float
+    loss: float | None  # of the last step; None where nothing was trained
+
+
+def resolve_recipe(recipe: Recipe, config: TrainConfig, share: float = 1.0) -> Recipe:
+    """The task's recipe with what the experiment overrides, cut to a `share` of its steps."""
+    given = {name: value for name, value in vars(config).items() if value is not None}
+    full = replace(recipe, **given)
+    return replace(full, steps=math.ceil(full.steps * share))
+
+
+def fit(
+    model: nn.Module,
+    method: Any,
+    task: Task,
+    recipe: Recipe,
+    *,
+    seed: int,
+    gpu: GpuConfig,
+    on_step: OnStep = lambda share: None,
+    probes: tuple[Callable[[Callable[[], Tensor]], Tensor], ...] = (),
+) -> Training:
+    """Train `model` in place on the task's train split.
+
+    `method` may define `loss`, `after_step` and `param_groups`. Each of `probes` is called with one
+    training step as a closure and must call it exactly once; the steps after the first are
+    probed in that order. Raises Diverged when the loss is not finite.
+    """
+    if recipe.steps == 0:
+        return Training(0, 0.0, None)
+    module = _Module(model, method, task, recipe)
+    watch = _Watch(recipe.steps, on_step)
+    module.probes = list(probes)
+    trainer = _trainer(recipe, gpu, watch)
+    started = time.perf_counter()
+    with warnings.catch_warnings():
+        # Lightning advises on workers and logging intervals; our data is in memory already.
+        warnings.simplefilter("ignore")
+        trainer.fit(module, train_dataloaders=_Endless(task, recipe.batch_size, seed))
+    elapsed = time.perf_counter() - started - module.probe_s
+    return Training(recipe.steps, elapsed, watch.check(trainer.global_step))
+
+
+def _trainer(recipe: Recipe, gpu: GpuConfig, watch: _Watch) -> pl.Trainer:
+    on_gpu = gpu.kind != "cpu"
+    precision: Any = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[gpu.precision]
+    return pl.Trainer(
+        max_steps=recipe.steps,
+        accelerator="gpu" if on_gpu else "cpu",
+        devices=-1 if gpu.kind == "ddp" else 1,
+        strategy="ddp" if gpu.kind == "ddp" else "auto",
+        precision=precision,
+        gradient_clip_val=1.0,
+        callbacks=[watch],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+class _Module(pl.LightningModule):
+    """The method's loss on the task's batches, with the recipe's optimiser."""
+
+    def __init__(self, model: nn.Module, method: Any, task: Task, recipe: Recipe) -> None:
+        super().__init__()
+        self.model, self.method, self.task, self.recipe = model, method, task, recipe
+        self.probes: list[Callable[[Callable[[], Tensor]], Tensor]] = []
+        self.probe_s = 0.0
+
+    def transfer_batch_to_device(self, batch: Batch, device: Any, dataloader_idx: int) -> Batch:
+        # Lightning refuses frozen dataclasses, so the batch moves itself.
+        return batch.to(device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        progress = self.trainer.global_step / self.recipe.steps
+        if hasattr(self.method, "loss"):
+            return self.method.loss(self.model, batch, self.task.criterion, progress)
+        output = self.model(batch)
+        return self.task.criterion(output, batch) + output.aux_loss
+
+    def optimizer_step(self, *arguments: Any, **keywords: Any) -> None:
+        step = lambda: super(_Module, self).optimizer_step(*arguments, **keywords)  # noqa: E731
+        if self.probes and self.trainer.global_step >= 1:
+            started = time.perf_counter()
+            self.probes.pop(0)(step)
+            self.probe_s += time.perf_counter() - started
+        else:
+            step()
+        if hasattr(self.method, "after_step"):
+            self.method.after_step(self.model, (self.trainer.global_step) / self.recipe.steps)
+
+    def configure_optimizers(self) -> Any:
+        lr = self.recipe.lr
+        groups = (
+            self.method.param_groups(self.model, lr)
+            if hasattr(self.method, "param_groups")
+            else [p for p in self.model.parameters() if p.requires_grad]
+        )
+        optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=self.recipe.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_scale)
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    def _lr_scale(self, step: int) -> float:
+        warmup = max(1, round(self.recipe.steps * self.recipe.warmup_share))
+        if step < warmup:
+            return (step + 1) / warmup
+        rest = (step - warmup) / max(1, self.recipe.steps - warmup)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, rest)))
+
+
+class _Watch(pl.Callback):
+    """Tells how far training is, and stops a run that has diverged."""
+
+    def __init__(self, num_steps: int, on_step: OnStep) -> None:
+        self.num_steps, self.on_step = num_steps, on_step
+        self.loss: Tensor | None = None
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.loss = outputs["loss"]
+        if trainer.global_step % 20 == 0:  # seldom: reading a loss waits for a GPU
+            self.check(trainer.global_step)
+            self.on_step(trainer.global_step / self.num_steps)
+
+    def check(self, step: int) -> float:
+        """The latest loss. Raises Diverged if it is not finite."""
+        loss = float(self.loss) if self.loss is not None else math.nan
+        if not math.isfinite(loss):
+            raise Diverged(f"the training loss was {loss} at step {step}")
+        return loss
+
+
+class _Endless:
+    """Passes over the train split one after the other, each in its own seeded order."""
+
+    def __init__(self, task: Task, batch_size: int, seed: int) -> None:
+        self.task, self.batch_size, self.seed = task, batch_size, seed
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self.task.num_samples("train") < self.batch_size:
+            raise ValueError(
+                f"train.batch_size={self.batch_size} is more than the "
+                f"{self.task.num_samples('train')} training samples"
+            )
+        for epoch in itertools.count():
+            # Orders of one seed never meet those of another: seeds stay below a million.
+            order = self.seed + 1_000_000 * epoch
+            yield from self.task.batches("train", self.batch_size, seed=order)

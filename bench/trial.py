@@ -1,0 +1,266 @@
+"""One trial: build, train, calibrate, evaluate, measure, write the record.
+
+    python -m bench.trial FOLDER      runs the trial that FOLDER/trial.json describes
+
+The launcher, torchrun and a person all come through this door. Everything is resolved in trial.json:
+no Hydra here. Whatever happens inside, a record says so; only an interrupt leaves none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import random
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bench import environment
+from bench.config import Config, GpuConfig, MeasureConfig, TrainConfig, WandbConfig
+from bench.dense import DenseStart, dense_start
+from bench.measure import Findings, Subject, measure
+from bench.meters.time import pinned_threads
+from bench.probe import TrainingProbe
+from bench.record import RAW_NAME, TRIAL_NAME, Labels, Metric, Record, missing, write_record
+from bench.train import fit, resolve_recipe
+from bench.types import Backbone, Task, Unsupported
+
+OnPhase = Callable[[str, float], None]
+CALIBRATION_BATCH = 64
+
+
+class BadTrial(Exception):
+    """A folder without a readable trial.json; the message says what is wrong."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """trial.json, typed. Plugins are loaded later, so that a broken one becomes a record."""
+
+    folder: Path
+    key: str
+    labels: Labels
+    config: Config
+    entry_points: dict[str, str]
+    checkpoint: Path  # of the dense model
+    raw: dict[str, Any]
+
+    @property
+    def is_dense(self) -> bool:
+        return self.labels.method == "dense"
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu" if self.config.gpu.kind == "cpu" else "cuda")
+
+    def plugin(self, kind: str) -> Any:
+        """The method, backbone or task with its settings."""
+        module, _, name = self.entry_points[kind].partition(":")
+        made = getattr(importlib.import_module(module), name)
+        return made(**getattr(self.config, kind))
+
+
+def read_trial(folder: Path) -> Trial:
+    """Read `folder`/trial.json. Raises BadTrial naming the file and what is wrong with it."""
+    path = folder / TRIAL_NAME
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        config = _config(raw["config"])
+        return Trial(
+            folder=folder,
+            key=raw["key"],
+            labels=Labels.model_validate(raw["labels"]),
+            config=config,
+            entry_points=raw["entry_points"],
+            checkpoint=Path(config.results) / raw["dense"]["checkpoint"],
+            raw=raw,
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadTrial(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def _config(raw: dict[str, Any]) -> Config:
+    """The typed config: nested blocks become their dataclasses, unknown keys are refused."""
+    blocks = {"train": TrainConfig, "measure": MeasureConfig, "gpu": GpuConfig, "wandb": WandbConfig}
+    return Config(**{k: blocks[k](**v) if k in blocks else v for k, v in raw.items()})
+
+
+def run(folder: Path, on_phase: OnPhase = lambda phase, share: None) -> Record:
+    """Run the trial in `folder` and write its record there; returns the record.
+
+    `on_phase(phase, share)` is told where the trial is. Raises BadTrial for an unreadable folder;
+    every other failure, sys.exit included, ends in a `failed` record and a traceback in the log.
+    """
+    trial = read_trial(folder)
+    told: list[str] = ["start"]
+
+    def tell(phase: str, share: float) -> None:
+        told.append(phase)
+        on_phase(phase, share)
+
+    started = time.time()
+    try:
+        with pinned_threads(trial.config.gpu.threads or environment.num_physical_cores()):
+            findings = _execute(trial, tell)
+        record = _record(trial, started, findings)
+    except Unsupported as answer:
+        record = _record(trial, started, Findings(), "skipped", str(answer) or "unsupported")
+    except (Exception, SystemExit) as error:
+        traceback.print_exc()
+        record = _record(trial, started, Findings(), "failed", _reason(error, told[-1]))
+    on_phase("record", 1.0)
+    write_record(folder, record)
+    return record
+
+
+def _reason(error: BaseException, phase: str) -> str:
+    if isinstance(error, SystemExit):
+        return f"the trial called sys.exit({error.code!r}) in phase {phase}"
+    return f"{type(error).__name__} in phase {phase}: {error}"
+
+
+def _execute(trial: Trial, tell: OnPhase) -> Findings:
+    tell("build", 0.0)
+    task, backbone, method = (trial.plugin(kind) for kind in ("task", "backbone", "method"))
+    _seed(trial.config.seed)
+    tell("train", 0.0)
+    model, metrics = _trained(trial, task, backbone, method, tell)
+    model.to(trial.device).eval()
+    if hasattr(method, "calibrate"):
+        tell("calibrate", 0.0)
+        with torch.no_grad():
+            held_out = task.batches("calibration", CALIBRATION_BATCH)
+            method.calibrate(model, [batch.to(trial.device) for batch in held_out])
+    subject = Subject(
+        model=model,
+        method=method,
+        task=task,
+        device=trial.device,
+        config=trial.config.measure,
+        make_baseline=lambda: _dense(trial, task, backbone, tell).model.to(trial.device).eval(),
+        is_dense=trial.is_dense,
+    )
+    findings = measure(subject, tell)
+    findings.metrics = {**metrics, **findings.metrics}
+    if findings.raw:
+        np.savez_compressed(trial.folder / RAW_NAME, **findings.raw)
+    return findings
+
+
+def _trained(
+    trial: Trial, task: Task, backbone: Backbone, method: Any, tell: OnPhase
+) -> tuple[nn.Module, dict[str, Metric]]:
+    """The trained model and what training it cost."""
+    if trial.is_dense:
+        start = _dense(trial, task, backbone, tell)
+        return start.model, start.metrics
+    if hasattr(method, "convert"):
+        start = _dense(trial, task, backbone, tell)
+        _seed(trial.config.seed)
+        model = method.convert(start.model, list(task.batches("calibration", CALIBRATION_BATCH)))
+        dense_s = start.metrics["train/time_s"]
+    else:
+        _seed(trial.config.seed)
+        model = method.build(task.spec, backbone)
+        dense_s = missing("s", "trained from scratch, not from the dense model")
+    metrics = _train(trial, task, method, model, tell)
+    return model, {**metrics, "train/dense_time_s": dense_s}
+
+
+def _dense(trial: Trial, task: Task, backbone: Backbone, tell: OnPhase) -> DenseStart:
+    """The shared dense model of this task, backbone, seed and recipe."""
+
+    def build() -> nn.Module:
+        _seed(trial.config.seed)
+        return backbone.build(task.spec)
+
+    def train(model: nn.Module) -> dict[str, Metric]:
+        return _train(trial, task, None, model, tell)
+
+    return dense_start(trial.checkpoint, build, train)
+
+
+def _train(
+    trial: Trial, task: Task, method: Any, model: nn.Module, tell: OnPhase
+) -> dict[str, Metric]:
+    share = getattr(method, "train_share", 1.0)
+    recipe = resolve_recipe(task.recipe, trial.config.train, share)
+    probe = TrainingProbe(model, trial.device)
+    training = fit(
+        model,
+        method,
+        task,
+        recipe,
+        seed=trial.config.seed,
+        gpu=trial.config.gpu,
+        on_step=lambda done: tell("train", done),
+        probes=(probe.memory, probe.flops),
+    )
+    untrained = "training free: the method takes no training step"
+    return {
+        "train/time_s": Metric(value=training.time_s, unit="s"),
+        "train/num_steps": Metric(value=training.num_steps, unit="count"),
+        "train/loss": missing("nat", untrained)
+        if training.loss is None
+        else Metric(value=training.loss, unit="nat"),
+        **probe.metrics(untrained if training.num_steps == 0 else None),
+    }
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _record(
+    trial: Trial, started: float, findings: Findings, status: str = "ok", reason: str | None = None
+) -> Record:
+    return Record.model_validate(
+        {
+            "key": trial.key,
+            "status": status,
+            "reason": reason,
+            "labels": trial.labels,
+            "config": trial.raw["config"],
+            "environment": {**environment.fingerprint(), "num_threads": torch.get_num_threads()},
+            "provenance": {
+                "identity": trial.raw["identity"],
+                "entry_points": trial.entry_points,
+                "started_unix_s": started,
+                "duration_s": time.time() - started,
+            },
+            "metrics": findings.metrics,
+            "quality": findings.quality,
+            "points": findings.points,
+            "diagnostics": findings.diagnostics,
+            "notes": findings.notes,
+        }
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one trial folder by hand; exit 0 if the record is ok or skipped, 1 failed, 2 bad folder."""
+    parser = argparse.ArgumentParser(prog="python -m bench.trial", description=__doc__)
+    parser.add_argument("folder", type=Path, help="a folder with trial.json")
+    folder = parser.parse_args(arguments).folder
+    try:
+        record = run(folder, lambda phase, share: print(f"{phase} {share:.0%}", file=sys.stderr))
+    except BadTrial as error:
+        print(f"condbench: {error}", file=sys.stderr)
+        return 2
+    print(f"{record.status}: {folder}" + (f" ({record.reason})" if record.reason else ""))
+    return 1 if record.status == "failed" else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
