@@ -1,0 +1,26 @@
+"""What a meter refuses to run under: a probe inside a timed region measures the probe."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+
+class MeterStateError(RuntimeError):
+    """A meter was asked to run where its reading would be wrong; the message says why."""
+
+
+def refuse_if_watched(quantity: str) -> None:
+    """Raise MeterStateError while a dispatch mode (a FLOP counter is one) or a profiler is active.
+
+    `quantity` names what was to be measured. Python's own trace and profile hooks count too.
+    """
+    modes = _get_current_dispatch_mode_stack()
+    if modes:
+        raise MeterStateError(f"{quantity}: the mode {type(modes[-1]).__name__} is active")
+    if torch._C._autograd._profiler_enabled():
+        raise MeterStateError(f"{quantity}: a torch profiler is active")
+    if sys.getprofile() is not None or sys.gettrace() is not None:
+        raise MeterStateError(f"{quantity}: a Python profiler, tracer or debugger is active")
