@@ -7,6 +7,7 @@ and `feed` (each token by itself).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -144,6 +145,21 @@ class Transformer:
         blocks = [block(i, make_block) if block else make_block() for i in range(self.depth)]
         make_head = partial(Head, self.dim, spec.num_outputs, pool=not spec.causal)
         return Trunk(spec, self.dim, stem, blocks, make_head)
+
+    def num_tokens(self, spec: TaskSpec) -> int:
+        """Tokens that a sample of `spec` becomes (the longest, for sequences)."""
+        if spec.kind == "image":
+            _, height, width = spec.input_shape
+            return math.ceil(height / self.image_stride) * math.ceil(width / self.image_stride)
+        return spec.input_shape[0]
+
+    def block_flops(self, spec: TaskSpec) -> int:
+        """FLOPs (2 x MAC) of one dense block for one sample.
+
+        A token's projections take 8 D^2, its attention 4 T D, its feed-forward layer 4 D H.
+        """
+        num_tokens, hidden = self.num_tokens(spec), round(self.dim * self.hidden_multiple)
+        return num_tokens * (8 * self.dim**2 + 4 * num_tokens * self.dim + 4 * self.dim * hidden)
 
     def _stem(self, spec: TaskSpec) -> nn.Module:
         if spec.kind == "image":

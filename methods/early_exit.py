@@ -1,0 +1,102 @@
+"""Early exit: easy inputs leave at an early head, hard ones go on.
+
+Heads after inner blocks, trained jointly with weights that grow with depth (BranchyNet:
+Teerapittayanon et al. 2016; PABEE: Zhou et al. 2020). An element leaves at the first head whose
+largest softmax probability reaches a threshold (BranchyNet and DeeBERT, Xin et al. 2020, use the
+entropy).
+
+Where one label belongs to a sample, the sample leaves and the rest of the batch is compacted. Where
+every position is predicted (language modelling), single tokens leave as in CALM (Schuster et al.
+2022): a token that has left asks nothing any more, but its last state stays visible to later tokens
+as key and value in the blocks above. A token's decision reads only its own state, so it never
+sees the future. The model is in `exit_model.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from copy import deepcopy
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from bench.routing import Observation
+from bench.types import Backbone, Batch, Criterion, Output, Point, TaskSpec
+from methods.backbone.trunk import Trunk
+from methods.exit_model import NEVER, ExitModel
+
+
+@dataclass
+class EarlyExit:
+    """Exit heads after every `every` blocks; thresholds are found on held-out batches.
+
+    An operating point is a budget: the largest mean share of blocks that an element (a sample, or a
+    token in language modelling) runs on the calibration data. The first is the default.
+    """
+
+    every: int = 1
+    budgets: list[float] = field(default_factory=lambda: [0.5, 0.35, 0.7, 0.85])
+    train_share: float = 0.5
+
+    def build(self, spec: TaskSpec, backbone: Backbone) -> ExitModel:
+        """The untrained backbone with exit heads."""
+        return ExitModel(backbone.build(spec), self.every, len(self.budgets))
+
+    def convert(self, dense: Trunk, batches: Iterable[Batch]) -> ExitModel:
+        """A copy of the trained trunk; every exit head starts as a copy of the final one."""
+        model = ExitModel(deepcopy(dense), self.every, len(self.budgets))
+        for head in model.heads:
+            head.load_state_dict(dense.head.state_dict())
+        return model
+
+    def loss(self, model: ExitModel, batch: Batch, criterion: Criterion, progress: float) -> Tensor:
+        """The exits' losses averaged with weights proportional to their depth (PABEE)."""
+        output = model(batch)
+        logits = output.stats["exits"]
+        losses = [(k + 1) * criterion(Output(exit), batch) for k, exit in enumerate(logits)]
+        return torch.stack(losses).sum() / sum(range(1, len(losses) + 1)) + output.aux_loss
+
+    def calibrate(self, model: ExitModel, batches: Iterable[Batch]) -> None:
+        """Find every budget's threshold on held-out batches; sets the default point."""
+        confidence = torch.cat([model.confidences(batch) for batch in batches], 1)
+        for i, budget in enumerate(self.budgets):
+            model.thresholds[i] = find_threshold(confidence, model.block_shares(), budget)
+        self.set_point(model, self.points()[0])
+
+    def points(self) -> list[Point]:
+        """One operating point per budget, the default first."""
+        return [{"budget": budget} for budget in self.budgets]
+
+    def set_point(self, model: ExitModel, point: Point) -> None:
+        """Use a budget's threshold. Raises ValueError for a budget that is not among `budgets`."""
+        model.threshold.copy_(model.thresholds[self.budgets.index(float(point["budget"]))])
+
+    def declared_flops(self, model: ExitModel, observation: Observation) -> float:
+        """FLOPs that the decisions add to a pass in which everything leaves at the first exit."""
+        return model.declared_flops(observation)
+
+
+def find_threshold(confidence: Tensor, shares: Tensor, budget: float) -> float:
+    """The largest threshold at which the mean share of blocks stays within `budget`.
+
+    `confidence` [exits, N]: of the inner exits for each of N elements; `shares` [exits + 1]: of the
+    blocks run when leaving at each exit, the last is 1. If even the lowest threshold runs more than
+    the budget, that one is returned: everything leaves at once.
+    """
+    steps = torch.linspace(0, confidence.numel() - 1, 513).long()
+    candidates = [*confidence.flatten().sort().values[steps].tolist(), NEVER]
+    low, high = 0, len(candidates) - 1  # the mean share grows with the threshold
+    while low < high:
+        middle = (low + high + 1) // 2
+        if mean_share(confidence, shares, candidates[middle]) <= budget:
+            low = middle
+        else:
+            high = middle - 1
+    return candidates[low]
+
+
+def mean_share(confidence: Tensor, shares: Tensor, threshold: float) -> float:
+    """Mean share of blocks that N elements run under a threshold; shapes as in `find_threshold`."""
+    sure = torch.cat([confidence >= threshold, torch.ones_like(confidence[:1]) > 0])
+    return float(shares.to(confidence)[sure.int().argmax(0)].mean())  # the first exit that is sure

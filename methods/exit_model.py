@@ -1,0 +1,226 @@
+"""A trunk with exit heads: runs everything in training, really leaves in inference.
+
+    blocks ... head 0 -> go on? -> blocks ... head 1 -> go on? -> ... blocks, final head
+
+In training every element runs to the end and every head answers (unless the harness replays
+decisions: then what has left keeps its state). In inference the trunk is driven block by block over
+what is left: each block is called once, on the remaining samples or tokens, and never on an empty
+batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench import routing
+from bench.types import Batch, Output
+from methods.backbone.tokens import compact_tokens, linear_flops, put_back
+from methods.backbone.trunk import State, Trunk
+
+NEVER = 2.0  # a threshold that no probability reaches
+
+
+class ExitModel(nn.Module):
+    """`trunk` with a head after every `every` blocks.
+
+    The buffer `threshold` is the one in use, `thresholds` holds one per calibrated operating point;
+    both begin at NEVER, so that an uncalibrated model runs to the end.
+    """
+
+    threshold: Tensor
+    thresholds: Tensor
+
+    def __init__(self, trunk: Trunk, every: int, num_points: int) -> None:
+        super().__init__()
+        depth = len(trunk.blocks)
+        self.ends = [*range(every, depth, every), depth]  # number of blocks run at each exit
+        self.trunk = trunk
+        self.heads = nn.ModuleList(trunk.new_head() for _ in self.ends[:-1])
+        stages = zip(self.ends, self.ends[1:], strict=False)
+        # FLOPs: a token through the linear layers of each later stage; its key and value; a head.
+        blocks = list(trunk.blocks)
+        self._linear = [sum(map(linear_flops, blocks[a:b])) for a, b in stages]
+        self._key_value = 2 * 2 * trunk.dim**2
+        self._head = linear_flops(trunk.head)
+        self.register_buffer("threshold", torch.tensor(NEVER))
+        self.register_buffer("thresholds", torch.full((num_points,), NEVER))
+
+    def forward(self, batch: Batch) -> Output:
+        """Logits of the exit that each element took; in training `stats["exits"]` holds all."""
+        if self.training:
+            return self._masked(batch)
+        return self._tokens_leave(batch) if self.trunk.spec.causal else self._samples_leave(batch)
+
+    def block_shares(self) -> Tensor:
+        """Share of the blocks that have run at each exit, [exits]; the last is 1."""
+        return torch.tensor(self.ends) / self.ends[-1]
+
+    def stages(self) -> Iterator[tuple[Sequence[nn.Module], nn.Module]]:
+        """The blocks up to each exit and the exit's head, in order."""
+        blocks = list(self.trunk.blocks)
+        heads = [*self.heads, self.trunk.head]
+        for begin, end, head in zip([0, *self.ends[:-1]], self.ends, heads, strict=True):
+            yield blocks[begin:end], head
+
+    @torch.no_grad()
+    def confidences(self, batch: Batch) -> Tensor:
+        """Largest probability at each inner exit when everything runs, [exits - 1, elements]."""
+        state, found = self.trunk.stem(batch), []
+        for blocks, head in self.stages():
+            if head is self.trunk.head:
+                break
+            for block in blocks:
+                state = block(state)
+            found.append(confidence(head(state)).flatten())
+        return torch.stack(found)
+
+    def _masked(self, batch: Batch) -> Output:
+        """Everything runs; what a replayed decision let leave keeps its state and its logits."""
+        state = self.trunk.stem(batch)
+        live: Tensor | None = None  # [B] or [B, T]; None: everything
+        exits: list[Tensor] = []
+        logits = torch.empty(0)
+        for number, (blocks, head) in enumerate(self.stages()):
+            for block in blocks:
+                before, state = state.x, block(state)
+                state = state if live is None else replace(state, x=_keep(live, state.x, before))
+            with routing.region("exit_head"):
+                exits.append(head(state))
+            logits = exits[-1] if live is None else _keep(live, exits[-1], logits)
+            if head is self.trunk.head or (live is not None and not live.any()):
+                continue  # nobody is left to decide about
+            run = torch.ones_like(exits[-1][..., 0], dtype=torch.bool)
+            chosen = self._decide(number, state, confidence(exits[-1].detach()), run)
+            if chosen is not run:
+                live = chosen if live is None else live & chosen
+        return Output(logits, state.aux_loss, {"exits": exits})
+
+    def _samples_leave(self, batch: Batch) -> Output:
+        """Whole samples leave; the batch is compacted to the others."""
+        state, logits = self.trunk.stem(batch), torch.empty(0)
+        for number, (blocks, head) in enumerate(self.stages()):
+            for block in blocks:
+                state = block(state)
+            with routing.region("exit_head"):
+                found = head(state)  # [n, C]
+            with routing.region("combine"):
+                index = state.index
+                logits = found if index is None else logits.index_copy(0, index, found)
+            if head is self.trunk.head:
+                break
+            with routing.region("router"):
+                sure = confidence(found)
+                run = self._decide(number, state, sure, sure < self.threshold)
+            with routing.region("dispatch"):
+                rows = run.nonzero().flatten()
+                if len(rows) == 0:
+                    break
+                if len(rows) < len(run):
+                    state = state.select(rows)
+        return Output(logits)
+
+    def _tokens_leave(self, batch: Batch) -> Output:
+        """Tokens leave and stay visible; samples without a token left are compacted away."""
+        state = self.trunk.stem(batch)
+        live = torch.ones(state.x.shape[:2], dtype=torch.bool, device=state.x.device)
+        logits = torch.empty(0)
+        for number, (blocks, head) in enumerate(self.stages()):
+            state, asking, tokens, valid = _advance(blocks, state, live)
+            with routing.region("exit_head"):
+                found = head(asking)  # [n, K, C]
+            with routing.region("combine"):
+                logits = found if number == 0 else _fill(logits, state, tokens, valid, found)
+            if head is self.trunk.head:
+                break
+            with routing.region("router"):
+                sure = torch.ones_like(state.x[..., 0]).scatter(1, tokens, confidence(found))
+                run = live & (sure < self.threshold)
+                live = live & self._decide(number, state, sure, run)  # [n, T]
+            with routing.region("dispatch"):
+                rows = live.any(1).nonzero().flatten()
+                if len(rows) == 0:
+                    break
+                if len(rows) < len(live):
+                    state, live = state.select(rows), live.index_select(0, rows)
+        return Output(logits)
+
+    def _decide(self, number: int, state: State, sure: Tensor, run: Tensor) -> Tensor:
+        """Announce who goes on after exit `number`; returns whom the harness lets go on."""
+        return routing.decide(
+            f"exit{number}",
+            probabilities=1 - sure,
+            run=run,
+            cost=self._cost(number, state.x.shape[1]),
+            index=state.index,
+        )
+
+    def _cost(self, number: int, num_tokens: int) -> float:
+        """FLOPs of the stage after exit `number` for one more sample, or one more asking token.
+
+        Attention: 2 T D for the scores and 2 T D for the mixing, per asking token and block.
+        """
+        num_blocks = self.ends[number + 1] - self.ends[number]
+        per_token = self._linear[number] + num_blocks * 4 * num_tokens * self.trunk.dim
+        if self.trunk.spec.causal:
+            return per_token - num_blocks * self._key_value + self._head
+        return num_tokens * per_token + self._head
+
+    def declared_flops(self, observation: routing.Observation) -> float:
+        """FLOPs of the decisions; in a causal model also keys and values of all visible tokens.
+
+        Those are computed for every token of a sample in which any token still asks.
+        """
+        total = observation.declared_flops()
+        if self.trunk.spec.causal:
+            for decision in observation.decisions:
+                number = int(decision.name.removeprefix("exit"))
+                num_blocks = self.ends[number + 1] - self.ends[number]
+                num_visible = int(decision.run.any(1).sum()) * decision.run.shape[1]
+                total += num_visible * num_blocks * self._key_value
+        return total
+
+
+def confidence(logits: Tensor) -> Tensor:
+    """The largest softmax probability, [..., C] -> [...]."""
+    return (logits.amax(-1) - logits.logsumexp(-1)).exp()
+
+
+def _advance(
+    blocks: Sequence[Any], state: State, live: Tensor
+) -> tuple[State, State, Tensor, Tensor | None]:
+    """Run blocks for the live tokens: the state, what is asking [n, K], its tokens and validity."""
+    tokens, valid = compact_tokens(live)  # [n, K]
+    if tokens.shape[1] == live.shape[1] and valid is None:
+        for block in blocks:
+            state = block(state)
+        return state, state, tokens, None
+    with routing.region("dispatch"):
+        asking = state.take(tokens)
+    for block in blocks:
+        asking = block.feed(block.mix(asking, context=state))
+        with routing.region("combine"):
+            state = put_back(state, tokens, asking.x, valid)
+    return state, asking, tokens, valid
+
+
+def _fill(
+    logits: Tensor, state: State, tokens: Tensor, valid: Tensor | None, found: Tensor
+) -> Tensor:
+    """`logits` [B, T, C] with `found` [n, K, C] where it is valid, in the original frame."""
+    index = state.index
+    if index is None:
+        index = torch.arange(len(tokens), device=tokens.device)
+    where = (index[:, None], tokens)
+    if valid is not None:
+        found = torch.where(valid[..., None], found, logits[where])
+    return logits.index_put(where, found)
+
+
+def _keep(live: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """`new` where live, else `old`; `live` [B] or [B, T] for tensors with more dimensions."""
+    return torch.where(live.view(*live.shape, *[1] * (new.dim() - live.dim())), new, old)

@@ -1,0 +1,172 @@
+"""Mixture-of-Depths: in every second block a router picks the tokens that the block works on.
+
+Raposo et al. 2024, "Mixture-of-Depths: Dynamically allocating compute in transformer-based language
+models". A routed block takes the `capacity` share of tokens with the highest scores r_i, lets
+them attend among themselves at their own positions, and adds what it computed, scaled:
+
+    x_i + g(r_i) (block(X)_i - x_i)  for the selected tokens X,     x_i  for the others
+
+with g(r) = 2 sigmoid(r), so that a zero score leaves the block's result as it is (the paper scales
+by r itself); this lets training start from a dense model.
+
+A token's rank in its sequence depends on later tokens. In causal models the top-k selection is
+therefore used in training only; in inference a token is selected by itself, where a small predictor
+of the selection (trained on detached inputs, so that it does not disturb the model) exceeds a
+threshold. The threshold of each block and capacity is a quantile found on held-out batches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench import routing
+from bench.types import Backbone, Batch, Point, TaskSpec
+from methods.backbone.tokens import compact_tokens, linear_flops, put_back
+from methods.backbone.trunk import State, Trunk
+
+
+@dataclass
+class MixtureOfDepths:
+    """Every second block routed; trained with `capacity`, the share of tokens that it takes.
+
+    The operating points are `capacity` and the others in `capacities`.
+    """
+
+    capacity: float = 0.25
+    capacities: list[float] = field(default_factory=lambda: [0.125, 0.5, 0.75])
+    train_share: float = 0.5
+
+    def build(self, spec: TaskSpec, backbone: Backbone) -> Trunk:
+        """The untrained backbone with every second block routed."""
+        return self._routed(backbone.build(spec))
+
+    def convert(self, dense: Trunk, batches: Iterable[Batch]) -> Trunk:
+        """A copy of the trained trunk with every second block routed."""
+        return self._routed(deepcopy(dense))
+
+    def _routed(self, trunk: Trunk) -> Trunk:
+        capacities = [self.capacity, *self.capacities]
+        for i in range(1, len(trunk.blocks), 2):
+            trunk.blocks[i] = RoutedBlock(
+                trunk.blocks[i], trunk.dim, capacities, name=f"block{i}", causal=trunk.spec.causal
+            )
+        return trunk
+
+    def calibrate(self, model: Trunk, batches: Iterable[Batch]) -> None:
+        """In a causal model, find thresholds that select each capacity's share of held-out tokens.
+
+        Block after block, because a block's inputs depend on what earlier ones selected.
+        """
+        if not model.spec.causal:
+            return
+        held_out = list(batches)
+        for point in reversed(self.points()):  # ends with the default
+            self.set_point(model, point)
+            states = [model.stem(batch) for batch in held_out]
+            for block in model.blocks:
+                if isinstance(block, RoutedBlock):
+                    block.fit_threshold(states)
+                states = [block(state) for state in states]
+
+    def points(self) -> list[Point]:
+        """One operating point per capacity, the default first."""
+        return [{"capacity": capacity} for capacity in [self.capacity, *self.capacities]]
+
+    def set_point(self, model: Trunk, point: Point) -> None:
+        """Let every routed block take the share `point["capacity"]` of the tokens."""
+        for block in model.blocks:
+            if isinstance(block, RoutedBlock):
+                block.set_capacity(float(point["capacity"]))
+
+    def declared_flops(self, model: Trunk, observation: routing.Observation) -> float:
+        """The decisions' FLOPs plus attention among the selected: 4 D k^2 for k of a sample."""
+        pairs = sum(float(d.run.sum(1).double().square().sum()) for d in observation.decisions)
+        return observation.declared_flops() + 4 * model.dim * pairs
+
+
+class RoutedBlock(nn.Module):
+    """A block that works on selected tokens; the others pass unchanged.
+
+    `capacities`: the shares of tokens that it can be told to take, the first is in use at first.
+    """
+
+    thresholds: Tensor
+
+    def __init__(
+        self, block: nn.Module, dim: int, capacities: list[float], *, name: str, causal: bool
+    ) -> None:
+        super().__init__()
+        self.block, self.name, self.causal = block, name, causal
+        self.capacities, self.active = capacities, 0
+        self.cost = linear_flops(block)  # of a token, without attention
+        self.router = nn.Linear(dim, 1, bias=False)
+        nn.init.normal_(self.router.weight, std=0.02)
+        if causal:
+            self.predictor = nn.Sequential(
+                nn.Linear(dim, dim // 4), nn.GELU(), nn.Linear(dim // 4, 1)
+            )
+            self.register_buffer("thresholds", torch.zeros(len(capacities)))
+
+    def set_capacity(self, capacity: float) -> None:
+        """Take this share of the tokens. Raises ValueError if it is not one of `capacities`."""
+        self.active = self.capacities.index(capacity)
+
+    @torch.no_grad()
+    def fit_threshold(self, states: Iterable[State]) -> None:
+        """Set the threshold that selects the active capacity's share of the tokens of `states`."""
+        logits = torch.cat([self.predictor(state.x).flatten() for state in states]).sort().values
+        num_left_out = len(logits) - math.ceil(self.capacities[self.active] * len(logits))
+        self.thresholds[self.active] = logits[num_left_out - 1] if num_left_out else -torch.inf
+
+    def forward(self, state: State) -> State:
+        """Route, run the block on the selected tokens and put them back; x stays [B, T, D]."""
+        with routing.region("router"):
+            score = self.router(state.x)[..., 0]  # [B, T]
+            state, tokens, valid = self._select(state, score)
+        if tokens.shape[1] == 0:
+            return state
+        with routing.region("dispatch"):
+            picked = state.take(tokens)  # x [B, K, D]
+            if valid is not None and not self.causal:  # padding comes last: causal never sees it
+                real = valid if picked.mask is None else picked.mask & valid
+                picked = replace(picked, mask=real)
+        with routing.region("expert"):
+            new: State = self.block(picked)
+        with routing.region("combine"):
+            gate = 2 * score.gather(1, tokens).sigmoid()[..., None]  # [B, K, 1]
+            changed = torch.lerp(picked.x, new.x, gate)
+            return put_back(replace(state, aux_loss=new.aux_loss), tokens, changed, valid)
+
+    def _select(self, state: State, score: Tensor) -> tuple[State, Tensor, Tensor | None]:
+        """The state (with the predictor's loss in training), selected tokens [B, K], validity."""
+        tokens, belief = None, score
+        if self.causal:
+            belief = self.predictor(state.x.detach())[..., 0]
+        if self.causal and not self.training:
+            own = belief > self.thresholds[self.active]
+        else:
+            tokens = self._top(state, score)
+            own = torch.zeros_like(score, dtype=torch.bool).scatter(1, tokens, True)
+        if self.causal and self.training:
+            loss = F.binary_cross_entropy_with_logits(belief, own.to(belief))
+            state = replace(state, aux_loss=state.aux_loss + loss)
+        run = routing.decide(
+            self.name, probabilities=belief.sigmoid(), run=own, cost=self.cost, index=state.index
+        )
+        if tokens is not None and run is own:
+            return state, tokens, None
+        return state, *compact_tokens(run)
+
+    def _top(self, state: State, score: Tensor) -> Tensor:
+        """The tokens with the highest scores in order of position, [B, ceil(capacity T)]."""
+        if state.mask is not None:
+            score = score.masked_fill(~state.mask, -torch.inf)
+        num_selected = math.ceil(self.capacities[self.active] * score.shape[1])
+        return score.topk(num_selected, sorted=False).indices.sort(-1).values

@@ -1,0 +1,46 @@
+"""The control that papers omit: a smaller dense model at the same executed FLOPs.
+
+Whatever a router gains over dense at half the FLOPs, half the network may gain as well.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from bench.types import Backbone, TaskSpec, Unsupported
+
+
+@dataclass
+class ShrunkDense:
+    """The backbone with a `share` of its blocks' FLOPs: fewer blocks, the last ones' rest taken
+    from the feed-forward width where whole blocks do not come out even.
+    """
+
+    share: float = 0.5
+
+    def build(self, spec: TaskSpec, backbone: Backbone) -> nn.Module:
+        """The smaller trunk. Raises Unsupported for families without depth and hidden width."""
+        trunk: nn.Module = self.shrink(spec, backbone).build(spec)
+        return trunk
+
+    def shrink(self, spec: TaskSpec, backbone: Any) -> Any:
+        """The backbone's dataclass with smaller `depth` and `hidden_multiple`.
+
+        Takes the smallest depth that reaches the share, then narrows the feed-forward layers of all
+        blocks to meet it.
+        """
+        for name in ("depth", "hidden_multiple", "block_flops"):
+            if not hasattr(backbone, name):
+                raise Unsupported(f"{type(backbone).__name__} has no {name} to shrink")
+        wanted = self.share * backbone.depth * backbone.block_flops(spec)
+        depth = min(backbone.depth, math.ceil(self.share * backbone.depth - 1e-9))
+        mix = replace(backbone, hidden_multiple=0.0).block_flops(spec)
+        feed = backbone.block_flops(spec) - mix
+        multiple = backbone.hidden_multiple * (wanted / depth - mix) / feed
+        if multiple * backbone.dim < 1:
+            raise Unsupported(f"share={self.share} leaves less than the attention of one block")
+        return replace(backbone, depth=depth, hidden_multiple=multiple)
