@@ -75,6 +75,7 @@ class _Routing(threading.local):
     regions: list[str] = field(default_factory=list)
     observation: Observation | None = None
     choose: Callable[[Decision], Tensor] | None = None
+    at_border: Callable[[str], None] | None = None
 
 
 _here = _Routing()
@@ -102,15 +103,32 @@ def decide(
 def region(name: str) -> Iterator[None]:
     """Name the work inside: backbone, router, dispatch, expert, combine or exit_head."""
     _here.regions.append(name)
+    _tell_border()
     try:
         yield
     finally:
         _here.regions.pop()
+        _tell_border()
 
 
 def current_region() -> str:
     """The innermost region of this thread; `backbone` outside any."""
     return _here.regions[-1] if _here.regions else "backbone"
+
+
+@contextmanager
+def watch_regions(at_border: Callable[[str], None]) -> Iterator[None]:
+    """Call `at_border(region)` whenever this thread enters another region, on leaving one too."""
+    before, _here.at_border = _here.at_border, at_border
+    try:
+        yield
+    finally:
+        _here.at_border = before
+
+
+def _tell_border() -> None:
+    if _here.at_border is not None:
+        _here.at_border(current_region())
 
 
 @contextmanager

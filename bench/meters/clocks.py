@@ -45,19 +45,43 @@ StateReader = Callable[[], DeviceState | None]
 @contextmanager
 def state_reader(device: torch.device) -> Iterator[StateReader]:
     """A function that reads `device`'s state; it answers None on a CPU or without NVML."""
-    if device.type != "cuda":
-        yield lambda: None
-        return
+    with _opened(device) as found:
+        yield (lambda: read_state(*found)) if found else (lambda: None)
+
+
+def is_exclusive(device: torch.device) -> bool:
+    """Whether this process is the only one that computes on `device`, as far as NVML shows.
+
+    Process numbers are not compared: inside a container NVML gives the host's, or none at all.
+    """
+    with _opened(device) as found:
+        if found is None:
+            return False
+        nvml, handle = found
+        try:
+            return len(nvml.nvmlDeviceGetComputeRunningProcesses(handle)) == 1
+        except nvml.NVMLError:
+            return False
+
+
+@contextmanager
+def _opened(device: torch.device) -> Iterator[tuple[Any, Any] | None]:
+    """NVML and its handle of `device`; None on a CPU, without a driver or where it is unknown."""
     try:
+        if device.type != "cuda":
+            raise LookupError("not a GPU")
         import pynvml
 
         pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByUUID(_uuid(device))
-    except Exception:  # no library, no driver, or a device that NVML does not know
-        yield lambda: None
+    except Exception:  # no library or no driver: a machine that tells nothing about its clocks
+        yield None
         return
     try:
-        yield lambda: read_state(pynvml, handle)
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByUUID(_uuid(device))
+        except pynvml.NVMLError:
+            handle = None
+        yield None if handle is None else (pynvml, handle)
     finally:
         pynvml.nvmlShutdown()
 

@@ -108,7 +108,7 @@ def compare(
     stopwatch: Stopwatch | None = None,
     read_state: StateReader | None = None,
 ) -> PairedTiming:
-    """Time `candidate` against `baseline` over `batches` (real samples, see `inputs.equal_issue`).
+    """Time `candidate` against `baseline` over `batches` (real samples, see `issue.equal_issue`).
 
     Both run in evaluation and inference mode with the caller's threads (`pinned_threads`). Each of
     `rounds` has four blocks of whole passes, each block at least `block_ms` long. Rounds in which
@@ -128,7 +128,7 @@ def compare(
         warm = warm_up(passes, watch, warmup_s)
         repeats = tuple(max(1, math.ceil(block_ms / 1e3 / each)) for each in warm.pass_s)
         graphs = _num_graphs()
-        stack.enter_context(_no_collection())
+        stack.enter_context(no_collection())
         timed = run_rounds(passes, repeats, rounds, watch, read)
     timing = PairedTiming(
         ratio=None,
@@ -235,7 +235,7 @@ def _first_reason(rounds: Sequence[Round]) -> str:
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
     """Collect garbage now and not inside timed blocks."""
     gc.collect()
     enabled = gc.isenabled()
