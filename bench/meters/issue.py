@@ -1,8 +1,8 @@
 """Equal issue: which samples go into which batch, so that each is issued equally often.
 
-MLPerf LoadGen's `sample_concatenate_permutation`: whole seeded permutations one after the other, cut
-into batches. Repeating one input would make an input-dependent model many times faster or slower
-than it is, and a ragged last batch would weigh its samples differently.
+As MLPerf's LoadGen does for inputs of unequal cost: whole seeded permutations one after the other,
+cut into batches. Repeating one input would make an input-dependent model many times faster or
+slower than it is, and a ragged last batch would weigh its samples differently.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     reading = peak_rss("bench.trial:inference_pass", [str(folder)])
 
 The target, `module:function`, gets the arguments as strings, builds the workload and returns it as
-a function without arguments. The child runs it once dry, clears the kernel's high-water mark, runs it
-again and reports. A process that ran anything else before answers wrongly: freed memory stays with
-the C library, and the mark never falls. No torch in the parent's half.
+a function without arguments. The child runs it once dry, clears the kernel's high-water mark, runs
+it again and reports. A process that ran anything else before answers wrongly: freed memory stays
+with the C library, and the mark never falls. No torch in the parent's half.
 """
 
 from __future__ import annotations

@@ -1,0 +1,134 @@
+"""Parameters: how many a model keeps, and how many one sample really reads.
+
+Active parameters are observed, not declared: every operator's parameter arguments are marked
+element by element, through views (a slice of neurons, one expert of a stack) and gathers. A grouped
+matrix product marks the groups that got rows. Embedding tables count whole, as the literature
+counts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from bench.meters.guard import refuse_if_watched
+from bench.meters.time import evaluating
+
+aten = torch.ops.aten
+
+
+def resident_params(model: nn.Module) -> int:
+    """Number of parameters, each once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def active_params(model: nn.Module, inputs: Iterable[Any]) -> list[int]:
+    """Number of parameters that each of `inputs` (batches of one sample) reads in inference.
+
+    Raises MeterStateError under another dispatch mode or a profiler.
+    """
+    refuse_if_watched("active parameters")
+    counts = []
+    with evaluating(model):
+        for each in inputs:
+            with _Touched(model) as touched:
+                model(each)
+            counts.append(touched.num_params())
+    return counts
+
+
+class _Touched(TorchDispatchMode):
+    """Marks the elements of the model's parameters that operators read."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.parameters = list(model.parameters())
+        self.marks: dict[int, Tensor] = {}  # by storage address: bool, one per element
+        for parameter in self.parameters:
+            storage = parameter.untyped_storage()
+            length = storage.nbytes() // parameter.element_size()
+            self.marks[storage.data_ptr()] = torch.zeros(length, dtype=torch.bool)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            mark = _MARKERS.get(func.overloadpacket, _mark_all)
+            mark(self.view, args, kwargs or {})
+        return output
+
+    def view(self, tensor: Any) -> Tensor | None:
+        """The marks of `tensor`'s elements in its own shape; None if it is not of a parameter."""
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
+            return None
+        marks = self.marks.get(tensor.untyped_storage().data_ptr())
+        if marks is None or tensor.numel() == 0:
+            return None
+        # An expanded dimension repeats one element: its mark is set once.
+        strides = tensor.stride()
+        size = [1 if stride == 0 else n for n, stride in zip(tensor.shape, strides, strict=True)]
+        return marks.as_strided(size, strides, tensor.storage_offset())
+
+    def num_params(self) -> int:
+        """How many elements of the parameters were read; other than strided ones count whole."""
+        views = ((p, self.view(p)) for p in self.parameters)
+        return sum(p.numel() if marks is None else int(marks.sum()) for p, marks in views)
+
+
+View = Callable[[Any], Tensor | None]
+
+
+def _mark_all(view: View, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+    for argument in tree_leaves((args, kwargs)):
+        marks = view(argument)
+        if marks is not None:
+            marks.fill_(True)
+
+
+def _mark_rows(view: View, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+    """index_select(source, dim, index)."""
+    source, dim, index = args
+    marks = view(source)
+    if marks is None:
+        _mark_all(view, args[1:], kwargs)
+    else:
+        marks.index_fill_(dim, index.cpu(), True)
+
+
+def _mark_index(view: View, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+    """source[indices], None where a dimension is taken whole."""
+    source, indices = args
+    marks = view(source)
+    if marks is None:
+        _mark_all(view, args[1:], kwargs)
+    else:
+        marks[tuple(slice(None) if i is None else i.cpu() for i in indices)] = True
+
+
+def _mark_groups(view: View, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+    """_grouped_mm(rows, weights [E, K, N], offs [E]): only groups with rows are read."""
+    rows, weights, *rest = args
+    offs = rest[0] if rest else kwargs.get("offs")
+    _mark_all(view, [rows, *rest[1:]], kwargs)
+    marks = view(weights)
+    if marks is None:
+        return
+    if offs is None or weights.dim() != 3:
+        marks.fill_(True)
+        return
+    ends = offs.cpu()
+    counts = torch.diff(ends, prepend=ends.new_zeros(1))  # [E]
+    marks[counts > 0] = True
+
+
+_MARKERS: dict[Any, Callable[[View, Sequence[Any], dict[str, Any]], None]] = {
+    aten.index_select: _mark_rows,
+    aten.index: _mark_index,
+    aten._grouped_mm: _mark_groups,
+}
