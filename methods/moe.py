@@ -1,0 +1,221 @@
+"""Token-choice mixture of experts: a router sends each token to its k best feed-forward layers.
+
+Sparsely gated experts (Shazeer et al. 2017); dropless by default (Gale et al. 2022, MegaBlocks), or
+with a fixed capacity and dropped tokens (Lepikhin et al. 2020, GShard; Fedus et al. 2021, Switch).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.routing import decide, region
+from bench.types import Backbone, Point, TaskSpec
+from methods import dispatch
+from methods.dispatch import Order
+from methods.gates import balance_loss, top_k
+
+
+@dataclass
+class MoE:
+    """Mixture of experts in every feed-forward layer.
+
+    With the defaults a token spends half of the dense layer's FLOPs (top_k x hidden_ratio = 2 x
+    1/4) plus the router's, out of twice its parameters. Variants: Switch is `top_k=1,
+    normalize=False, capacity_factor=1.25, jitter=0.01`; GShard and Mixtral renormalise the chosen
+    probabilities, which equals a softmax over the chosen logits.
+
+    `hidden_ratio`: an expert's hidden width / the dense layer's. `capacity_factor`: null for
+    dropless; otherwise an expert takes ceil(factor x tokens x top_k / experts) tokens of the batch,
+    the first ones, and what is dropped passes by the residual only, so that results depend on the
+    batch. `balance_weight` (Switch: 0.01) and `z_weight` (ST-MoE, Zoph et al. 2022: 0.001) scale
+    the auxiliary losses; `jitter` multiplies the router's input with U(1 - jitter, 1 + jitter) in
+    training. `backend` as in `methods.dispatch`.
+    """
+
+    num_experts: int = 8
+    top_k: int = 2
+    hidden_ratio: float = 0.25
+    activation: str = "gelu"  # gelu, or swiglu with half again as many FLOPs
+    normalize: bool = True
+    capacity_factor: float | None = None
+    balance_weight: float = 0.01
+    z_weight: float = 0.001
+    jitter: float = 0.0
+    backend: str = "auto"
+
+    @property
+    def batch_invariant(self) -> bool:
+        """Dropless routing looks at one token at a time; capacity counts the batch's tokens."""
+        return self.capacity_factor is None
+
+    def build(self, spec: TaskSpec, backbone: Backbone) -> nn.Module:
+        """The backbone with a mixture in place of every feed-forward layer.
+
+        Raises ValueError for settings that cannot work.
+        """
+        self._check()
+        layer = count()
+        trunk: nn.Module = backbone.build(
+            spec,
+            ffn=lambda dim, hidden: MoEFFN(
+                dim, max(4, round(hidden * self.hidden_ratio)), self, name=f"moe.{next(layer)}"
+            ),
+        )
+        return trunk
+
+    def points(self) -> list[Point]:
+        """Experts per token at inference, the trained number first."""
+        counts = {1, 2, 4, self.num_experts} - {self.top_k}
+        others = sorted(k for k in counts if k <= self.num_experts)
+        return [{"top_k": k} for k in (self.top_k, *others)]
+
+    def set_point(self, model: nn.Module, point: Point) -> None:
+        """Route every token to `point["top_k"]` experts from now on."""
+        for module in model.modules():
+            if isinstance(module, MoEFFN):
+                module.top_k = int(point["top_k"])
+
+    def _check(self) -> None:
+        if not 1 <= self.top_k <= self.num_experts:
+            raise ValueError(f"top_k is {self.top_k}, but there are {self.num_experts} experts")
+        if self.top_k == 1 and self.normalize:
+            raise ValueError(
+                "top_k=1 needs normalize=False: a weight normalised to 1 teaches the router nothing"
+            )
+
+
+class MoEFFN(nn.Module):
+    """sum over the chosen experts of weight_e f_e(x); in training also the auxiliary loss.
+
+    Skips in training as at inference.
+    """
+
+    def __init__(self, dim: int, hidden: int, settings: MoE, *, name: str = "moe") -> None:
+        super().__init__()
+        self.name, self.settings, self.top_k = name, settings, settings.top_k
+        self.router = Router(dim, settings.num_experts)
+        self.experts = Experts(settings.num_experts, dim, hidden, settings.activation)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """[B, T, D] -> [B, T, D], with the weighted auxiliary loss in training."""
+        with region("router"):
+            logits = self.router(self._jittered(x))  # [B, T, E]
+            probability = logits.softmax(-1)
+            best = top_k(probability, self.top_k)
+            run = decide(
+                self.name,
+                probabilities=probability,
+                run=self._within_capacity(best),
+                cost=self.experts.flops_per_row,
+            )
+            weights = self._weights(probability, run)
+        y = dispatch.mix(
+            x.flatten(0, 1),
+            run.flatten(0, 1),
+            weights.flatten(0, 1),
+            self.experts,
+            self.settings.backend,
+        ).view_as(x)
+        return (y, self._aux_loss(logits, probability, best)) if self.training else y
+
+    def _jittered(self, x: Tensor) -> Tensor:
+        if not self.training or self.settings.jitter == 0.0:
+            return x
+        noise = torch.empty_like(x).uniform_(1 - self.settings.jitter, 1 + self.settings.jitter)
+        return x * noise
+
+    def _within_capacity(self, best: Tensor) -> Tensor:
+        if self.settings.capacity_factor is None:
+            return best
+        rows = best.flatten(0, 1)  # [B * T, E]
+        num_rows, num_experts = rows.shape
+        limit = dispatch.capacity(num_rows, num_experts, self.top_k, self.settings.capacity_factor)
+        return dispatch.within_capacity(rows, limit).view_as(best)
+
+    def _weights(self, probability: Tensor, run: Tensor) -> Tensor:
+        chosen = probability * run
+        if not self.settings.normalize:
+            return chosen
+        return chosen / chosen.sum(-1, keepdim=True).clamp_min(1e-9)
+
+    def _aux_loss(self, logits: Tensor, probability: Tensor, best: Tensor) -> Tensor:
+        """Balance counts what the router wants, before capacity drops any."""
+        balance = self.settings.balance_weight * balance_loss(probability, best)
+        return balance + self.settings.z_weight * z_loss(logits)
+
+
+class Router(nn.Linear):
+    """Expert scores of a token, in fp32 whatever the rest computes in (Switch, section 2.4)."""
+
+    def __init__(self, dim: int, num_experts: int) -> None:
+        super().__init__(dim, num_experts, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., E] in fp32 (fp64 stays fp64)."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        with torch.autocast(x.device.type, enabled=False):
+            return F.linear(x.to(dtype), self.weight.to(dtype))
+
+
+class Experts(nn.Module):
+    """E feed-forward layers without biases, their weights stacked: the `Groups` of `dispatch.mix`.
+
+    gelu: W_down gelu(W_up x). swiglu: W_down (silu(W_gate x) * W_up x) (Shazeer 2020); `up` then
+    holds W_gate above W_up.
+    """
+
+    def __init__(self, num_experts: int, dim: int, hidden: int, activation: str) -> None:
+        super().__init__()
+        if activation not in ("gelu", "swiglu"):
+            raise ValueError(f"activation is gelu or swiglu, not {activation!r}")
+        self.hidden, self.gated = hidden, activation == "swiglu"
+        rows = 2 * hidden if self.gated else hidden
+        self.up = nn.Parameter(_uniform(num_experts, rows, dim))
+        self.down = nn.Parameter(_uniform(num_experts, dim, hidden))
+
+    @property
+    def flops_per_row(self) -> float:
+        """FLOPs (2 x MAC) of one token in one expert."""
+        return 2.0 * (self.up[0].numel() + self.down[0].numel())
+
+    def each(self) -> Sequence[Callable[[Tensor], Tensor]]:
+        """The experts, each [n, D] -> [n, D]."""
+        weights = zip(self.up.unbind(0), self.down.unbind(0), strict=True)
+        return [partial(self._expert, up, down) for up, down in weights]
+
+    def can_sort(self, rows: Tensor) -> bool:
+        return all(dispatch.can_group(rows, weight) for weight in (self.up, self.down))
+
+    def sorted(self, rows: Tensor, order: Order) -> Tensor:
+        """Each expert on its part of `rows` [P, D] -> [P, D]."""
+        hidden = dispatch.grouped_linear(rows, self.up, order.counts)
+        if self.gated:
+            gate, up = hidden.chunk(2, dim=-1)
+            hidden = F.silu(gate) * up
+        else:
+            hidden = F.gelu(hidden)
+        return dispatch.grouped_linear(hidden, self.down, order.counts)
+
+    def _expert(self, up: Tensor, down: Tensor, rows: Tensor) -> Tensor:
+        if not self.gated:
+            return F.linear(F.gelu(F.linear(rows, up)), down)
+        hidden = F.silu(F.linear(rows, up[: self.hidden])) * F.linear(rows, up[self.hidden :])
+        return F.linear(hidden, down)
+
+
+def z_loss(logits: Tensor) -> Tensor:
+    """mean (logsumexp of a token's logits)^2 (Zoph et al. 2022, ST-MoE, equation 5), a scalar."""
+    return logits.logsumexp(-1).square().mean()
+
+
+def _uniform(num: int, num_outputs: int, num_inputs: int) -> Tensor:
+    """nn.Linear's initialisation, U(+-1 / sqrt(inputs)), for a stack [num, outputs, inputs]."""
+    bound = num_inputs**-0.5
+    return torch.empty(num, num_outputs, num_inputs).uniform_(-bound, bound)
