@@ -1,0 +1,62 @@
+"""Composition errors in one sentence: what is wrong, where, and what could stand there instead.
+
+The errors are recognised by what they carry, so that Hydra stays out of this room.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+from bench.plugins import unknown
+
+OWN_KEYS = "a value that only some methods have is a named variant: conf/method/NAME.yaml"
+
+
+def explain(error: BaseException, where: str) -> str:
+    """One sentence for an error that came up while composing or setting a value.
+
+    `where` is used unless the error itself names a file.
+    """
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None:  # YAML
+        problem = getattr(error, "problem", "not readable")
+        return f"{mark.name}, line {mark.line + 1}: not readable as YAML: {problem}"
+    found = re.match(r"In '(.+?)': (.*)", str(error), re.DOTALL)
+    where = f"conf/{found.group(1)}.yaml" if found else where
+    cause = _cause(error)
+    if cause is None:
+        text = found.group(2) if found else str(error)
+        return f"{where}: {' '.join(text.split())}"
+    return f"{where}: {_value_error(cause)}"
+
+
+def _cause(error: BaseException) -> Any:
+    """The error among `error` and those behind it that knows which key it is about."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if getattr(seen, "msg", None) and hasattr(seen, "full_key"):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def _value_error(cause: Any) -> str:
+    first = str(cause.msg).partition("\n")[0]
+    if not first.startswith("Key "):
+        return f"{cause.full_key}: {first}" if cause.full_key else first
+    if cause.full_key == "experiment":
+        return "the file must begin with the line '# @package _global_' and say something"
+    block = str(cause.full_key or cause.key).rpartition(".")[0]
+    sentence = unknown(f"key{f' in {block}' if block else ''}", str(cause.key), _keys(cause))
+    return f"{sentence} ({OWN_KEYS})" if block.startswith("method") else sentence
+
+
+def _keys(cause: Any) -> list[str]:
+    """The keys that the block has where the error happened."""
+    kind = cause.object_type
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return [setting.name for setting in dataclasses.fields(kind)]
+    node = getattr(cause, "parent_node", None)
+    return [str(key) for key in node] if node is not None else []

@@ -1,0 +1,91 @@
+"""Hydra's override grammar, read as the axes of a matrix.
+
+    method=moe,dense   a choice of a group: part of the composition
+    seed=0,1           a plain value: set on the composed result
+    seed=range(3)      the same; so are choice(...) and glob(...)
+    +key=v  ~key       Hydra's own business: part of the composition
+
+An experiment's hydra.sweeper.params come through the same door.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override, QuotedString, Sweep
+from hydra.errors import HydraException
+
+from bench.plugins import GROUPS, unknown
+
+CHOICE_GROUPS = ("experiment", *GROUPS, "gpu", "measure")
+Choices = Callable[[str], list[str]]  # the choices of a group
+
+
+class BadOverride(Exception):
+    """An override that cannot be read or chooses what there is not; the message names its source."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One key and what it takes: whole overrides where Hydra composes them, values elsewhere."""
+
+    key: str
+    values: Sequence[Any]
+    source: str  # where it was written: the command line or a file
+    composed: bool
+
+
+def read(overrides: Iterable[str], source: str, choices: Choices) -> dict[str, Axis]:
+    """The axes that override strings describe, in their order; a key's last one wins.
+
+    `choices(group)` lists a group's choices. Raises BadOverride.
+    """
+    axes = (_axis(_parsed(text, source), source, choices) for text in overrides)
+    return {axis.key: axis for axis in axes}
+
+
+def _parsed(text: str, source: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        raise BadOverride(
+            f"{source}: cannot read {text!r} ({error}): write KEY=VALUE, and a value with special "
+            "characters in quotes of its own"
+        ) from error
+
+
+def _axis(override: Override, source: str, choices: Choices) -> Axis:
+    key = override.get_key_element()
+    if override.is_delete():
+        return Axis(key, [override.input_line], source, composed=True)
+    values = _values(override, source, choices)
+    if key in CHOICE_GROUPS:
+        known = choices(key)
+        for value in values:
+            if str(value) not in known:
+                raise BadOverride(f"{source}: {unknown(key, str(value), known)}")
+    composed = key in CHOICE_GROUPS or key != override.key_or_group
+    return Axis(key, [f"{key}={v}" for v in values] if composed else values, source, composed)
+
+
+def _values(override: Override, source: str, choices: Choices) -> list[Any]:
+    if not override.is_sweep_override():
+        return [override.value()]
+    if not override.is_discrete_sweep():
+        raise BadOverride(f"{source}: {override.input_line}: a matrix needs values, not an interval")
+    value = override.value()
+    if isinstance(value, Glob):
+        return value.filter(choices(override.key_or_group))
+    assert isinstance(value, Sweep)
+    return [_unquoted(each) for each in override.sweep_iterator()]
+
+
+def _unquoted(value: Any) -> Any:
+    if isinstance(value, QuotedString):
+        return value.text
+    if isinstance(value, list):
+        return [_unquoted(each) for each in value]
+    return value

@@ -1,0 +1,179 @@
+"""A planned trial: its labels, identity, key and folder, worked out from a resolved configuration.
+
+What the trials of one plan share (hashes of code and data, versions, hardware) is found once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench import environment, identity, layout
+from bench.plugins import BrokenPlugin, Plugin
+from bench.record import Labels
+
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """One cell of the matrix with one seed; `content()` is its trial.json."""
+
+    folder: Path
+    key: str
+    labels: Labels
+    config: Config
+    entry_points: dict[str, str]  # kind -> module:Class
+    identity: dict[str, Any]
+    checkpoint: str  # of the dense model, relative to the results folder
+
+    def content(self) -> dict[str, Any]:
+        """What trial.json holds: everything resolved, so that no Hydra is needed to run it."""
+        return {
+            "schema_version": 1,
+            "key": self.key,
+            "labels": self.labels.model_dump(),
+            "entry_points": self.entry_points,
+            "config": self.config,
+            "identity": self.identity,
+            "dense": {"checkpoint": self.checkpoint},
+        }
+
+
+@dataclass
+class TrialMaker:
+    """Makes planned trials; holds what those of one plan share."""
+
+    versions: dict[str, str] = field(default_factory=environment.versions)
+    _shared: dict[Any, Any] = field(default_factory=dict)
+
+    def make(self, config: Config, plugins: Mapping[str, Plugin]) -> PlannedTrial:
+        """The trial that `config` describes with the plugins of each kind.
+
+        Raises BrokenPlugin for a task that cannot find its data, LookupError for a GPU that is not
+        there, and ValueError for a number that JSON cannot hold.
+        """
+        device = "cpu" if config["gpu"]["kind"] == "cpu" else "cuda"
+        hardware = self._once(("hardware", device), lambda: environment.hardware_class(device))
+        whole = self._identity(config, plugins, hardware)
+        labels = self._labels(config, plugins, hardware, device)
+        key = identity.key_of(whole)
+        return PlannedTrial(
+            folder=layout.trial_folder(Path(config["results"]), labels, key),
+            key=key,
+            labels=labels,
+            config=config,
+            entry_points={kind: plugin.target for kind, plugin in plugins.items()},
+            identity=whole,
+            checkpoint=self._checkpoint(whole),
+        )
+
+    def dense_twin(
+        self, config: Config, plugins: Mapping[str, Plugin], dense: Plugin
+    ) -> PlannedTrial:
+        """The same trial with the dense method, which the others start from or compare with."""
+        same = {block: config[block] for block in identity.KEY_BLOCKS if block != "method"}
+        return self._once(
+            ("dense", identity.canonical(same)),
+            lambda: self.make(
+                {**config, "method": self._defaults(dense)}, {**plugins, "method": dense}
+            ),
+        )
+
+    def _labels(
+        self, config: Config, plugins: Mapping[str, Plugin], hardware: str, device: str
+    ) -> Labels:
+        defaults = {kind: self._defaults(plugin) for kind, plugin in plugins.items()}
+        return Labels(
+            experiment=config["name"],
+            hardware=hardware,
+            task=plugins["task"].name,
+            backbone=plugins["backbone"].name,
+            method=plugins["method"].name,
+            variant=layout.variant(config, defaults),
+            seed=config["seed"],
+            device=device,
+        )
+
+    def _identity(
+        self, config: Config, plugins: Mapping[str, Plugin], hardware: str
+    ) -> dict[str, Any]:
+        code = {kind: self._code(plugin.target) for kind, plugin in plugins.items()}
+        code["harness"] = self._code(identity.MEASURING_ROOM)
+        blocks = {block: config[block] for block in identity.KEY_BLOCKS}
+        return {
+            "config": {
+                **blocks,
+                "entry_points": {kind: plugin.target for kind, plugin in plugins.items()},
+            },
+            "code": code,
+            "versions": self._versions(plugins),
+            "hardware": hardware,
+            "data": self._data(plugins["task"], config["task"]),
+        }
+
+    def _checkpoint(self, whole: dict[str, Any]) -> str:
+        """Where the dense model lies; how and with which method it is measured plays no part."""
+        config, code = whole["config"], whole["code"]
+        content = {block: config[block] for block in identity.DENSE_BLOCKS}
+        content["entry_points"] = {k: config["entry_points"][k] for k in ("task", "backbone")}
+        content["code"] = {
+            **{kind: code[kind] for kind in ("task", "backbone")},
+            "training": self._code(identity.TRAINING_ROOM),
+        }
+        content |= {part: whole[part] for part in ("versions", "hardware", "data")}
+        return layout.checkpoint_path(identity.key_of(content))
+
+    def _versions(self, plugins: Mapping[str, Plugin]) -> dict[str, str]:
+        ours = {name: self.versions[name] for name in identity.KEY_PACKAGES if name in self.versions}
+        foreign = {p.distribution: p.version for p in plugins.values()}
+        foreign.pop("condbench", None)  # its code is hashed: a new version alone changes nothing
+        return {**ours, **foreign}
+
+    def _code(self, target: str) -> str:
+        module = target.partition(":")[0]
+        return self._once(("code", module), lambda: identity.code_hash(module))
+
+    def _data(self, task: Plugin, settings: Config) -> str:
+        return self._once(
+            ("data", task.target, identity.canonical(settings)), lambda: _data_hash(task, settings)
+        )
+
+    def _defaults(self, plugin: Plugin) -> Config:
+        return self._once(("defaults", plugin.target), lambda: _defaults(plugin.load()))
+
+    def _once(self, what: Any, find: Any) -> Any:
+        if what not in self._shared:
+            self._shared[what] = find()
+        return self._shared[what]
+
+
+def _data_hash(task: Plugin, settings: Config) -> str:
+    try:
+        return str(task.load()(**settings).data_hash())
+    except BrokenPlugin:
+        raise
+    except Exception as error:  # whatever a task does where its data is missing
+        raise task.broken(f"{type(error).__name__}: {error}") from error
+
+
+def _defaults(cls: type) -> Config:
+    """A dataclass's defaults as JSON holds them; settings without a default are left out."""
+    found: Config = {}
+    for setting in dataclasses.fields(cls):
+        if setting.init and setting.default is not dataclasses.MISSING:
+            found[setting.name] = setting.default
+        elif setting.init and setting.default_factory is not dataclasses.MISSING:
+            found[setting.name] = setting.default_factory()
+    return json.loads(json.dumps(found, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return value.name if isinstance(value, enum.Enum) else str(value)

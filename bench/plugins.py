@@ -1,0 +1,105 @@
+"""Entry points become choices: methods, backbones and tasks, ours and everybody's alike.
+
+    [project.entry-points."condbench.methods"]
+    top1_moe = "my_moe:Top1MoE"
+
+A plugin is a dataclass of its settings. Names are known without importing anything; a class is
+imported when it is asked for. One that cannot be imported is named with its cause.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+
+GROUPS = {
+    "method": "condbench.methods",
+    "backbone": "condbench.backbones",
+    "task": "condbench.tasks",
+}
+# What a class of each kind must have, one of them at least.
+DOORS = {"method": ("build", "convert"), "backbone": ("build",), "task": ("evaluate",)}
+
+
+class PluginError(Exception):
+    """A plugin that is unknown or named twice; the message says what the choices are."""
+
+
+class BrokenPlugin(PluginError):
+    """A plugin that cannot be used; the message names it and the cause."""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One choice: `kind` is method, backbone or task, `target` the class as `module:Class`."""
+
+    kind: str
+    name: str
+    target: str
+    distribution: str
+    version: str
+
+    def load(self) -> type:
+        """The class, imported. Raises BrokenPlugin with the cause."""
+        module, _, attribute = self.target.partition(":")
+        try:
+            loaded = getattr(importlib.import_module(module), attribute)
+        except (Exception, SystemExit) as error:  # whatever a foreign module does when imported
+            raise self.broken(f"{type(error).__name__}: {error}") from error
+        if not (isinstance(loaded, type) and dataclasses.is_dataclass(loaded)):
+            raise self.broken(f"{self.target} is not a dataclass")
+        if not any(hasattr(loaded, door) for door in DOORS[self.kind]):
+            raise self.broken(f"{self.target} has no {' or '.join(DOORS[self.kind])}()")
+        return loaded
+
+    def broken(self, cause: str) -> BrokenPlugin:
+        """The error that says why this plugin cannot be used."""
+        origin = f"{self.distribution} {self.version}, {self.target}"
+        return BrokenPlugin(f"{self.kind} {self.name!r} ({origin}) cannot be used: {cause}")
+
+
+def choices(kind: str) -> dict[str, Plugin]:
+    """Every plugin of a kind by name, sorted; nothing is imported.
+
+    Raises PluginError when two distributions give one name to different classes.
+    """
+    found: dict[str, Plugin] = {}
+    for point in metadata.entry_points(group=GROUPS[kind]):
+        dist = point.dist
+        name, version = (dist.name, dist.version) if dist else ("unknown", "0")
+        plugin = Plugin(kind, point.name, point.value.replace(" ", ""), name, version)
+        other = found.setdefault(plugin.name, plugin)
+        if other.target != plugin.target:
+            raise PluginError(
+                f"{kind} {plugin.name!r} is provided twice: {other.target} by "
+                f"{other.distribution}, {plugin.target} by {plugin.distribution}; uninstall one"
+            )
+    return dict(sorted(found.items()))
+
+
+def find(kind: str, name: str) -> Plugin:
+    """The plugin of that name. Raises PluginError listing the choices."""
+    known = choices(kind)
+    if name not in known:
+        raise PluginError(unknown(kind, name, known))
+    return known[name]
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """A sentence for a name that nothing has: the nearest one first, then all choices."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown {what} {name!r}: {hint}choices: {', '.join(names) or 'none'}"
+
+
+def summary(plugin: Plugin) -> str:
+    """The first line of a plugin's docstring. Raises BrokenPlugin."""
+    written = plugin.load().__doc__ or ""
+    # A dataclass without a docstring gets its signature for one, which describes nothing.
+    first = written.strip().partition("\n")[0]
+    return "" if first.startswith(f"{plugin.load().__name__}(") else first

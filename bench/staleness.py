@@ -1,0 +1,168 @@
+"""What is already measured: which trials are done, which are missing, which are stale and why.
+
+    done        a record, ok or skipped, under the same key
+    failed      a record that says so under the same key; retry=failed runs it again
+    again       asked for by retry=failed or retry=invalid
+    stale       a record of the same cell and seed, but of another configuration, code or version
+    to do       nothing yet
+    in the way  a damaged or foreign file where the record belongs; nothing overwrites it
+
+Only keys are read, never whole records, unless invalid metrics are to be measured again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from bench.planned import PlannedTrial
+from bench.record import RECORD_NAME, TRIAL_NAME, BadRecord, read_record, read_state, write_json
+
+Kind = Literal["done", "failed", "again", "stale", "to do", "in the way"]
+RUNNING: tuple[Kind, ...] = ("to do", "stale", "again")
+MOVE_IT = "move it away or delete it, then run again"
+
+
+@dataclass(frozen=True)
+class State:
+    """What a plan knows about one trial, and why."""
+
+    kind: Kind
+    why: str = ""
+
+    @property
+    def runs(self) -> bool:
+        """Whether the trial is going to run."""
+        return self.kind in RUNNING
+
+
+def judge(trials: Sequence[PlannedTrial], retries: Collection[str] = ()) -> list[State]:
+    """The state of each trial; `retries` holds "failed", "invalid" or both. Writes nothing."""
+    planned = {trial.key for trial in trials}
+    siblings: dict[Path, list[Path]] = {}  # each cell's folder is listed once
+    return [_state(trial, retries, planned, siblings) for trial in trials]
+
+
+def _state(
+    trial: PlannedTrial,
+    retries: Collection[str],
+    planned: Collection[str],
+    siblings: dict[Path, list[Path]],
+) -> State:
+    try:
+        found = read_state(trial.folder)
+    except (BadRecord, OSError) as error:
+        return State("in the way", f"{error}; {MOVE_IT}")
+    if found is None:
+        why = _nearest_difference(trial, planned, siblings)
+        return State("stale", why) if why else State("to do")
+    key, status = found
+    if key != trial.key:
+        path = trial.folder / RECORD_NAME
+        return State("in the way", f"{path}: the record of another trial; {MOVE_IT}")
+    if status == "failed":
+        return State("again", "failed before") if "failed" in retries else State("failed")
+    if "invalid" in retries and (names := _invalid(trial.folder)):
+        return State("again", f"not valid: {', '.join(names)}")
+    return State("done", status)
+
+
+def _invalid(folder: Path) -> list[str]:
+    """Metrics that were measured and do not count. What cannot be measured is not among them."""
+    try:
+        record = read_record(folder / RECORD_NAME)
+    except BadRecord as error:
+        return [str(error)]
+    return [k for k, metric in record.metrics.items() if not metric.valid and metric.value is not None]
+
+
+def _nearest_difference(
+    trial: PlannedTrial, planned: Collection[str], siblings: dict[Path, list[Path]]
+) -> str:
+    """Why the nearest earlier result of this cell and seed does not serve; "" if there is none."""
+    cell = trial.folder.parent
+    if cell not in siblings:
+        siblings[cell] = sorted(cell.iterdir()) if cell.is_dir() else []
+    prefix = f"seed{trial.labels.seed}-"
+    earlier = [
+        list(differences(identity, trial.identity))
+        for folder in siblings[cell]
+        if folder.name.startswith(prefix)
+        and (identity := _identity(folder, planned)) is not None
+    ]
+    return "; ".join(min(earlier, key=len)) if earlier else ""
+
+
+def _identity(folder: Path, planned: Collection[str]) -> dict[str, Any] | None:
+    """The identity behind a record, unless that is a trial of this plan or not readable."""
+    try:
+        found = read_state(folder)
+        if found is None or found[0] in planned:
+            return None
+        content = json.loads((folder / TRIAL_NAME).read_text(encoding="utf-8"))
+        identity = content["identity"]
+    except (BadRecord, OSError, ValueError, KeyError, TypeError):
+        return None
+    return identity if isinstance(identity, dict) else None
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """What differs between two identities, one phrase each: "torch 2.12.0 -> 2.13.0"."""
+    old, new = dict(_flat(before)), dict(_flat(now))
+    targets = now["config"]["entry_points"]
+    for path in sorted(old.keys() | new.keys()):
+        if old.get(path) == new.get(path):
+            continue
+        block, _, name = path.partition(".")
+        if block == "code":
+            target = targets.get(name, "the measuring rooms").partition(":")[0]
+            yield f"code of {target} changed"
+        elif block == "data":
+            yield f"data of {targets['task'].partition(':')[0]} changed"
+        else:
+            yield f"{name or block} {_shown(old, path)} -> {_shown(new, path)}"
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in content.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _shown(flat: dict[str, Any], path: str) -> str:
+    if path not in flat:
+        return "none"
+    value = flat[path]
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+class Foreign(Exception):
+    """A file that is not ours stands where trial.json belongs; the message names it."""
+
+
+def write_trials(trials: Sequence[PlannedTrial]) -> list[Path]:
+    """Create the folders of `trials` with their trial.json; returns the folders.
+
+    Raises Foreign, before anything is written, where another trial's or an unreadable trial.json
+    is in the way, and OSError where the results folder cannot be written.
+    """
+    for trial in trials:
+        path = trial.folder / TRIAL_NAME
+        if path.exists() and _key(path) != trial.key:
+            raise Foreign(f"{path}: not this trial's file; {MOVE_IT}")
+    for trial in trials:
+        trial.folder.mkdir(parents=True, exist_ok=True)
+        write_json(trial.folder / TRIAL_NAME, trial.content())
+    return [trial.folder for trial in trials]
+
+
+def _key(path: Path) -> str | None:
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["key"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
