@@ -109,7 +109,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit(folder: Path | None = None) -> str | None:
-    """The commit that `folder` (default: this package) is at, `-dirty` if changed; None outside git."""
+    """The commit of `folder` (default: this package), `-dirty` if changed; None outside git."""
     where = str(folder or Path(__file__).parent)
     try:
         commit = _git(where, "rev-parse", "HEAD")

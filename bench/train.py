@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -24,7 +25,7 @@ from bench.config import GpuConfig, TrainConfig
 from bench.types import Batch, Recipe, Task
 
 OnStep = Callable[[float], None]
-PROBED_STEPS = 2  # after the first, which fills optimiser states and caches
+Probe = Callable[[Callable[[], Any], torch.optim.Optimizer], None]
 
 
 class Diverged(Exception):
@@ -56,13 +57,13 @@ def fit(
     seed: int,
     gpu: GpuConfig,
     on_step: OnStep = lambda share: None,
-    probes: tuple[Callable[[Callable[[], Tensor]], Tensor], ...] = (),
+    probes: tuple[Probe, ...] = (),
 ) -> Training:
     """Train `model` in place on the task's train split.
 
     `method` may define `loss`, `after_step` and `param_groups`. Each of `probes` is called with one
-    training step as a closure and must call it exactly once; the steps after the first are
-    probed in that order. Raises Diverged when the loss is not finite.
+    training step and the optimiser and must call the step exactly once: the second step is the
+    first probe's, and so on. Raises Diverged when the loss is not finite.
     """
     if recipe.steps == 0:
         return Training(0, 0.0, None)
@@ -103,7 +104,7 @@ class _Module(pl.LightningModule):
     def __init__(self, model: nn.Module, method: Any, task: Task, recipe: Recipe) -> None:
         super().__init__()
         self.model, self.method, self.task, self.recipe = model, method, task, recipe
-        self.probes: list[Callable[[Callable[[], Tensor]], Tensor]] = []
+        self.probes: list[Probe] = []
         self.probe_s = 0.0
 
     def transfer_batch_to_device(self, batch: Batch, device: Any, dataloader_idx: int) -> Batch:
@@ -118,15 +119,16 @@ class _Module(pl.LightningModule):
         return self.task.criterion(output, batch) + output.aux_loss
 
     def optimizer_step(self, *arguments: Any, **keywords: Any) -> None:
-        step = lambda: super(_Module, self).optimizer_step(*arguments, **keywords)  # noqa: E731
+        step = partial(super().optimizer_step, *arguments, **keywords)
+        # The first step is nobody's: it fills optimiser states and caches.
         if self.probes and self.trainer.global_step >= 1:
             started = time.perf_counter()
-            self.probes.pop(0)(step)
+            self.probes.pop(0)(step, self.trainer.optimizers[0])
             self.probe_s += time.perf_counter() - started
         else:
             step()
         if hasattr(self.method, "after_step"):
-            self.method.after_step(self.model, (self.trainer.global_step) / self.recipe.steps)
+            self.method.after_step(self.model, self.trainer.global_step / self.recipe.steps)
 
     def configure_optimizers(self) -> Any:
         lr = self.recipe.lr

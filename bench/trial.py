@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from bench import environment
-from bench.config import Config, GpuConfig, MeasureConfig, TrainConfig, WandbConfig
+from bench.config import Config, typed
 from bench.dense import DenseStart, dense_start
 from bench.measure import Findings, Subject, measure
 from bench.meters.time import pinned_threads
@@ -74,7 +74,7 @@ def read_trial(folder: Path) -> Trial:
     path = folder / TRIAL_NAME
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        config = _config(raw["config"])
+        config = typed(raw["config"])
         return Trial(
             folder=folder,
             key=raw["key"],
@@ -86,12 +86,6 @@ def read_trial(folder: Path) -> Trial:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadTrial(f"{path}: {type(error).__name__}: {error}") from error
-
-
-def _config(raw: dict[str, Any]) -> Config:
-    """The typed config: nested blocks become their dataclasses, unknown keys are refused."""
-    blocks = {"train": TrainConfig, "measure": MeasureConfig, "gpu": GpuConfig, "wandb": WandbConfig}
-    return Config(**{k: blocks[k](**v) if k in blocks else v for k, v in raw.items()})
 
 
 def run(folder: Path, on_phase: OnPhase = lambda phase, share: None) -> Record:
@@ -194,7 +188,7 @@ def _train(
 ) -> dict[str, Metric]:
     share = getattr(method, "train_share", 1.0)
     recipe = resolve_recipe(task.recipe, trial.config.train, share)
-    probe = TrainingProbe(model, trial.device)
+    probe = TrainingProbe(model)
     training = fit(
         model,
         method,
@@ -212,7 +206,9 @@ def _train(
         "train/loss": missing("nat", untrained)
         if training.loss is None
         else Metric(value=training.loss, unit="nat"),
-        **probe.metrics(untrained if training.num_steps == 0 else None),
+        **probe.metrics(
+            untrained if training.num_steps == 0 else "too few training steps to probe"
+        ),
     }
 
 

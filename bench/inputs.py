@@ -1,0 +1,50 @@
+"""Which real inputs every meter sees: one fixed, seeded choice from the test split.
+
+The same samples at every batch size, each issued equally often. A repeated easy or hard input would
+make an input-dependent model look many times faster or slower than it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from bench.meters.issue import equal_issue
+from bench.types import Batch, Task
+
+CHOICE_SEED = 0  # one choice and order for every method, model seed and machine
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Batches by batch size; `by_size[1]`, one batch per sample, is always there."""
+
+    by_size: dict[int, list[Batch]]
+
+    @property
+    def samples(self) -> list[Batch]:
+        """The inputs one by one."""
+        return self.by_size[1]
+
+    def num_issued(self, size: int) -> int:
+        """Samples in one pass at a batch size: a multiple of the number of inputs."""
+        return size * len(self.by_size[size])
+
+
+def choose_inputs(
+    task: Task, num_inputs: int, batch_sizes: list[int], device: torch.device | str
+) -> Inputs:
+    """`num_inputs` test samples (all, if there are fewer), grouped by each batch size.
+
+    Sizes that do not divide the number of inputs issue every sample several times instead of some
+    more often than others.
+    """
+    chosen = min(num_inputs, task.num_samples("test"))
+    pool = next(iter(task.batches("test", chosen, seed=CHOICE_SEED))).to(device)
+
+    def grouped(size: int) -> list[Batch]:
+        rows = equal_issue(chosen, size, seed=CHOICE_SEED).to(device)
+        return [pool.select(row) for row in rows]
+
+    return Inputs({size: grouped(size) for size in sorted({1, *batch_sizes})})

@@ -1,0 +1,114 @@
+"""Which meter runs when, over which inputs, at which operating points and batch sizes.
+
+    quality  at every operating point, on the whole test split
+    memory   at the default point, before the dense baseline exists in this process
+    FLOPs    at every point: each input alone, then batched; the dense model over the same inputs
+    time     at the default point (at all with measure.all_points), paired with the dense model
+    energy   last
+
+Probes never run inside the timed region. What cannot be true is marked invalid at the end.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from bench.inputs import Inputs, choose_inputs
+from bench.measure.cost import measure_cost, measure_dense_cost
+from bench.measure.footprint import measure_footprint
+from bench.measure.latency import measure_latency, measure_time_shares
+from bench.measure.quality import evaluate, quality_label, quality_metric, quality_notes
+from bench.measure.speed import measure_speed
+from bench.measure.subject import Findings, Metrics, OnPhase, Subject
+from bench.meters.memory import storage_bytes
+from bench.meters.peak import measured_peak_flops
+from bench.plausibility import Facts, check
+from bench.record import PointResult, missing
+from bench.types import Point
+
+__all__ = ["Findings", "Subject", "measure"]
+
+
+def measure(subject: Subject, tell: OnPhase) -> Findings:
+    """Run every meter on `subject`; `tell(phase, share)` hears where it is."""
+    config = subject.config
+    findings = Findings()
+    points = subject.points()
+    _judge_quality(subject, points, findings, tell)
+
+    inputs = choose_inputs(subject.task, config.num_inputs, config.batch_sizes, subject.device)
+    tell("memory", 0.0)
+    whole = measure_footprint(subject, inputs)
+    baseline = subject.make_baseline()
+    dense = measure_dense_cost(baseline, inputs)
+    facts = _facts(subject)
+    for number, (point, result) in enumerate(zip(points, findings.points, strict=True)):
+        tell("flops", number / len(points))
+        cost, findings.raw[f"flops_point{number}"] = measure_cost(subject, point, inputs, dense)
+        result.metrics |= cost
+        if number == 0 or config.all_points:
+            tell("time", number / len(points))
+            with subject.at(point):
+                result.metrics |= _timed(subject, baseline, inputs, findings, number)
+        else:
+            result.metrics |= _untimed(config.batch_sizes, config.profile)
+        result.metrics = check(result.metrics, facts)
+    tell("energy", 0.0)
+    whole |= _energy(subject)
+    findings.metrics = check({**findings.points[0].metrics, **whole}, facts)
+    return findings
+
+
+def _judge_quality(
+    subject: Subject, points: list[Point], findings: Findings, tell: OnPhase
+) -> None:
+    """Quality at every operating point; label and notes are those of the default."""
+    for number, point in enumerate(points):
+        tell("evaluate", number / len(points))
+        quality = evaluate(subject, point)
+        metrics = {"infer/quality": quality_metric(quality)}
+        findings.points.append(PointResult(settings=dict(point), metrics=metrics))
+        if quality.per_sample is not None:
+            findings.raw[f"quality_point{number}"] = np.asarray(quality.per_sample)
+        if number == 0:
+            findings.quality = quality_label(quality)
+            findings.notes += quality_notes(quality)
+
+
+def _timed(
+    subject: Subject, baseline: nn.Module, inputs: Inputs, findings: Findings, number: int
+) -> Metrics:
+    """Everything that a clock says at the point that is set; raw vectors go into `findings`."""
+    flops = findings.points[number].metrics
+    speed, rounds = measure_speed(subject, baseline, inputs, flops)
+    findings.raw |= {f"{name}_point{number}": values for name, values in rounds.items()}
+    alone, findings.raw[f"latency_ms_point{number}"] = measure_latency(subject, inputs)
+    return {**speed, **alone, **measure_time_shares(subject, inputs)}
+
+
+def _untimed(sizes: list[int], profile: str) -> Metrics:
+    reason = f"measure={profile} times the default operating point only"
+    return {f"infer/speedup_b{size}": missing("1", reason) for size in sizes}
+
+
+def _facts(subject: Subject) -> Facts:
+    """What the numbers are held against."""
+    return Facts(
+        peak_flops=measured_peak_flops(torch.float32, device=subject.device.type),
+        parameter_bytes=storage_bytes(subject.model.parameters()),
+        device=subject.device.type,
+        is_control=subject.is_dense,
+    )
+
+
+def _energy(subject: Subject) -> Metrics:
+    """Energy, or in one line why there is none."""
+    reason = "no NVIDIA GPU: energy is read from the GPU's own counter"
+    if subject.device.type == "cuda":
+        reason = "the energy meter is not part of this version yet"
+    return {
+        "infer/energy_j_per_sample": missing("j", reason),
+        "train/energy_j": missing("j", reason),
+    }

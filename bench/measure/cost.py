@@ -1,0 +1,116 @@
+"""Executed FLOPs: every input alone, then batched, method and dense model over the same inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import nn
+
+from bench import routing
+from bench.inputs import Inputs
+from bench.measure.subject import Metrics, Subject
+from bench.meters.flops import SampleCounts, count_samples
+from bench.record import Metric, missing
+from bench.types import Point
+
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+
+
+@dataclass
+class DenseCost:
+    """The dense model's executed FLOPs per sample, by batch size, over the same inputs."""
+
+    per_sample: dict[int, float] = field(default_factory=dict)
+
+
+def measure_dense_cost(baseline: nn.Module, inputs: Inputs) -> DenseCost:
+    """Executed FLOPs per sample of the dense model at every batch size."""
+    counts = {size: _counts(baseline, batches) for size, batches in inputs.by_size.items()}
+    return DenseCost(
+        {size: count.total / inputs.num_issued(size) for size, count in counts.items()}
+    )
+
+
+def measure_cost(
+    subject: Subject, point: Point, inputs: Inputs, dense: DenseCost
+) -> tuple[Metrics, np.ndarray]:
+    """The FLOP metrics at `point`, and the FLOPs of each input at batch 1 [num_inputs].
+
+    Counts with an operation that has no formula keep their number and are marked invalid: they are
+    a lower bound.
+    """
+    with subject.at(point) as model:
+        alone = _counts(model, inputs.samples)
+        metrics = _batch1_metrics(alone, dense)
+        for size, batches in inputs.by_size.items():
+            counted = alone if size == 1 else _counts(model, batches)
+            metrics |= _batched_metrics(counted, size, inputs.num_issued(size), dense)
+        metrics["infer/declared_flops_per_sample"] = _declared(subject, model, inputs)
+    return metrics, np.array(alone.per_batch, dtype=np.int64)
+
+
+def _counts(model: nn.Module, batches: list) -> SampleCounts:
+    model.eval()
+    with torch.inference_mode():
+        return count_samples(model, batches)
+
+
+def _doubt(counted: SampleCounts) -> str | None:
+    if counted.complete:
+        return None
+    names = ", ".join(sorted(counted.unknown_ops))
+    return f"operations without a FLOP formula: {names} (bench.routing.register_formula adds one)"
+
+
+def _flop(value: float, counted: SampleCounts) -> Metric:
+    doubt = _doubt(counted)
+    return Metric(value=value, unit="flop", valid=doubt is None, reason=doubt)
+
+
+def _batch1_metrics(alone: SampleCounts, dense: DenseCost) -> Metrics:
+    flops = np.array(alone.per_batch, dtype=np.float64)
+    metrics = {"infer/flops_per_sample": _flop(float(flops.mean()), alone)}
+    for name, quantile in QUANTILES.items():
+        value = float(np.quantile(flops, quantile, method="inverted_cdf"))
+        metrics[f"infer/flops_per_sample_{name}"] = _flop(value, alone)
+    metrics["infer/flops_per_sample_max"] = _flop(float(flops.max()), alone)
+    share = float(flops.mean()) / dense.per_sample[1]
+    doubt = _doubt(alone)
+    metrics["infer/flops_share"] = Metric(value=share, unit="1", valid=not doubt, reason=doubt)
+    unknown = sum(alone.unknown_ops.values())
+    metrics["infer/num_unknown_ops"] = Metric(value=unknown, unit="count")
+    for region, total in alone.by_region.items():
+        metrics[f"infer/flops_{region}"] = _flop(total / len(flops), alone)
+    return metrics
+
+
+def _batched_metrics(
+    counted: SampleCounts, size: int, num_issued: int, dense: DenseCost
+) -> Metrics:
+    per_sample = counted.total / num_issued
+    doubt = _doubt(counted)
+    tau = dense.per_sample[size] / per_sample if per_sample else None
+    return {
+        f"infer/flops_per_sample_b{size}": _flop(per_sample, counted),
+        f"infer/tau_b{size}": missing("1", "the method executed no FLOPs")
+        if tau is None
+        else Metric(value=tau, unit="1", valid=doubt is None, reason=doubt),
+    }
+
+
+def _declared(subject: Subject, model: nn.Module, inputs: Inputs) -> Metric:
+    """What the method says its decisions cost, per input alone."""
+    total = 0.0
+    with torch.inference_mode():
+        for batch in inputs.samples:
+            with routing.observe() as seen:
+                model(batch)
+            if hasattr(subject.method, "declared_flops"):
+                total += subject.method.declared_flops(model, seen)
+            else:
+                total += seen.declared_flops()
+    if total == 0:
+        return missing("flop", "the method announced no decision")
+    return Metric(value=total / len(inputs.samples), unit="flop")

@@ -1,0 +1,103 @@
+"""Time, paired with the dense model in this process over the same real inputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from bench.config import MeasureConfig
+from bench.inputs import Inputs
+from bench.measure.subject import Metrics, Subject
+from bench.meters.time import PairedTiming, compare, control
+from bench.record import Metric, missing
+from bench.statistics import Interval, realised_share, saving_realised
+
+
+def measure_speed(
+    subject: Subject, baseline: nn.Module, inputs: Inputs, flops: Metrics
+) -> tuple[Metrics, dict[str, np.ndarray]]:
+    """Speed-up, realised share and throughput per batch size; raw rounds beside them.
+
+    `flops` holds the FLOP metrics of the same point. The dense model is timed against itself:
+    the A/A control, whose deviation from 1 is this machine's noise floor.
+    """
+    metrics: Metrics = {}
+    raw: dict[str, np.ndarray] = {}
+    for size, batches in inputs.by_size.items():
+        settings = _settings(subject.config)
+        if subject.is_dense:
+            timing = control(subject.model, batches, **settings)
+        else:
+            timing = compare(subject.model, baseline, batches, **settings)
+        metrics |= _timing_metrics(timing, size)
+        metrics |= _realised(timing, flops.get(f"infer/tau_b{size}"), size)
+        raw |= _raw_rounds(timing, size)
+    return metrics, raw
+
+
+def _settings(config: MeasureConfig) -> dict[str, Any]:
+    return {
+        "rounds": config.rounds,
+        "warmup_s": config.warmup_s,
+        "block_ms": config.block_ms,
+    }
+
+
+def _timing_metrics(timing: PairedTiming, size: int) -> Metrics:
+    name = f"infer/speedup_b{size}"
+    if timing.ratio is None:
+        reason = timing.reason or "no round counts"
+        return {
+            name: missing("1", reason),
+            f"infer/throughput_b{size}": missing("samples/s", reason),
+        }
+    doubt = timing.reason or (None if timing.steady else "times never settled in the warm-up")
+    metrics = {
+        name: Metric(
+            value=timing.ratio,
+            unit="1",
+            low=timing.ci_low,
+            high=timing.ci_high,
+            valid=doubt is None,
+            reason=doubt,
+        ),
+        f"infer/throughput_b{size}": Metric(
+            value=timing.candidate_samples_per_s,
+            unit="samples/s",
+            valid=doubt is None,
+            reason=doubt,
+        ),
+    }
+    if timing.noise_floor is not None:
+        metrics[f"infer/noise_floor_b{size}"] = Metric(value=timing.noise_floor, unit="1")
+    return metrics
+
+
+def _realised(timing: PairedTiming, tau: Metric | None, size: int) -> Metrics:
+    """The share of the FLOP ratio that became a time ratio, with sigma's own rounds."""
+    names = (f"infer/realised_b{size}", f"infer/saving_realised_b{size}")
+    if timing.ratio is None or tau is None or tau.shown is None:
+        why = (
+            timing.reason if timing.ratio is None else (tau.reason if tau else "FLOPs not counted")
+        )
+        return {name: missing("1", why or "unknown") for name in names}
+    sigma = Interval(
+        timing.ratio, timing.ci_low, timing.ci_high, len(timing.counted), "paired rounds"
+    )
+    shares = (realised_share(sigma, tau.shown), saving_realised(sigma, tau.shown))
+    return {name: _metric(share) for name, share in zip(names, shares, strict=True)}
+
+
+def _metric(interval: Interval) -> Metric:
+    if interval.value is None:
+        return missing("1", interval.reason or "unknown")
+    return Metric(value=interval.value, unit="1", low=interval.low, high=interval.high)
+
+
+def _raw_rounds(timing: PairedTiming, size: int) -> dict[str, np.ndarray]:
+    return {
+        f"candidate_s_b{size}": np.array([each.candidate_s for each in timing.rounds]),
+        f"baseline_s_b{size}": np.array([each.baseline_s for each in timing.rounds]),
+    }

@@ -1,0 +1,61 @@
+"""What is measured, and what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bench.config import MeasureConfig
+from bench.record import Metric, PointResult, QualityLabel
+from bench.types import Point, Task
+
+Metrics = dict[str, Metric]
+OnPhase = Callable[[str, float], None]
+
+
+@dataclass
+class Subject:
+    """A trained model, what it is compared with and how carefully."""
+
+    model: nn.Module
+    method: Any
+    task: Task
+    device: torch.device
+    config: MeasureConfig
+    make_baseline: Callable[[], nn.Module]  # the dense model, trained
+    is_dense: bool
+
+    def points(self) -> list[Point]:
+        """The operating points, the default first; one empty point where there is no setting."""
+        points = list(self.method.points()) if hasattr(self.method, "points") else []
+        return points or [{}]
+
+    @contextmanager
+    def at(self, point: Point) -> Iterator[nn.Module]:
+        """The model set to `point`; back at the default afterwards."""
+        if not point:
+            yield self.model
+            return
+        self.method.set_point(self.model, point)
+        try:
+            yield self.model
+        finally:
+            self.method.set_point(self.model, self.points()[0])
+
+
+@dataclass
+class Findings:
+    """What the meters found: the default point's metrics, every point's, raw vectors, remarks."""
+
+    metrics: Metrics = field(default_factory=dict)
+    quality: QualityLabel | None = None
+    points: list[PointResult] = field(default_factory=list)
+    raw: dict[str, np.ndarray] = field(default_factory=dict)
+    diagnostics: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
