@@ -1,10 +1,10 @@
 """Moving: bring what runs together, compute it, bring it back. Pure functions.
 
-Three ways, each with its inverse:
+Three ways:
 
-    compaction         compact / restore       any number of rows, known only at run time
-    fixed capacity     take_top / add_back     k tokens of each sample, static shapes
-    sort by group      mix                     rows to experts: y_n = sum_g weight_ng f_g(x_n)
+    compaction       compact / restore     rows that run, and the others as they were
+    fixed capacity   within_capacity       at most so many rows to each group, the rest dropped
+    sort by group    mix                   rows to experts: y_n = sum_g weight_ng f_g(x_n)
 
 Nothing is ever called with an empty batch. The work names its regions (dispatch, expert, combine).
 `mix` has three interchangeable backends: `loop` (one call per group that has rows; any dtype; the
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,18 +29,22 @@ LOOP_ROWS = 128  # mean rows per group from which the loop wins on a CPU (docs: 
 
 
 class Groups(Protocol):
-    """G functions of rows, applied where their rows are."""
+    """G functions of rows, called one by one where they have rows."""
 
     def each(self) -> Sequence[Callable[[Tensor], Tensor]]:
         """The functions, each of rows [n, ...] with n > 0 to as many rows."""
         ...
 
-    def sorted(self, rows: Tensor, order: Order) -> Tensor:
-        """Every group on its part of `rows` [P, ...], which are sorted by group; P > 0."""
-        ...
+
+class Stacked(Groups, Protocol):
+    """Groups of equal shape, which can also be computed together."""
 
     def can_sort(self, rows: Tensor) -> bool:
         """Whether `sorted` serves rows of this kind (dtype, widths)."""
+        ...
+
+    def sorted(self, rows: Tensor, order: Order) -> Tensor:
+        """Every group on its part of `rows` [P, D], which are sorted by group; P > 0."""
         ...
 
 
@@ -82,22 +86,6 @@ def where_kept(f: Callable[[Tensor], Tensor], x: Tensor, keep: Tensor) -> Tensor
 # Fixed capacity
 
 
-def take_top(x: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k tokens of each sample with the highest scores, in order of position.
-
-    `x` [B, T, D], `scores` [B, T], 0 < k <= T -> ([B, k, D], index [B, k]).
-    """
-    with region("dispatch"):
-        index = scores.topk(k, dim=1).indices.sort(dim=1).values
-        return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1])), index
-
-
-def add_back(x: Tensor, index: Tensor, rows: Tensor) -> Tensor:
-    """`x` [B, T, D] plus `rows` [B, k, D] at the tokens `index` [B, k]."""
-    with region("combine"):
-        return x.scatter_add(1, index[..., None].expand(-1, -1, x.shape[-1]), rows.to(x.dtype))
-
-
 def capacity(num_rows: int, num_groups: int, top_k: int, factor: float) -> int:
     """Rows that one group may take: ceil(factor x rows x top_k / groups), at least 1 (GShard)."""
     return max(1, math.ceil(factor * num_rows * top_k / num_groups))
@@ -134,19 +122,25 @@ def mix(x: Tensor, run: Tensor, weights: Tensor, groups: Groups, backend: str = 
         weight = weight.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
     if len(order.rows) == 0:
         return torch.zeros_like(x)
-    if backend == "auto":
-        backend = _choose(x, order, groups)
-    if backend == "loop":
+    stacked = _stacked(groups, x)
+    if backend == "auto" and stacked is not None and not _prefers_loop(x, order):
+        backend = "grouped"
+    if backend != "grouped":
         return _mix_loop(x, order, weight, groups)
-    if not groups.can_sort(x):
+    if stacked is None:
         raise ValueError(f"no grouped GEMM for rows {tuple(x.shape[1:])} of {x.dtype}; use loop")
-    return _mix_sorted(x, order, weight, groups)
+    return _mix_sorted(x, order, weight, stacked)
 
 
-def _choose(x: Tensor, order: Order, groups: Groups) -> str:
+def _stacked(groups: Groups | Stacked, x: Tensor) -> Stacked | None:
+    """`groups` if they can be computed together on rows like those of `x`, else None."""
+    can_sort = getattr(groups, "can_sort", None)
+    return cast(Stacked, groups) if can_sort is not None and can_sort(x) else None
+
+
+def _prefers_loop(x: Tensor, order: Order) -> bool:
     """The loop keeps a group's hidden rows in cache but pays Python per group."""
-    many = x.device.type == "cpu" and len(order.rows) >= LOOP_ROWS * len(order.counts)
-    return "loop" if many or not groups.can_sort(x) else "grouped"
+    return x.device.type == "cpu" and len(order.rows) >= LOOP_ROWS * len(order.counts)
 
 
 def _mix_loop(x: Tensor, order: Order, weight: Tensor, groups: Groups) -> Tensor:
@@ -166,7 +160,7 @@ def _mix_loop(x: Tensor, order: Order, weight: Tensor, groups: Groups) -> Tensor
     return out
 
 
-def _mix_sorted(x: Tensor, order: Order, weight: Tensor, groups: Groups) -> Tensor:
+def _mix_sorted(x: Tensor, order: Order, weight: Tensor, groups: Stacked) -> Tensor:
     with region("dispatch"):
         rows = x.index_select(0, order.rows)  # [P, ...]
     with region("expert"):

@@ -89,6 +89,8 @@ class MoE:
             raise ValueError(
                 "top_k=1 needs normalize=False: a weight normalised to 1 teaches the router nothing"
             )
+        if self.backend not in dispatch.BACKENDS:
+            raise ValueError(f"backend is one of {dispatch.BACKENDS}, not {self.backend!r}")
 
 
 class MoEFFN(nn.Module):

@@ -29,12 +29,6 @@ class Recording(nn.ModuleList):
 
         return [lambda rows, layer=layer: call(layer, rows) for layer in self]
 
-    def can_sort(self, rows: Tensor) -> bool:
-        return False
-
-    def sorted(self, rows: Tensor, order: dispatch.Order) -> Tensor:
-        raise AssertionError("these groups have no grouped form")
-
 
 masks = st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=8)
 

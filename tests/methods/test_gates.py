@@ -57,9 +57,7 @@ def test_gumbel_gate_opens_with_its_probability() -> None:
     logits = torch.tensor([-1.0, 0.0, 2.0]).expand(200_000, 3)
     gate = gates.binary(logits, training=True, temperature=0.3, generator=generator)
     # standard error at most 0.5 / sqrt(200000) = 0.0011
-    torch.testing.assert_close(
-        gate.run.float().mean(0), logits[0].sigmoid(), atol=0.005, rtol=0.0
-    )
+    torch.testing.assert_close(gate.run.float().mean(0), logits[0].sigmoid(), atol=0.005, rtol=0.0)
 
 
 def test_decide_is_obeyed() -> None:
@@ -100,9 +98,7 @@ def test_one_of_takes_the_best_at_inference_and_learns_in_training() -> None:
 def test_reinforce_equals_exact_enumeration() -> None:
     """The score-function gradient, averaged over all 2^n actions, is that of the mean reward."""
     logits = logits_of(-0.5, 0.3, 1.1)
-    rewards = dict(
-        zip(itertools.product((0, 1), repeat=3), torch.randn(8).tolist(), strict=True)
-    )
+    rewards = dict(zip(itertools.product((0, 1), repeat=3), torch.randn(8).tolist(), strict=True))
 
     def log_p(action: tuple[int, ...]) -> torch.Tensor:
         a = logits.sigmoid()
@@ -145,7 +141,7 @@ def test_top_k_marks_the_highest() -> None:
 
 
 def test_balance_loss_is_one_at_uniform_and_grows_with_collapse() -> None:
-    """Balanced routing costs 1, sending everything to one of G groups with probability p costs G p."""
+    """Balanced routing costs 1; all to one of G groups with probability p costs G p."""
     run = torch.eye(4).bool()
     assert gates.balance_loss(torch.full((4, 4), 0.25), run).item() == pytest.approx(1.0)
     collapsed = torch.tensor([0.7, 0.1, 0.1, 0.1]).expand(4, 4)

@@ -1,0 +1,218 @@
+"""Token-choice mixture of experts: routing, weights, capacity and auxiliary losses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bench import routing
+from methods.moe import MoE, MoEFFN, z_loss
+
+
+def layer(**settings) -> MoEFFN:
+    """One mixture of 4 experts of width 12 on tokens of width 8, in inference mode."""
+    return MoEFFN(8, 12, MoE(**{"num_experts": 4, **settings})).eval()
+
+
+def tokens(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, 8)
+
+
+def test_dropless_is_the_weighted_sum_of_the_chosen_experts() -> None:
+    """Output = sum over the top-k experts of softmax over their logits times the expert."""
+    ffn, x = layer(top_k=2), tokens(3, 5)
+    wanted = torch.zeros_like(x)
+    for b in range(3):
+        for t in range(5):
+            values, chosen = ffn.router(x[b, t]).topk(2)
+            for weight, e in zip(values.softmax(-1), chosen, strict=True):
+                wanted[b, t] += weight * ffn.experts.each()[e](x[b, t])
+    torch.testing.assert_close(ffn(x), wanted)
+
+
+def test_all_experts_is_the_softmax_mixture() -> None:
+    """With k = E the layer is the dense softmax mixture."""
+    ffn, x = layer(top_k=4), tokens(2, 3)
+    weights = ffn.router(x).softmax(-1)
+    wanted = sum(weights[..., e : e + 1] * f(x) for e, f in enumerate(ffn.experts.each()))
+    torch.testing.assert_close(ffn(x), wanted)
+
+
+def test_without_normalizing_weights_are_the_probabilities() -> None:
+    """Switch: the single chosen expert is scaled by its probability among all experts."""
+    ffn, x = layer(top_k=1, normalize=False), tokens(2, 3)
+    best, e = ffn.router(x).softmax(-1).max(-1)
+    experts = ffn.experts.each()
+    wanted = torch.stack([experts[e[i, j]](x[i, j]) for i in range(2) for j in range(3)])
+    torch.testing.assert_close(ffn(x), best[..., None] * wanted.view(2, 3, 8))
+
+
+def test_permuting_tokens_permutes_outputs() -> None:
+    """A token's output depends on no other token when dropless."""
+    ffn, x = layer(top_k=2), tokens(1, 20)
+    p = torch.randperm(20)
+    torch.testing.assert_close(ffn(x[:, p]), ffn(x)[:, p])
+
+
+def test_ample_capacity_is_dropless() -> None:
+    """With room for every token in every expert the capacity variant drops nothing."""
+    ffn, x = layer(top_k=2), tokens(2, 6)
+    wanted = ffn(x)
+    ffn.settings.capacity_factor = 2.0  # ceil(2 x 12 x 2 / 4) = 12: all tokens fit
+    torch.testing.assert_close(ffn(x), wanted)
+
+
+def test_a_full_expert_drops_later_tokens_to_the_residual() -> None:
+    """Tokens beyond the capacity get exactly zero from the layer, so only the residual passes."""
+    ffn = layer(top_k=1, normalize=False, capacity_factor=1.0)
+    x = tokens(1, 1).expand(2, 4, 8)  # eight equal tokens, all to one expert
+    out = ffn(x).flatten(0, 1)  # capacity ceil(1 x 8 x 1 / 4) = 2
+    assert (out[:2] != 0).any(-1).all()
+    assert torch.equal(out[2:], torch.zeros(6, 8))
+
+
+def test_capacity_depends_on_the_batch_and_says_so() -> None:
+    """Only the capacity variant is declared batch-dependent."""
+    assert MoE().batch_invariant
+    assert not MoE(capacity_factor=1.25).batch_invariant
+
+
+@pytest.mark.parametrize("backend", ["loop", "grouped", "dense_masked"])
+def test_backends_agree(backend: str) -> None:
+    """Every backend computes the same layer."""
+    ffn, x = layer(top_k=2, activation="swiglu"), tokens(2, 9)
+    wanted = ffn(x)
+    ffn.settings.backend = backend
+    torch.testing.assert_close(ffn(x), wanted)
+
+
+def test_training_computes_what_inference_computes() -> None:
+    """Without jitter, training adds the auxiliary loss and changes no output."""
+    ffn, x = layer(), tokens(2, 9)
+    trained, aux_loss = ffn.train()(x)
+    torch.testing.assert_close(trained, ffn.eval()(x))
+    assert aux_loss > 0
+
+
+def test_jitter_moves_only_the_routers_input() -> None:
+    """Jitter perturbs the weights in training and is off at inference."""
+    ffn, x = layer(jitter=0.1, top_k=4), tokens(2, 9)
+    once, _ = ffn.train()(x)
+    again, _ = ffn(x)
+    assert not torch.equal(once, again)
+    assert torch.equal(ffn.eval()(x), ffn(x))
+
+
+def test_aux_loss_is_weight_times_one_at_uniform_routing() -> None:
+    """A router without preference costs balance_weight x 1 + z_weight x log(E)^2."""
+    ffn = layer(balance_weight=0.5, z_weight=0.25).train()
+    torch.nn.init.zeros_(ffn.router.weight)
+    _, aux_loss = ffn(tokens(2, 6))
+    wanted = 0.5 * 1 + 0.25 * torch.tensor(4.0).log() ** 2
+    torch.testing.assert_close(aux_loss, wanted)
+
+
+def test_z_loss_by_hand() -> None:
+    """logits (0, 0) and (ln 3, 0): logsumexp ln 2 and ln 4; the mean of the squares."""
+    logits = torch.tensor([[0.0, 0.0], [torch.tensor(3.0).log().item(), 0.0]])
+    wanted = (torch.tensor(2.0).log() ** 2 + torch.tensor(4.0).log() ** 2) / 2
+    torch.testing.assert_close(z_loss(logits), wanted)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"top_k": 1, "normalize": False}, {"top_k": 2, "normalize": False}]
+)
+def test_the_task_loss_alone_teaches_the_router(settings: dict) -> None:
+    """The output's gradient reaches the router, without any auxiliary loss."""
+    ffn = layer(**settings).train()
+    out, _ = ffn(tokens(2, 9))
+    out.square().sum().backward()
+    assert ffn.router.weight.grad is not None
+    assert ffn.router.weight.grad.abs().sum() > 0
+
+
+def test_experts_without_tokens_get_no_gradient() -> None:
+    """An expert that nobody chose has a gradient of exactly zero."""
+    ffn = layer(top_k=1, normalize=False).train()
+    x = tokens(1, 1).expand(2, 4, 8)  # equal tokens: one expert
+    with routing.observe() as seen:
+        out, _ = ffn(x)
+    out.sum().backward()
+    used = seen.decisions[0].run.flatten(0, 1).any(0)
+    assert used.sum() == 1
+    assert ffn.experts.up.grad is not None
+    assert torch.equal(ffn.experts.up.grad.flatten(1).abs().sum(1) > 0, used)
+
+
+def test_forced_decisions_are_obeyed() -> None:
+    """Closed gates leave zero, open gates the softmax mixture."""
+    ffn, x = layer(top_k=1, normalize=True), tokens(2, 3)
+    with routing.force("closed"):
+        assert torch.equal(ffn(x), torch.zeros_like(x))
+    with routing.force("open"):
+        opened = ffn(x)
+    ffn.top_k = 4
+    torch.testing.assert_close(opened, ffn(x))
+
+
+def test_decisions_declare_half_of_the_dense_layer(tiny) -> None:
+    """By default a token's two experts of a quarter width cost half of the dense layer's FLOPs."""
+    model = MoE().build(tiny.spec, tiny.backbone).eval()
+    with routing.observe() as seen:
+        model(tiny.batch(3))
+    dense = 4 * 16 * 32  # 2 x MAC of two matrices 16 x 32, for one token
+    assert seen.declared_flops() == 4 * 3 * 16 * dense / 2  # 4 layers, 3 samples of 16 tokens
+    assert [d.name for d in seen.decisions] == [f"moe.{i}" for i in range(4)]
+
+
+def test_operating_points_change_the_number_of_experts(tiny) -> None:
+    """Each point routes to that many experts; the first is the trained one."""
+    method = MoE()
+    model = method.build(tiny.spec, tiny.backbone).eval()
+    assert [p["top_k"] for p in method.points()] == [2, 1, 4, 8]
+    for point in method.points():
+        method.set_point(model, point)
+        with routing.observe() as seen:
+            model(tiny.batch(2))
+        assert all((d.run.sum(-1) == point["top_k"]).all() for d in seen.decisions)
+
+
+def test_a_sample_alone_equals_the_same_sample_in_a_batch(tiny) -> None:
+    """Dropless results do not depend on the batch."""
+    model = MoE().build(tiny.spec, tiny.backbone).eval()
+    batch = tiny.batch(4)
+    alone = model(batch.select(torch.tensor([2]))).logits
+    torch.testing.assert_close(alone, model(batch).logits[2:3], atol=1e-5, rtol=1e-5)
+
+
+def test_training_step_is_finite_everywhere(tiny) -> None:
+    """One backward pass gives every parameter a finite gradient."""
+    model = MoE(capacity_factor=1.0).build(tiny.spec, tiny.backbone).train()
+    output = model(tiny.batch(4))
+    (tiny.criterion(output, tiny.batch(4)) + output.aux_loss).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+def test_bf16_autocast_agrees_roughly() -> None:
+    """Under bf16 autocast the layer runs and stays within bf16's rounding."""
+    ffn, x = layer(top_k=4, activation="swiglu"), tokens(2, 9)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = ffn(x)
+    torch.testing.assert_close(got.float(), ffn(x), atol=0.02, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"top_k": 9}, "8 experts"),
+        ({"top_k": 1}, "normalize=False"),
+        ({"activation": "relu6"}, "relu6"),
+        ({"backend": "magic"}, "magic"),
+    ],
+)
+def test_impossible_settings_are_refused(tiny_image, settings: dict, message: str) -> None:
+    """Settings that cannot work raise ValueError and say why."""
+    with pytest.raises(ValueError, match=message):
+        MoE(**settings).build(tiny_image.spec, tiny_image.backbone)
