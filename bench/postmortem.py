@@ -121,11 +121,11 @@ def redact(text: str, environ: Mapping[str, str] = os.environ) -> str:
     return text
 
 
-def oom_kills() -> int:
+def oom_kills(counters: Path = Path("/proc/vmstat")) -> int:
     """Processes that this kernel has killed for want of memory since it started; 0 if unknown."""
     try:
-        counters = Path("/proc/vmstat").read_text()
+        text = counters.read_text()
     except OSError:
         return 0
-    found = re.search(r"^oom_kill (\d+)$", counters, re.MULTILINE)
+    found = re.search(r"^oom_kill (\d+)$", text, re.MULTILINE)
     return int(found.group(1)) if found else 0

@@ -1,0 +1,35 @@
+"""A launcher in a process of its own, for tests that interrupt or kill it.
+
+python -m tests.launch_driver PLACE      runs the trials under PLACE that have no ok record
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from bench import running
+from bench.devices import Machine
+from bench.launch import run_trials
+from bench.record import read_state
+from tests.fake_trials import ENTRY, PRELOAD
+
+
+def main(place: Path) -> int:
+    """Run what is to do, as the command line does; the outcomes go to standard output."""
+    folders = sorted(
+        (path.parent for path in place.glob("**/trial.json")), key=lambda folder: folder.name
+    )
+    to_do = [folder for folder in folders if (read_state(folder) or ("", ""))[1] != "ok"]
+    locks = place / "locks"
+    locks.mkdir(exist_ok=True)
+    running.GRACE_S = 600.0  # a trial that ignores SIGTERM stays until someone kills it
+    summary = run_trials(to_do, machine=Machine((), locks), entry=ENTRY, preload=PRELOAD)
+    statuses = {one.folder.name: one.status for one in summary.outcomes}
+    print(json.dumps({"statuses": statuses, "num_left": summary.num_left}))
+    return summary.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

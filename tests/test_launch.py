@@ -1,0 +1,274 @@
+"""The local queue, with real processes that behave badly and need no torch."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from bench import running
+from bench.devices import Machine
+from bench.launch import run_trials
+from bench.progress import Lines
+from bench.queue import Outcome, Summary
+from bench.record import LOG_NAME, RECORD_NAME, Record, read_record
+from tests.fake_trials import ENTRY, PRELOAD, SECRET, make_trial, wait_for, write
+
+LIMIT_S = 1.5
+OVER_LIMIT = ("wait", "report_sigterm")
+BAD_ENDS = {
+    "raise": "ValueError: boom",
+    "exit": "called sys.exit(0)",
+    "vanish": "exit code 0 and without a record",
+    "kill": "killed by SIGKILL",
+    "abort": "killed by SIGABRT",
+    "starve": "out of memory (MemoryError)",
+    "nan": "a value must be finite",
+    "wait": "exceeded its time limit of 1.5 s",
+    "report_sigterm": "exceeded its time limit of 1.5 s",
+    "leave_a_process": "killed by SIGKILL",
+}
+
+
+def launch(folders: list[Path], place: Path, gpus: tuple[str, ...] = (), **options) -> Summary:
+    """run_trials on a machine with locks of its own, with fake trials; shown in place/shown."""
+    locks = place / "locks"
+    locks.mkdir(exist_ok=True)
+    with (place / "shown").open("a") as shown:
+        return run_trials(
+            folders,
+            machine=Machine(gpus, locks),
+            display=Lines(shown),
+            entry=ENTRY,
+            preload=PRELOAD,
+            **options,
+        )
+
+
+def seen_by(folder: Path) -> dict:
+    return read_record(folder / RECORD_NAME).diagnostics
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory) -> dict[str, Outcome]:
+    """One queue in which everything goes wrong, between two good trials."""
+    place = tmp_path_factory.mktemp("night")
+    names = ["brief", *BAD_ENDS, "ok"]
+    limits = [LIMIT_S if name in OVER_LIMIT else 300.0 for name in names]
+    folders = [
+        make_trial(place, number, name, timeout_s=limit_s)
+        for number, (name, limit_s) in enumerate(zip(names, limits, strict=True))
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MY_SECRET", SECRET)
+        summary = launch(folders, place)
+    assert [one.folder for one in summary.outcomes] == folders
+    assert (summary.exit_code, summary.interrupted) == (1, False)
+    return dict(zip(names, summary.outcomes, strict=True))
+
+
+@pytest.mark.parametrize("behaviour", BAD_ENDS)
+def test_bad_end_leaves_a_failed_record(night, behaviour) -> None:
+    """A trial that ends badly in any way leaves a failed record that says how it ended."""
+    outcome = night[behaviour]
+    record = read_record(outcome.folder / RECORD_NAME)
+    assert (outcome.status, record.status) == ("failed", "failed")
+    assert BAD_ENDS[behaviour] in record.reason
+    assert record.reason == outcome.reason
+    assert record.labels.variant == f"do={behaviour}"
+    assert record.key == json.loads((outcome.folder / "trial.json").read_text())["key"]
+
+
+def test_the_others_go_on(night) -> None:
+    """Trials before and after failing ones run and keep their records."""
+    for name in ("brief", "ok"):
+        assert night[name].status == "ok"
+        assert read_record(night[name].folder / RECORD_NAME).status == "ok"
+
+
+def test_output_goes_to_the_log(night) -> None:
+    """What a trial prints stands in its trial.log, with the traceback of its failure."""
+    log = (night["raise"].folder / LOG_NAME).read_text()
+    assert "behaving as raise" in log
+    assert "Traceback (most recent call last)" in log
+
+
+def test_log_shows_where_a_trial_hung(night) -> None:
+    """A trial ended at its time limit leaves its stack in the log, and its place in the reason."""
+    assert "in _wait" in (night["wait"].folder / LOG_NAME).read_text()
+    assert "in _wait" in night["wait"].reason
+
+
+def test_records_hold_no_secrets(night) -> None:
+    """Values of secret variables and text that looks like a key stay out of a failed record."""
+    text = (night["raise"].folder / RECORD_NAME).read_text()
+    assert SECRET not in text
+    assert "abcdefgh12345678" not in text  # printed as api_key = ...
+    assert "boom with ***" in text
+
+
+def test_what_a_trial_started_ends_with_it(night) -> None:
+    """Processes that a dead trial left behind are ended before the next trial."""
+    pid = int((night["leave_a_process"].folder / "sleeper").read_text())
+    wait_for(lambda: not _runs(pid))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"  # a zombie has ended; who reaps orphans here is not our business
+
+
+def test_fresh_process_per_trial(night) -> None:
+    """Every trial finds modules as nobody has used them, and not the launcher's main program."""
+    for name in ("brief", "ok"):
+        seen = seen_by(night[name].folder)
+        assert seen["num_runs"] == 1
+        assert seen["main"] is None
+        assert seen["torch"] is False
+
+
+def test_phases_are_timed(night) -> None:
+    """An outcome says how long the trial was in each phase that it told."""
+    outcome = night["brief"]
+    assert outcome.phases_s["train"] >= 0.05  # it sleeps that long
+    assert sum(outcome.phases_s.values()) <= outcome.took_s
+
+
+def test_record_of_a_trial_that_dies_later_stands(tmp_path) -> None:
+    """A trial that is killed after its record was written counts as its record says."""
+    folder = make_trial(tmp_path, 0, "finish_then_die")
+    assert launch([folder], tmp_path).count("ok") == 1
+    assert read_record(folder / RECORD_NAME).status == "ok"
+
+
+def test_trial_that_ignores_sigterm_is_killed(tmp_path, monkeypatch) -> None:
+    """A trial over its limit that does not end on SIGTERM is ended by SIGKILL."""
+    monkeypatch.setattr(running, "GRACE_S", 0.1)
+    folder = make_trial(tmp_path, 0, "ignore_sigterm", timeout_s=LIMIT_S)
+    assert launch([folder], tmp_path).count("failed") == 1
+    assert read_record(folder / RECORD_NAME).diagnostics["exit_code"] == -signal.SIGKILL
+
+
+def test_old_record_gives_way(tmp_path) -> None:
+    """A trial that is run again and dies does not count by the record from before."""
+    folder = make_trial(tmp_path, 0, "kill")
+    write(folder, "ok")
+    assert launch([folder], tmp_path).count("failed") == 1
+    assert read_record(folder / RECORD_NAME).status == "failed"
+
+
+def test_cpu_trials_run_one_at_a_time(tmp_path) -> None:
+    """On a CPU machine no trial begins before the one before it has ended."""
+    folders = [make_trial(tmp_path, number, "brief") for number in range(4)]
+    assert launch(folders, tmp_path).exit_code == 0
+    spans = [seen_by(folder) for folder in folders]
+    for earlier, later in itertools.pairwise(spans):
+        assert earlier["ended_s"] <= later["began_s"]
+
+
+def test_one_trial_per_gpu(tmp_path) -> None:
+    """With two GPUs two trials run side by side, each seeing only the GPU that it was given."""
+    folders = [make_trial(tmp_path, number, "meet", kind="one") for number in range(2)]
+    assert launch(folders, tmp_path, gpus=("GPU-a", "GPU-b")).exit_code == 0
+    assert sorted(seen_by(folder)["gpus"] for folder in folders) == ["GPU-a", "GPU-b"]
+
+
+def test_cpu_trial_sees_no_gpu(tmp_path) -> None:
+    """A trial with gpu=cpu has every GPU hidden from it."""
+    folder = make_trial(tmp_path, 0)
+    launch([folder], tmp_path, gpus=("GPU-a",))
+    assert seen_by(folder)["gpus"] == ""
+
+
+def test_absent_gpu_is_named(tmp_path) -> None:
+    """A trial that asks for a GPU that is not here fails and names it and what is here."""
+    folders = [make_trial(tmp_path, 0, kind="one", device="GPU-z"), make_trial(tmp_path, 1)]
+    summary = launch(folders, tmp_path, gpus=("GPU-a",))
+    failed = next(one for one in summary.outcomes if one.status == "failed")
+    assert "GPU-z" in failed.reason
+    assert "lends GPU-a" in failed.reason
+    assert summary.count("ok") == 1
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"config": {}}'])
+def test_bad_trial_json_stops_nothing(tmp_path, content) -> None:
+    """A folder without a readable trial.json is a failure that says so; the others run."""
+    folders = [make_trial(tmp_path, 0), make_trial(tmp_path, 1)]
+    (folders[0] / "trial.json").unlink()
+    if content is not None:
+        (folders[0] / "trial.json").write_text(content)
+    summary = launch(folders, tmp_path)
+    assert [one.status for one in summary.outcomes] == ["failed", "ok"]
+    assert "could not be started" in summary.outcomes[0].reason
+
+
+def test_no_process_to_be_had(tmp_path, monkeypatch) -> None:
+    """Where no process can be made the trial fails with the cause, and its device is free again."""
+
+    def refuse(*arguments: object) -> None:
+        raise OSError("Resource temporarily unavailable")
+
+    folder = make_trial(tmp_path, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "start", refuse)
+        assert "temporarily unavailable" in launch([folder], tmp_path).outcomes[0].reason
+    assert launch([folder], tmp_path).count("ok") == 1
+
+
+def test_after_record_follows_every_trial(tmp_path) -> None:
+    """Every record is handed on once, before the next trial starts; errors there stop nothing."""
+    folders = [
+        make_trial(tmp_path, number, name) for number, name in enumerate(("ok", "kill", "ok"))
+    ]
+    begun_when_handed_on = []
+
+    def publish(folder: Path) -> None:
+        assert isinstance(read_record(folder / RECORD_NAME), Record)
+        begun_when_handed_on.append((folder, sum((f / "begun").exists() for f in folders)))
+        raise ConnectionError("no network")
+
+    assert launch(folders, tmp_path, after_record=publish).count("ok") == 2
+    assert begun_when_handed_on == [(folder, number + 1) for number, folder in enumerate(folders)]
+    assert (tmp_path / "shown").read_text().count("not published: ConnectionError: no network") == 3
+
+
+def test_a_trial_that_another_launcher_ran_is_not_run(tmp_path) -> None:
+    """A folder that another launcher finishes while we wait counts by its record and is not run."""
+    mine, other = make_trial(tmp_path, 0, "ok"), make_trial(tmp_path, 1, "ok")
+    handed_on = []
+
+    def publish(folder: Path) -> None:
+        handed_on.append(folder)
+        write(other, "skipped", reason="needs tokens")  # by another launcher, meanwhile
+
+    summary = launch([mine, other], tmp_path, after_record=publish)
+    assert [one.status for one in summary.outcomes] == ["ok", "skipped"]
+    assert not (other / "begun").exists()
+    assert handed_on == [mine]
+    assert "by another run" in (tmp_path / "shown").read_text()
+
+
+def test_outside_the_main_thread(tmp_path) -> None:
+    """Trials can be launched from a thread, where no signal handler can be set."""
+    folder = make_trial(tmp_path, 0)
+    thread = threading.Thread(target=launch, args=([folder], tmp_path))
+    thread.start()
+    thread.join()
+    assert read_record(folder / RECORD_NAME).status == "ok"
+
+
+def test_nothing_is_left_open(tmp_path) -> None:
+    """A run closes every file that it opened: locks, logs and pipes."""
+    launch([make_trial(tmp_path, 0)], tmp_path)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    launch(
+        [make_trial(tmp_path, number, name) for number, name in ((1, "ok"), (2, "kill"))], tmp_path
+    )
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -1,0 +1,110 @@
+"""What is said about a trial that left no record."""
+
+from __future__ import annotations
+
+import signal
+from string import ascii_letters
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.postmortem import TAIL_LINES, Death, last_words, log_tail, oom_kills, redact
+
+
+@pytest.mark.parametrize(
+    ("death", "reason"),
+    [
+        (
+            Death(-signal.SIGKILL, "train", 2.0, oom_kills=1),
+            "killed by SIGKILL in phase train after 2.0 s "
+            "(out of memory: the kernel's out-of-memory killer was at work)",
+        ),
+        (
+            Death(-signal.SIGKILL, "train", 2.0),
+            "killed by SIGKILL in phase train after 2.0 s "
+            "(by hand, or by the kernel for want of memory)",
+        ),
+        (Death(-signal.SIGSEGV, "time", 0.25), "killed by SIGSEGV in phase time after 0.2 s"),
+        (Death(-62, "time", 1.0), "killed by signal 62 in phase time after 1.0 s"),
+        (
+            Death(7, "build", 1.0),
+            "ended with exit code 7 and without a record in phase build after 1.0 s",
+        ),
+        (
+            Death(1, "build", 1.0, error="ValueError: no"),
+            "ValueError: no in phase build after 1.0 s",
+        ),
+        (
+            Death(-signal.SIGTERM, "time", 61.0, error="SystemExit", limit_s=60.0),
+            "exceeded its time limit of 60 s in phase time",
+        ),
+        (Death(None, "start", 0.0, error="OSError: full"), "could not be started: OSError: full"),
+    ],
+)
+def test_reason(death, reason) -> None:
+    """The reason names what ended the trial, in which phase and after how long."""
+    assert death.reason() == reason
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("WANDB_API_KEY=0123abcd", "WANDB_API_KEY=***"),
+        ('{"token": "abc", "n": 3}', '{"token": ***, "n": 3}'),
+        ("password: hunter2 and more", "password: *** and more"),
+        ("Authorization: Bearer abc.def", "Authorization: Bearer ***"),
+        ("git clone https://me:secret@host/x", "git clone https://***@host/x"),
+        ("login with " + "a1" * 20, "login with ***"),
+        ("hf_" + "Q" * 30 + " was refused", "*** was refused"),
+        ("KeyError: 'labels'", "KeyError: 'labels'"),
+        ("loss=2.5 num_tokens 512", "loss=2.5 num_tokens 512"),
+    ],
+)
+def test_redact_by_look(text, kept) -> None:
+    """What looks like a key, a token or a password goes; ordinary messages stay."""
+    assert redact(text, {}) == kept
+
+
+@given(st.text(ascii_letters, min_size=8), st.text(), st.text())
+def test_redact_by_value(secret, before, after) -> None:
+    """The value of a secret variable never stays in a text, whatever stands around it."""
+    assert secret not in redact(before + secret + after, {"MY_TOKEN": secret})
+
+
+def test_short_values_are_left_alone() -> None:
+    """A variable MY_KEY=1 does not blot out every 1."""
+    assert redact("layer 1", {"MY_KEY": "1"}) == "layer 1"
+
+
+def test_log_tail(tmp_path) -> None:
+    """The tail is the last lines that are not empty, each cut to a sane length, of any bytes."""
+    path = tmp_path / "trial.log"
+    lines = [f"line {number}" for number in range(1000)] + ["", "x" * 1000]
+    path.write_bytes("\n".join(lines).encode() + b"\n\xff\xfe\n\n")
+    tail = log_tail(path)
+    assert len(tail) == TAIL_LINES
+    assert tail[0] == f"line {1000 - (TAIL_LINES - 2)}"
+    assert [len(line) for line in tail[-2:]] == [300, 2]
+    assert log_tail(tmp_path / "none") == []
+
+
+def test_last_words() -> None:
+    """Of a log that ends in a stack dump the innermost call is quoted, else the last line."""
+    assert last_words(["one", "two"]) == "two"
+    dump = [
+        "Current thread 0x1 (most recent call first):",
+        '  File "a.py", line 3 in f',
+        "  File b",
+    ]
+    assert last_words(["one", *dump]) == 'File "a.py", line 3 in f'
+
+
+def test_oom_kills_are_counted(tmp_path) -> None:
+    """The kernel's count of processes killed for want of memory is read; 0 where it keeps none."""
+    counters = tmp_path / "vmstat"
+    counters.write_text("pgfault 12\noom_kill 3\ndrop_pagecache 0\n")
+    assert oom_kills(counters) == 3
+    counters.write_text("pgfault 12\n")
+    assert oom_kills(counters) == 0
+    assert oom_kills(tmp_path / "none") == 0
