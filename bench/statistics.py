@@ -95,7 +95,7 @@ def mean_interval(values: ArrayLike) -> Interval:
     mean = float(data.mean())
     if data.size < 2:
         return Interval(mean, None, None, data.size, "none", "one seed has no interval")
-    error = float(stats.sem(data))
+    error = float(data.std(ddof=1)) / math.sqrt(data.size)
     half = error * float(stats.t.ppf((1 + LEVEL) / 2, data.size - 1))
     return Interval(mean, mean - half, mean + half, data.size, "student t")
 
