@@ -6,19 +6,16 @@ with a fixed capacity and dropped tokens (Lepikhin et al. 2020, GShard; Fedus et
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import count
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.routing import decide, region
 from bench.types import Backbone, Point, TaskSpec
 from methods import dispatch
-from methods.dispatch import Order
+from methods.experts import Experts, Router
 from methods.gates import balance_loss, top_k
 
 
@@ -153,71 +150,6 @@ class MoEFFN(nn.Module):
         return balance + self.settings.z_weight * z_loss(logits)
 
 
-class Router(nn.Linear):
-    """Expert scores of a token, in fp32 whatever the rest computes in (Switch, section 2.4)."""
-
-    def __init__(self, dim: int, num_experts: int) -> None:
-        super().__init__(dim, num_experts, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., D] -> [..., E] in fp32 (fp64 stays fp64)."""
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        with torch.autocast(x.device.type, enabled=False):
-            return F.linear(x.to(dtype), self.weight.to(dtype))
-
-
-class Experts(nn.Module):
-    """E feed-forward layers without biases, their weights stacked: the `Groups` of `dispatch.mix`.
-
-    gelu: W_down gelu(W_up x). swiglu: W_down (silu(W_gate x) * W_up x) (Shazeer 2020); `up` then
-    holds W_gate above W_up.
-    """
-
-    def __init__(self, num_experts: int, dim: int, hidden: int, activation: str) -> None:
-        super().__init__()
-        if activation not in ("gelu", "swiglu"):
-            raise ValueError(f"activation is gelu or swiglu, not {activation!r}")
-        self.hidden, self.gated = hidden, activation == "swiglu"
-        rows = 2 * hidden if self.gated else hidden
-        self.up = nn.Parameter(_uniform(num_experts, rows, dim))
-        self.down = nn.Parameter(_uniform(num_experts, dim, hidden))
-
-    @property
-    def flops_per_row(self) -> float:
-        """FLOPs (2 x MAC) of one token in one expert."""
-        return 2.0 * (self.up[0].numel() + self.down[0].numel())
-
-    def each(self) -> Sequence[Callable[[Tensor], Tensor]]:
-        """The experts, each [n, D] -> [n, D]."""
-        weights = zip(self.up.unbind(0), self.down.unbind(0), strict=True)
-        return [partial(self._expert, up, down) for up, down in weights]
-
-    def can_sort(self, rows: Tensor) -> bool:
-        return all(dispatch.can_group(rows, weight) for weight in (self.up, self.down))
-
-    def sorted(self, rows: Tensor, order: Order) -> Tensor:
-        """Each expert on its part of `rows` [P, D] -> [P, D]."""
-        hidden = dispatch.grouped_linear(rows, self.up, order.counts)
-        if self.gated:
-            gate, up = hidden.chunk(2, dim=-1)
-            hidden = F.silu(gate) * up
-        else:
-            hidden = F.gelu(hidden)
-        return dispatch.grouped_linear(hidden, self.down, order.counts)
-
-    def _expert(self, up: Tensor, down: Tensor, rows: Tensor) -> Tensor:
-        if not self.gated:
-            return F.linear(F.gelu(F.linear(rows, up)), down)
-        hidden = F.silu(F.linear(rows, up[: self.hidden])) * F.linear(rows, up[self.hidden :])
-        return F.linear(hidden, down)
-
-
 def z_loss(logits: Tensor) -> Tensor:
     """mean (logsumexp of a token's logits)^2 (Zoph et al. 2022, ST-MoE, equation 5), a scalar."""
     return logits.logsumexp(-1).square().mean()
-
-
-def _uniform(num: int, num_outputs: int, num_inputs: int) -> Tensor:
-    """nn.Linear's initialisation, U(+-1 / sqrt(inputs)), for a stack [num, outputs, inputs]."""
-    bound = num_inputs**-0.5
-    return torch.empty(num, num_outputs, num_inputs).uniform_(-bound, bound)

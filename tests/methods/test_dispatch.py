@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from methods import dispatch
-from methods.moe import Experts
+from methods.experts import Experts
 
 
 class Recording(nn.ModuleList):
