@@ -1,0 +1,13 @@
+"""Reading records and showing them: tables, figures, one HTML page. No torch anywhere in here.
+
+    build(dirs, out)   writes the report and returns it (`condbench report`)
+    frame(dirs)        every metric as a tidy pandas frame, for notebooks
+
+The path through the rooms: reading -> rows (of cells) -> columns and legend -> text, latex, wide,
+page and figures (of panels) -> build.
+"""
+
+from bench.report.build import Report, build
+from bench.report.reading import NothingToReport, frame
+
+__all__ = ["NothingToReport", "Report", "build", "frame"]

@@ -1,0 +1,77 @@
+"""The report of one or more result trees: read, tabulate, write, and a text for the terminal.
+
+    table.md  table.tex  table.csv  report.html  speedup.png  quality_cost.png
+
+The two figures are written where there is something to draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.report.latex import latex
+from bench.report.page import CAPTIONS, page
+from bench.report.reading import read
+from bench.report.rows import Table, tables
+from bench.report.text import markdown, terminal
+from bench.report.wide import csv
+
+FOLDER = "report"  # within the first folder reported on
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a report consists of."""
+
+    tables: list[Table]
+    paths: list[Path]  # of the files written
+    text: str  # the tables for a terminal
+    problems: list[str]  # one line for every record that was left out
+
+
+def build(dirs: Sequence[Path], out: Path | None = None) -> Report:
+    """Report on every record below `dirs`, writing into `out` (default: `dirs[0]`/report).
+
+    Damaged, foreign, fake and superseded records are named in `problems` and left where they are.
+    Raises NothingToReport when there is no folder or no readable record, OSError when `out` cannot
+    be written.
+    """
+    reading = read(dirs)
+    made = tables(reading.found)
+    problems = reading.problems + [line for table in made for line in table.left_out]
+    images = _images(made)
+    title = "condbench: " + ", ".join(sorted({f.record.labels.experiment for f in reading.found}))
+    contents: dict[str, str | bytes] = {
+        "table.md": f"# {title}\n\n{markdown(made)}" + _links(images),
+        "table.tex": latex(made),
+        "table.csv": csv(made),
+        **images,
+        "report.html": page(title, made, images, problems),
+    }
+    folder = out or dirs[0] / FOLDER
+    return Report(made, _write(folder, contents), terminal(made), problems)
+
+
+def _images(made: Sequence[Table]) -> dict[str, bytes]:
+    from bench.report.figures import quality_figure, speedup_figure  # matplotlib: half a second
+
+    drawn = {"speedup.png": speedup_figure(made), "quality_cost.png": quality_figure(made)}
+    return {name: image for name, image in drawn.items() if image is not None}
+
+
+def _links(images: dict[str, bytes]) -> str:
+    return "".join(f"\n![{CAPTIONS[name]}]({name})\n" for name in images)
+
+
+def _write(folder: Path, contents: dict[str, str | bytes]) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, content in contents.items():
+        path = folder / name
+        path.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        paths.append(path)
+    for name in CAPTIONS.keys() - contents.keys():
+        (folder / name).unlink(missing_ok=True)  # a figure of an earlier report would be stale
+    return paths

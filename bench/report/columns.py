@@ -1,0 +1,272 @@
+"""What a reader sees: columns with units, numbers as text, ties that look like ties, footnotes.
+
+A `Sheet` is a table as text, still without any format's markup; `text`, `latex` and `page` add it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from bench.report.cells import Cell
+from bench.report.rows import QUALITY, VS_DENSE, Row, Table
+
+Verdict = Literal["", "tie", "better", "worse"]
+Prefixes = Sequence[tuple[float, str]]
+SPEEDUP = re.compile(r"infer/speedup_b(\d+)$")
+HEADLINE_BATCHES = (1, 64)
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+SI = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "u"))
+BINARY = ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B"))
+SECONDS = ((1.0, "s"),)
+PERCENT = ((0.01, "%"),)
+CPU_ENERGY = "infer/cpu_energy_j_per_sample"
+OPTIONAL = (CPU_ENERGY, "train/energy_j", "train/dense_time_s", VS_DENSE)
+OF_THE_MODEL = (  # one training serves all operating points
+    *("model/params", "train/peak_tensor_bytes", "train/energy_j"),
+    *("train/time_s", "train/dense_time_s"),
+)
+
+
+@dataclass(frozen=True)
+class Text:
+    """One cell as text: the number, its interval, its verdict against dense, its footnotes."""
+
+    main: str
+    spread: str = ""  # half of the interval's width after a +-
+    bounds: tuple[str, str] | None = None  # of a ratio, whose interval need not be symmetric
+    verdict: Verdict = ""
+    doubt: str = ""  # why the number claims less than it seems to; becomes a footnote
+    marks: str = ""  # footnote letters
+
+    @property
+    def interval(self) -> str:
+        """The interval where there is room for both bounds."""
+        return f"[{self.bounds[0]}, {self.bounds[1]}]" if self.bounds else self.spread
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric as a column; `title` and `unit` make the header."""
+
+    title: str
+    unit: str
+    key: str
+    write: Callable[[Cell], Text]
+    narrow: bool = True  # also on a terminal
+
+    @property
+    def header(self) -> str:
+        """Title and unit in one line: `memory b64 (MiB)`."""
+        return self.title + (f" ({self.unit})" if self.unit else "")
+
+    @property
+    def header_lines(self) -> tuple[str, str, str]:
+        """The same in three lines: `memory`, `b64`, `(MiB)`."""
+        first, _, second = self.title.partition(" ")
+        return first, second, f"({self.unit})" if self.unit else ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row as text."""
+
+    row: Row
+    remarks: tuple[str, ...]  # "masked", "2 of 3 seeds": what a reader must not overlook
+    texts: list[Text]
+
+    @property
+    def name(self) -> str:
+        """The row's full name with its remarks."""
+        return " ".join([self.row.name, *(f"({remark})" for remark in self.remarks)])
+
+    @property
+    def nested_name(self) -> str:
+        """The same where an operating point stands below its method: its settings suffice."""
+        return self.name.removeprefix(self.row.method_name + " ") if self.row.point else self.name
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table as text: columns, lines and the footnotes by letter."""
+
+    columns: list[Column]
+    lines: list[Line]
+    footnotes: list[tuple[str, str]] = field(default_factory=list)
+
+
+def sheet(table: Table, narrow: bool = False) -> Sheet:
+    """The table as text; `narrow` keeps the columns that fit a terminal."""
+    columns = [column for column in _columns(table) if column.narrow or not narrow]
+    letters: dict[str, str] = {}
+    lines = [
+        Line(row, _remarks(table, row), [_text(column, row, letters) for column in columns])
+        for row in table.rows
+    ]
+    return Sheet(columns, lines, [(letter, why) for why, letter in letters.items()])
+
+
+def _remarks(table: Table, row: Row) -> tuple[str, ...]:
+    few = len(row.seeds) < len(table.seeds)
+    count = (f"{len(row.seeds)} of {len(table.seeds)} seeds",) if few else ()
+    return count + (("masked",) if row.masked else ())
+
+
+def headline_batches(table: Table) -> list[int]:
+    """Batch sizes with columns of their own: 1 and 64 where measured, else smallest and largest."""
+    found = {
+        int(m.group(1)) for row in table.rows for key in row.cells if (m := SPEEDUP.match(key))
+    }
+    wanted = [size for size in HEADLINE_BATCHES if size in found]
+    return wanted or (sorted({min(found), max(found)}) if found else [])
+
+
+def _text(column: Column, row: Row, letters: dict[str, str]) -> Text:
+    """A cell with a footnote letter for every reason why something is missing in it."""
+    cell = row.cells.get(column.key)
+    if cell is None and (column.key == VS_DENSE or (row.point and column.key in OF_THE_MODEL)):
+        return Text("")
+    if cell is None:
+        where = "measured at this operating point" if row.point else "in the record"
+        return Text("-", marks=_letters([f"not {where}"], letters))
+    if cell.value is None:
+        return Text("-", marks=_letters(cell.reasons, letters))
+    reasons = [f"{cell.num_seeds} of {len(row.seeds)} seeds: {why}" for why in cell.reasons]
+    text = column.write(cell)
+    return replace(text, marks=_letters(reasons + [text.doubt] * bool(text.doubt), letters))
+
+
+def _letters(reasons: Sequence[str], letters: dict[str, str]) -> str:
+    """Footnote letters of `reasons`: one letter per reason, however often it is needed."""
+    for reason in reasons:
+        used = len(letters)
+        letter = LETTERS[used] if used < len(LETTERS) else str(used - len(LETTERS) + 1)
+        letters.setdefault(reason, letter)
+    return ",".join(letters[reason] for reason in reasons)
+
+
+def _columns(table: Table) -> list[Column]:
+    batches = headline_batches(table)
+    largest = max(batches, default=1)
+    inference = f"infer/peak_tensor_bytes_b{largest}"
+    columns = [
+        _scaled(table, "params", "model/params", SI),
+        _quality(table),
+        Column("vs dense", "", VS_DENSE, _difference, narrow=False),
+        _scaled(table, "FLOPs", "infer/flops_per_sample", SI, "/sample", narrow=False),
+        _scaled(table, "of dense", "infer/flops_share", PERCENT),
+        *(Column(f"speed-up b{n}", "x", f"infer/speedup_b{n}", _ratio) for n in batches),
+        *(
+            Column(f"realised b{n}", "", f"infer/realised_b{n}", _value, narrow=n == largest)
+            for n in batches
+        ),
+        _scaled(table, f"memory b{largest}", inference, BINARY),
+        _scaled(table, "memory train", "train/peak_tensor_bytes", BINARY),
+        _scaled(table, "energy /sample", "infer/energy_j_per_sample", SI, "J", spread=True),
+        _scaled(table, "energy CPU/sample", CPU_ENERGY, SI, "J", spread=True),
+        _scaled(table, "energy train", "train/energy_j", SI, "J", narrow=False),
+        _scaled(table, "train time", "train/time_s", SECONDS),
+        _scaled(table, "dense start", "train/dense_time_s", SECONDS, narrow=False),
+    ]
+    return [c for c in columns if c.key not in OPTIONAL or _values(table, c.key)]
+
+
+def _values(table: Table, key: str) -> list[float]:
+    cells = [row.cells[key] for row in table.rows if key in row.cells]
+    return [cell.value for cell in cells if cell.value is not None]
+
+
+def _scaled(
+    table: Table,
+    title: str,
+    key: str,
+    prefixes: Prefixes,
+    unit: str = "",
+    *,
+    narrow: bool = True,
+    spread: bool = False,
+) -> Column:
+    """A column in one unit for all rows: the largest prefix that its largest value reaches."""
+    largest = max((abs(value) for value in _values(table, key)), default=1.0)
+    divisor, prefix = next((pair for pair in prefixes if largest >= pair[0]), prefixes[-1])
+
+    def write(cell: Cell) -> Text:
+        return _value(_divided(cell, divisor), spread=spread)
+
+    return Column(title, (prefix + unit).lstrip("/"), key, write, narrow)
+
+
+def _divided(cell: Cell, divisor: float) -> Cell:
+    value, low, high = (
+        None if x is None else x / divisor for x in (cell.value, cell.low, cell.high)
+    )
+    return replace(cell, value=value, low=low, high=high)
+
+
+def _quality(table: Table) -> Column:
+    unit = next((row.cells[QUALITY].unit for row in table.rows if QUALITY in row.cells), "1")
+    direction = table.quality.direction if table.quality is not None else ""
+    arrow = {"higher": " \u2191", "lower": " \u2193"}.get(direction, "")
+    title = "quality" if unit == "1" else unit
+    return Column(title + arrow, "", QUALITY, lambda cell: _value(cell, digits=4, spread=True))
+
+
+def _value(cell: Cell, *, digits: int = 3, spread: bool = False) -> Text:
+    main = number(cell.value or 0.0, digits)
+    return Text(main, _spread(cell, main) if spread else "")
+
+
+def _ratio(cell: Cell) -> Text:
+    """A ratio to dense. Without an interval it claims nothing."""
+    main = number(cell.value or 0.0)
+    if cell.low is None or cell.high is None:
+        return Text(main, doubt="without an interval it is no claim")
+    bounds = (number(cell.low), number(cell.high))
+    return Text(main, _spread(cell, main), bounds, verdict(cell, 1.0))
+
+
+def _difference(cell: Cell) -> Text:
+    """A signed paired difference to dense, with as many decimals as its interval deserves."""
+    assert cell.value is not None
+    assert cell.low is not None
+    assert cell.high is not None
+    half = number((cell.high - cell.low) / 2, digits=2)
+    decimals = len(half.partition(".")[2])
+    tie: Verdict = "tie" if verdict(cell, 0.0) == "tie" else ""
+    return Text(f"{cell.value:+.{decimals}f}", f"\u00b1{half}", verdict=tie)
+
+
+def verdict(cell: Cell, even: float) -> Verdict:
+    """`better` or `worse` only where the whole interval lies above or below `even`, else `tie`."""
+    if cell.low is None or cell.high is None:
+        return ""
+    if cell.low <= even <= cell.high:
+        return "tie"
+    return "better" if cell.low > even else "worse"
+
+
+def _spread(cell: Cell, main: str) -> str:
+    """Half of the interval's width after a +-, with the decimals of `main`; "" without one."""
+    if cell.low is None or cell.high is None:
+        return ""
+    half = (cell.high - cell.low) / 2
+    decimals = len(main.partition(".")[2]) if "e" not in main else 0
+    text = f"{half:.{decimals}f}"
+    return "\u00b1" + (text if float(text) or not half else number(half, digits=1))
+
+
+def number(value: float, digits: int = 3) -> str:
+    """`value` with `digits` significant digits and no exponent in everyday magnitudes.
+
+    1.746 is "1.75", 99.96 is "100", 1234.5 is "1234", 0.00123 is "0.00123", 0 is "0".
+    """
+    if value == 0 or not math.isfinite(value):
+        return "0" if value == 0 else str(value)
+    rounded = float(f"{value:.{digits - 1}e}")
+    magnitude = math.floor(math.log10(abs(rounded)))
+    if not -5 <= magnitude <= 9:
+        return f"{value:.{digits - 1}e}"
+    return f"{value:.{max(0, digits - 1 - magnitude)}f}"

@@ -1,0 +1,139 @@
+"""Records from disk, and as one tidy pandas frame for notebooks.
+
+    results/**/record.json -> validated Records -> [rows] tables, or `frame` for a person
+
+A damaged or foreign file is named and left in place; the rest is read without it. What a fake
+device measured is named and dropped here, so that no table, figure or frame can contain it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.record import RECORD_NAME, BadRecord, Metric, PointResult, Record, read_record
+
+FRAME_COLUMNS = (
+    *("experiment", "hardware", "device", "task", "backbone", "method", "variant", "seed"),
+    *("profile", "key", "status", "point", "is_default", "metric"),
+    *("value", "unit", "low", "high", "valid", "reason", "folder"),
+)
+
+
+class NothingToReport(Exception):
+    """No folder, or no readable record in it; the message says what, where and the way out."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A record and where it lies."""
+
+    record: Record
+    folder: Path
+
+    @property
+    def started_unix_s(self) -> float:
+        """When the trial started; the file's time where the record does not say."""
+        started = self.record.provenance.get("started_unix_s")
+        if isinstance(started, int | float):
+            return float(started)
+        return (self.folder / RECORD_NAME).stat().st_mtime
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read, and one line for every file that was left out."""
+
+    found: list[Found] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def read(dirs: Sequence[Path]) -> Reading:
+    """Every valid record below `dirs`, in path order.
+
+    Raises NothingToReport when a folder does not exist or nothing readable is in any of them.
+    """
+    reading = Reading()
+    for path in _record_files(dirs):
+        try:
+            record = read_record(path)
+        except BadRecord as error:
+            reading.problems.append(f"left out: {error}")
+            continue
+        if record.labels.device == "fake":
+            reading.problems.append(f"left out: {path}: measured with a fake device")
+            continue
+        reading.found.append(Found(record, path.parent))
+    if not reading.found:
+        where = ", ".join(str(folder) for folder in dirs)
+        lines = [f"no readable record below {where}; run an experiment first", *reading.problems]
+        raise NothingToReport("\n".join(lines))
+    return reading
+
+
+def _record_files(dirs: Sequence[Path]) -> list[Path]:
+    """Each record file once, also where the folders overlap."""
+    paths: dict[Path, Path] = {}
+    for folder in dirs:
+        if not folder.is_dir():
+            raise NothingToReport(f"{folder}: no such folder; name one that `run` wrote")
+        for path in sorted(folder.rglob(RECORD_NAME)):
+            paths.setdefault(path.resolve(), path)
+    return list(paths.values())
+
+
+def frame(dirs: Sequence[Path]) -> pd.DataFrame:
+    """All metrics below `dirs`, one row per record x operating point x metric.
+
+    `point` is the operating point's settings like "threshold=0.9", "" for a method without any;
+    memory and training are the default point's. `value` is NaN where the number is missing or
+    invalid; `reason` says why, and an invalid number can be looked up in its record. A skipped or
+    failed trial is one row without a metric, its reason in `reason`.
+    Columns: FRAME_COLUMNS. Raises NothingToReport.
+    """
+    rows = [row for found in read(dirs).found for row in _frame_rows(found)]
+    table = pd.DataFrame.from_records(rows, columns=FRAME_COLUMNS)
+    return table.astype({"value": float, "low": float, "high": float})
+
+
+def _frame_rows(found: Found) -> Iterator[tuple[Any, ...]]:
+    record, labels = found.record, found.record.labels
+    start = (
+        *(labels.experiment, labels.hardware, labels.device, labels.task, labels.backbone),
+        *(labels.method, labels.variant, labels.seed, profile(record), record.key, record.status),
+    )
+    folder = str(found.folder)
+    if record.status != "ok":
+        yield (*start, "", True, None, None, None, None, None, False, record.reason, folder)
+        return
+    default, *others = record.points or [PointResult(settings={}, metrics={})]
+    measured = [(default.settings, record.metrics), *((p.settings, p.metrics) for p in others)]
+    for number, (settings, metrics) in enumerate(measured):
+        point = (point_name(settings), number == 0)
+        for key, metric in metrics.items():
+            yield (*start, *point, key, *_metric_cells(metric), folder)
+
+
+def _metric_cells(metric: Metric) -> tuple[Any, ...]:
+    bounds = (metric.low, metric.high) if metric.shown is not None else (None, None)
+    return (metric.shown, metric.unit, *bounds, metric.valid, metric.reason)
+
+
+def profile(record: Record) -> str:
+    """The name of the measure profile that the record was taken with."""
+    return str(config_block(record, "measure").get("profile", "unknown"))
+
+
+def config_block(record: Record, name: str) -> Mapping[str, Any]:
+    """A nested block of the record's config; empty where there is none."""
+    block = record.config.get(name)
+    return block if isinstance(block, dict) else {}
+
+
+def point_name(settings: Mapping[str, float | int | str]) -> str:
+    """An operating point as text: `threshold=0.9, k=2`."""
+    return ", ".join(f"{name}={value}" for name, value in settings.items())

@@ -1,0 +1,83 @@
+"""All tables as one CSV: numbers in plain units, one line per row of a table, for other programs.
+
+Columns are the metrics' own keys, which carry their units; `_low` and `_high` are the bounds of the
+95 % interval. An empty cell is a missing number, and `missing` says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from bench.report.reading import config_block
+from bench.report.rows import Row, Table
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+def csv(tables: Sequence[Table]) -> str:
+    """The CSV's text. Text that a spreadsheet would take for a formula is prefixed with '."""
+    lines = [_line(table, row) for table in tables for row in table.rows]
+    lines += [line for table in tables for line in _unfinished_lines(table)]
+    frame = pd.DataFrame(lines)
+    text = [column for column in frame.columns if frame[column].dtype.kind not in "ifb"]
+    frame[text] = frame[text].map(neutral)
+    return frame.rename(columns=neutral).to_csv(index=False, lineterminator="\n")
+
+
+def neutral(value: Any) -> Any:
+    """`value`, with text that begins like a formula made inert; numbers stay numbers."""
+    if isinstance(value, str) and value.startswith(FORMULA):
+        return "'" + value
+    return value
+
+
+def _line(table: Table, row: Row) -> dict[str, Any]:
+    line: dict[str, Any] = {
+        **_where(table),
+        "method": row.method,
+        "variant": row.variant,
+        "point": row.point,
+        "status": "ok",
+        "seeds": " ".join(map(str, row.seeds)),
+        "num_seeds": len(row.seeds),
+        "masked": row.masked,
+        "quality_unit": row.cells["infer/quality"].unit if "infer/quality" in row.cells else "",
+        "quality_direction": table.quality.direction if table.quality else "",
+    }
+    for key, cell in sorted(row.cells.items()):
+        line[key] = cell.value
+        if cell.low is not None or cell.high is not None:
+            line |= {f"{key}_low": cell.low, f"{key}_high": cell.high}
+    why = (f"{key}: {'; '.join(cell.reasons)}" for key, cell in row.cells.items() if cell.reasons)
+    return {**line, "missing": " | ".join(why)}
+
+
+def _unfinished_lines(table: Table) -> list[dict[str, Any]]:
+    return [
+        {
+            **_where(table),
+            "method": found.record.labels.method,
+            "variant": found.record.labels.variant,
+            "status": found.record.status,
+            "seeds": str(found.record.labels.seed),
+            "num_seeds": 1,
+            "missing": found.record.reason,
+        }
+        for found in table.found
+        if found.record.status != "ok"
+    ]
+
+
+def _where(table: Table) -> dict[str, Any]:
+    first = table.found[0].record
+    return {
+        "hardware": table.hardware,
+        "task": table.task,
+        "backbone": table.backbone,
+        "settings": table.subtitle,
+        "profile": table.profile,
+        "precision": config_block(first, "gpu").get("precision"),
+    }

@@ -1,0 +1,119 @@
+"""Synthetic records: what a trial of the default experiment leaves behind, in a few words."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.record import Metric, Record, missing, write_record
+
+NO_GPU = "no NVIDIA GPU: the driver does not answer"
+Make = Callable[..., Record]
+Tree = Callable[..., Path]
+
+
+def metrics(share: float, speedup: float, quality: float, spread: float) -> dict[str, Metric]:
+    """The default point's metrics of a method that executes `share` of 100 MFLOP."""
+
+    def ratio(value: float) -> Metric:
+        return Metric(value=value, unit="1", low=value - spread, high=value + spread)
+
+    found = {
+        "model/params": Metric(value=812_042, unit="count"),
+        "train/time_s": Metric(value=61.5, unit="s"),
+        "train/dense_time_s": missing("s", "trained from scratch, not from the dense model"),
+        "train/peak_tensor_bytes": Metric(value=150 * 2**20, unit="bytes"),
+        "infer/quality": Metric(value=quality, unit="accuracy"),
+        "infer/flops_per_sample": Metric(value=100e6 * share, unit="flop"),
+        "infer/flops_share": Metric(value=share, unit="1"),
+        "infer/declared_flops_per_sample": Metric(value=100e6 * share, unit="flop"),
+        "infer/energy_j_per_sample": missing("j", NO_GPU),
+    }
+    for size, gain in ((1, speedup * 0.9), (64, speedup)):
+        found[f"infer/speedup_b{size}"] = ratio(gain)
+        found[f"infer/tau_b{size}"] = Metric(value=1 / share, unit="1")
+        found[f"infer/realised_b{size}"] = ratio(gain * share)
+        found[f"infer/peak_tensor_bytes_b{size}"] = Metric(value=2**20 * size, unit="bytes")
+    return found
+
+
+@pytest.fixture
+def make() -> Make:
+    """`make("moe", share=0.5, speedup=1.4)`: a valid record of that method."""
+
+    def build(
+        method: str = "dense",
+        *,
+        share: float = 1.0,
+        speedup: float = 1.0,
+        quality: float = 0.91,
+        spread: float = 0.04,
+        code: str = "code1",
+        started: float = 1000.0,
+        changed: dict[str, Any] | None = None,
+        labels: dict[str, Any] | None = None,
+        **fields: Any,
+    ) -> Record:
+        where = {
+            "experiment": "demo",
+            "hardware": "cpu-2x-test",
+            "task": "digits",
+            "backbone": "transformer",
+            "method": method,
+            "seed": 0,
+            **(labels or {}),
+        }
+        key = hashlib.sha256(repr((sorted(where.items()), code, started)).encode()).hexdigest()
+        identity = {"code": {"method": code}, "versions": {"torch": "2.13.0"}, "data": "d1f2"}
+        content: dict[str, Any] = {
+            "key": key,
+            "status": "ok",
+            "labels": where,
+            "config": {
+                "name": where["experiment"],
+                "seed": where["seed"],
+                "method": {},
+                "task": {"robustness": False},
+                "backbone": {"depth": 4},
+                "train": {"steps": None},
+                "measure": {"profile": "quick", "rounds": 10, "num_inputs": 64},
+                "gpu": {"kind": "cpu", "device": None, "precision": "32", "threads": None},
+            },
+            "environment": {
+                "cpu_model": "Test CPU 3000",
+                "num_threads": 2,
+                "versions": {"torch": "2.13.0", "condbench": "0.1.0", "python": "3.11.7"},
+                "git_commit": "0123456789abcdef",
+            },
+            "provenance": {"identity": identity, "started_unix_s": started},
+            "metrics": metrics(share, speedup, quality, spread),
+            "quality": {"direction": "higher", "chance": 0.1, "references": {"nearest": 0.71}},
+            **fields,
+        }
+        content["metrics"] |= changed or {}
+        if content["status"] != "ok":
+            content |= {"metrics": {}, "quality": None}
+        return Record.model_validate(content)
+
+    return build
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    """`tree(record, ...)` writes records where a run would and returns the folder."""
+
+    def write(*records: Record) -> Path:
+        for record in records:
+            labels = record.labels
+            method = f"{labels.method},{labels.variant}" if labels.variant else labels.method
+            where = (labels.experiment, labels.hardware, labels.task, labels.backbone, method)
+            folder = tmp_path.joinpath(*where, f"seed{labels.seed}-{record.key[:8]}")
+            folder.mkdir(parents=True, exist_ok=True)
+            write_record(folder, record)
+        return tmp_path
+
+    return write
