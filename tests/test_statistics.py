@@ -19,7 +19,8 @@ moderate = st.floats(-1, 1, allow_nan=False, width=32)
 def noisy_rounds(generator: np.random.Generator, num: int, truth: float) -> np.ndarray:
     """Log ratios with 2 % noise, 7 % of them hit by a neighbour (8 to 25 %, either model)."""
     hit = (generator.random(num) < 0.07) * generator.choice([-1, 1], num)
-    return math.log(truth) + generator.normal(0, 0.02, num) + hit * generator.uniform(0.08, 0.25, num)
+    noise = generator.normal(0, 0.02, num) + hit * generator.uniform(0.08, 0.25, num)
+    return math.log(truth) + noise
 
 
 def coverage(interval, draw, truth: float, repetitions: int) -> float:

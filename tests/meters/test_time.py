@@ -1,4 +1,4 @@
-"""The time meter on simulated clocks: known ratios, equal issue, order, refusals, restored state."""
+"""The time meter on simulated clocks: known ratios, equal issue, refusals, restored state."""
 
 from __future__ import annotations
 
@@ -172,9 +172,7 @@ def test_a_model_is_never_called_different_from_itself(clock):
     """
     noise = np.random.default_rng(2)
     same = model(clock, lambda now: 0.010 * noise.lognormal(0, 0.02))
-    sessions = [
-        control(same, BATCHES, rounds=20, warmup_s=0.0, stopwatch=clock) for _ in range(20)
-    ]
+    sessions = [control(same, BATCHES, rounds=20, warmup_s=0.0, stopwatch=clock) for _ in range(20)]
     assert not [each for each in sessions if each.ci_low > 1.01 or each.ci_high < 0.99]
     assert sum(not each.ci_low <= 1 <= each.ci_high for each in sessions) <= 4
 

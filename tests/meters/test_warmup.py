@@ -1,0 +1,66 @@
+"""Warming up on a simulated clock: until times settle, and not for ever."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+
+from bench.meters.warmup import CAP, warm_up
+
+
+def passes(clock, seconds):
+    """`run(n)`: n passes that take `seconds(now)` each."""
+
+    def run(num_passes):
+        for _ in range(num_passes):
+            clock.advance(seconds(clock.now))
+
+    return run
+
+
+def test_a_steady_model_warms_up_for_the_asked_time(clock):
+    """Two models of 10 ms are done soon after the asked second."""
+    run = passes(clock, lambda now: 0.010)
+    warm = warm_up((run, run), clock, 1.0)
+    assert warm.steady
+    assert 1.0 <= warm.elapsed_s < 1.3
+    assert warm.pass_s == pytest.approx((0.010, 0.010))
+
+
+def test_it_waits_until_times_have_fallen_to_their_floor(clock):
+    """A pass that starts at 110 ms and falls to 10 ms with a time constant of half a second."""
+    run = passes(clock, lambda now: 0.010 + 0.100 * math.exp(-2 * now))
+    warm = warm_up((run, run), clock, 0.3)
+    assert warm.steady
+    assert warm.elapsed_s > 2
+    assert warm.pass_s == pytest.approx((0.010, 0.010), rel=0.05)
+
+
+def test_one_restless_model_of_two_keeps_both_warming(clock):
+    """The first model is steady at once, the second grows by 1 % with every pass for 3 s."""
+    steady = passes(clock, lambda now: 0.010)
+    growing = passes(clock, lambda now: 0.010 * 2 ** (4 * min(now, 3)))
+    assert warm_up((steady, growing), clock, 0.3).elapsed_s > 3
+
+
+def test_times_that_never_settle_end_at_the_cap_and_say_so(clock):
+    """A model that takes 5 % longer with every pass gives up after 20 times the asked warm-up."""
+    calls = itertools.count()
+    run = passes(clock, lambda now: 0.001 * 1.05 ** next(calls))
+    warm = warm_up((run, run), clock, 0.5)
+    assert not warm.steady
+    assert warm.elapsed_s >= CAP * 0.5
+
+
+def test_long_passes_need_fewer_of_them(clock):
+    """A pass of 2 s makes windows of three turns: 6 passes of each of two models."""
+    calls = []
+
+    def run(num_passes):
+        calls.append(num_passes)
+        clock.advance(2.0 * num_passes)
+
+    assert warm_up((run, run), clock, 0.3).steady
+    assert calls == [1] * 12
