@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from bench import routing
+from bench.meters.flops import count
 from methods.branches import BranchedFFN, Branches
 
 
@@ -119,3 +120,12 @@ def test_one_branch_is_no_choice(tiny_image) -> None:
     """Fewer than two branches raise ValueError."""
     with pytest.raises(ValueError, match="two branches"):
         Branches(widths=[1.0]).build(tiny_image.spec, tiny_image.backbone)
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+def test_executed_flops_are_the_declared_ones(per_token: bool) -> None:
+    """Counted FLOPs of the branches equal the decisions'."""
+    ffn, x = layer(per_token=per_token), torch.randn(6, 5, 8)
+    with routing.observe() as seen:
+        counted = count(ffn, x, strict=True)
+    assert counted.by_region["expert"] == seen.declared_flops() > 0

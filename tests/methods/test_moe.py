@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from bench import routing
+from bench.meters.flops import count
 from methods.moe import MoE, MoEFFN, z_loss
 
 
@@ -216,3 +217,21 @@ def test_impossible_settings_are_refused(tiny_image, settings: dict, message: st
     """Settings that cannot work raise ValueError and say why."""
     with pytest.raises(ValueError, match=message):
         MoE(**settings).build(tiny_image.spec, tiny_image.backbone)
+
+
+@pytest.mark.parametrize("backend", ["loop", "grouped"])
+def test_executed_flops_are_the_declared_ones(backend: str) -> None:
+    """Counted FLOPs of the experts equal the decisions', and the rest is the router's."""
+    ffn, x = layer(top_k=2, activation="swiglu", backend=backend), tokens(2, 9)
+    with routing.observe() as seen:
+        counted = count(ffn, x, strict=True)
+    assert counted.by_region["expert"] == seen.declared_flops() == 2 * 9 * 2 * 2 * (3 * 8 * 12)
+    assert counted.total - counted.by_region["expert"] == 2 * 9 * 2 * 8 * 4  # the router
+
+
+def test_the_oracle_backend_skips_nothing() -> None:
+    """dense_masked executes every expert on every token: E / k times the declared FLOPs."""
+    ffn, x = layer(top_k=2, backend="dense_masked"), tokens(2, 9)
+    with routing.observe() as seen:
+        counted = count(ffn, x, strict=True)
+    assert counted.by_region["expert"] == seen.declared_flops() * 4 / 2

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from bench import routing
+from bench.meters.flops import count
 from methods.backbone.transformer import FeedForward
 from methods.topk_ffn import BlockFFN, TopkFFN, balanced_clusters
 
@@ -149,3 +150,12 @@ def test_impossible_settings_are_refused(tiny_image, settings: dict) -> None:
     """k beyond the number of blocks, and blocks that do not divide the neurons: ValueError."""
     with pytest.raises(ValueError, match="blocks"):
         TopkFFN(**settings).build(tiny_image.spec, tiny_image.backbone)
+
+
+def test_executed_flops_are_the_declared_ones() -> None:
+    """Inference executes k blocks per token, both matrices, and besides only the predictor."""
+    _, ffn = layer(1)
+    with routing.observe() as seen:
+        counted = count(ffn, torch.randn(3, 5, 8), strict=True)
+    assert counted.by_region["expert"] == seen.declared_flops() == 15 * 4 * 8 * 4  # D 8, h 4
+    assert counted.total - counted.by_region["expert"] == 15 * 2 * (8 * 4 + 4 * 4)

@@ -1,0 +1,92 @@
+"""Expert choice: every expert picks its tokens, so load is perfectly even and no loss balances it.
+
+Zhou et al. 2022, "Mixture-of-Experts with Expert Choice Routing". A token may get several experts
+or none. What an expert picks depends on all tokens of the batch, also on later ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import count
+
+from torch import Tensor, nn
+
+from bench.routing import decide, region
+from bench.types import Backbone, Point, TaskSpec, Unsupported
+from methods import dispatch
+from methods.experts import Experts, Router
+from methods.gates import top_k
+
+
+@dataclass
+class ExpertChoice:
+    """Experts that take ceil(capacity_factor x tokens / num_experts) tokens of the batch each.
+
+    With the defaults the layer spends half of the dense layer's FLOPs (capacity_factor x
+    hidden_ratio), spread over the tokens as the experts like.
+    """
+
+    num_experts: int = 8
+    capacity_factor: float = 2.0
+    hidden_ratio: float = 0.25
+    activation: str = "gelu"
+    backend: str = "auto"
+    batch_invariant = False  # an expert compares all tokens of the batch
+
+    def build(self, spec: TaskSpec, backbone: Backbone) -> nn.Module:
+        """The backbone with such a layer in place of every feed-forward layer.
+
+        Raises Unsupported where a token would be chosen by comparing it with later ones.
+        """
+        if spec.causal or spec.kind == "seq2seq":
+            raise Unsupported("expert choice compares a token with later ones: not causal")
+        layer = count()
+        trunk: nn.Module = backbone.build(
+            spec,
+            ffn=lambda dim, hidden: ExpertChoiceFFN(
+                dim,
+                max(4, round(hidden * self.hidden_ratio)),
+                self,
+                name=f"expert_choice.{next(layer)}",
+            ),
+        )
+        return trunk
+
+    def points(self) -> list[Point]:
+        """Mean number of experts per token at inference, the trained one first."""
+        others = sorted({0.5, 1.0, 2.0, 4.0} - {self.capacity_factor})
+        return [{"capacity_factor": factor} for factor in (self.capacity_factor, *others)]
+
+    def set_point(self, model: nn.Module, point: Point) -> None:
+        """Let the experts take `point["capacity_factor"]` times an even share from now on."""
+        for module in model.modules():
+            if isinstance(module, ExpertChoiceFFN):
+                module.capacity_factor = float(point["capacity_factor"])
+
+
+class ExpertChoiceFFN(nn.Module):
+    """sum over the experts that picked a token of probability_e f_e(x). Skips in training too."""
+
+    def __init__(
+        self, dim: int, hidden: int, settings: ExpertChoice, *, name: str = "expert_choice"
+    ) -> None:
+        super().__init__()
+        self.name, self.backend = name, settings.backend
+        self.capacity_factor = settings.capacity_factor
+        self.router = Router(dim, settings.num_experts)
+        self.experts = Experts(settings.num_experts, dim, hidden, settings.activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        with region("router"):
+            probability = self.router(x).softmax(-1)  # [B, T, E]
+            rows = probability.flatten(0, 1)  # [N, E]
+            limit = dispatch.capacity(len(rows), rows.shape[1], 1, self.capacity_factor)
+            run = decide(
+                self.name,
+                probabilities=probability,
+                run=top_k(rows.detach().t(), limit).t().view_as(probability),
+                cost=self.experts.flops_per_row,
+            )
+        mixed = dispatch.mix(x.flatten(0, 1), run.flatten(0, 1), rows, self.experts, self.backend)
+        return mixed.view_as(x)
