@@ -17,10 +17,15 @@ def refuse_if_watched(quantity: str) -> None:
 
     `quantity` names what was to be measured. Python's own trace and profile hooks count too.
     """
+    refuse_if_dispatch_watched(quantity)
+    if sys.getprofile() is not None or sys.gettrace() is not None:
+        raise MeterStateError(f"{quantity}: a Python profiler, tracer or debugger is active")
+
+
+def refuse_if_dispatch_watched(quantity: str) -> None:
+    """The same for what sees torch's ops only: a tracer slows a count, but changes no number."""
     modes = _get_current_dispatch_mode_stack()
     if modes:
         raise MeterStateError(f"{quantity}: the mode {type(modes[-1]).__name__} is active")
     if torch._C._autograd._profiler_enabled():
         raise MeterStateError(f"{quantity}: a torch profiler is active")
-    if sys.getprofile() is not None or sys.gettrace() is not None:
-        raise MeterStateError(f"{quantity}: a Python profiler, tracer or debugger is active")

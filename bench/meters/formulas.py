@@ -1,0 +1,223 @@
+"""What each op that multiplies and adds costs: one table, op name -> formula.
+
+Convention: 2 x MAC, executed, zero padding included, attention counted full. A complex MAC is four
+real ones. Bias, activation and normalisation are no MACs and appear in the ledger's elementwise
+column instead.
+
+A formula reads one `Call` and returns FLOPs, a `Cost` where causal masking makes a second number,
+or None where it cannot tell (the ledger then flags the op). Arguments are read by their schema
+names, so that an argument added by a later torch moves nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from math import prod
+
+from torch import Tensor
+
+from bench.meters import formulas_attention, formulas_sparse
+from bench.meters.formulas_call import Call, Cost
+
+Formula = Callable[[Call], int | Cost | None]
+
+# left [..., M, K] @ right [..., K, N], by argument names; right may be a vector [K]
+PRODUCTS = {
+    "aten::mm": ("self", "mat2"),
+    "aten::bmm": ("self", "mat2"),
+    "aten::addmm": ("mat1", "mat2"),
+    "aten::_addmm_activation": ("mat1", "mat2"),
+    "aten::baddbmm": ("batch1", "batch2"),
+    "aten::addbmm": ("batch1", "batch2"),
+    "aten::mv": ("self", "vec"),
+    "aten::addmv": ("mat", "vec"),
+    "aten::dot": ("self", "tensor"),
+    "aten::vdot": ("self", "other"),
+    "aten::_int_mm": ("self", "mat2"),
+    "aten::_scaled_mm": ("self", "mat2"),
+    "aten::_scaled_mm_v2": ("self", "mat2"),
+    "aten::_scaled_addmm": ("mat1", "mat2"),
+    "aten::_sparse_addmm": ("mat1", "mat2"),
+    "aten::_sparse_sparse_matmul": ("self", "other"),
+    "aten::_sparse_mm_reduce_impl": ("self", "other"),
+    "aten::hspmm": ("mat1", "mat2"),
+    "aten::sspaddmm": ("mat1", "mat2"),
+}
+
+# rows [..., K] times a packed weight: its shape says nothing, so N is the output's
+PACKED_LINEARS = (
+    "aten::_weight_int8pack_mm",
+    "aten::_weight_int4pack_mm",
+    "aten::_weight_int4pack_mm_for_cpu",
+    "aten::_dyn_quant_matmul_4bit",
+    "aten::_mixed_dtypes_linear",
+    "quantized::linear",
+    "quantized::linear_relu",
+    "quantized::linear_dynamic",
+    "quantized::linear_relu_dynamic",
+    "quantized::linear_dynamic_fp16",
+)
+
+CONVOLUTIONS = (
+    "aten::convolution",
+    "aten::_convolution",
+    "aten::convolution_overrideable",
+    "aten::mkldnn_convolution",
+    "aten::cudnn_convolution",
+    "aten::cudnn_convolution_relu",
+    "aten::cudnn_convolution_add_relu",
+    "aten::cudnn_convolution_transpose",
+    "aten::miopen_convolution",
+    "aten::miopen_depthwise_convolution",
+    "aten::miopen_convolution_transpose",
+    "aten::_slow_conv2d_forward",
+    "aten::_conv_depthwise2d",
+    "aten::conv_depthwise3d",
+    "aten::slow_conv3d_forward",
+    "aten::slow_conv_dilated2d",
+    "aten::slow_conv_dilated3d",
+    "aten::slow_conv_transpose2d",
+    "aten::slow_conv_transpose3d",
+)
+
+
+def product(call: Call, *, left: str, right: str) -> int | None:
+    """left @ right: every stored element of the left meets every column of the right."""
+    return formulas_sparse.matmul(call[left], call[right])
+
+
+def linear(call: Call) -> int:
+    """Rows [..., K] times weight [N, K], dense or sparse."""
+    rows, weight = call.first, call["weight"]
+    num_rows = rows.numel() // rows.size(-1) if rows.size(-1) else 0
+    return num_rows * formulas_sparse.real_macs(rows) * formulas_sparse.stored(weight)
+
+
+def packed_linear(call: Call) -> int:
+    """Rows [..., K] times a packed weight, giving [..., N]."""
+    return 2 * call.first.numel() * call.result.size(-1)
+
+
+def convolution(call: Call) -> int:
+    """Each output element sums a kernel; transposed: each input element spreads one.
+
+    weight [out, in / groups, *kernel], transposed [in, out / groups, *kernel]: groups are already
+    in the shape.
+    """
+    transposed = call.get("transposed", "transpose" in call.op)
+    return _kernels((call.first if transposed else call.result), call["weight"].shape[1:])
+
+
+def convolution_backward(call: Call) -> int:
+    """The gradients of input and weight each cost what the forward pass did."""
+    spread = call["input"] if call["transposed"] else call["grad_output"]
+    return sum(call["output_mask"][:2]) * _kernels(spread, call["weight"].shape[1:])
+
+
+def _kernels(elements: Tensor, kernel: Sequence[int]) -> int:
+    return formulas_sparse.real_macs(elements) * elements.numel() * prod(kernel)
+
+
+def conv_tbc(call: Call) -> int:
+    """Output [T, B, out], weight [kernel, in, out]."""
+    return _kernels(call.result, call["weight"].shape[:2])
+
+
+def grouped_mm(call: Call) -> int:
+    """One product per group, by the real offsets: rows behind the last one are not computed.
+
+    [M, K] x [G, K, N] and [G, M, K] x [K, N] and [M, K] x [K, N] split M, N and K; without
+    offsets [G, M, K] x [G, K, N].
+    """
+    left, right, offsets = call.first, call.second, call.get("offs")
+    if offsets is None:
+        return 2 * left.numel() * right.shape[-1]
+    spanned = int(offsets[-1]) if offsets.numel() else 0
+    if left.dim() == right.dim():  # K is split
+        return 2 * spanned * left.shape[0] * right.shape[1]
+    kept = right.shape[-2] * right.shape[-1] if left.dim() == 2 else left.shape[-2] * left.shape[-1]
+    return 2 * spanned * kept
+
+
+def rnn_mkldnn(call: Call, *, weights: tuple[str, str], passes: int) -> int:
+    """One layer, one direction: input and recurrent weights at every step."""
+    steps = call["input"].numel() // call["input"].shape[-1]
+    return 2 * passes * steps * sum(call[name].numel() for name in weights)
+
+
+def rnn_cudnn(call: Call, *, backward: bool) -> int:
+    """All layers and directions: every weight matrix at every step; biases are vectors."""
+    steps = call["input"].numel() // call["input"].shape[-1]
+    matrices = sum(weight.numel() for weight in call["weight"] if weight.dim() == 2)
+    passes = 1 + bool(call["output_mask"][3]) if backward else 1
+    return 2 * passes * steps * matrices
+
+
+def trilinear(call: Call) -> int:
+    """Two sums of products, as executed: (i1 x i2) over what i3 lacks, then x i3."""
+    expanded = [set(call[f"expand{i}"]) for i in (1, 2, 3)]
+    rank = call["i1"].dim() + len(expanded[0])
+    sizes = [_expand(call[f"i{i + 1}"].shape, expanded[i], rank) for i in range(3)]
+    first = {d for d in call["sumdim"] if d in expanded[2]}
+    pair = [max(sizes[0][d], sizes[1][d]) for d in range(rank)]
+    rest = [max(1 if d in first else pair[d], sizes[2][d]) for d in range(rank)]
+    sums_later = len(first) < len(call["sumdim"])
+    macs = prod(pair) * bool(first) + prod(rest) * sums_later
+    return formulas_sparse.real_macs(call["i1"]) * macs
+
+
+def _expand(shape: tuple[int, ...], expanded: set[int], rank: int) -> list[int]:
+    given = iter(shape)
+    return [1 if d in expanded else next(given) for d in range(rank)]
+
+
+def distances(call: Call, *, num_norms: int = 0) -> int:
+    """One MAC per pair of rows and column; the matmul form appends columns for the norms."""
+    table = call.get("cdist", call.result)  # [..., rows, rows]; backward: the forward's table
+    return 2 * table.numel() * (call["x1"].shape[-1] + num_norms)
+
+
+def pair_distances(call: Call) -> int:
+    """Every unordered pair of n rows [n, D]."""
+    num_rows, dim = call.first.shape
+    return num_rows * (num_rows - 1) * dim
+
+
+FORMULAS: Mapping[str, Formula] = {
+    **{op: partial(product, left=left, right=right) for op, (left, right) in PRODUCTS.items()},
+    **dict.fromkeys(("aten::linear", "aten::mkldnn_linear"), linear),
+    **dict.fromkeys(PACKED_LINEARS, packed_linear),
+    **dict.fromkeys(CONVOLUTIONS, convolution),
+    "aten::convolution_backward": convolution_backward,
+    "aten::convolution_backward_overrideable": convolution_backward,
+    "aten::conv_tbc": conv_tbc,
+    "aten::_grouped_mm": grouped_mm,
+    "aten::_scaled_grouped_mm": grouped_mm,
+    "aten::_scaled_grouped_mm_v2": grouped_mm,
+    "transformers::grouped_mm_fallback": grouped_mm,
+    "transformers::grouped_mm_fallback_backward": lambda call: 2 * grouped_mm(call),
+    "aten::mkldnn_rnn_layer": partial(rnn_mkldnn, weights=("weight0", "weight1"), passes=1),
+    "aten::mkldnn_rnn_layer_backward": partial(
+        rnn_mkldnn, weights=("weight1", "weight2"), passes=2
+    ),
+    "aten::_cudnn_rnn": partial(rnn_cudnn, backward=False),
+    "aten::_cudnn_rnn_backward": partial(rnn_cudnn, backward=True),
+    "aten::_trilinear": trilinear,
+    "aten::_euclidean_dist": partial(distances, num_norms=2),
+    "aten::_cdist_forward": distances,
+    "aten::_cdist_backward": distances,
+    "aten::_pdist_forward": pair_distances,
+    "aten::sparse_sampled_addmm": formulas_sparse.sampled,
+    **formulas_attention.FORMULAS,
+}
+
+
+def version() -> str:
+    """A hash of the formulas' source, for provenance: equal hashes, equal arithmetic."""
+    rooms = (sys.modules[__name__], formulas_attention, formulas_sparse)
+    source = "".join(inspect.getsource(room) for room in rooms)
+    return hashlib.sha256(source.encode()).hexdigest()[:12]

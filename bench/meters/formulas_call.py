@@ -1,0 +1,47 @@
+"""One dispatched call as a FLOP formula sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+
+class Cost(NamedTuple):
+    """FLOPs of one call: attention counted full, and with the causally masked half left out."""
+
+    full: int
+    causal: int
+
+
+@dataclass(slots=True)
+class Call:
+    """The op's name, its arguments by schema name (defaults left out) and what it returned."""
+
+    op: str
+    arguments: Mapping[str, Any]
+    output: Any
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arguments[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The argument, or `default` where the caller left it to its schema default."""
+        return self.arguments.get(name, default)
+
+    @property
+    def first(self) -> Any:
+        """The first argument, for ops that name it differently."""
+        return next(iter(self.arguments.values()))
+
+    @property
+    def second(self) -> Any:
+        """The second argument."""
+        values = iter(self.arguments.values())
+        next(values)
+        return next(values)
+
+    @property
+    def result(self) -> Any:
+        """The output tensor, or the first of several."""
+        return self.output[0] if isinstance(self.output, (tuple, list)) else self.output
