@@ -165,13 +165,13 @@ def _fits(run: Callable[[int], object], size: int) -> bool:
     try:
         run(size)
     except torch.OutOfMemoryError:
-        fit = False
+        pass  # collect outside the handler: the traceback holds the failed pass's tensors
     else:
-        fit = True
-    gc.collect()  # outside the handler: the traceback holds the failed pass's tensors
+        return True
+    gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return fit
+    return False
 
 
 def _rehome_grads(params: list[nn.Parameter]) -> None:
