@@ -150,7 +150,7 @@ def read_record(path: Path) -> Record:
     """Read and validate one record file. Raises BadRecord naming the file and what is wrong."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: text, JSON, huge integers
         raise BadRecord(f"{path}: not readable as JSON ({error})") from error
     if not isinstance(content, dict) or "schema_version" not in content:
         raise BadRecord(f"{path}: not a condbench record (no schema_version)")
@@ -165,6 +165,8 @@ def read_record(path: Path) -> Record:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "record"
         raise BadRecord(f"{path}: {where}: {first['msg']}") from error
+    except OverflowError as error:
+        raise BadRecord(f"{path}: a number is too large ({error})") from error
 
 
 def read_state(folder: Path) -> tuple[str, str] | None:
