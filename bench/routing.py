@@ -163,6 +163,11 @@ def replay(observation: Observation) -> Iterator[None]:
         yield
 
 
+def is_forced() -> bool:
+    """Whether somebody already chooses for the gates (`force` or `replay`) in this thread."""
+    return _here.choose is not None
+
+
 @contextmanager
 def _choosing(choose: Callable[[Decision], Tensor]) -> Iterator[None]:
     before, _here.choose = _here.choose, choose
