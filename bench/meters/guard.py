@@ -7,6 +7,8 @@ import sys
 import torch
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
+from bench.meters.threads import is_counting
+
 
 class MeterStateError(RuntimeError):
     """A meter was asked to run where its reading would be wrong; the message says why."""
@@ -18,6 +20,8 @@ def refuse_if_watched(quantity: str) -> None:
     `quantity` names what was to be measured. Python's own trace and profile hooks count too.
     """
     refuse_if_dispatch_watched(quantity)
+    if is_counting():
+        raise MeterStateError(f"{quantity}: a FLOP count is in progress in another thread")
     if sys.getprofile() is not None or sys.gettrace() is not None:
         raise MeterStateError(f"{quantity}: a Python profiler, tracer or debugger is active")
 

@@ -23,7 +23,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from bench.meters.clocks import is_exclusive
-from bench.meters.guard import MeterStateError, refuse_if_watched
+from bench.meters.guard import MeterStateError, refuse_if_dispatch_watched
 from bench.meters.stopwatch import device_of
 from bench.meters.time import evaluating
 
@@ -128,7 +128,7 @@ def watch(work: Work, device: torch.device | str = "cpu", prepare: Work = lambda
     allocated in `prepare`: the profiler knows no older blocks. Raises MeterStateError under a
     profiler or dispatch mode, and when nothing was allocated.
     """
-    refuse_if_watched("memory")
+    refuse_if_dispatch_watched("memory")
     device = torch.device(device)
     gc.collect()
     window = _on_gpu(work, prepare, device) if device.type == "cuda" else _on_cpu(work, prepare)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bench.meters.guard import refuse_if_watched
+from bench.meters.guard import refuse_if_dispatch_watched
 from bench.meters.time import evaluating
 
 aten = torch.ops.aten
@@ -32,7 +32,7 @@ def active_params(model: nn.Module, inputs: Iterable[Any]) -> list[int]:
 
     Raises MeterStateError under another dispatch mode or a profiler.
     """
-    refuse_if_watched("active parameters")
+    refuse_if_dispatch_watched("active parameters")
     counts = []
     with evaluating(model):
         for each in inputs:

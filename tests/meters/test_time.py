@@ -6,6 +6,8 @@ import cProfile
 import gc
 import math
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +16,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.meters.clocks import DeviceState
+from bench.meters.flops import count
 from bench.meters.guard import MeterStateError
 from bench.meters.time import compare, control, pinned_threads
 
@@ -181,6 +184,24 @@ def test_it_refuses_under_a_flop_counter(clock):
     """A dispatch mode runs Python for every operation: nothing timed under it is true."""
     with FlopCounterMode(display=False), pytest.raises(MeterStateError, match="FlopCounterMode"):
         timed(clock, model(clock, 0.01), model(clock, 0.01))
+
+
+def test_it_refuses_while_another_thread_counts_flops(clock):
+    """The count would run beside the timed work, and see work that is not its own."""
+    counting, done = threading.Event(), threading.Event()
+
+    def work():
+        counting.set()
+        assert done.wait(60)
+
+    with ThreadPoolExecutor() as pool:
+        count_done = pool.submit(count, work)
+        assert counting.wait(60)
+        with pytest.raises(MeterStateError, match="another thread"):
+            timed(clock, model(clock, 0.01), model(clock, 0.01))
+        done.set()
+        count_done.result(timeout=60)
+    assert timed(clock, model(clock, 0.01), model(clock, 0.01)).ratio == pytest.approx(1.0)
 
 
 def test_it_refuses_under_profilers(clock, monkeypatch):
