@@ -12,7 +12,7 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,9 @@ def canonical(content: Any) -> str:
     try:
         return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except ValueError as error:
-        raise ValueError(f"a setting is NaN or infinite, which no record can hold ({error})") from error
+        raise ValueError(
+            f"a setting is NaN or infinite, which no record can hold ({error})"
+        ) from error
 
 
 def code_hash(module: str) -> str:
@@ -89,7 +91,7 @@ def source_path(module: str) -> Path | None:
     return None
 
 
-@lru_cache(maxsize=None)
+@cache
 def _read(module: str, path: Path, mtime_ns: int, size: int) -> tuple[str, frozenset[str]]:
     """Hash of the code in `path` and the modules of the same package that it may import.
 

@@ -25,7 +25,7 @@ Choices = Callable[[str], list[str]]  # the choices of a group
 
 
 class BadOverride(Exception):
-    """An override that cannot be read or chooses what there is not; the message names its source."""
+    """An override that cannot be read or has no such choice; the message names its source."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,9 @@ def _values(override: Override, source: str, choices: Choices) -> list[Any]:
     if not override.is_sweep_override():
         return [override.value()]
     if not override.is_discrete_sweep():
-        raise BadOverride(f"{source}: {override.input_line}: a matrix needs values, not an interval")
+        raise BadOverride(
+            f"{source}: {override.input_line}: a matrix needs values, not an interval"
+        )
     value = override.value()
     if isinstance(value, Glob):
         return value.filter(choices(override.key_or_group))

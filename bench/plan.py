@@ -32,6 +32,7 @@ from bench.overrides import Axis, BadOverride
 from bench.planned import PlannedTrial, TrialMaker
 from bench.plugins import BrokenPlugin, Plugin, PluginError
 
+CONF = "bench.conf"  # the package that holds conf/
 COMMAND_LINE = "command line"
 DEFAULT_EXPERIMENT = "quickstart"
 UNTYPED = "_untyped"  # stands in for a plugin while only an experiment's sweep is read
@@ -58,7 +59,7 @@ def make_plan(arguments: Sequence[str] = ()) -> Plan:
     PlanError, with one sentence for a person.
     """
     try:
-        with initialize_config_module("bench.conf", version_base="1.3"):
+        with initialize_config_module(CONF, version_base="1.3"):
             return _plan(_Composer(), arguments or [f"experiment={DEFAULT_EXPERIMENT}"])
     except (PluginError, BadOverride) as error:
         raise PlanError(str(error)) from error
@@ -89,21 +90,23 @@ def _matrix(
     start = [experiment] if experiment else []
     axes = {**composer.swept_by(experiment), **given} if experiment else given
     values = [axis for axis in axes.values() if not axis.composed]
+    dense = plugins.find("method", "dense")
     for choices in product(*(axis.values for axis in axes.values() if axis.composed)):
         try:
             config = composer.compose([*start, *choices])
             chosen = composer.plugins_of(config)
             for resolved in composer.expand(config, values):
-                yield _cell(maker, _named(resolved, experiment), chosen)
+                yield _cell(maker, _named(resolved, experiment), chosen, dense)
         except BrokenPlugin as error:
             yield error
 
 
-def _cell(maker: TrialMaker, config: dict[str, Any], chosen: dict[str, Plugin]) -> Cell:
+def _cell(
+    maker: TrialMaker, config: dict[str, Any], chosen: dict[str, Plugin], dense: Plugin
+) -> Cell:
     try:
         typed(config)
         layout.check_name(config["name"])
-        dense = plugins.find("method", "dense")
         return maker.make(config, chosen), maker.dense_twin(config, chosen, dense)
     except (ValueError, LookupError) as error:
         raise PlanError(str(error)) from error
@@ -130,7 +133,7 @@ class _Composer:
 
     def __init__(self) -> None:
         self.known = {kind: plugins.choices(kind) for kind in plugins.GROUPS}
-        self.schemas: dict[tuple[str, type], Plugin] = {}
+        self.schemas: dict[tuple[str, type | None], Plugin] = {}
         self.checked: dict[tuple[Any, str, str], Any] = {}
         self.loader = GlobalHydra.instance().config_loader()
         store = ConfigStore.instance()
@@ -240,7 +243,10 @@ def _assign(config: DictConfig, axis: Axis, value: Any) -> Any:
         node[leaf] = value
     except OmegaConfBaseException as error:
         raise PlanError(explain(error, where)) from error
-    return _plain(OmegaConf.create({leaf: node[leaf]}))[leaf]
+    held = node[leaf]
+    if held is None or isinstance(held, str | int | float):  # by far the most
+        return held
+    return _plain(OmegaConf.create({leaf: held}))[leaf]
 
 
 def _plain(config: DictConfig, *, resolve: bool = True) -> Any:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import environment, identity, layout
-from bench.plugins import BrokenPlugin, Plugin
+from bench.plugins import BrokenPlugin, Plugin, construct
 from bench.record import Labels
 
 Config = dict[str, Any]
@@ -130,7 +130,9 @@ class TrialMaker:
         return layout.checkpoint_path(identity.key_of(content))
 
     def _versions(self, plugins: Mapping[str, Plugin]) -> dict[str, str]:
-        ours = {name: self.versions[name] for name in identity.KEY_PACKAGES if name in self.versions}
+        ours = {
+            name: self.versions[name] for name in identity.KEY_PACKAGES if name in self.versions
+        }
         foreign = {p.distribution: p.version for p in plugins.values()}
         foreign.pop("condbench", None)  # its code is hashed: a new version alone changes nothing
         return {**ours, **foreign}
@@ -155,7 +157,7 @@ class TrialMaker:
 
 def _data_hash(task: Plugin, settings: Config) -> str:
     try:
-        return str(task.load()(**settings).data_hash())
+        return str(construct(task.load(), settings).data_hash())
     except BrokenPlugin:
         raise
     except Exception as error:  # whatever a task does where its data is missing

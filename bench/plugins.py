@@ -12,9 +12,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
+from typing import Any, get_type_hints
 
 GROUPS = {
     "method": "condbench.methods",
@@ -87,6 +88,21 @@ def find(kind: str, name: str) -> Plugin:
     if name not in known:
         raise PluginError(unknown(kind, name, known))
     return known[name]
+
+
+def construct(cls: type, settings: Mapping[str, Any]) -> Any:
+    """A plugin from its settings as JSON holds them; nested dataclasses are made from dicts.
+
+    Raises TypeError for settings that the class does not have.
+    """
+    hints = get_type_hints(cls)
+    made = {
+        name: construct(hints[name], value)
+        if isinstance(value, Mapping) and dataclasses.is_dataclass(hints.get(name))
+        else value
+        for name, value in settings.items()
+    }
+    return cls(**made)
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:

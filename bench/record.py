@@ -172,14 +172,18 @@ def read_record(path: Path) -> Record:
 def read_state(folder: Path) -> tuple[str, str] | None:
     """(key, status) of the record in `folder` without parsing it whole; None if there is none.
 
-    Raises BadRecord when the file does not begin like a record.
+    Raises BadRecord when the file does not begin and end like a record.
     """
     path = folder / RECORD_NAME
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            head = file.read(400)
+        with path.open("rb") as file:
+            head = file.read(400).decode("utf-8", errors="replace")
+            file.seek(max(0, path.stat().st_size - 2))
+            end = file.read()
     except FileNotFoundError:
         return None
+    if not end.rstrip().endswith(b"}"):
+        raise BadRecord(f"{path}: cut off: does not end like a condbench record")
     parts = head.split('"', 9)
     if len(parts) < 9 or parts[1] != "key" or parts[5] != "status":
         raise BadRecord(f"{path}: does not begin like a condbench record")

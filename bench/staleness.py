@@ -76,7 +76,9 @@ def _invalid(folder: Path) -> list[str]:
         record = read_record(folder / RECORD_NAME)
     except BadRecord as error:
         return [str(error)]
-    return [k for k, metric in record.metrics.items() if not metric.valid and metric.value is not None]
+    return [
+        k for k, metric in record.metrics.items() if not metric.valid and metric.value is not None
+    ]
 
 
 def _nearest_difference(
@@ -90,10 +92,9 @@ def _nearest_difference(
     earlier = [
         list(differences(identity, trial.identity))
         for folder in siblings[cell]
-        if folder.name.startswith(prefix)
-        and (identity := _identity(folder, planned)) is not None
+        if folder.name.startswith(prefix) and (identity := _identity(folder, planned)) is not None
     ]
-    return "; ".join(min(earlier, key=len)) if earlier else ""
+    return "; ".join(sorted(earlier, key=len)[0]) if earlier else ""
 
 
 def _identity(folder: Path, planned: Collection[str]) -> dict[str, Any] | None:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
+from pathlib import Path
 
 import pytest
+
+CONF = Path(__file__).parents[1] / "conf"
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two cores are shared: timing tests need quiet
 os.environ["WANDB_MODE"] = "offline"
@@ -30,3 +35,50 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if bad:
         print("\nskipped without needing a GPU:", *bad, sep="\n  ")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+class House:
+    """A distribution with real entry-point metadata and a copy of conf/, for the planner to find."""
+
+    def __init__(self, root: Path) -> None:
+        self.source = root / "fakehouse" / "__init__.py"
+        self.conf = root / "fakeconf"
+        self.entry_points = root / "fakehouse-1.0.dist-info" / "entry_points.txt"
+        shutil.copytree(CONF, self.conf)
+        self.source.parent.mkdir()
+        shutil.copy(Path(__file__).parent / "fakes" / "house.py", self.source)
+        self.entry_points.parent.mkdir()
+        metadata = "Metadata-Version: 2.1\nName: fakehouse\nVersion: 1.0\n"
+        (self.entry_points.parent / "METADATA").write_text(metadata)
+        self.offer("method", dense="Dense", moe="MoE")
+        self.offer("backbone", transformer="Transformer")
+        self.offer("task", digits="Digits", text="Text")
+
+    def offer(self, kind: str, **classes: str) -> None:
+        """Add entry points: a class of this house, or module:Class of another."""
+        lines = [f"[fakehouse.{kind}]"]
+        lines += [f"{k} = {v if ':' in v else f'fakehouse:{v}'}" for k, v in classes.items()]
+        with self.entry_points.open("a") as file:
+            file.write("\n".join(lines) + "\n")
+
+    def experiment(self, name: str, text: str) -> None:
+        """Write conf/experiment/NAME.yaml with the line that every experiment begins with."""
+        path = self.conf / "experiment" / f"{name}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"# @package _global_\n{text}")
+
+
+@pytest.fixture
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
+    """A house of fake plugins, the only ones that the planner finds."""
+    from bench import plan, plugins
+
+    made = House(tmp_path / "house")
+    monkeypatch.syspath_prepend(str(tmp_path / "house"))
+    for module in ("fakehouse", "fakeconf"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    for kind in plugins.GROUPS:
+        monkeypatch.setitem(plugins.GROUPS, kind, f"fakehouse.{kind}")
+    monkeypatch.setattr(plan, "CONF", "fakeconf")
+    monkeypatch.chdir(tmp_path)
+    return made

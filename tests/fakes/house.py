@@ -1,0 +1,69 @@
+"""A stand-in for methods, backbones and tasks: settings without any model, as the planner sees them.
+
+The `house` fixture copies this file into a distribution of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Dense:
+    """The backbone as it is."""
+
+    def build(self, spec, backbone):
+        raise NotImplementedError
+
+
+@dataclass
+class Inner:
+    rate: float = 0.5
+
+
+@dataclass
+class MoE:
+    """Mixture of experts, on paper."""
+
+    num_experts: int = 8
+    top_k: int = 1
+    hidden: str | None = None
+    widths: list[int] = field(default_factory=lambda: [1, 2])
+    router: Inner = field(default_factory=Inner)
+
+    def build(self, spec, backbone):
+        raise NotImplementedError
+
+
+@dataclass
+class Transformer:
+    """A backbone on paper."""
+
+    depth: int = 4
+
+    def build(self, spec, **parts):
+        raise NotImplementedError
+
+
+@dataclass
+class Digits:
+    """A task on paper."""
+
+    canvas: int = 16
+
+    def data_hash(self) -> str:
+        return f"data-{self.canvas}"
+
+    def evaluate(self, model, batches):
+        raise NotImplementedError
+
+
+@dataclass
+class Text:
+    """Another task."""
+
+    def data_hash(self) -> str:
+        return "text"
+
+    def evaluate(self, model, batches):
+        raise NotImplementedError
