@@ -70,7 +70,8 @@ def _write(folder: Path, contents: dict[str, str | bytes]) -> list[Path]:
     paths = []
     for name, content in contents.items():
         path = folder / name
-        path.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        raw = content.encode("utf-8", "replace") if isinstance(content, str) else content
+        path.write_bytes(raw)
         paths.append(path)
     for name in CAPTIONS.keys() - contents.keys():
         (folder / name).unlink(missing_ok=True)  # a figure of an earlier report would be stale

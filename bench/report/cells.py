@@ -17,6 +17,8 @@ from bench.record import Metric
 RATIO = re.compile(r"infer/(speedup_b\d+|realised_b\d+|energy_ratio)$")
 SPREAD = re.compile(r"infer/(quality|energy_j_per_sample|cpu_energy_j_per_sample)$|train/energy_j$")
 
+MAX_LOG = 700.0  # e to that is still a float
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -64,11 +66,12 @@ def _finite(bound: float | None) -> float | None:
 
 def _mean(key: str, values: Sequence[float]) -> tuple[float, float | None, float | None]:
     if RATIO.search(key) and min(values) > 0:
-        value, low, high = _mean_interval([math.log(value) for value in values])
-        return math.exp(value), math.exp(low), math.exp(high)
+        logs = _mean_interval([math.log(value) for value in values])
+        value, low, high = (math.exp(min(log, MAX_LOG)) for log in logs)
+        return value, low, high
     if SPREAD.search(key):
         return _mean_interval(values)
-    return math.fsum(values) / len(values), None, None
+    return math.fsum(value / len(values) for value in values), None, None
 
 
 def difference(unit: str, pairs: Sequence[tuple[float, float]]) -> Cell:

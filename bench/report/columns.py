@@ -265,8 +265,8 @@ def number(value: float, digits: int = 3) -> str:
     """
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else str(value)
-    rounded = float(f"{value:.{digits - 1}e}")
-    magnitude = math.floor(math.log10(abs(rounded)))
+    scientific = f"{value:.{digits - 1}e}"
+    magnitude = int(scientific.partition("e")[2])  # of the rounded value: 99.96 counts as 100
     if not -5 <= magnitude <= 9:
-        return f"{value:.{digits - 1}e}"
+        return scientific
     return f"{value:.{max(0, digits - 1 - magnitude)}f}"

@@ -43,9 +43,10 @@ def speedup_marks(table: Table) -> Iterator[Mark]:
     for row in table.rows:
         for size in batches if row.method != DENSE else ():
             tau, sigma = (row.cells.get(f"infer/{kind}_b{size}") for kind in ("tau", "speedup"))
-            if tau is None or sigma is None or not tau.value or not sigma.value:
+            if tau is None or sigma is None or (tau.value or 0) <= 0 or (sigma.value or 0) <= 0:
                 continue
-            yield Mark(row, size == max(batches) and len(batches) > 1, tau.value, sigma)
+            larger = size == max(batches) and len(batches) > 1
+            yield Mark(row, larger, tau.value or 0.0, sigma)
 
 
 def draw_speedup(axes: Axes, table: Table, styles: Mapping[str, Style]) -> None:

@@ -17,6 +17,7 @@ import pandas as pd
 
 from bench.record import RECORD_NAME, BadRecord, Metric, PointResult, Record, read_record
 
+FAR_FUTURE_S = 1e12
 FRAME_COLUMNS = (
     *("experiment", "hardware", "device", "task", "backbone", "method", "variant", "seed"),
     *("profile", "key", "status", "point", "is_default", "metric"),
@@ -39,7 +40,7 @@ class Found:
     def started_unix_s(self) -> float:
         """When the trial started; the file's time where the record does not say."""
         started = self.record.provenance.get("started_unix_s")
-        if isinstance(started, int | float):
+        if isinstance(started, int | float) and abs(started) < FAR_FUTURE_S:
             return float(started)
         return (self.folder / RECORD_NAME).stat().st_mtime
 

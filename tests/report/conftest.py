@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 
 from bench.record import Metric, Record, missing, write_record
+from bench.report.reading import Found
+from bench.report.rows import Table, tables
 
 NO_GPU = "no NVIDIA GPU: the driver does not answer"
+HIGHER = {"direction": "higher", "chance": 0.1, "references": {"nearest": 0.71}}
 Make = Callable[..., Record]
 Tree = Callable[..., Path]
 
@@ -56,6 +59,7 @@ def make() -> Make:
         started: float = 1000.0,
         changed: dict[str, Any] | None = None,
         labels: dict[str, Any] | None = None,
+        quality_label: dict[str, Any] | None = HIGHER,
         **fields: Any,
     ) -> Record:
         where = {
@@ -91,7 +95,7 @@ def make() -> Make:
             },
             "provenance": {"identity": identity, "started_unix_s": started},
             "metrics": metrics(share, speedup, quality, spread),
-            "quality": {"direction": "higher", "chance": 0.1, "references": {"nearest": 0.71}},
+            "quality": quality_label,
             **fields,
         }
         content["metrics"] |= changed or {}
@@ -117,3 +121,13 @@ def tree(tmp_path: Path) -> Tree:
         return tmp_path
 
     return write
+
+
+@pytest.fixture
+def tabulated() -> Callable[..., list[Table]]:
+    """`tabulated(record, ...)`: the tables of these records, without a disk."""
+
+    def run(*records: Record) -> list[Table]:
+        return tables(Found(record, Path(f"somewhere/{n}")) for n, record in enumerate(records))
+
+    return run
