@@ -1,14 +1,15 @@
 """Training: the only room with Lightning.
 
-    fit(model, method, task, plan, ...) -> Training
+    fit(model, method, task, recipe, ...) -> Training
 
-runs the recipe (AdamW, linear warm-up then cosine) for a number of steps over seeded data. Two early
-steps are probed, one for memory and one for FLOPs; their time is taken out of the training time.
+runs the recipe (AdamW, linear warm-up, then cosine) over seeded data. Two early steps are probed,
+one for memory and one for FLOPs; their time is taken out of the training time.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import time
 import warnings
@@ -70,6 +71,8 @@ def fit(
     module = _Module(model, method, task, recipe)
     watch = _Watch(recipe.steps, on_step)
     module.probes = list(probes)
+    # Lightning's hints about devices and paid loggers are no part of a trial's log.
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     trainer = _trainer(recipe, gpu, watch)
     started = time.perf_counter()
     with warnings.catch_warnings():

@@ -2,8 +2,8 @@
 
     python -m bench.trial FOLDER      runs the trial that FOLDER/trial.json describes
 
-The launcher, torchrun and a person all come through this door. Everything is resolved in trial.json:
-no Hydra here. Whatever happens inside, a record says so; only an interrupt leaves none.
+The launcher, torchrun and a person all come through this door. Everything is resolved in
+trial.json: no Hydra here. Whatever happens inside, a record says so; only an interrupt leaves none.
 """
 
 from __future__ import annotations
@@ -199,16 +199,15 @@ def _train(
         on_step=lambda done: tell("train", done),
         probes=(probe.memory, probe.flops),
     )
-    untrained = "training free: the method takes no training step"
+    no_step = "training free: the method takes no training step"
+    unprobed = no_step if training.num_steps == 0 else "too few training steps to probe one"
     return {
         "train/time_s": Metric(value=training.time_s, unit="s"),
         "train/num_steps": Metric(value=training.num_steps, unit="count"),
-        "train/loss": missing("nat", untrained)
+        "train/loss": missing("nat", no_step)
         if training.loss is None
         else Metric(value=training.loss, unit="nat"),
-        **probe.metrics(
-            untrained if training.num_steps == 0 else "too few training steps to probe"
-        ),
+        **probe.metrics(unprobed),
     }
 
 
@@ -245,7 +244,7 @@ def _record(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one trial folder by hand; exit 0 if the record is ok or skipped, 1 failed, 2 bad folder."""
+    """Run one trial folder by hand: exit code 0 ok or skipped, 1 failed, 2 not a trial."""
     parser = argparse.ArgumentParser(prog="python -m bench.trial", description=__doc__)
     parser.add_argument("folder", type=Path, help="a folder with trial.json")
     folder = parser.parse_args(arguments).folder
