@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -114,8 +115,10 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
 
 
 def summary(plugin: Plugin) -> str:
-    """The first line of a plugin's docstring. Raises BrokenPlugin."""
-    written = plugin.load().__doc__ or ""
+    """The first sentence of a plugin's docstring. Raises BrokenPlugin."""
+    loaded = plugin.load()
+    paragraph = " ".join((loaded.__doc__ or "").strip().partition("\n\n")[0].split())
     # A dataclass without a docstring gets its signature for one, which describes nothing.
-    first = written.strip().partition("\n")[0]
-    return "" if first.startswith(f"{plugin.load().__name__}(") else first
+    if paragraph.startswith(f"{loaded.__name__}("):
+        return ""
+    return re.split(r"(?<=\.)\s", paragraph)[0]

@@ -54,6 +54,8 @@ def _state(
 ) -> State:
     try:
         found = read_state(trial.folder)
+    except NotADirectoryError:  # writing will say what stands there
+        found = None
     except (BadRecord, OSError) as error:
         return State("in the way", f"{error}; {MOVE_IT}")
     if found is None:

@@ -1,0 +1,150 @@
+"""The door: verbs, errors in one sentence, exit codes.
+
+Nothing heavy is imported before a verb is chosen, and torch only where trials are planned.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+EXIT_CODES = """exit codes:
+  0 ok, 1 a trial failed or a metric regressed, 2 bad usage or input, 3 inconclusive,
+  4 not comparable, 130 interrupted (the same command goes on from there)"""
+
+EXAMPLES = f"""examples:
+  condbench run                                    the quickstart: table, figure, report
+  condbench run --plan                             what would run, what is done or stale, and why
+  condbench run method=moe,dense task=digits seed=0,1
+  condbench run method=moe method.num_experts=4,8  a setting of a method is a key like any other
+  condbench run experiment=quickstart measure=standard retry=failed
+  condbench report results/quickstart              tables and figures again, from the records
+  condbench list                                   methods, backbones, tasks, experiments
+
+{EXIT_CODES}"""
+
+RUN_HELP = """KEY=VALUE in Hydra's grammar; a comma sweeps. Without any: experiment=quickstart.
+  experiment, method, task, backbone, gpu (cpu, one, ddp), measure (quick, standard, publish)
+  seed, train.steps, gpu.device, wandb.mode (offline, online, disabled), results, name,
+  timeout_s (per trial), retry (failed, invalid), and every setting of what was chosen"""
+
+
+class Refused(Exception):
+    """Bad usage or input: one message that says what, where, and the way out. Exit code 2."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; the exit code."""
+    parsed, rest = parser().parse_known_args(arguments)
+    try:
+        unknown = [word for word in rest if parsed.verb != "run" or word.startswith("-")]
+        if unknown:
+            raise Refused(f"unknown argument {unknown[0]!r}; condbench {parsed.verb} --help")
+        if rest:  # overrides behind an option
+            parsed.overrides += rest
+        return int(parsed.act(parsed))
+    except Refused as error:
+        print(f"condbench: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("condbench: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader went away: | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    top = argparse.ArgumentParser(
+        prog="condbench",
+        description="Does conditional computation pay off? Quality, executed FLOPs, time, memory "
+        "and energy of a matrix of methods, backbones and tasks, measured in one run.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, about: str, act: object) -> argparse.ArgumentParser:
+        made = verbs.add_parser(
+            name,
+            help=about,
+            description=about,
+            epilog=EXIT_CODES,
+            formatter_class=argparse.RawTextHelpFormatter,
+        )
+        made.set_defaults(act=act)
+        return made
+
+    run = verb("run", "run a matrix of trials, report it", _run)
+    run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=RUN_HELP)
+    run.add_argument("--plan", action="store_true", help="list the trials, write nothing")
+    report = verb("report", "tables, figures and a page from result folders", _report)
+    report.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="results/NAME, ...")
+    report.add_argument("--out", type=Path, help="folder to write into (DIR/report)")
+    publish = verb("publish", "send records to Weights & Biases", _publish)
+    publish.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="results/NAME, ...")
+    publish.add_argument("--mode", choices=("online", "offline"), default="online")
+    publish.add_argument("--project", default="condbench")
+    verb("list", "methods, backbones, tasks and experiments there are", _list)
+    return top
+
+
+@contextmanager
+def refusing(*errors: type[Exception]) -> Iterator[None]:
+    """Turn expected errors into one message and exit code 2."""
+    try:
+        yield
+    except errors as error:
+        named = isinstance(error, OSError) and error.filename is not None
+        raise Refused(f"{error.filename}: {error.strerror}" if named else str(error)) from error
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from bench.plan import PlanError
+    from bench.run import Unwritable, run
+    from bench.staleness import Foreign
+
+    with refusing(PlanError, Foreign, Unwritable):
+        return run(arguments.overrides, plan_only=arguments.plan)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from bench.report import NothingToReport, build
+
+    with refusing(NothingToReport, OSError):
+        made = build(arguments.folders, arguments.out)
+    print(made.text)
+    for problem in made.problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    print("report:", *made.paths)
+    return 0
+
+
+def _publish(arguments: argparse.Namespace) -> int:
+    from bench.publish import publish_all
+
+    with refusing(FileNotFoundError):
+        num_sent, problems = publish_all(arguments.folders, arguments.mode, arguments.project)
+    for problem in problems:
+        print(f"not sent: {problem}", file=sys.stderr)
+    print(f"{num_sent} records sent to project {arguments.project} ({arguments.mode})")
+    return 1 if problems else 0
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from bench.listing import listing
+    from bench.plugins import PluginError
+
+    with refusing(PluginError):
+        for line in listing():
+            print(line)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

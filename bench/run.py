@@ -1,0 +1,146 @@
+"""`condbench run`: plan, run what is missing, mirror it, report.
+
+    plan -> state of each trial -> trial.json of those that run -> launch -> report
+
+What is done is not run again, and the run says why. A trial that fails is shown and stops nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench import environment
+from bench.plan import Plan, make_plan
+from bench.planned import PlannedTrial
+from bench.staleness import Foreign, State, judge, write_trials
+
+if TYPE_CHECKING:
+    from bench.queue import Summary
+
+INTERRUPTED = 130  # what shells expect after Ctrl-C
+SHOWN = 10  # lines about one kind of trial, in a run
+
+
+class Unwritable(Exception):
+    """The results folder cannot be written; the message names the path and the cause."""
+
+
+def run(overrides: Sequence[str], *, plan_only: bool) -> int:
+    """Run what `overrides` ask for; the exit code.
+
+    Raises PlanError, Foreign and Unwritable, each with what is wrong, where, and the way out.
+    """
+    plan = make_plan(overrides)
+    for line in plan.left_out:
+        print(f"left out: {line}", file=sys.stderr)
+    states = judge(plan.trials, plan.retries)
+    print(headline(plan, states), flush=True)
+    if plan_only:
+        print("\n".join(listing(plan.trials, states)))
+        return 0
+    _refuse_to_overwrite(states)
+    running = [t for t, state in zip(plan.trials, states, strict=True) if state.runs]
+    print("\n".join(_why(plan.trials, states)), flush=True)
+    summary = _launch(running) if running else None
+    if summary is not None and summary.interrupted:
+        return INTERRUPTED
+    report(plan)
+    failed = any(state.kind == "failed" for state in states)
+    return 1 if failed or plan.left_out or (summary is not None and summary.exit_code) else 0
+
+
+def headline(plan: Plan, states: Sequence[State]) -> str:
+    """ "quickstart: 14 trials: 12 done, 2 to do"."""
+    names = ", ".join(sorted({trial.labels.experiment for trial in plan.trials}))
+    counts = Counter(state.kind for state in states)
+    parts = ", ".join(f"{number} {kind}" for kind, number in counts.items())
+    return f"{names}: {len(states)} trial{'s' if len(states) > 1 else ''}: {parts}"
+
+
+def listing(trials: Sequence[PlannedTrial], states: Sequence[State]) -> Iterator[str]:
+    """One line per trial: its state, what it is, and why."""
+    for trial, state in zip(trials, states, strict=True):
+        yield f"  {state.kind:<10} {title(trial)}" + (f": {state.why}" if state.why else "")
+
+
+def title(trial: PlannedTrial) -> str:
+    """The folder's last parts: task/backbone/method,variant/seed-key."""
+    return "/".join(trial.folder.parts[-4:])
+
+
+def _why(trials: Sequence[PlannedTrial], states: Sequence[State]) -> Iterator[str]:
+    """What a person may wonder about before the trials start: why one runs again, or does not."""
+    counts = Counter(state.kind for state in states)
+    if counts["done"]:
+        yield (
+            f"{counts['done']} not run again: a record with the same configuration, code, "
+            "versions, hardware and data is there"
+        )
+    if counts["failed"]:
+        yield f"{counts['failed']} failed before and stay so; retry=failed runs them again"
+    odd = [
+        line
+        for line, state in zip(listing(trials, states), states, strict=True)
+        if state.kind in ("stale", "again")
+    ]
+    yield from odd[:SHOWN]
+    if len(odd) > SHOWN:
+        yield f"  and {len(odd) - SHOWN} more (--plan lists them)"
+    if all(trial.labels.device == "cpu" for trial in trials) and environment.gpus():
+        yield "note: this machine has an NVIDIA GPU, which gpu=one would use"
+
+
+def _refuse_to_overwrite(states: Sequence[State]) -> None:
+    found = [state.why for state in states if state.kind == "in the way"]
+    if found:
+        more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
+        raise Foreign("\n".join([*found[:SHOWN], *more]))
+
+
+def _launch(trials: Sequence[PlannedTrial]) -> Summary:
+    from bench.launch import run_trials
+    from bench.mirror import Mirror
+
+    with _writing():
+        folders = write_trials(trials)
+    wishes = {
+        folder.resolve(): (trial.config["wandb"]["mode"], trial.config["wandb"]["project"])
+        for folder, trial in zip(folders, trials, strict=True)
+    }
+    with ExitStack() as stack:
+        mirrors = {wish: stack.enter_context(Mirror(*wish)) for wish in set(wishes.values())}
+        return run_trials(
+            folders, after_record=lambda folder: mirrors[wishes[folder.resolve()]].send(folder)
+        )
+
+
+def report(plan: Plan) -> None:
+    """Write and show the report of each experiment in the plan."""
+    from bench.report import NothingToReport, build
+
+    places = {Path(t.config["results"]) / t.labels.experiment: None for t in plan.trials}
+    for place in places:
+        try:
+            with _writing():
+                made = build([place])
+        except NothingToReport as error:
+            print(f"no report: {error}", file=sys.stderr)
+            continue
+        print(made.text)
+        for problem in made.problems:
+            print(f"left out: {problem}", file=sys.stderr)
+        print("report:", *made.paths)
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        what = f"cannot write {error.filename}: {error.strerror or error}"
+        raise Unwritable(f"{what}; results=PATH chooses another place") from error
