@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench import routing
 from bench.meters import control_flow, uncounted
+from bench.meters.dispatch_state import as_called
 from bench.meters.formulas import FORMULAS
 from bench.meters.formulas_call import Call, Cost
 from bench.meters.formulas_sparse import stored
@@ -62,7 +63,7 @@ class Ledger(TorchDispatchMode):
         told = self.tally.formulas and self._told(func)
         if not told and rule.kind == "composite":
             if not any(isinstance(arg, Tensor) and arg.is_nested for arg in args):
-                with self:
+                with as_called(func), self:
                     return func._op_dk(DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
             rule = _leaf_rule(func)  # nested tensors have kernels of their own
         if not told and rule.kind == "unknown":
@@ -117,7 +118,7 @@ def _rule(func: OpOverload) -> _Rule:
     leaf = _leaf_rule(func)
     key = "CompositeImplicitAutograd"
     composite = torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key)
-    return leaf._replace(kind="composite") if composite and leaf.kind != "formula" else leaf
+    return leaf._replace(kind="composite") if composite else leaf
 
 
 def _leaf_rule(func: OpOverload) -> _Rule:
@@ -132,7 +133,8 @@ def _leaf_rule(func: OpOverload) -> _Rule:
         )
     if _is_elementwise(func, short, forms):
         return _Rule("elementwise", name)
-    if func.is_view or forms & uncounted.NO_WORK or namespace in uncounted.SILENT_NAMESPACES:
+    moves_nothing = namespace == "aten" and func.is_view or forms & uncounted.NO_WORK
+    if moves_nothing or namespace in uncounted.SILENT_NAMESPACES:
         return _Rule("no_work", name)
     if forms & uncounted.GATHERS:
         return _Rule("gather", name)
