@@ -1,0 +1,63 @@
+"""Drawing small grey images in whole numbers only, so that every machine draws the same.
+
+Brightness is 0..255; geometry is fixed point: angles in degrees, lengths in 1/256 pixel, sines and
+cosines rounded to 1/4096. Sums of uniform integers stand in for Gaussian noise.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.int32]  # [N, height, width]
+Numbers = NDArray[np.int64]  # [N]
+
+ONE = 256  # a pixel, or a factor of one, in fixed point
+COSINES = np.array([round(4096 * math.cos(math.radians(a))) for a in range(360)], np.int32)
+SINES = np.array([round(4096 * math.sin(math.radians(a))) for a in range(360)], np.int32)
+
+
+def warp(
+    images: Image, size: int, *, degrees: Numbers, zoom: Numbers, down: Numbers, right: Numbers
+) -> Image:
+    """Square `images` [N, S, S] turned, magnified and moved onto black canvases [N, size, size].
+
+    `zoom`, `down` and `right` in 1/256 (of a factor, of canvas pixels). Bilinear interpolation.
+    """
+    side = images.shape[1] + 2
+    edged = np.pad(images, ((0, 0), (1, 1), (1, 1))).ravel()  # a black edge to fall off
+    cosine, sine = (
+        (table[degrees % 360] * ONE // zoom).astype(np.int32)[:, None, None]
+        for table in (COSINES, SINES)
+    )
+    grid = (np.arange(size, dtype=np.int32) * 2 - (size - 1)) * (ONE // 2)
+    y = grid[None, :, None] - down.astype(np.int32)[:, None, None]
+    x = grid[None, None, :] - right.astype(np.int32)[:, None, None]
+    middle, last = (side - 1) * ONE // 2, (side - 1) * ONE - 1
+    row = np.clip((cosine * y + sine * x >> 12) + middle, 0, last)
+    column = np.clip((cosine * x - sine * y >> 12) + middle, 0, last)
+    start = np.arange(len(images), dtype=np.int32)[:, None, None] * side**2
+    corner = start + (row >> 8) * side + (column >> 8)
+    row, column = row & 255, column & 255
+    top = edged[corner] * (ONE - column) + edged[corner + 1] * column
+    bottom = edged[corner + side] * (ONE - column) + edged[corner + side + 1] * column
+    return top * (ONE - row) + bottom * row >> 16
+
+
+def cut(images: Image, *, degrees: Numbers, offset: Numbers) -> Image:
+    """What of square `images` lies beyond a line: a stroke or two.
+
+    The line's normal points to `degrees`; its distance from the centre is `offset` in 1/256 pixel.
+    """
+    grid = (np.arange(images.shape[1], dtype=np.int32) * 2 - (images.shape[1] - 1)) * (ONE // 2)
+    cosine, sine = (table[degrees % 360][:, None, None] for table in (COSINES, SINES))
+    beyond = cosine * grid[None, :, None] + sine * grid[None, None, :] >> 12
+    return np.where(beyond > offset[:, None, None], images, 0)
+
+
+def noise(rng: np.random.Generator, shape: tuple[int, ...]) -> Image:
+    """Whole numbers of mean 0 and standard deviation 148, close to Gaussian (four uniforms)."""
+    draws = rng.integers(0, 256, (*shape, 4), dtype=np.uint8)
+    return draws.sum(-1, dtype=np.int32) - 510
