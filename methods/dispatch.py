@@ -183,7 +183,7 @@ def _mix_dense(x: Tensor, weights: Tensor, groups: Groups) -> Tensor:
 
 
 def can_group(x: Tensor, weight: Tensor) -> bool:
-    """Whether torch's grouped GEMM takes rows like `x` and `weight` [G, out, in].
+    """Whether torch's grouped GEMM takes rows like `x` and `weight` [G, in, out].
 
     It wants fp32, bf16 or fp16 and rows whose length is a multiple of 16 bytes.
     """
@@ -193,13 +193,13 @@ def can_group(x: Tensor, weight: Tensor) -> bool:
 
 
 def grouped_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
-    """x_p W_g^T for the group g of each row: sorted `x` [P, in], `weight` [G, out, in] -> [P, out].
+    """x_p W_g for the group g of each row: sorted `x` [P, in], `weight` [G, in, out] -> [P, out].
 
     `counts` [G] adds up to P > 0. Obeys autocast, which torch's op by itself does not.
     """
     dtype = _dtype(x)
     offsets = counts.cumsum(0).to(torch.int32)
-    out = F.grouped_mm(x.to(dtype), weight.to(dtype).transpose(1, 2), offs=offsets)
+    out = F.grouped_mm(x.to(dtype), weight.to(dtype), offs=offsets)
     if out.requires_grad:  # its backward refuses expanded gradients such as sum's
         out.register_hook(torch.Tensor.contiguous)
     return out

@@ -29,8 +29,9 @@ class Router(nn.Linear):
 class Experts(nn.Module):
     """E feed-forward layers without biases, their weights stacked: the `Groups` of `dispatch.mix`.
 
-    gelu: W_down gelu(W_up x). swiglu: W_down (silu(W_gate x) * W_up x) (Shazeer 2020); `up` then
-    holds W_gate above W_up.
+    gelu: gelu(x W_up) W_down. swiglu: (silu(x W_gate) * x W_up) W_down (Shazeer 2020); `up` then
+    holds W_gate beside W_up. Weights lie as [E, inputs, outputs]: with few rows a CPU's GEMM is
+    some per cent faster so than with nn.Linear's layout.
     """
 
     def __init__(self, num_experts: int, dim: int, hidden: int, activation: str) -> None:
@@ -38,9 +39,9 @@ class Experts(nn.Module):
         if activation not in ("gelu", "swiglu"):
             raise ValueError(f"activation is gelu or swiglu, not {activation!r}")
         self.hidden, self.gated = hidden, activation == "swiglu"
-        rows = 2 * hidden if self.gated else hidden
-        self.up = nn.Parameter(_uniform(num_experts, rows, dim))
-        self.down = nn.Parameter(_uniform(num_experts, dim, hidden))
+        columns = 2 * hidden if self.gated else hidden
+        self.up = nn.Parameter(_uniform(num_experts, dim, columns))
+        self.down = nn.Parameter(_uniform(num_experts, hidden, dim))
 
     @property
     def flops_per_row(self) -> float:
@@ -62,7 +63,7 @@ class Experts(nn.Module):
 
     def batched(self, rows: Tensor) -> Tensor:
         """Each expert on as many rows as every other: [E, n, D] -> [E, n, D]."""
-        return self._activate(rows @ self.up.transpose(1, 2)) @ self.down.transpose(1, 2)
+        return self._activate(rows @ self.up) @ self.down
 
     def _activate(self, hidden: Tensor) -> Tensor:
         if not self.gated:
@@ -72,12 +73,12 @@ class Experts(nn.Module):
 
     def _expert(self, up: Tensor, down: Tensor, rows: Tensor) -> Tensor:
         if not self.gated:
-            return F.linear(F.gelu(F.linear(rows, up)), down)
-        hidden = F.silu(F.linear(rows, up[: self.hidden])) * F.linear(rows, up[self.hidden :])
-        return F.linear(hidden, down)
+            return F.gelu(rows @ up) @ down
+        hidden = F.silu(rows @ up[:, : self.hidden]) * (rows @ up[:, self.hidden :])
+        return hidden @ down
 
 
-def _uniform(num: int, num_outputs: int, num_inputs: int) -> Tensor:
-    """nn.Linear's initialisation, U(+-1 / sqrt(inputs)), for a stack [num, outputs, inputs]."""
+def _uniform(num: int, num_inputs: int, num_outputs: int) -> Tensor:
+    """nn.Linear's initialisation, U(+-1 / sqrt(inputs)), for a stack [num, inputs, outputs]."""
     bound = num_inputs**-0.5
-    return torch.empty(num, num_outputs, num_inputs).uniform_(-bound, bound)
+    return torch.empty(num, num_inputs, num_outputs).uniform_(-bound, bound)

@@ -154,12 +154,12 @@ class Blocks(nn.Module):
         super().__init__()
         dim, per_block = dense.dim, dense.hidden // num_blocks
         with torch.no_grad():
-            up = dense.up.weight[order].view(num_blocks, per_block, dim)
+            up = dense.up.weight[order].view(num_blocks, per_block, dim).transpose(1, 2)
             bias = dense.up.bias[order].view(num_blocks, per_block)
-            down = dense.down.weight[:, order].view(dim, num_blocks, per_block)
-        self.up = nn.Parameter(up.clone())  # [E, h, D]
+            down = dense.down.weight.T[order].view(num_blocks, per_block, dim)
+        self.up = nn.Parameter(up.contiguous())  # [E, D, h]
         self.bias = nn.Parameter(bias.clone())  # [E, h]
-        self.down = nn.Parameter(down.transpose(0, 1).contiguous())  # [E, D, h]
+        self.down = nn.Parameter(down.contiguous())  # [E, h, D]
 
     @property
     def flops_per_row(self) -> float:
@@ -168,12 +168,12 @@ class Blocks(nn.Module):
 
     def hidden_all(self, x: Tensor) -> Tensor:
         """Activations of every block: [..., D] -> [..., E, h]."""
-        hidden = F.gelu(F.linear(x, self.up.flatten(0, 1), self.bias.flatten()))
-        return hidden.unflatten(-1, self.bias.shape)
+        up = self.up.transpose(0, 1).flatten(1)  # [D, H]
+        return F.gelu(x @ up + self.bias.flatten()).unflatten(-1, self.bias.shape)
 
     def down_all(self, hidden: Tensor) -> Tensor:
         """What the activations of all blocks contribute: [..., E, h] -> [..., D]."""
-        return F.linear(hidden.flatten(-2), self.down.transpose(0, 1).flatten(1))
+        return hidden.flatten(-2) @ self.down.flatten(0, 1)
 
     def each(self) -> Sequence[Callable[[Tensor], Tensor]]:
         """The blocks, each [n, D] -> [n, D]."""
@@ -191,7 +191,7 @@ class Blocks(nn.Module):
 
 
 def _block(up: Tensor, bias: Tensor, down: Tensor, rows: Tensor) -> Tensor:
-    return F.linear(F.gelu(F.linear(rows, up, bias)), down)
+    return F.gelu(torch.addmm(bias, rows, up)) @ down
 
 
 def balanced_clusters(

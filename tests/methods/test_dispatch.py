@@ -174,11 +174,11 @@ def test_nothing_running_gives_zeros_without_a_call() -> None:
 
 def test_grouped_linear_takes_an_expanded_gradient() -> None:
     """sum().backward() works, though torch's own backward refuses such gradients."""
-    weight = nn.Parameter(torch.randn(2, 4, 8))
+    weight = nn.Parameter(torch.randn(2, 8, 4))
     x = torch.randn(6, 8)
     dispatch.grouped_linear(x, weight, torch.tensor([2, 4])).sum().backward()
     assert weight.grad is not None
-    wanted = torch.stack([x[:2].sum(0).expand(4, 8), x[2:].sum(0).expand(4, 8)])
+    wanted = torch.stack([part.sum(0)[:, None].expand(8, 4) for part in (x[:2], x[2:])])
     torch.testing.assert_close(weight.grad, wanted)
 
 

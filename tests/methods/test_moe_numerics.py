@@ -21,6 +21,12 @@ def randomized(block: torch.nn.Module) -> torch.nn.Module:
     return block.eval()
 
 
+def copy_experts(ours: MoEFFN | DeepSeekFFN, theirs: torch.nn.Module) -> None:
+    """Their weights are [E, outputs, inputs], ours [E, inputs, outputs]."""
+    ours.experts.up.data.copy_(theirs.experts.gate_up_proj.data.transpose(1, 2))
+    ours.experts.down.data.copy_(theirs.experts.down_proj.data.transpose(1, 2))
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_mixtral_block(backend: str) -> None:
     """MoE(activation=swiglu) equals MixtralSparseMoeBlock: top-2 of 8, outputs and gradients."""
@@ -29,19 +35,19 @@ def test_mixtral_block(backend: str) -> None:
     theirs = randomized(MixtralSparseMoeBlock(config))
     ours = MoEFFN(16, 24, MoE(activation="swiglu", backend=backend)).eval()
     ours.router.weight.data.copy_(theirs.gate.weight.data)
-    ours.experts.up.data.copy_(theirs.experts.gate_up_proj.data)
-    ours.experts.down.data.copy_(theirs.experts.down_proj.data)
+    copy_experts(ours, theirs)
     x = torch.randn(3, 7, 16)
     wanted, got = theirs(x), ours(x)
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
-    pairs = [
-        (ours.router.weight, theirs.gate.weight),
-        (ours.experts.up, theirs.experts.gate_up_proj),
-        (ours.experts.down, theirs.experts.down_proj),
-    ]
     direction = torch.randn(3, 7, 16)
-    mine = torch.autograd.grad((got * direction).sum(), [p for p, _ in pairs])
-    other = torch.autograd.grad((wanted * direction).sum(), [p for _, p in pairs])
+    mine = torch.autograd.grad(
+        (got * direction).sum(), (ours.router.weight, ours.experts.up, ours.experts.down)
+    )
+    router, up, down = torch.autograd.grad(
+        (wanted * direction).sum(),
+        (theirs.gate.weight, theirs.experts.gate_up_proj, theirs.experts.down_proj),
+    )
+    other = (router, up.transpose(1, 2), down.transpose(1, 2))
     torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-3)
 
 
@@ -74,10 +80,9 @@ def test_deepseek_v3_block(backend: str) -> None:
     ours = DeepSeekFFN(16, 8, settings).eval()
     ours.router.weight.data.copy_(theirs.gate.weight.data)
     ours.bias.copy_(theirs.gate.e_score_correction_bias)
-    ours.experts.up.data.copy_(theirs.experts.gate_up_proj.data)
-    ours.experts.down.data.copy_(theirs.experts.down_proj.data)
+    copy_experts(ours, theirs)
     shared = theirs.shared_experts
-    ours.shared.up.data[0] = torch.cat([shared.gate_proj.weight, shared.up_proj.weight])
-    ours.shared.down.data[0] = shared.down_proj.weight
+    ours.shared.up.data[0] = torch.cat([shared.gate_proj.weight, shared.up_proj.weight]).T
+    ours.shared.down.data[0] = shared.down_proj.weight.T
     x = torch.randn(3, 7, 16)
     torch.testing.assert_close(ours(x), theirs(x), atol=1e-5, rtol=1e-4)
