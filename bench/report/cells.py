@@ -12,11 +12,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from bench.record import Metric
 
 RATIO = re.compile(r"infer/(speedup_b\d+|realised_b\d+|energy_ratio)$")
 SPREAD = re.compile(r"infer/(quality|energy_j_per_sample|cpu_energy_j_per_sample)$|train/energy_j$")
 
+Bounded = tuple[float | None, float | None, float | None]  # value, low, high
 MAX_LOG = 700.0  # e to that is still a float
 
 
@@ -44,7 +47,7 @@ def aggregate(seeds: Sequence[dict[str, Metric]]) -> dict[str, Cell]:
 def _cell(key: str, metrics: Sequence[Metric | None]) -> Cell:
     shown = [metric for metric in metrics if metric is not None and metric.shown is not None]
     unit = next(metric.unit for metric in metrics if metric is not None)
-    reasons = tuple(dict.fromkeys(_reason(metric) for metric in metrics if metric not in shown))
+    reasons = tuple(dict.fromkeys(why for metric in metrics if (why := _reason(metric))))
     if not shown:
         return Cell(None, unit, num_seeds=0, reasons=reasons)
     if len(shown) == 1:
@@ -56,18 +59,21 @@ def _cell(key: str, metrics: Sequence[Metric | None]) -> Cell:
     return Cell(value, unit, low, high, len(values), reasons)
 
 
-def _reason(metric: Metric | None) -> str:
-    return "not in the record" if metric is None else metric.reason or "invalid"
+def _reason(metric: Metric | None) -> str | None:
+    """Why a number may not be shown; None where it may."""
+    if metric is None:
+        return "not in the record"
+    return metric.reason if metric.shown is None else None
 
 
 def _finite(bound: float | None) -> float | None:
     return bound if bound is not None and math.isfinite(bound) else None
 
 
-def _mean(key: str, values: Sequence[float]) -> tuple[float, float | None, float | None]:
+def _mean(key: str, values: Sequence[float]) -> Bounded:
     if RATIO.search(key) and min(values) > 0:
         logs = _mean_interval([math.log(value) for value in values])
-        value, low, high = (math.exp(min(log, MAX_LOG)) for log in logs)
+        value, low, high = (None if x is None else math.exp(min(x, MAX_LOG)) for x in logs)
         return value, low, high
     if SPREAD.search(key):
         return _mean_interval(values)
@@ -80,11 +86,12 @@ def difference(unit: str, pairs: Sequence[tuple[float, float]]) -> Cell:
     return Cell(value, unit, low, high, len(pairs))
 
 
-def _mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
+def _mean_interval(values: Sequence[float]) -> Bounded:
     from bench.statistics import mean_interval  # scipy.stats: a second, only for several seeds
 
-    interval = mean_interval(values)
-    assert interval.value is not None
-    assert interval.low is not None
-    assert interval.high is not None
-    return interval.value, interval.low, interval.high
+    with np.errstate(over="ignore", invalid="ignore"):  # a diverged run's squares
+        interval = mean_interval(values)
+    bounds = (interval.low, interval.high)
+    if any(bound is None or not math.isfinite(bound) for bound in bounds):
+        return math.fsum(value / len(values) for value in values), None, None
+    return interval.value, *bounds

@@ -12,26 +12,41 @@ from typing import Any
 import pandas as pd
 
 from bench.report.reading import config_block
-from bench.report.rows import Row, Table
+from bench.report.rows import QUALITY, Row, Table
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+FORMULA = ("=", "+", "-", "@")
+LEADING = (
+    *("hardware", "task", "backbone", "settings", "profile", "precision"),
+    *("method", "variant", "point", "status", "seeds", "num_seeds", "masked"),
+    *("quality_unit", "quality_direction"),
+)
 
 
 def csv(tables: Sequence[Table]) -> str:
     """The CSV's text. Text that a spreadsheet would take for a formula is prefixed with '."""
     lines = [_line(table, row) for table in tables for row in table.rows]
     lines += [line for table in tables for line in _unfinished_lines(table)]
-    frame = pd.DataFrame(lines)
+    metrics = sorted({name for line in lines for name in line} - {*LEADING, "missing"}, key=_place)
+    frame = pd.DataFrame(lines, columns=[*LEADING, *metrics, "missing"])
     text = [column for column in frame.columns if frame[column].dtype.kind not in "ifb"]
     frame[text] = frame[text].map(neutral)
     return frame.rename(columns=neutral).to_csv(index=False, lineterminator="\n")
 
 
 def neutral(value: Any) -> Any:
-    """`value`, with text that begins like a formula made inert; numbers stay numbers."""
-    if isinstance(value, str) and value.startswith(FORMULA):
-        return "'" + value
-    return value
+    """`value`, with text on one line and, if it begins like a formula, inert; numbers unchanged."""
+    if not isinstance(value, str):
+        return value
+    flat = " ".join(value.split())
+    return "'" + flat if flat.startswith(FORMULA) else flat
+
+
+def _place(name: str) -> tuple[str, int]:
+    """Bounds stand right of their value."""
+    for rank, suffix in enumerate(("_low", "_high"), start=1):
+        if name.endswith(suffix):
+            return name.removesuffix(suffix), rank
+    return name, 0
 
 
 def _line(table: Table, row: Row) -> dict[str, Any]:
@@ -44,10 +59,10 @@ def _line(table: Table, row: Row) -> dict[str, Any]:
         "seeds": " ".join(map(str, row.seeds)),
         "num_seeds": len(row.seeds),
         "masked": row.masked,
-        "quality_unit": row.cells["infer/quality"].unit if "infer/quality" in row.cells else "",
+        "quality_unit": row.cells[QUALITY].unit if QUALITY in row.cells else "",
         "quality_direction": table.quality.direction if table.quality else "",
     }
-    for key, cell in sorted(row.cells.items()):
+    for key, cell in row.cells.items():
         line[key] = cell.value
         if cell.low is not None or cell.high is not None:
             line |= {f"{key}_low": cell.low, f"{key}_high": cell.high}

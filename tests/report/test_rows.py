@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bench.record import Metric, missing
-from bench.report.rows import VS_DENSE
+from bench.report.reading import read
+from bench.report.rows import VS_DENSE, tables
 
 
 def test_different_hardware_is_never_averaged(make, tabulated):
@@ -82,6 +83,15 @@ def test_the_newest_trial_decides_which_code_a_row_shows(make, tabulated):
     assert table.rows[0].seeds == (1,)
     assert len(table.left_out) == 3
     assert all("other code" in line for line in table.left_out)
+
+
+def test_a_record_without_a_start_is_as_old_as_its_file(make, tree):
+    """What the launcher wrote for a dead child replaces an older result of the same seed."""
+    dead = make("moe", status="failed", reason="killed", started=7)
+    dead = dead.model_copy(update={"provenance": {"identity": dead.provenance["identity"]}})
+    (table,) = tables(read([tree(make("moe", started=1), dead)]).found)
+    assert table.rows == []
+    assert table.unfinished == ["failed: moe (seed 0): killed"]
 
 
 def test_one_seed_counts_once(make, tabulated):
