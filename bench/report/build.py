@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.report.latex import latex
 from bench.report.page import CAPTIONS, page
-from bench.report.reading import read
+from bench.report.reading import garbage_left_alone, read
 from bench.report.rows import Table, tables
 from bench.report.text import markdown, terminal
 from bench.report.wide import csv
@@ -38,8 +38,9 @@ def build(dirs: Sequence[Path], out: Path | None = None) -> Report:
     Raises NothingToReport when there is no folder or no readable record, OSError when `out` cannot
     be written.
     """
-    reading = read(dirs)
-    made = tables(reading.found)
+    with garbage_left_alone():
+        reading = read(dirs)
+        made = tables(reading.found)
     problems = reading.problems + [line for table in made for line in table.left_out]
     images = _images(made)
     title = "condbench: " + ", ".join(sorted({f.record.labels.experiment for f in reading.found}))

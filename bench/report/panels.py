@@ -59,7 +59,8 @@ def draw_speedup(axes: Axes, table: Table, styles: Mapping[str, Style]) -> None:
     axes.axhspan(low, 1, color=SHADE, zorder=0)
     axes.plot([low, high], [low, high], color=FAINT, linewidth=1, zorder=1)
     for mark in marks:
-        _draw_mark(axes, mark, styles[mark.row.method_name])
+        style = styles[mark.row.method_name]
+        _draw_dot(axes, mark.tau, mark.sigma, style, mark.filled, small=bool(mark.row.point))
     _ratio_ticks(axes, low, high)
     axes.set_xlabel("theoretical: dense FLOPs / executed FLOPs", fontsize=9, color=INK)
     axes.set_ylabel("measured: dense time / method time", fontsize=9, color=INK)
@@ -92,25 +93,19 @@ def _remark(
     )
 
 
-def _draw_mark(axes: Axes, mark: Mark, style: Style) -> None:
-    """A marker with its interval as error bar; other operating points are smaller."""
-    value, low, high = mark.sigma.value, mark.sigma.low, mark.sigma.high
-    assert value is not None
-    error = (
-        None if low is None or high is None else [[max(0.0, value - low)], [max(0.0, high - value)]]
-    )
-    axes.errorbar(
-        mark.tau,
-        value,
-        yerr=error,
-        fmt=style.marker,
+def _draw_dot(axes: Axes, x: float, y: Cell, style: Style, filled: bool, small: bool) -> None:
+    """A marker, with its interval as a bar; axes.errorbar would cost five times as much."""
+    if y.low is not None and y.high is not None:
+        axes.plot([x, x], [y.low, y.high], color=style.colour, linewidth=1.2, marker="_", zorder=3)
+    axes.plot(
+        x,
+        y.value or 0.0,
+        marker=style.marker,
         color=style.colour,
-        markerfacecolor=style.colour if mark.filled else "white",
+        markerfacecolor=style.colour if filled else "white",
         markeredgewidth=1.5,
-        markersize=5 if mark.row.point else 8,
-        elinewidth=1.2,
-        capsize=2.5,
-        zorder=3,
+        markersize=5 if small else 8,
+        zorder=4,
     )
 
 
@@ -153,22 +148,8 @@ def _draw_curve(axes: Axes, rows: Sequence[Row], style: Style) -> None:
     shares = [row.cells[SHARE].value or 0.0 for row in ordered]
     scores = [row.cells[QUALITY].value or 0.0 for row in ordered]
     axes.plot(shares, scores, color=style.colour, linewidth=1.4, alpha=0.7, zorder=2)
-    for row, share, score in zip(ordered, shares, scores, strict=True):
-        cell = row.cells[QUALITY]
-        bounded = cell.low is not None and cell.high is not None
-        axes.errorbar(
-            share,
-            score,
-            yerr=[[score - (cell.low or 0)], [(cell.high or 0) - score]] if bounded else None,
-            fmt=style.marker,
-            color=style.colour,
-            markerfacecolor="white" if row.point else style.colour,
-            markeredgewidth=1.5,
-            markersize=5 if row.point else 8,
-            elinewidth=1,
-            capsize=2,
-            zorder=3,
-        )
+    for row, share in zip(ordered, shares, strict=True):
+        _draw_dot(axes, share, row.cells[QUALITY], style, not row.point, small=bool(row.point))
 
 
 def _chance_line(axes: Axes, table: Table) -> None:

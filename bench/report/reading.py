@@ -62,9 +62,8 @@ def read(dirs: Sequence[Path]) -> Reading:
     Raises NothingToReport when a folder does not exist or nothing readable is in any of them.
     """
     reading = Reading()
-    with _garbage_left_alone():
-        for path in _record_files(dirs):
-            _read_one(path, reading)
+    for path in _record_files(dirs):
+        _read_one(path, reading)
     if not reading.found:
         where = ", ".join(str(folder) for folder in dirs)
         lines = [f"no readable record below {where}; run an experiment first", *reading.problems]
@@ -86,7 +85,7 @@ def _read_one(path: Path, reading: Reading) -> None:
 
 
 @contextmanager
-def _garbage_left_alone() -> Iterator[None]:
+def garbage_left_alone() -> Iterator[None]:
     """A thousand records are a hundred thousand objects and no garbage: looking costs a third."""
     collecting = gc.isenabled()
     gc.disable()
@@ -117,7 +116,8 @@ def frame(dirs: Sequence[Path]) -> pd.DataFrame:
     failed trial is one row without a metric, its reason in `reason`.
     Columns: FRAME_COLUMNS. Raises NothingToReport.
     """
-    rows = [row for found in read(dirs).found for row in _frame_rows(found)]
+    with garbage_left_alone():
+        rows = [row for found in read(dirs).found for row in _frame_rows(found)]
     table = pd.DataFrame.from_records(rows, columns=FRAME_COLUMNS)
     return table.astype({"value": float, "low": float, "high": float})
 
