@@ -16,7 +16,7 @@ from bench.record import Labels, Record, write_record
 
 ENTRY = "tests.fake_trials:run"
 PRELOAD = ("tests.fake_trials", "bench.child")  # no torch: these trials start at once
-PATIENCE_S = 60.0  # longer than anything waits on a busy machine
+PATIENCE_S = 120.0  # longer than anything waits on a busy machine
 SECRET = "correct horse battery"
 num_runs = 0  # in this process
 
@@ -136,6 +136,17 @@ def _meet(folder: Path) -> None:
     wait_for(lambda: len(list(folder.parent.glob("*/begun"))) == 2)
 
 
+def _show_rank(folder: Path) -> None:
+    rank = os.environ["RANK"]
+    (folder / f"rank{rank}").write_text(os.environ["WORLD_SIZE"])
+
+
+def _fail_in_rank_1(folder: Path) -> None:
+    if os.environ["RANK"] == "1":
+        raise ValueError("rank 1 cannot")
+    time.sleep(600)
+
+
 def _write_nan(folder: Path) -> None:
     write(folder, "ok", metrics={"train/loss": {"value": float("nan"), "unit": "nat"}})
 
@@ -156,4 +167,6 @@ BEHAVIOURS: dict[str, Callable[[Path], Any]] = {
     "ignore_sigterm": _ignore_sigterm,
     "report_sigterm": _report_sigterm,
     "meet": _meet,
+    "show_rank": _show_rank,
+    "fail_in_rank_1": _fail_in_rank_1,
 }

@@ -180,6 +180,19 @@ def test_one_trial_per_gpu(tmp_path) -> None:
     assert sorted(seen_by(folder)["gpus"] for folder in folders) == ["GPU-a", "GPU-b"]
 
 
+@pytest.mark.soak
+def test_distributed_trial(tmp_path) -> None:
+    """gpu=ddp runs a trial in one rank per GPU under torchrun; a failing rank fails the trial."""
+    names = ("show_rank", "fail_in_rank_1")
+    folders = [make_trial(tmp_path, number, name, kind="ddp") for number, name in enumerate(names)]
+    summary = launch(folders, tmp_path, gpus=("GPU-a", "GPU-b"))
+    assert [one.status for one in summary.outcomes] == ["ok", "failed"]
+    assert [(folders[0] / f"rank{rank}").read_text() for rank in (0, 1)] == ["2", "2"]
+    assert seen_by(folders[0])["gpus"] == "GPU-a,GPU-b"
+    assert "ChildFailedError" in summary.outcomes[1].reason
+    assert "ValueError: rank 1 cannot" in (folders[1] / LOG_NAME).read_text()
+
+
 def test_cpu_trial_sees_no_gpu(tmp_path) -> None:
     """A trial with gpu=cpu has every GPU hidden from it."""
     folder = make_trial(tmp_path, 0)

@@ -146,6 +146,18 @@ def test_killed_launcher_leaves_no_orphan(tmp_path, launch) -> None:
     assert [read_state(folder) for folder in folders] == [("key0", "ok"), None]
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_distributed_trial_leaves_no_orphan(tmp_path, launch, number) -> None:
+    """Ranks have sessions of their own under torchrun, and end with the launcher all the same."""
+    folder = make_trial(tmp_path, 0, "wait", kind="ddp")
+    launcher = launch()
+    wait_for(lambda: (folder / "runs").exists() and (folder / "runs").read_text() == "run\n" * 2)
+    launcher.process.send_signal(number)
+    wait_for(lambda: not launcher.family())
+    assert not (folder / RECORD_NAME).exists()
+
+
 def test_killed_fork_server_fails_one_trial(tmp_path, launch) -> None:
     """When the fork server dies its running trial ends and fails; the next gets a new server."""
     folders = [make_trial(tmp_path, n, name) for n, name in enumerate(("wait", "ok"))]

@@ -1,0 +1,200 @@
+"""Floors: which room may load what, found in fresh processes and in the source.
+
+The table says what must not be in memory after a room is imported. Every module needs a line.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import pkgutil
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+import bench
+import methods
+
+ROOT = Path(bench.__file__).parent.parent
+
+LIGHTNING = {"pytorch_lightning", "lightning"}
+HYDRA = {"hydra", "omegaconf"}
+HEAVY = {"torch", "pandas", "matplotlib", "fvcore"}
+PLUGINS = {"methods", "bench.tasks"}
+
+WORDS = HEAVY | LIGHTNING | HYDRA | PLUGINS | {"wandb", "pynvml"}
+READING = {"torch", "wandb", "pynvml"} | LIGHTNING | HYDRA | PLUGINS
+METERS = LIGHTNING | HYDRA | PLUGINS | {"wandb", "pandas", "matplotlib"}
+TRAINING = HYDRA | PLUGINS | {"wandb", "pandas"}  # Lightning brings matplotlib
+DOOR = HEAVY | LIGHTNING | HYDRA | PLUGINS | {"wandb", "pynvml"}
+PLAN = DOOR - HYDRA
+SIDE = LIGHTNING | HYDRA | {"wandb", "pynvml", "fvcore", "bench.meters", "bench.record"}
+
+# The longest name that a module's name begins with decides.
+FLOORS = {
+    "bench": WORDS,
+    "bench.types": WORDS,
+    "bench.routing": WORDS,
+    "bench.record": WORDS,
+    "bench.environment": WORDS,
+    "bench.config": WORDS,
+    "bench.layout": WORDS,
+    "bench.report": READING,
+    "bench.compare": READING,
+    "bench.publish": READING,
+    "bench.mirror": READING,
+    "bench.statistics": METERS,
+    "bench.meters": METERS,
+    "bench.measure": METERS,
+    "bench.inputs": METERS,
+    "bench.plausibility": METERS,
+    "bench.probe": METERS,
+    "bench.train": TRAINING,
+    "bench.dense": METERS,
+    "bench.trial": TRAINING,
+    "bench.check": TRAINING,
+    "bench.cli": DOOR,
+    "bench.launch": DOOR,
+    "bench.queue": DOOR,
+    "bench.pending": DOOR,
+    "bench.running": DOOR,
+    "bench.child": DOOR,
+    "bench.devices": DOOR,
+    "bench.postmortem": DOOR,
+    "bench.progress": DOOR,
+    "bench.plugins": DOOR,
+    "bench.identity": DOOR,
+    "bench.planned": DOOR,
+    "bench.staleness": DOOR,
+    "bench.explain": PLAN,
+    "bench.overrides": PLAN,
+    "bench.plan": PLAN,
+    "bench.overhead": PLAN,
+    "bench.tasks": SIDE,
+    "methods": SIDE,
+}
+
+# One fork per floor imports its modules in turn and prints who brought in what is banned there.
+PROBE = """
+import importlib, json, os, sys
+preload, floors = json.loads(sys.argv[1])
+for name in preload:
+    importlib.import_module(name)
+for banned, modules in floors:
+    sys.stdout.flush()
+    if os.fork() == 0:
+        for module in modules:
+            before = set(sys.modules)
+            importlib.import_module(module)
+            new = set(sys.modules) - before
+            print(json.dumps([module, [name for name in banned if name in new]]), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+def modules() -> list[str]:
+    """Every module of the house."""
+    names = ["bench", "methods"]
+    for package in (bench, methods):
+        found = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+        names += [module.name for module in found if not module.name.endswith("__main__")]
+    return names
+
+
+def room(module: str) -> str:
+    """The line of the table that decides for `module`; "" without one."""
+    rooms = [known for known in FLOORS if module == known or module.startswith(f"{known}.")]
+    return max(
+        (known for known in rooms if known != "bench" or module == "bench"), default="", key=len
+    )
+
+
+def probe(preload: list[str], floors: list[tuple[list[str], list[str]]]) -> dict[str, list[str]]:
+    """What each module brings in that its floor bans; `floors` pairs banned names and modules."""
+    command = [sys.executable, "-W", "ignore", "-c", PROBE, json.dumps([preload, floors])]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    found = dict(json.loads(line) for line in run.stdout.splitlines())
+    assert set(found) == {name for _, names in floors for name in names}, run.stderr
+    return found
+
+
+def test_every_module_stands_on_a_floor() -> None:
+    """A new room gets a line in the table."""
+    assert [module for module in modules() if not room(module)] == []
+
+
+def test_every_room_keeps_its_floor() -> None:
+    """Importing a module loads nothing that its floor bans, in a process of its floor alone."""
+    by_floor: dict[frozenset[str], list[str]] = defaultdict(list)
+    for name in modules():
+        by_floor[frozenset(FLOORS[room(name)])].append(name)
+    pairs = [(sorted(banned), names) for banned, names in by_floor.items()]
+    light = probe([], [pair for pair in pairs if "torch" in pair[0]])
+    heavy = probe(["torch"], [pair for pair in pairs if "torch" not in pair[0]])
+    assert {name: names for name, names in (light | heavy).items() if names} == {}
+
+
+def test_the_probe_sees_a_broken_floor() -> None:
+    """The check notices what it looks for: reading records does load pydantic."""
+    floors = [(["pydantic", "torch"], ["bench.types", "bench.record"])]
+    assert probe([], floors) == {"bench.types": [], "bench.record": ["pydantic"]}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a source file imports anywhere, inside functions too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def sources(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", sources("bench"), ids=lambda path: path.stem)
+def test_bench_never_imports_methods(path) -> None:
+    """Our own methods come through the entry points, like everybody else's."""
+    assert {name for name in imports(path) if name.split(".")[0] == "methods"} == set()
+
+
+@pytest.mark.parametrize(
+    "path", [*sources("methods"), *sources("bench/tasks")], ids=lambda path: path.stem
+)
+def test_methods_and_tasks_need_only_the_words(path) -> None:
+    """A method or task imports of bench only types and routing, as a third party's would."""
+    allowed = ("bench.types", "bench.routing") + ("bench.tasks",) * ("tasks" in path.parts)
+    ours = {name for name in imports(path) if name.startswith("bench.")}
+    assert {name for name in ours if not name.startswith(allowed)} == set()
+
+
+COMMANDS = {
+    "help": ["--help"],
+    "report": ["report", "--help"],
+    "compare": ["compare", "--help"],
+}
+START = """
+import sys
+try:
+    from bench.cli import main
+    code = main(sys.argv[1:])
+except SystemExit as end:
+    code = end.code
+print("loaded:", sorted({"torch", "hydra", "pytorch_lightning", "wandb"} & set(sys.modules)), code)
+"""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_start_without_torch(command) -> None:
+    """--help, report and compare answer without loading torch, hydra, lightning or wandb."""
+    run = subprocess.run(
+        [sys.executable, "-c", START, *COMMANDS[command]], capture_output=True, text=True
+    )
+    assert run.stdout.splitlines()[-1] == "loaded: [] 0", run.stderr
