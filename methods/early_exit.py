@@ -81,11 +81,13 @@ def find_threshold(confidence: Tensor, shares: Tensor, budget: float) -> float:
     """The largest threshold at which the mean share of blocks stays within `budget`.
 
     `confidence` [exits, N]: of the inner exits for each of N elements; `shares` [exits + 1]: of the
-    blocks run when leaving at each exit, the last is 1. If even the lowest threshold runs more than
-    the budget, that one is returned: everything leaves at once.
+    blocks run when leaving at each exit, the last is 1. Thresholds lie halfway between two
+    confidences, so that rounding moves nobody; with 0, the lowest, everything leaves at once.
     """
-    steps = torch.linspace(0, confidence.numel() - 1, 513).long()
-    candidates = [*confidence.flatten().sort().values[steps].tolist(), NEVER]
+    values = confidence.flatten().sort().values
+    steps = torch.linspace(0, len(values) - 2, 512).long()
+    halfway = (values[steps] + values[steps + 1]) / 2
+    candidates = [0.0, *halfway.tolist(), NEVER]
     low, high = 0, len(candidates) - 1  # the mean share grows with the threshold
     while low < high:
         middle = (low + high + 1) // 2

@@ -19,7 +19,14 @@ from torch import Tensor, nn
 
 from bench import routing
 from bench.types import Batch, Output
-from methods.backbone.tokens import compact_tokens, linear_flops, put_back
+from methods.backbone.tokens import (
+    compact_tokens,
+    linear_flops,
+    pack,
+    put_back,
+    run_block,
+    unpack,
+)
 from methods.backbone.trunk import State, Trunk
 
 NEVER = 2.0  # a threshold that no probability reaches
@@ -132,7 +139,8 @@ class ExitModel(nn.Module):
         for number, (blocks, head) in enumerate(self.stages()):
             state, asking, tokens, valid = _advance(blocks, state, live)
             with routing.region("exit_head"):
-                found = head(asking)  # [n, K, C]
+                asked = replace(asking, x=pack(asking.x, valid))
+                found = unpack(head(asked), valid)  # [n, K, C]
             with routing.region("combine"):
                 logits = found if number == 0 else _fill(logits, state, tokens, valid, found)
             if head is self.trunk.head:
@@ -202,7 +210,7 @@ def _advance(
     with routing.region("dispatch"):
         asking = state.take(tokens)
     for block in blocks:
-        asking = block.feed(block.mix(asking, context=state))
+        asking = run_block(block, asking, valid, context=state)
         with routing.region("combine"):
             state = put_back(state, tokens, asking.x, valid)
     return state, asking, tokens, valid

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from bench import routing
 from bench.types import Backbone, Batch, Point, TaskSpec
-from methods.backbone.tokens import compact_tokens, linear_flops, put_back
+from methods.backbone.tokens import compact_tokens, linear_flops, put_back, run_block
 from methods.backbone.trunk import State, Trunk
 
 
@@ -123,7 +123,10 @@ class RoutedBlock(nn.Module):
         """Set the threshold that selects the active capacity's share of the tokens of `states`."""
         logits = torch.cat([self.predictor(state.x).flatten() for state in states]).sort().values
         num_left_out = len(logits) - math.ceil(self.capacities[self.active] * len(logits))
-        self.thresholds[self.active] = logits[num_left_out - 1] if num_left_out else -torch.inf
+        if num_left_out == 0:
+            self.thresholds[self.active] = -torch.inf
+        else:  # halfway between two tokens, so that rounding moves neither
+            self.thresholds[self.active] = logits[num_left_out - 1 : num_left_out + 1].mean()
 
     def forward(self, state: State) -> State:
         """Route, run the block on the selected tokens and put them back; x stays [B, T, D]."""
@@ -138,7 +141,7 @@ class RoutedBlock(nn.Module):
                 real = valid if picked.mask is None else picked.mask & valid
                 picked = replace(picked, mask=real)
         with routing.region("expert"):
-            new: State = self.block(picked)
+            new = run_block(self.block, picked, valid)
         with routing.region("combine"):
             gate = 2 * score.gather(1, tokens).sigmoid()[..., None]  # [B, K, 1]
             changed = torch.lerp(picked.x, new.x, gate)

@@ -20,6 +20,13 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
+    def initialise(self, residual_scale: float) -> None:
+        """GPT-2's start: N(0, 0.02), what is added to the residual stream scaled down, no bias."""
+        nn.init.normal_(self.qkv.weight, std=0.02)
+        nn.init.normal_(self.out.weight, std=0.02 * residual_scale)
+        nn.init.zeros_(self.qkv.bias)
+        nn.init.zeros_(self.out.bias)
+
     def forward(
         self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
     ) -> Tensor:

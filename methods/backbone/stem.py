@@ -8,9 +8,12 @@ from torch import Tensor, nn
 from bench.types import Batch
 from methods.backbone.trunk import State
 
+STRIDES = {1: (1, 1, 1), 2: (2, 1, 1), 4: (2, 1, 2), 8: (2, 2, 2)}
+POSITION_DEVIATION = 0.3  # of the learned positions at the start: about that of an image's tokens
+
 
 class ImageStem(nn.Module):
-    """Two 3x3 convolutions: image [B, channels, height, width] -> one token per `stride` pixels.
+    """Three 3x3 convolutions: image [B, channels, height, width] -> a token per `stride` pixels.
 
     A convolutional stem trains far faster on small images than single-pixel patches do
     (Xiao et al. 2021, "Early Convolutions Help Transformers See Better").
@@ -18,15 +21,21 @@ class ImageStem(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], dim: int, stride: int) -> None:
         super().__init__()
+        if stride not in STRIDES:
+            raise ValueError(f"image_stride is one of {list(STRIDES)}, not {stride}")
         channels, height, width = shape
         num_tokens = -(-height // stride) * -(-width // stride)
-        first = max(stride // 2, 1)
+        first, second, third = STRIDES[stride]
         self.layers = nn.Sequential(
             nn.Conv2d(channels, dim // 4, 3, stride=first, padding=1),
+            nn.GroupNorm(1, dim // 4),
             nn.GELU(),
-            nn.Conv2d(dim // 4, dim, 3, stride=stride // first, padding=1),
+            nn.Conv2d(dim // 4, dim // 2, 3, stride=second, padding=1),
+            nn.GroupNorm(1, dim // 2),
+            nn.GELU(),
+            nn.Conv2d(dim // 2, dim, 3, stride=third, padding=1),
         )
-        self.positions = nn.Parameter(torch.randn(num_tokens, dim) * 0.02)
+        self.positions = nn.Parameter(torch.randn(num_tokens, dim) * POSITION_DEVIATION)
 
     def forward(self, batch: Batch) -> State:
         tokens: Tensor = self.layers(batch.inputs).flatten(2).transpose(1, 2)  # [B, T, D]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,33 @@ def put_back(state: State, tokens: Tensor, new: Tensor, valid: Tensor | None = N
     if valid is not None:
         new = torch.where(valid[..., None], new, state.x.gather(1, wide))
     return replace(state, x=state.x.scatter(1, wide, new))
+
+
+def pack(x: Tensor, valid: Tensor | None) -> Tensor:
+    """The valid tokens of `x` [B, K, D] in one row [1, N, D], for work that needs no neighbours."""
+    return x if valid is None else x[valid][None]
+
+
+def unpack(packed: Tensor, valid: Tensor | None) -> Tensor:
+    """Undo `pack`: [1, N, E] -> [B, K, E] with zeros in the padding."""
+    if valid is None:
+        return packed
+    x = packed.new_zeros(*valid.shape, packed.shape[-1])
+    return x.masked_scatter(valid[..., None], packed)
+
+
+def run_block(
+    block: Any, state: State, valid: Tensor | None, context: State | None = None
+) -> State:
+    """`block` on padded tokens; the padding takes part in attention only, as queries nobody reads.
+
+    With `context`, the tokens of `state` look at those of `context`.
+    """
+    mixed = block.mix(state, context)
+    if valid is None:
+        return block.feed(mixed)
+    fed = block.feed(replace(mixed, x=pack(mixed.x, valid), positions=None, mask=None, sizes=None))
+    return replace(mixed, x=unpack(fed.x, valid), aux_loss=fed.aux_loss)
 
 
 def linear_flops(module: nn.Module) -> int:

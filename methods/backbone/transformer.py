@@ -30,6 +30,13 @@ class FeedForward(nn.Module):
         self.up = nn.Linear(dim, hidden)
         self.down = nn.Linear(hidden, dim)
 
+    def initialise(self, residual_scale: float) -> None:
+        """GPT-2's start: N(0, 0.02), what is added to the residual stream scaled down, no bias."""
+        nn.init.normal_(self.up.weight, std=0.02)
+        nn.init.normal_(self.down.weight, std=0.02 * residual_scale)
+        nn.init.zeros_(self.up.bias)
+        nn.init.zeros_(self.down.bias)
+
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.gelu(self.up(x)))
 
@@ -119,7 +126,7 @@ class Transformer:
     depth: int = 6
     num_heads: int = 4
     hidden_multiple: float = 4.0
-    image_stride: int = 2
+    image_stride: int = 4
 
     def build(
         self,
@@ -143,6 +150,9 @@ class Transformer:
             return Block(self.dim, mixer, make_ffn(self.dim, hidden), causal=spec.causal)
 
         blocks = [block(i, make_block) if block else make_block() for i in range(self.depth)]
+        for module in nn.ModuleList(blocks).modules():
+            if isinstance(module, Attention | FeedForward):  # what stands in brings its own start
+                module.initialise((2 * self.depth) ** -0.5)
         make_head = partial(Head, self.dim, spec.num_outputs, pool=not spec.causal)
         return Trunk(spec, self.dim, stem, blocks, make_head)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
-from bench.types import Batch, TaskSpec
+from bench.types import Batch, TaskSpec, Unsupported
 from methods.backbone.transformer import Transformer
 
 
@@ -19,7 +23,7 @@ class Tiny:
 
     @property
     def backbone(self) -> Transformer:
-        return Transformer(dim=16, depth=4, num_heads=2, hidden_multiple=2.0)
+        return Transformer(dim=16, depth=4, num_heads=2, hidden_multiple=2.0, image_stride=2)
 
     def batch(self, num_samples: int, seed: int = 0) -> Batch:
         """Random inputs and targets."""
@@ -41,6 +45,67 @@ TINY = {
     "image": Tiny(TaskSpec("tiny-image", "image", (1, 8, 8), 5)),
     "text": Tiny(TaskSpec("tiny-text", "tokens", (16,), 11, vocab_size=11, causal=True)),
 }
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """One of our methods, with its default settings, on a tiny task that it supports."""
+
+    name: str
+    method: Any
+    tiny: Tiny
+
+    def model(self) -> nn.Module:
+        """Its model, calibrated and in inference mode; from a dense one if it can start there."""
+        torch.manual_seed(1)
+        if hasattr(self.method, "convert"):
+            dense = self.tiny.backbone.build(self.tiny.spec).eval()
+            model = self.method.convert(dense, [self.tiny.batch(4)])
+        else:
+            model = self.method.build(self.tiny.spec, self.tiny.backbone)
+        for name, parameter in model.named_parameters():
+            if name.endswith("linear.weight"):
+                # Untrained heads would be equally unsure about every input.
+                nn.init.normal_(parameter, std=0.7)
+        model.eval()
+        if hasattr(self.method, "calibrate"):
+            with torch.no_grad():
+                self.method.calibrate(model, [self.tiny.batch(16, seed) for seed in range(3)])
+        return model
+
+    def at_points(self, model: nn.Module) -> Iterator[nn.Module]:
+        """The model at each operating point in turn."""
+        if not hasattr(self.method, "points"):
+            yield model
+            return
+        for point in self.method.points():
+            self.method.set_point(model, point)
+            yield model
+
+    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """The training loss, as the harness computes it."""
+        if hasattr(self.method, "loss"):
+            return self.method.loss(model, batch, self.tiny.criterion, 0.5)
+        output = model(batch)
+        return self.tiny.criterion(output, batch) + output.aux_loss
+
+
+def _built_ins() -> Iterator[BuiltIn]:
+    for door in entry_points(group="condbench.methods"):
+        if door.value.startswith("methods."):
+            for tiny in TINY.values():
+                found = BuiltIn(door.name, door.load()(), tiny)
+                try:
+                    found.method.build(tiny.spec, tiny.backbone)
+                except Unsupported:
+                    continue
+                yield found
+
+
+@pytest.fixture(params=_built_ins(), ids=lambda b: f"{b.name}-{b.tiny.spec.kind}")
+def built_in(request: pytest.FixtureRequest) -> BuiltIn:
+    """Every built-in method on every tiny task that it supports."""
+    return request.param
 
 
 @pytest.fixture(autouse=True)

@@ -23,8 +23,10 @@ def _model(tiny, **settings):
 
 
 def _median_threshold(model, batch: Batch) -> float:
-    """About half of the elements leave at the first exit."""
-    return model.confidences(batch)[0].median().item()
+    """Half of the elements leave at the first exit; halfway between two, so that none is close."""
+    sure = model.confidences(batch)[0].sort().values
+    middle = len(sure) // 2
+    return sure[middle - 1 : middle + 1].mean().item()
 
 
 def _rows(model, batch: Batch) -> list[int]:
@@ -103,12 +105,13 @@ def test_a_token_decides_without_the_future(tiny_text) -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.floats(0.3, 1.0))
 def test_threshold_stays_within_the_budget(budget: float) -> None:
-    """The threshold found runs at most the budget, and every higher confidence runs more."""
+    """The threshold found runs at most the budget; one above the next confidence runs more."""
     sure = torch.rand(3, 100, generator=torch.Generator().manual_seed(0))
     shares = torch.tensor([0.25, 0.5, 0.75, 1.0])
     found = find_threshold(sure, shares, budget)
     assert mean_share(sure, shares, found) <= budget
-    assert all(mean_share(sure, shares, t) > budget for t in sure[sure > found].tolist())
+    higher = sure[sure > found].sort().values
+    assert len(higher) == 0 or mean_share(sure, shares, higher[0].item() + 1e-6) > budget
 
 
 def test_mean_share_by_hand() -> None:

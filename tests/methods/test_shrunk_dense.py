@@ -12,7 +12,7 @@ from methods.backbone.transformer import Transformer
 from methods.shrunk_dense import ShrunkDense
 
 IMAGE = TaskSpec("i", "image", (1, 16, 16), 10)
-BACKBONE = Transformer(dim=128, depth=6, num_heads=4)
+BACKBONE = Transformer(dim=128, depth=6, num_heads=4, image_stride=2)
 
 
 @given(st.floats(0.1, 1.0))
