@@ -1,0 +1,163 @@
+"""`make kernels`: our mixture-of-experts layer beside Hugging Face's, ratios in one run.
+
+A Mixtral block (width 256, hidden 1024, 8 experts, top-2, SwiGLU) with equal weights and outputs in
+every implementation, at 1,024 and at 64 tokens, with 1 and 2 threads in fp32; in bf16 on a GPU if
+there is one. Each round times every candidate once, in an order that rotates; what counts is the
+ratio inside a round, so that a slow moment of the machine hits all of them.
+
+    dense       one SwiGLU layer on as many rows as the experts get together: the same FLOPs in
+                three matrix products, no routing
+    read        the touched experts' weights read once (a sum over them): with few tokens the
+                floor that memory bandwidth sets
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import MixtralConfig
+from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
+
+from methods.moe import MoE, MoEFFN
+
+DIM, HIDDEN, NUM_EXPERTS, TOP_K = 256, 1024, 8, 2
+MODES = ("eager", "batched_mm", "grouped_mm")  # of transformers' experts
+BACKENDS = ("auto", "loop", "grouped")  # of methods.dispatch
+Candidates = dict[str, Callable[[Tensor], Tensor]]
+
+
+def huggingface(mode: str) -> nn.Module:
+    """Their block, always with the same weights."""
+    config = MixtralConfig(
+        hidden_size=DIM,
+        intermediate_size=HIDDEN,
+        num_local_experts=NUM_EXPERTS,
+        num_experts_per_tok=TOP_K,
+    )
+    config._experts_implementation = mode
+    block: nn.Module = MixtralSparseMoeBlock(config).eval()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in block.parameters():
+        nn.init.normal_(parameter, std=0.05, generator=generator)
+    return block
+
+
+def ours(backend: str) -> MoEFFN:
+    """Our layer with their weights."""
+    theirs = huggingface("eager")
+    settings = MoE(num_experts=NUM_EXPERTS, top_k=TOP_K, activation="swiglu", backend=backend)
+    layer = MoEFFN(DIM, HIDDEN, settings).eval()
+    layer.router.weight.data.copy_(theirs.gate.weight.data)
+    layer.experts.up.data.copy_(theirs.experts.gate_up_proj.data.transpose(1, 2))
+    layer.experts.down.data.copy_(theirs.experts.down_proj.data.transpose(1, 2))
+    return layer
+
+
+def candidates(num_tokens: int, device: str, dtype: torch.dtype) -> Candidates:
+    """Everything that is timed, by name; each takes tokens [1, N, D]."""
+    made: Candidates = {}
+    for mode in MODES:
+        if mode != "batched_mm" or num_tokens <= 64:  # it gathers the weights once per token
+            made[f"HF {mode}"] = huggingface(mode).to(device, dtype)
+    for backend in BACKENDS:
+        made[f"ours {backend}"] = ours(backend).to(device, dtype)
+    gate, up, down = (
+        weight.to(device, dtype)
+        for weight in (torch.randn(HIDDEN, DIM), torch.randn(HIDDEN, DIM), torch.randn(DIM, HIDDEN))
+    )
+    rows = torch.randn(num_tokens * TOP_K, DIM, device=device, dtype=dtype)
+    experts = ours("auto").to(device, dtype).experts
+    made["dense"] = lambda _: F.linear(F.silu(F.linear(rows, gate)) * F.linear(rows, up), down)
+    made["read"] = lambda _: experts.up.sum() + experts.down.sum()
+    return made
+
+
+def check(made: Candidates, x: Tensor) -> None:
+    """All layers give the same; raises AssertionError where one does not."""
+    tolerance = 1e-4 if x.dtype == torch.float32 else 2e-2
+    layers = [name for name in made if name not in ("dense", "read")]
+    wanted = made[layers[0]](x)
+    for name in layers[1:]:
+        torch.testing.assert_close(made[name](x), wanted, atol=tolerance, rtol=tolerance)
+
+
+def seconds(made: Candidates, x: Tensor, num_rounds: int) -> dict[str, list[float]]:
+    """Duration of every candidate in every round, after three that do not count."""
+    names, taken = list(made), {name: [] for name in made}
+    for number in range(-3, num_rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            _wait(x)
+            begin = time.perf_counter()
+            made[name](x)
+            _wait(x)
+            if number >= 0:
+                taken[name].append(time.perf_counter() - begin)
+    return taken
+
+
+def _wait(x: Tensor) -> None:
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+
+
+def table(taken: dict[str, list[float]]) -> Iterator[str]:
+    """Markdown rows: median ms, and median ratio to dense, to the fastest of HF, to the floor."""
+    medians = {name: statistics.median(values) for name, values in taken.items()}
+    fastest = min((name for name in taken if name.startswith("HF")), key=medians.__getitem__)
+    yield f"| | median ms | / dense (quartiles) | / fastest HF ({fastest[3:]}) | / read |"
+    yield "|---|---|---|---|---|"
+    for name, values in taken.items():
+        low, middle, high = statistics.quantiles(_ratios(values, taken["dense"]), n=4)
+        best, floor = (
+            statistics.median(_ratios(values, taken[other])) for other in (fastest, "read")
+        )
+        yield (
+            f"| {name} | {medians[name] * 1e3:.2f} | {middle:.2f} ({low:.2f}-{high:.2f}) "
+            f"| {best:.2f} | {floor:.1f} |"
+        )
+
+
+def _ratios(values: list[float], others: list[float]) -> list[float]:
+    return [value / other for value, other in zip(values, others, strict=True)]
+
+
+@contextmanager
+def threads(num_threads: int) -> Iterator[None]:
+    """Compute with that many CPU threads inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=40)
+    num_rounds = parser.parse_args().rounds
+    settings = [("cpu", torch.float32, n) for n in (1, 2)]
+    if torch.cuda.is_available():
+        settings.append(("cuda", torch.bfloat16, 1))
+    for device, dtype, num_threads in settings:
+        for num_tokens in (1024, 64):
+            made = candidates(num_tokens, device, dtype)
+            x = torch.randn(1, num_tokens, DIM, device=device, dtype=dtype)
+            with threads(num_threads), torch.no_grad():
+                check(made, x)
+                taken = seconds(made, x, num_rounds)
+            print(f"\n{num_tokens} tokens, {device}, {str(dtype)[6:]}, {num_threads} thread(s)\n")
+            print(*table(taken), sep="\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
