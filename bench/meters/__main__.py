@@ -3,7 +3,8 @@
     python -m bench.meters                 all of it, about a quarter of an hour
     python -m bench.meters --sessions 5    fewer timing sessions
 
-Prints the tables of docs/meters.md, for the machine that it runs on. Exit code 0 when every acceptance limit holds, else 1.
+Prints the tables of docs/meters.md, for the machine that it runs on.
+Exit code 0 when every acceptance limit holds, else 1.
 """
 
 from __future__ import annotations

@@ -35,10 +35,10 @@ def small() -> object:
 
 
 def mlp() -> object:
-    """Weights of 16 MiB, and two activations of 32 MiB at any moment."""
+    """Weights of 4 MiB, and two activations of 32 MiB at any moment."""
     with torch.inference_mode():
-        weight = torch.ones(2048, 2048)
-        hidden = torch.relu(torch.ones(4096, 2048) @ weight)
+        weight = torch.ones(1024, 1024)
+        hidden = torch.relu(torch.ones(8192, 1024) @ weight)
         return hidden @ weight
 
 
@@ -71,7 +71,7 @@ CONV_OWN = (64 * 64 * 9 + 64) * 4
 WORKLOADS: dict[str, tuple[Callable[[], object], int, int]] = {
     "big": (big, 320 * MIB, 0),
     "small": (small, 256 * MIB, 0),
-    "mlp": (mlp, (16 + 32 + 32) * MIB, 0),
+    "mlp": (mlp, (4 + 32 + 32) * MIB, 0),
     "softmax_sort": (softmax_sort, (64 * 3 + 128) * MIB, 64 * 1024),
     "convolution": (convolution, 2 * 32 * MIB + CONV_OWN, 34 * MIB),
     "train": (train, 6 * 32 * MIB, 64),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,12 +9,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.meters.flop_crosscheck import macs_fvcore
 from bench.meters.flops import count
 from bench.meters.time import pinned_threads
+from bench.types import Batch, Output
 
 HEADERS = ["case", "closed form (FLOP)", "condbench", "FlopCounterMode", "fvcore x 2"]
 MAX_US_PER_OP = 60.0
@@ -119,25 +119,25 @@ def rows_and_failures() -> tuple[list[list[str]], list[str]]:
             counter = FlopCounterMode(display=False)
             with counter:
                 module(x)
-            traced = _fvcore(module, x)
+            traced = macs_fvcore(_OnBatch(module), Batch(x, torch.zeros(B))).macs
         if ours.complete and ours.total != case.flops:
             failed.append(f"FLOPs, {case.name}: {ours.total}, closed form {case.flops}")
         own = f"{ours.total / case.flops:.3f}" if ours.complete else "flagged"
         other = f"{counter.get_total_flops() / case.flops:.3f}"
-        rows.append([case.name, f"{case.flops:,}", own, other, traced(case.flops)])
+        theirs = "fails" if traced is None else f"{2 * traced / case.flops:.3f}"
+        rows.append([case.name, f"{case.flops:,}", own, other, theirs])
     return rows, failed
 
 
-def _fvcore(module: nn.Module, x: Tensor) -> Callable[[int], str]:
-    """fvcore's MACs doubled, as a share of the closed form; the error's name where it fails."""
-    logging.getLogger("fvcore").setLevel(logging.ERROR)
-    logging.getLogger("torch.jit").setLevel(logging.ERROR)
-    try:
-        total = FlopCountAnalysis(module, x).unsupported_ops_warnings(False).total()
-    except Exception as error:
-        name = type(error).__name__
-        return lambda flops: name
-    return lambda flops: f"{2 * total / flops:.3f}"
+class _OnBatch(nn.Module):
+    """A module on tensors as a model on batches."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, batch: Batch) -> Output:
+        return Output(self.module(batch.inputs))
 
 
 def overhead() -> dict[str, float]:
