@@ -144,9 +144,7 @@ class Task(Protocol):
 
     def num_samples(self, split: Split) -> int: ...
 
-    def batches(
-        self, split: Split, batch_size: int, *, seed: int | None = None
-    ) -> Iterable[Batch]:
+    def batches(self, split: Split, batch_size: int, *, seed: int | None = None) -> Iterable[Batch]:
         """One pass over a split; shuffled by `seed`, in data order without one.
 
         The train split drops a last ragged batch, the others keep it.
@@ -192,8 +190,8 @@ class Backbone(Protocol):
         """The trunk for `spec`. Raises Unsupported where the family cannot serve the task.
 
         `ffn(dim, hidden)` replaces every feed-forward layer: a module [B, T, D] -> [B, T, D], or
-        -> ([B, T, D], aux_loss). `attention(dim, num_heads)` replaces every token mixer,
-        `block(index, make)` every block, where `make()` builds the dense one.
+        -> ([B, T, D], aux_loss). `attention(dim, num_heads, causal=...)` replaces every token
+        mixer, `block(index, make)` every block, where `make()` builds the dense one.
         """
         ...
 
