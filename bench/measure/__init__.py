@@ -20,6 +20,7 @@ from bench.measure.cost import measure_cost, measure_dense_cost
 from bench.measure.footprint import measure_footprint
 from bench.measure.latency import measure_latency, measure_time_shares
 from bench.measure.quality import evaluate, quality_label, quality_metric, quality_notes
+from bench.measure.saving import measure_saving
 from bench.measure.speed import measure_speed
 from bench.measure.subject import Findings, Metrics, OnPhase, Subject
 from bench.meters.memory import storage_bytes
@@ -48,6 +49,9 @@ def measure(subject: Subject, tell: OnPhase) -> Findings:
         tell("flops", number / len(points))
         cost, findings.raw[f"flops_point{number}"] = measure_cost(subject, point, inputs, dense)
         result.metrics |= cost
+        if number == 0:
+            with subject.at(point):
+                result.metrics |= measure_saving(subject, inputs, dense)
         if number == 0 or config.all_points:
             tell("time", number / len(points))
             with subject.at(point):

@@ -76,10 +76,10 @@ def _read_one(path: Path, reading: Reading) -> None:
         record = read_record(path)
         modified_unix_s = path.stat().st_mtime
     except (BadRecord, OSError) as error:
-        reading.problems.append(f"left out: {error}")
+        reading.problems.append(str(error))
         return
     if record.labels.device == "fake":
-        reading.problems.append(f"left out: {path}: measured with a fake device")
+        reading.problems.append(f"{path}: measured with a fake device")
         return
     reading.found.append(Found(record, path.parent, modified_unix_s))
 

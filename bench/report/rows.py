@@ -143,7 +143,7 @@ def _table(key: tuple[str, ...], group: Sequence[Found], subtitle: str) -> Table
     for method, variant in sorted(cells, key=lambda cell: (cell[0] != DENSE, *cell)):
         current, old = _current(cells[(method, variant)])
         kept += current
-        left_out += [f"left out: {item.folder}: {why}" for item, why in old]
+        left_out += [f"{item.folder}: {why}" for item, why in old]
         rows += _rows(method, variant, [item for item in current if item.record.status == "ok"])
     _compare_quality(rows)
     labels = [item.record.quality for item in kept if item.record.quality is not None]

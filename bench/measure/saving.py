@@ -1,0 +1,66 @@
+"""What the gates save, as declared and as executed: here a method that only masks is found.
+
+Open gates are the reference, where everything runs that a gate may skip. The declared saving is
+what the decisions then leave out, by their own cost; the executed saving is what the counter sees
+of it. Skipping makes them equal, multiplying by zero makes the second one vanish.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from bench import routing
+from bench.inputs import Inputs
+from bench.measure.cost import DenseCost
+from bench.measure.subject import Metrics, Subject
+from bench.meters.flops import count_samples
+from bench.record import Metric, missing
+from bench.types import Batch
+
+KEYS = ("infer/declared_saving", "infer/executed_saving")
+
+
+def measure_saving(subject: Subject, inputs: Inputs, dense: DenseCost) -> Metrics:
+    """Both savings at the point that is set, as shares of the dense FLOPs, on one largest batch."""
+    size = max(inputs.by_size)
+    batch = inputs.by_size[size][0]
+    own = _spend(subject, batch)
+    if own.num_decisions == 0:
+        return _both_missing("the method announced no decision")
+    try:
+        with routing.force("open"):
+            opened = _spend(subject, batch)
+    except Exception as error:  # open gates need not be defined: what is unknown is no accusation
+        return _both_missing(f"the gates cannot be opened: {type(error).__name__}: {error}")
+    whole = dense.per_sample[size] * size
+    savings = (opened.declared - own.declared, opened.executed - own.executed)
+    return {
+        key: Metric(value=saving / whole, unit="1")
+        for key, saving in zip(KEYS, savings, strict=True)
+    }
+
+
+@dataclass(frozen=True)
+class _Spent:
+    """FLOPs of one call: declared by its decisions, and executed."""
+
+    declared: float
+    executed: int
+    num_decisions: int
+
+
+def _spend(subject: Subject, batch: Batch) -> _Spent:
+    model = subject.model
+    with torch.inference_mode(), routing.observe() as seen:
+        executed = count_samples(model, [batch]).total
+    if hasattr(subject.method, "declared_flops"):
+        declared = float(subject.method.declared_flops(model, seen))
+    else:
+        declared = seen.declared_flops()
+    return _Spent(declared, executed, len(seen.decisions))
+
+
+def _both_missing(reason: str) -> Metrics:
+    return {key: missing("1", reason) for key in KEYS}

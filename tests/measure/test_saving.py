@@ -1,0 +1,98 @@
+"""A saving is what is not computed: multiplying by zero is told from skipping."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench import routing
+from bench.config import MeasureConfig
+from bench.inputs import Inputs
+from bench.measure.cost import DenseCost
+from bench.measure.saving import measure_saving
+from bench.measure.subject import Subject
+from bench.types import Batch, Output
+
+DIM, NUM_SAMPLES = 8, 4
+COST = 2 * DIM * DIM  # one Linear(8, 8) on one sample: 128 FLOPs
+
+
+class Gated(nn.Module):
+    """Two linear layers; a gate sends every second sample past the second one."""
+
+    def __init__(self, skips: bool) -> None:
+        super().__init__()
+        self.always = nn.Linear(DIM, DIM, bias=False)
+        self.sometimes = nn.Linear(DIM, DIM, bias=False)
+        self.skips = skips
+
+    def forward(self, batch: Batch) -> Output:
+        x = self.always(batch.inputs)  # [B, D]
+        wanted = torch.arange(len(x)) % 2 == 0
+        run = routing.decide("gate", probabilities=wanted.float(), run=wanted, cost=COST)
+        return Output(self._skipped(x, run) if self.skips else self._masked(x, run))
+
+    def _skipped(self, x: Tensor, run: Tensor) -> Tensor:
+        return x.index_put((run.nonzero()[:, 0],), self.sometimes(x[run]))
+
+    def _masked(self, x: Tensor, run: Tensor) -> Tensor:
+        return torch.where(run[:, None], self.sometimes(x), x)
+
+
+class Closed(nn.Module):
+    """A gate that refuses to be opened."""
+
+    def forward(self, batch: Batch) -> Output:
+        none = torch.zeros(len(batch), dtype=torch.bool)
+        run = routing.decide("gate", probabilities=none.float(), run=none, cost=COST)
+        if run.any():
+            raise ValueError("no room for all")
+        return Output(batch.inputs)
+
+
+def savings(model: nn.Module) -> dict[str, float | str | None]:
+    """Both savings of a model on four samples whose dense cost is two linear layers each."""
+    inputs = torch.randn(NUM_SAMPLES, DIM, generator=torch.Generator().manual_seed(0))
+    batch = Batch(inputs, torch.zeros(NUM_SAMPLES, dtype=torch.long))
+    singles = [batch.select(torch.tensor([n])) for n in range(NUM_SAMPLES)]
+    subject = Subject(
+        model=model.eval(),
+        method=object(),
+        task=None,  # type: ignore[arg-type]  # no part of this meter
+        device=torch.device("cpu"),
+        config=MeasureConfig(),
+        make_baseline=nn.Module,
+        is_dense=False,
+    )
+    dense = DenseCost({NUM_SAMPLES: 2.0 * COST, 1: 2.0 * COST})
+    found = measure_saving(subject, Inputs({1: singles, NUM_SAMPLES: [batch]}), dense)
+    return {key.partition("/")[2]: m.reason or m.value for key, m in found.items()}
+
+
+def test_skipping_executes_what_it_declares():
+    """Two of four samples skip half of the dense work: a quarter, declared and executed."""
+    assert savings(Gated(skips=True)) == {"declared_saving": 0.25, "executed_saving": 0.25}
+
+
+def test_masking_declares_and_executes_nothing():
+    """The same decisions, multiplied instead of skipped: a quarter declared, none executed."""
+    found = savings(Gated(skips=False))
+    assert found["declared_saving"] == 0.25
+    assert found["executed_saving"] == pytest.approx(0.0)
+
+
+def test_a_model_without_gates_declares_nothing():
+    """Dense models have no saving, and say why."""
+
+    class Dense(nn.Module):
+        def forward(self, batch: Batch) -> Output:
+            return Output(batch.inputs)
+
+    assert savings(Dense())["declared_saving"] == "the method announced no decision"
+
+
+def test_gates_that_cannot_be_opened_are_no_accusation():
+    """Where open gates fail, both savings are missing with the cause."""
+    reason = "the gates cannot be opened: ValueError: no room for all"
+    assert savings(Closed()) == {"declared_saving": reason, "executed_saving": reason}
