@@ -40,8 +40,14 @@ class Experts(nn.Module):
             raise ValueError(f"activation is gelu or swiglu, not {activation!r}")
         self.hidden, self.gated = hidden, activation == "swiglu"
         columns = 2 * hidden if self.gated else hidden
-        self.up = nn.Parameter(_uniform(num_experts, dim, columns))
-        self.down = nn.Parameter(_uniform(num_experts, hidden, dim))
+        self.up = nn.Parameter(torch.empty(num_experts, dim, columns))
+        self.down = nn.Parameter(torch.empty(num_experts, hidden, dim))
+        self.initialise()
+
+    def initialise(self, residual_scale: float = 1.0) -> None:
+        """GPT-2's start, as the dense layer's: N(0, 0.02), `down` scaled down for the residual."""
+        nn.init.normal_(self.up, std=0.02)
+        nn.init.normal_(self.down, std=0.02 * residual_scale)
 
     @property
     def flops_per_row(self) -> float:
@@ -76,9 +82,3 @@ class Experts(nn.Module):
             return F.gelu(rows @ up) @ down
         hidden = F.silu(rows @ up[:, : self.hidden]) * (rows @ up[:, self.hidden :])
         return hidden @ down
-
-
-def _uniform(num: int, num_inputs: int, num_outputs: int) -> Tensor:
-    """nn.Linear's initialisation, U(+-1 / sqrt(inputs)), for a stack [num, inputs, outputs]."""
-    bound = num_inputs**-0.5
-    return torch.empty(num, num_inputs, num_outputs).uniform_(-bound, bound)

@@ -151,8 +151,9 @@ class Transformer:
 
         blocks = [block(i, make_block) if block else make_block() for i in range(self.depth)]
         for module in nn.ModuleList(blocks).modules():
-            if isinstance(module, Attention | FeedForward):  # what stands in brings its own start
-                module.initialise((2 * self.depth) ** -0.5)
+            start = getattr(module, "initialise", None)  # what stands in may have one too
+            if callable(start):
+                start((2 * self.depth) ** -0.5)
         make_head = partial(Head, self.dim, spec.num_outputs, pool=not spec.causal)
         return Trunk(spec, self.dim, stem, blocks, make_head)
 

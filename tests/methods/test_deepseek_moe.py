@@ -12,7 +12,10 @@ from methods.deepseek_moe import DeepSeekFFN, DeepSeekMoE
 
 def layer(**settings) -> DeepSeekFFN:
     """Eight routed experts and one shared, of width 4, on tokens of width 8; in inference mode."""
-    return DeepSeekFFN(8, 4, DeepSeekMoE(**{"num_experts": 8, "top_k": 2, **settings})).eval()
+    ffn = DeepSeekFFN(8, 4, DeepSeekMoE(**{"num_experts": 8, "top_k": 2, **settings})).eval()
+    for parameter in ffn.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return ffn
 
 
 def decisions(ffn: DeepSeekFFN, x: torch.Tensor) -> torch.Tensor:

@@ -30,6 +30,14 @@ class Recording(nn.ModuleList):
         return [lambda rows, layer=layer: call(layer, rows) for layer in self]
 
 
+def stack(*sizes: int, activation: str = "gelu") -> Experts:
+    """Experts with weights large enough for differences to show."""
+    experts = Experts(*sizes, activation)
+    for parameter in experts.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return experts
+
+
 masks = st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=8)
 
 
@@ -107,7 +115,7 @@ def test_backends_agree_with_the_definition(activation: str, mask: list[list[boo
     torch.manual_seed(0)
     run = torch.tensor(mask)
     x, weights = torch.randn(len(run), 8), torch.rand(run.shape)
-    experts = Experts(3, 8, 12, activation)
+    experts = stack(3, 8, 12, activation=activation)
     with torch.no_grad():
         wanted = weighted_sum(x, run, weights, experts)
         for backend in dispatch.BACKENDS:
@@ -122,7 +130,7 @@ def test_backends_agree_in_gradients() -> None:
     run = torch.rand(20, 4) < 0.4
     run[:, 2] = False  # one group without rows
     weights = torch.rand(20, 4, requires_grad=True)
-    experts = Experts(4, 8, 12, "swiglu")
+    experts = stack(4, 8, 12, activation="swiglu")
     leaves = (x, weights, experts.up, experts.down)
     results = {
         backend: torch.autograd.grad(
@@ -136,7 +144,7 @@ def test_backends_agree_in_gradients() -> None:
 
 def test_loop_is_exact_in_float64() -> None:
     """The loop backend passes gradcheck in double precision; auto uses it there."""
-    experts = Experts(3, 4, 4, "gelu").double()
+    experts = stack(3, 4, 4).double()
     x = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
     weights = torch.rand(5, 3, dtype=torch.float64, requires_grad=True)
     run = torch.tensor([[1, 0, 0], [0, 1, 1], [0, 0, 0], [1, 1, 1], [0, 0, 1]]).bool()
@@ -147,7 +155,7 @@ def test_loop_is_exact_in_float64() -> None:
 
 def test_permuting_rows_permutes_results() -> None:
     """mix is equivariant to the order of rows."""
-    experts = Experts(4, 8, 12, "gelu")
+    experts = stack(4, 8, 12)
     x, run, weights = torch.randn(30, 8), torch.rand(30, 4) < 0.5, torch.rand(30, 4)
     p = torch.randperm(30)
     with torch.no_grad():
@@ -202,7 +210,7 @@ def test_grouped_obeys_autocast() -> None:
 )
 def test_grouped_says_what_it_serves(dtype: torch.dtype, width: int, can: bool) -> None:
     """can_group is true for fp32, bf16 and fp16 with 16-byte rows, and mix refuses the rest."""
-    experts = Experts(2, width, 16, "gelu").to(dtype)
+    experts = stack(2, width, 16).to(dtype)
     x, run = torch.randn(3, width, dtype=dtype), torch.ones(3, 2).bool()
     assert experts.can_sort(x) is can
     if can:

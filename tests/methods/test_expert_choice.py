@@ -13,7 +13,10 @@ from methods.expert_choice import ExpertChoice, ExpertChoiceFFN
 
 def layer(**settings) -> ExpertChoiceFFN:
     """Four experts of width 12 on tokens of width 8, in inference mode."""
-    return ExpertChoiceFFN(8, 12, ExpertChoice(**{"num_experts": 4, **settings})).eval()
+    ffn = ExpertChoiceFFN(8, 12, ExpertChoice(**{"num_experts": 4, **settings})).eval()
+    for parameter in ffn.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return ffn
 
 
 def test_every_expert_takes_exactly_its_share() -> None:

@@ -12,7 +12,10 @@ from methods.moe import MoE, MoEFFN, z_loss
 
 def layer(**settings) -> MoEFFN:
     """One mixture of 4 experts of width 12 on tokens of width 8, in inference mode."""
-    return MoEFFN(8, 12, MoE(**{"num_experts": 4, **settings})).eval()
+    ffn = MoEFFN(8, 12, MoE(**{"num_experts": 4, **settings})).eval()
+    for parameter in ffn.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return ffn
 
 
 def tokens(*shape: int) -> torch.Tensor:

@@ -13,7 +13,10 @@ from methods.soft_moe import SoftMoE, SoftMoEFFN
 
 def layer(**settings) -> SoftMoEFFN:
     """Four experts of width 12 with two slots each, on tokens of width 8."""
-    return SoftMoEFFN(8, 12, SoftMoE(**{"num_experts": 4, "slots_per_expert": 2, **settings}))
+    ffn = SoftMoEFFN(8, 12, SoftMoE(**{"num_experts": 4, "slots_per_expert": 2, **settings}))
+    for parameter in ffn.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return ffn
 
 
 def test_dispatch_and_combine_weights_add_up_to_one() -> None:
