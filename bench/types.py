@@ -88,7 +88,8 @@ class Quality:
 
     `per_sample` holds one score per evaluated sample where the task has one, in data order, so
     that two methods can be compared pairwise. `chance` is what guessing reaches, `references`
-    names trivial or classic baselines in the same unit.
+    names trivial or classic baselines in the same unit, `more` further scores of the same
+    evaluation by name (BLEU beside exact match).
     """
 
     value: float
@@ -97,6 +98,7 @@ class Quality:
     per_sample: Sequence[float] | None = None
     chance: float | None = None
     references: Mapping[str, float] = field(default_factory=dict)
+    more: Mapping[str, float] = field(default_factory=dict)
 
     def beats(self, reference: float) -> bool:
         """Whether the value is strictly better than `reference`."""
