@@ -1,9 +1,11 @@
-"""Composite ops under a dispatch mode in inference mode: run them in the state they were called in.
+"""Running an op inside a mode's handler in the dispatch state that it was called in.
 
-Outside inference mode, autograd takes composite ops (linear, matmul, einsum, ...) apart before a
-mode sees them. In inference mode they arrive whole, in a handler for which torch has switched off
-autocast and view tracking. Taken apart in that state they lose autocast's casts and fold matrices
-differently: a model would run in another precision while it is counted.
+For its handler a mode finds autocast and view tracking switched off. Two kinds of ops would then
+run otherwise than without a count, in another precision for example:
+
+    composite ops in inference mode (linear, matmul, einsum, ...): elsewhere autograd takes them
+        apart before a mode sees them; here they arrive whole, and their parts need both
+    the fused encoder layer and bilinear, whose parts have autocast rules though they have none
 """
 
 from __future__ import annotations
@@ -11,28 +13,52 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 from torch._C import DispatchKey, DispatchKeySet
 from torch._ops import OpOverload
 from torch.overrides import enable_reentrant_dispatch
 
-_AUTOCAST = (DispatchKey.AutocastCPU, DispatchKey.AutocastCUDA)
+# Fused ops that are called from outside every autocast rule, and on which devices that is so.
+_WITHOUT_RULES = {
+    "aten::_transformer_encoder_layer_fwd": ("cpu", "cuda"),
+    "aten::_trilinear": ("cpu",),
+}
+_AUTOCAST = {"cpu": DispatchKey.AutocastCPU, "cuda": DispatchKey.AutocastCUDA}
 
 
 @contextmanager
 def as_called(func: OpOverload) -> Iterator[None]:
-    """Inside, dispatch as where `func` was called, not as in the mode's handler."""
-    with enable_reentrant_dispatch(), torch._C._ExcludeDispatchKeyGuard(_autocast_passed(func)):
+    """Inside, dispatch as where the composite op `func` was called."""
+    passed = DispatchKeySet.from_raw_repr(_own_autocast_bits(func))
+    with enable_reentrant_dispatch(), torch._C._ExcludeDispatchKeyGuard(passed):
         yield
 
 
+def run(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run `func` as a whole, below the mode, with autocast for its parts if it was on outside."""
+    devices = _WITHOUT_RULES.get(func.name())
+    if devices is None:
+        return func(*args, **kwargs)
+    with enable_reentrant_dispatch():
+        running = [_AUTOCAST[device] for device in devices if torch.is_autocast_enabled(device)]
+    excluded = torch._C._dispatch_tls_local_exclude_set().raw_repr() & ~_bits(*running)
+    included = torch._C._dispatch_tls_local_include_set()
+    with torch._C._ForceDispatchKeyGuard(included, DispatchKeySet.from_raw_repr(excluded)):
+        return func(*args, **kwargs)
+
+
 @cache
-def _autocast_passed(func: OpOverload) -> DispatchKeySet:
-    """An op with an autocast kernel of its own came through it: its casts are done, and its parts
-    run with autocast off."""
-    keys = DispatchKeySet.from_raw_repr(0)
-    for key in _AUTOCAST:
-        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key.name):
-            keys = keys.add(key)
-    return keys
+def _own_autocast_bits(func: OpOverload) -> int:
+    """The autocast rules that `func` has itself: it came through them, so its casts are done and
+    its parts run without."""
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    return _bits(*(key for key in _AUTOCAST.values() if has_kernel(func.name(), key.name)))
+
+
+def _bits(*keys: DispatchKey) -> int:
+    bits = 0
+    for key in keys:
+        bits |= DispatchKeySet(key).raw_repr()
+    return bits

@@ -90,6 +90,13 @@ def product(call: Call, *, left: str, right: str) -> int | None:
     return formulas_sparse.matmul(call[left], call[right])
 
 
+def products(call: Call) -> int | None:
+    """One product per pair of two lists of matrices."""
+    pairs = zip(call.first, call.second, strict=True)
+    each = [formulas_sparse.matmul(left, right) for left, right in pairs]
+    return None if None in each else sum(flops or 0 for flops in each)
+
+
 def linear(call: Call) -> int:
     """Rows [..., K] times weight [N, K], dense or sparse."""
     rows, weight = call.first, call["weight"]
@@ -189,6 +196,7 @@ def pair_distances(call: Call) -> int:
 
 FORMULAS: Mapping[str, Formula] = {
     **{op: partial(product, left=left, right=right) for op, (left, right) in PRODUCTS.items()},
+    "aten::_foreach_mm": products,
     **dict.fromkeys(("aten::linear", "aten::mkldnn_linear"), linear),
     **dict.fromkeys(PACKED_LINEARS, packed_linear),
     **dict.fromkeys(CONVOLUTIONS, convolution),

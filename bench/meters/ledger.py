@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench import routing
 from bench.meters import control_flow, uncounted
-from bench.meters.dispatch_state import as_called
+from bench.meters.dispatch_state import as_called, run
 from bench.meters.formulas import FORMULAS
 from bench.meters.formulas_call import Call, Cost
 from bench.meters.formulas_sparse import stored
@@ -68,7 +68,7 @@ class Ledger(TorchDispatchMode):
             rule = _leaf_rule(func)  # nested tensors have kernels of their own
         if not told and rule.kind == "unknown":
             self.tally.flag(rule.name)
-        output = func(*args, **kwargs)
+        output = run(func, args, kwargs)
         cost = _told_cost(told, rule.name, args, kwargs, output) if told else None
         self._book(rule, args, kwargs, output, cost)
         return output
@@ -123,28 +123,28 @@ def _rule(func: OpOverload) -> _Rule:
 
 def _leaf_rule(func: OpOverload) -> _Rule:
     name = func._schema.name
+    plain = name.removesuffix("_")
+    if name in FORMULAS or plain in FORMULAS:
+        arguments = tuple(argument.name for argument in func._schema.arguments)
+        return _Rule("formula", name if name in FORMULAS else plain, arguments)
     namespace, _, short = name.partition("::")
+    short = short.removeprefix("_foreach_")  # over lists of tensors: what it does to each
     forms = uncounted.stems(short) if namespace == "aten" else frozenset()
-    if name in FORMULAS or name.removesuffix("_") in FORMULAS:
-        return _Rule(
-            "formula",
-            name if name in FORMULAS else name.removesuffix("_"),
-            tuple(argument.name for argument in func._schema.arguments),
-        )
     if _is_elementwise(func, short, forms):
         return _Rule("elementwise", name)
-    moves_nothing = namespace == "aten" and func.is_view or forms & uncounted.NO_WORK
+    if torch.Tag.view_copy in func.tags:
+        return _Rule("uncounted", name)
+    moves_nothing = (namespace == "aten" and func.is_view) or forms & uncounted.NO_WORK
     if moves_nothing or namespace in uncounted.SILENT_NAMESPACES:
         return _Rule("no_work", name)
     if forms & uncounted.GATHERS:
         return _Rule("gather", name)
-    declared = forms & uncounted.UNCOUNTED or torch.Tag.view_copy in func.tags
-    return _Rule("uncounted" if declared else "unknown", name)
+    return _Rule("uncounted" if forms & uncounted.UNCOUNTED else "unknown", name)
 
 
 def _is_elementwise(func: OpOverload, short: str, forms: frozenset[str]) -> bool:
     """Tagged so by torch, it or the form of it that torch did tag, or declared so."""
-    if short.startswith("_foreach_") or forms & uncounted.ELEMENTWISE:
+    if forms & uncounted.ELEMENTWISE:
         return True
     packets = [func._overloadpacket]
     functional = getattr(getattr(torch.ops, func.namespace), short.rstrip("_"), None)

@@ -18,10 +18,10 @@ _NO_WORK = """
     _nested_get_max_seqlen _nested_get_min_seqlen _nested_get_offsets _nested_get_ragged_idx
     _nested_get_values _nested_tensor_size _nested_tensor_storage_offsets _nested_tensor_strides
     _nested_view_from_buffer _nested_view_from_jagged _nnz _print _reshape_alias _resize_output
-    _sparse_compressed_tensor_with_dims _sparse_compressed_tensor_unsafe
+    _sparse_compressed_tensor_unsafe _sparse_compressed_tensor_with_dims
     _sparse_coo_tensor_with_dims _sparse_coo_tensor_with_dims_and_tensors _unsafe_view
     _use_cudnn_ctc_loss _use_miopen_ctc_loss _validate_compressed_sparse_indices
-    _validate_sparse_coo_tensor_args _version as_strided crow_indices ccol_indices col_indices
+    _validate_sparse_coo_tensor_args _version as_strided ccol_indices col_indices crow_indices
     dense_dim detach empty empty_like empty_permuted empty_quantized empty_strided indices
     is_coalesced is_pinned is_same_size is_set_to item lift lift_fresh new_empty
     new_empty_strided numel q_per_channel_axis q_per_channel_scales q_per_channel_zero_points
@@ -39,23 +39,24 @@ _GATHERS = """
 """
 
 _MOVES = """
-    _chunk_cat _conj_physical _copy_from _copy_from_and_resize _fill_mem_eff_dropout_mask
-    _index_put_impl _jagged_to_padded_dense _mkldnn_reshape _mkldnn_transpose
-    _nested_from_padded _nested_from_padded_and_nested_example _nested_from_padded_tensor
-    _nested_select _nested_tensor_from_mask _nested_tensor_from_mask_left_aligned
-    _nested_tensor_from_tensor_list _new_zeros_with_same_feature_meta _pack_padded_sequence
-    _padded_dense_to_jagged _pin_memory _stack _to_copy _unsafe_index_put
-    _unsafe_masked_index_put_accumulate affine_grid_generator arange as_strided_scatter
-    bartlett_window blackman_window block_diag cat channel_shuffle clone col2im complex
-    constant_pad_nd copy copy_sparse_to_sparse cudnn_affine_grid_generator diag_embed diagonal
-    diagonal_scatter embedding_renorm eye fft_fftfreq fft_rfftfreq fill flip from_file full
-    full_like hamming_window hann_window im2col index_copy index_fill index_put kaiser_window
-    linspace logspace masked_fill masked_scatter mkldnn_reorder_conv2d_weight
-    mkldnn_reorder_conv3d_weight new_full new_ones new_zeros nonzero nonzero_static ones
-    ones_like pixel_shuffle pixel_unshuffle polar put range reflection_pad1d reflection_pad2d
-    reflection_pad3d repeat repeat_interleave replication_pad1d replication_pad2d
-    replication_pad3d roll rot90 scalar_tensor scatter select select_scatter slice slice_scatter
-    stack to_mkldnn to_padded_tensor tril tril_indices triu triu_indices unfold where zero zeros
+    _chunk_cat _conj_physical _copy_from _copy_from_and_resize _cudnn_rnn_flatten_weight
+    _fill_mem_eff_dropout_mask _index_put_impl _jagged_to_padded_dense _mkldnn_reshape
+    _mkldnn_transpose _nested_from_padded _nested_from_padded_and_nested_example
+    _nested_from_padded_tensor _nested_select _nested_tensor_from_mask
+    _nested_tensor_from_mask_left_aligned _nested_tensor_from_tensor_list
+    _new_zeros_with_same_feature_meta _pack_padded_sequence _padded_dense_to_jagged _pin_memory
+    _reshape _stack _to_copy _unsafe_index_put _unsafe_masked_index_put_accumulate
+    affine_grid_generator arange as_strided_scatter bartlett_window blackman_window block_diag
+    cat channel_shuffle clone col2im complex constant_pad_nd copy copy_sparse_to_sparse
+    cudnn_affine_grid_generator diag_embed diagonal diagonal_scatter embedding_renorm eye
+    fft_fftfreq fft_rfftfreq fill flip from_file full full_like hamming_window hann_window
+    im2col index_copy index_fill index_put kaiser_window linspace logspace lu_unpack masked_fill
+    masked_scatter mkldnn_reorder_conv2d_weight mkldnn_reorder_conv3d_weight narrow new_full
+    new_ones new_zeros nonzero nonzero_static ones ones_like pixel_shuffle pixel_unshuffle polar
+    put range reflection_pad1d reflection_pad2d reflection_pad3d repeat repeat_interleave
+    replication_pad1d replication_pad2d replication_pad3d roll rot90 scalar_tensor scatter
+    select select_scatter slice slice_scatter split split_with_sizes stack to_mkldnn
+    to_padded_tensor tril tril_indices triu triu_indices unbind unfold where zero zeros
     zeros_like
 """
 
@@ -67,20 +68,19 @@ _REDUCTIONS = """
     argmin argsort bincount bucketize count_nonzero cummax cummin cumprod cumsum dist
     embedding_dense equal hash_tensor histc histogram index_add index_reduce isin kthvalue
     linalg__powsum linalg_vector_norm logcumsumexp logsumexp max mean median min mode nanmedian
-    nansum native_norm norm prod renorm scatter_add scatter_reduce searchsorted segment_reduce
-    sort std std_mean sum topk trace unique_consecutive unique_dim unique_dim_consecutive var
-    var_mean
+    nansum native_norm norm powsum prod renorm scatter_add scatter_reduce searchsorted
+    segment_reduce sort std std_mean sum topk trace unique_consecutive unique_dim
+    unique_dim_consecutive var var_mean
 """
 
 _NORMALISATION = """
     _batch_norm_no_update _batch_norm_with_update _fused_rms_norm _log_softmax _masked_softmax
     _native_batch_norm_legit _native_batch_norm_legit_no_training
     _nested_tensor_softmax_with_shape _safe_softmax _softmax _sparse_log_softmax _sparse_softmax
-    _weight_norm_interface batch_norm batch_norm_elemt batch_norm_gather_stats
-    batch_norm_gather_stats_with_counts batch_norm_stats batch_norm_update_stats
-    batch_norm_backward_elemt batch_norm_backward_reduce cudnn_batch_norm log_softmax
-    miopen_batch_norm native_batch_norm native_group_norm native_layer_norm quantized_batch_norm
-    softmax
+    _weight_norm_interface batch_norm batch_norm_backward_elemt batch_norm_backward_reduce
+    batch_norm_elemt batch_norm_gather_stats batch_norm_gather_stats_with_counts
+    batch_norm_stats batch_norm_update_stats cudnn_batch_norm log_softmax miopen_batch_norm
+    native_batch_norm native_group_norm native_layer_norm quantized_batch_norm softmax
 """
 
 _POOLING_AND_RESAMPLING = """
@@ -98,21 +98,21 @@ _POOLING_AND_RESAMPLING = """
 """
 
 _RANDOM = """
-    _cudnn_init_dropout_state _fused_dropout _philox_key_fold_in _philox_key_split
-    _philox_normal _philox_randint _philox_uniform _sample_dirichlet _standard_gamma
-    _standard_gamma_grad _dirichlet_grad bernoulli binomial cauchy exponential geometric
+    _cudnn_init_dropout_state _dirichlet_grad _fused_dropout _philox_key_fold_in
+    _philox_key_split _philox_normal _philox_randint _philox_uniform _sample_dirichlet
+    _standard_gamma _standard_gamma_grad bernoulli binomial cauchy exponential geometric
     log_normal multinomial native_dropout normal poisson rand rand_like randint randint_like
     randn randn_like random randperm rrelu_with_noise uniform
 """
 
 # element by element, though torch does not tag them so (or not in every release)
 _ELEMENTWISE = """
-    _add_relu _amp_update_scale _masked_scale _prelu_kernel _thnn_fused_gru_cell
+    __irshift__ _add_relu _amp_update_scale _masked_scale _prelu_kernel _thnn_fused_gru_cell
     _thnn_fused_lstm_cell _thnn_fused_lstm_cell_backward_impl _transform_bias_rescale_qkv addr
-    binary_cross_entropy binary_cross_entropy_with_logits celu elu gelu gelu_backward glu
-    glu_jvp glu_backward_jvp hardshrink hardsigmoid hardswish hardtanh huber_loss isinf isnan
-    leaky_relu linalg_cross log_sigmoid mish mse_loss relu remainder rsub smooth_l1_loss
-    soft_margin_loss softplus softshrink threshold
+    binary_cross_entropy binary_cross_entropy_with_logits celu elu floor_divide gelu
+    gelu_backward glu glu_backward_jvp glu_jvp hardshrink hardsigmoid hardswish hardtanh
+    huber_loss isinf isnan leaky_relu linalg_cross log_sigmoid mish mse_loss relu remainder rsub
+    smooth_l1_loss soft_margin_loss softplus softshrink threshold
 """
 
 _LOSSES = """
