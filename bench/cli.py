@@ -100,8 +100,9 @@ def refusing(*errors: type[Exception]) -> Iterator[None]:
     try:
         yield
     except errors as error:
-        named = isinstance(error, OSError) and error.filename is not None
-        raise Refused(f"{error.filename}: {error.strerror}" if named else str(error)) from error
+        if isinstance(error, OSError) and error.filename is not None:
+            raise Refused(f"{error.filename}: {error.strerror}") from error
+        raise Refused(str(error)) from error
 
 
 def _run(arguments: argparse.Namespace) -> int:

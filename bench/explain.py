@@ -14,6 +14,10 @@ from bench.plugins import unknown
 OWN_KEYS = "a value that only some methods have is a named variant: conf/method/NAME.yaml"
 
 
+class PlanError(Exception):
+    """Nothing can be planned; the message says what is wrong, where, and the way out."""
+
+
 def explain(error: BaseException, where: str) -> str:
     """One sentence for an error that came up while composing or setting a value.
 
@@ -49,7 +53,7 @@ def _value_error(cause: Any) -> str:
     if cause.full_key == "experiment":
         return "the file must begin with the line '# @package _global_' and say something"
     block = str(cause.full_key or cause.key).rpartition(".")[0]
-    sentence = unknown(f"key{f' in {block}' if block else ''}", str(cause.key), _keys(cause))
+    sentence = unknown("key", str(cause.key), _keys(cause), block)
     return f"{sentence} ({OWN_KEYS})" if block.startswith("method") else sentence
 
 

@@ -18,14 +18,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, QuotedString, Sweep
 from hydra.errors import HydraException
 
+from bench.explain import PlanError
 from bench.plugins import GROUPS, unknown
 
+COMMAND_LINE = "command line"
 CHOICE_GROUPS = ("experiment", *GROUPS, "gpu", "measure")
 Choices = Callable[[str], list[str]]  # the choices of a group
-
-
-class BadOverride(Exception):
-    """An override that cannot be read or has no such choice; the message names its source."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Axis:
 def read(overrides: Iterable[str], source: str, choices: Choices) -> dict[str, Axis]:
     """The axes that override strings describe, in their order; a key's last one wins.
 
-    `choices(group)` lists a group's choices. Raises BadOverride.
+    `choices(group)` lists a group's choices. Raises PlanError.
     """
     axes = (_axis(_parsed(text, source), source, choices) for text in overrides)
     return {axis.key: axis for axis in axes}
@@ -51,7 +49,7 @@ def _parsed(text: str, source: str) -> Override:
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
-        raise BadOverride(
+        raise PlanError(
             f"{source}: cannot read {text!r} ({error}): write KEY=VALUE, and a value with special "
             "characters in quotes of its own"
         ) from error
@@ -66,7 +64,7 @@ def _axis(override: Override, source: str, choices: Choices) -> Axis:
         known = choices(key)
         for value in values:
             if str(value) not in known:
-                raise BadOverride(f"{source}: {unknown(key, str(value), known)}")
+                raise PlanError(f"{source}: {unknown(key, str(value), known)}")
     composed = key in CHOICE_GROUPS or key != override.key_or_group
     return Axis(key, [f"{key}={v}" for v in values] if composed else values, source, composed)
 
@@ -75,9 +73,7 @@ def _values(override: Override, source: str, choices: Choices) -> list[Any]:
     if not override.is_sweep_override():
         return [override.value()]
     if not override.is_discrete_sweep():
-        raise BadOverride(
-            f"{source}: {override.input_line}: a matrix needs values, not an interval"
-        )
+        raise PlanError(f"{source}: {override.input_line}: a matrix needs values, not an interval")
     value = override.value()
     if isinstance(value, Glob):
         return value.filter(choices(override.key_or_group))

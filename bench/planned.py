@@ -56,8 +56,10 @@ class TrialMaker:
         """The trial that `config` describes with the plugins of each kind.
 
         Raises BrokenPlugin for a task that cannot find its data, LookupError for a GPU that is not
-        there, and ValueError for a number that JSON cannot hold.
+        there, and ValueError for settings that a plugin refuses or that JSON cannot hold.
         """
+        for kind, plugin in plugins.items():
+            self._check(plugin, config[kind])
         device = "cpu" if config["gpu"]["kind"] == "cpu" else "cuda"
         hardware = self._once(("hardware", device), lambda: environment.hardware_class(device))
         whole = self._identity(config, plugins, hardware)
@@ -140,6 +142,16 @@ class TrialMaker:
     def _code(self, target: str) -> str:
         module = target.partition(":")[0]
         return self._once(("code", module), lambda: identity.code_hash(module))
+
+    def _check(self, plugin: Plugin, settings: Config) -> None:
+        """Make the plugin once, so that what it refuses is said before anything runs."""
+        what = ("made", plugin.target, identity.canonical(settings))
+        try:
+            self._once(what, lambda: construct(plugin.load(), settings))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{plugin.kind}={plugin.name}: {error}") from error
+        except Exception:  # an answer like Unsupported: the trial gives it, and records it
+            self._shared[what] = None
 
     def _data(self, task: Plugin, settings: Config) -> str:
         return self._once(

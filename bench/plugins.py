@@ -106,12 +106,13 @@ def construct(cls: type, settings: Mapping[str, Any]) -> Any:
     return cls(**made)
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> str:
+def unknown(what: str, name: str, known: Iterable[str], place: str = "") -> str:
     """A sentence for a name that nothing has: the nearest one first, then all choices."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {what} {name!r}: {hint}choices: {', '.join(names) or 'none'}"
+    where = f" in {place}" if place else ""
+    return f"unknown {what} {name!r}{where}: {hint}choices: {', '.join(names) or 'none'}"
 
 
 def summary(plugin: Plugin) -> str:

@@ -114,9 +114,11 @@ def _launch(trials: Sequence[PlannedTrial]) -> Summary:
     }
     with ExitStack() as stack:
         mirrors = {wish: stack.enter_context(Mirror(*wish)) for wish in set(wishes.values())}
-        return run_trials(
-            folders, after_record=lambda folder: mirrors[wishes[folder.resolve()]].send(folder)
-        )
+
+        def mirror(folder: Path) -> None:
+            mirrors[wishes[folder.resolve()]].send(folder)
+
+        return run_trials(folders, after_record=mirror)
 
 
 def report(plan: Plan) -> None:

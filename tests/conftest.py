@@ -38,7 +38,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 class House:
-    """A distribution with real entry-point metadata and a copy of conf/, for the planner to find."""
+    """A distribution with real entry-point metadata, and a copy of conf/, to plan with."""
 
     def __init__(self, root: Path) -> None:
         self.source = root / "fakehouse" / "__init__.py"
@@ -71,7 +71,7 @@ class House:
 @pytest.fixture
 def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
     """A house of fake plugins, the only ones that the planner finds."""
-    from bench import plan, plugins
+    from bench import compose, plugins
 
     made = House(tmp_path / "house")
     monkeypatch.syspath_prepend(str(tmp_path / "house"))
@@ -79,6 +79,6 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
         monkeypatch.delitem(sys.modules, module, raising=False)
     for kind in plugins.GROUPS:
         monkeypatch.setitem(plugins.GROUPS, kind, f"fakehouse.{kind}")
-    monkeypatch.setattr(plan, "CONF", "fakeconf")
+    monkeypatch.setattr(compose, "CONF", "fakeconf")
     monkeypatch.chdir(tmp_path)
     return made

@@ -74,6 +74,7 @@ FLOORS = {
     "bench.explain": PLAN,
     "bench.overrides": PLAN,
     "bench.plan": PLAN,
+    "bench.compose": PLAN,
     "bench.overhead": PLAN,
     "bench.tasks": SIDE,
     "methods": SIDE,

@@ -1,4 +1,4 @@
-"""A stand-in for methods, backbones and tasks: settings without any model, as the planner sees them.
+"""Methods, backbones and tasks as the planner sees them: settings without any model.
 
 The `house` fixture copies this file into a distribution of its own.
 """
@@ -30,6 +30,10 @@ class MoE:
     hidden: str | None = None
     widths: list[int] = field(default_factory=lambda: [1, 2])
     router: Inner = field(default_factory=Inner)
+
+    def __post_init__(self) -> None:
+        if self.num_experts < 1:
+            raise ValueError("no expert")
 
     def build(self, spec, backbone):
         raise NotImplementedError

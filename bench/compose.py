@@ -1,0 +1,195 @@
+"""Hydra composes here, and never launches: choices and plugins' schemas in, plain dicts out.
+
+    with composing() as composer:
+        composed = composer.compose(["method=moe"])     # once per combination of choices
+        composer.expand(composed, axes)                 # once per combination of plain values
+
+A schema is a plugin's dataclass; it is imported and registered when it is chosen.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import product
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from bench import overrides, plugins
+from bench.config import Config
+from bench.explain import PlanError, explain
+from bench.overrides import COMMAND_LINE, Axis
+from bench.plugins import Plugin, PluginError
+
+CONF = "bench.conf"  # the package that holds conf/
+UNTYPED = "_untyped"  # stands in for a plugin while only an experiment's sweep is read
+
+
+@contextmanager
+def composing() -> Iterator[Composer]:
+    """A Composer over conf/; what Hydra and OmegaConf raise becomes a PlanError."""
+    try:
+        with initialize_config_module(CONF, version_base="1.3"):
+            yield Composer()
+    except PluginError as error:
+        raise PlanError(str(error)) from error
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        raise PlanError(explain(error, COMMAND_LINE)) from error
+
+
+class Composer:
+    """Hydra with the schemas of the plugins that were chosen so far."""
+
+    def __init__(self) -> None:
+        self.known = {kind: plugins.choices(kind) for kind in plugins.GROUPS}
+        self.schemas: dict[tuple[str, type | None], Plugin] = {}
+        self.checked: dict[tuple[Any, str, str], Any] = {}
+        self.loader = GlobalHydra.instance().config_loader()
+        store = ConfigStore.instance()
+        store.store(name="condbench", node=Config)
+        for kind in plugins.GROUPS:
+            store.repo.pop(kind, None)  # of an earlier plan in this process
+            store.store(group=kind, name=UNTYPED, node={})
+
+    def choices(self, group: str) -> list[str]:
+        """Every choice of a group: files under conf/ and plugins. Nothing is imported."""
+        files = [name for name in self._files(group) if not name.startswith("_")]
+        return sorted({*files, *self.known.get(group, ())})
+
+    def _files(self, group: str) -> list[str]:
+        folders = self.loader.list_groups(group)
+        inner = [f"{name}/{file}" for name in folders for file in self._files(f"{group}/{name}")]
+        return [*self.loader.get_group_options(group), *inner]
+
+    def swept_by(self, experiment: str) -> dict[str, Axis]:
+        """The axes under hydra.sweeper.params of a chosen experiment ("experiment=NAME")."""
+        # Which plugins the sweep will choose is not known yet: their settings stay unchecked.
+        config = self.compose(
+            [experiment, *(f"{kind}={UNTYPED}" for kind in plugins.GROUPS)], hydra=True
+        )
+        params = config.hydra.sweeper.get("params") or {}
+        source = f"conf/{experiment.replace('=', '/')}.yaml, hydra.sweeper.params"
+        swept = [f"{key}={value}" for key, value in params.items()]
+        return overrides.read(swept, source, self.choices)
+
+    def compose(self, arguments: Sequence[str], *, hydra: bool = False) -> DictConfig:
+        """One typed configuration. Raises BrokenPlugin, and what Hydra raises."""
+        for kind, _, name in (text.partition("=") for text in arguments):
+            if name in self.known.get(kind, {}):
+                self._register(self.known[kind][name])
+        while True:  # until every plugin that a defaults list names is there too
+            try:
+                return compose("config", [*arguments], return_hydra_config=hydra)
+            except MissingConfigException as error:
+                kind, _, name = str(error.missing_cfg_file).partition("/")
+                if name not in self.known.get(kind, {}):
+                    raise PlanError(_missing(error, arguments, self.choices)) from error
+                self._register(self.known[kind][name])
+
+    def _register(self, plugin: Plugin) -> None:
+        if plugin in self.schemas.values():
+            return
+        cls = plugin.load()
+        try:
+            ConfigStore.instance().store(group=plugin.kind, name=plugin.name, node=cls)
+        except OmegaConfBaseException as error:
+            raise plugin.broken(f"its settings cannot be typed: {error}") from error
+        self.schemas[plugin.kind, cls] = plugin
+
+    def plugins_of(self, config: DictConfig) -> dict[str, Plugin]:
+        """The plugin behind each typed block. Raises PlanError for a variant of none."""
+        found = {}
+        for kind in plugins.GROUPS:
+            plugin = self.schemas.get((kind, OmegaConf.get_type(config, kind)))
+            if plugin is None:
+                raise PlanError(
+                    f"the {kind} is not based on a plugin: begin conf/{kind}/NAME.yaml with "
+                    f"'defaults:' and one of {', '.join(self.known[kind])}"
+                )
+            found[kind] = plugin
+        return found
+
+    def expand(self, config: DictConfig, axes: Sequence[Axis]) -> Iterator[dict[str, Any]]:
+        """The resolved configuration of every combination of plain values.
+
+        Setting a value on Hydra's result costs 50 times what it costs on a dict, so each is
+        checked once; only a configuration with interpolations is set and resolved every time.
+        """
+        unset = OmegaConf.missing_keys(config) - {axis.key for axis in axes}
+        if unset:
+            raise PlanError(f"no value for {', '.join(sorted(unset))}: it has no default, give one")
+        interpolated = _plain(config, resolve=False) != (base := _plain(config))
+        for values in product(*(axis.values for axis in axes)):
+            pairs = list(zip(axes, values, strict=True))
+            if interpolated:
+                changed = copy.deepcopy(config)
+                for axis, value in pairs:
+                    _assign(changed, axis, value)
+                yield _plain(changed)
+                continue
+            resolved = base
+            for axis, value in pairs:
+                resolved = _with(resolved, axis.key.split("."), self._check(config, axis, value))
+            yield resolved
+
+    def _check(self, config: DictConfig, axis: Axis, value: Any) -> Any:
+        """`value` as the key's type holds it."""
+        block = axis.key.partition(".")[0]
+        typed_by = OmegaConf.get_type(config, block) if block in config else None
+        case = (typed_by, axis.key, repr(value))
+        if case not in self.checked:
+            self.checked[case] = _assign(config, axis, value)
+        return self.checked[case]
+
+
+def _missing(
+    error: MissingConfigException, arguments: Sequence[str], choices: overrides.Choices
+) -> str:
+    """What a defaults list asks for and nothing offers."""
+    files = [f"conf/{text.replace('=', '/')}.yaml" for text in arguments if "experiment=" in text]
+    kind, _, name = str(error.missing_cfg_file).rpartition("/")
+    if not kind:  # the primary configuration itself
+        return f"{' '.join(str(error).split())} Is condbench installed (pip install -e .)?"
+    return f"{(files or ['conf'])[0]}: {plugins.unknown(kind, name, choices(kind))}"
+
+
+def _assign(config: DictConfig, axis: Axis, value: Any) -> Any:
+    """Set one value in place and return it as JSON holds it. Raises PlanError."""
+    where = f"{axis.source}, {axis.key}={value}"
+    *blocks, leaf = axis.key.split(".")
+    node: Any = config
+    try:
+        for block in blocks:
+            node = node[block]
+        if not isinstance(node, DictConfig):
+            raise PlanError(f"{where}: {'.'.join(blocks)} is one value and has no keys")
+        if dataclasses.is_dataclass(OmegaConf.get_type(node, leaf)):
+            raise PlanError(f"{where}: {axis.key} is a block: set its keys one by one")
+        node[leaf] = value
+    except OmegaConfBaseException as error:
+        raise PlanError(explain(error, where)) from error
+    held = node[leaf]
+    if held is None or isinstance(held, str | int | float):  # by far the most
+        return held
+    return _plain(OmegaConf.create({leaf: held}))[leaf]
+
+
+def _plain(config: DictConfig, *, resolve: bool = True) -> Any:
+    content = OmegaConf.to_container(config, resolve=resolve, enum_to_str=True)
+    return json.loads(json.dumps(content, default=str))
+
+
+def _with(config: dict[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
+    """A copy of nested dicts with one value replaced; what is untouched is shared."""
+    first, *rest = path
+    return {**config, first: _with(config[first], rest, value) if rest else value}

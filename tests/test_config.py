@@ -1,0 +1,59 @@
+"""The typed root refuses values that cannot mean anything, and names their key."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from bench.config import Config, GpuConfig, MeasureConfig, TrainConfig, typed
+
+
+def test_defaults_are_valid_and_round_trip_through_dicts() -> None:
+    """The default Config survives a trip through nested dicts, as trial.json makes it."""
+    assert typed(asdict(Config())) == Config()
+
+
+def test_nested_blocks_become_their_dataclasses() -> None:
+    """train, measure and gpu are typed again when read from JSON."""
+    config = typed({"train": {"steps": 5}, "gpu": {"kind": "one"}})
+    assert config.train == TrainConfig(steps=5)
+    assert config.gpu == GpuConfig(kind="one")
+    assert config.measure == MeasureConfig()
+
+
+def test_unknown_keys_are_refused() -> None:
+    """A key that the block does not have is a TypeError."""
+    with pytest.raises(TypeError, match="stepz"):
+        typed({"train": {"stepz": 5}})
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"seed": -1}, "seed=-1: must be at least 0"),
+        ({"timeout_s": 0}, "timeout_s=0: must be above 0"),
+        ({"retry": "all"}, "retry='all': choose one of '', 'invalid', 'failed'"),
+        ({"train": {"steps": -1}}, "train.steps=-1: must be at least 0"),
+        ({"train": {"batch_size": 0}}, "train.batch_size=0: must be at least 1"),
+        ({"train": {"lr": 0.0}}, "train.lr=0.0: must be above 0"),
+        ({"train": {"lr": float("nan")}}, "train.lr=nan: must be above 0"),
+        ({"measure": {"rounds": 0}}, "measure.rounds=0: must be at least 1"),
+        ({"measure": {"batch_sizes": [1, 0]}}, "measure.batch_sizes=0: must be at least 1"),
+        ({"measure": {"batch_sizes": []}}, "measure.batch_sizes is empty"),
+        ({"gpu": {"kind": "tpu"}}, "gpu.kind='tpu': choose one of 'cpu', 'one', 'ddp'"),
+        ({"gpu": {"precision": "8"}}, "gpu.precision='8': choose one of '32', 'bf16', '16'"),
+        ({"gpu": {"threads": 0}}, "gpu.threads=0: must be at least 1"),
+        ({"wandb": {"mode": "on"}}, "wandb.mode='on': choose one of 'offline', 'online'"),
+    ],
+)
+def test_values_out_of_range_are_refused_by_key(raw: dict[str, Any], message: str) -> None:
+    """A value out of range is a ValueError that names the key as one writes it."""
+    with pytest.raises(ValueError, match="^" + message.replace(".", r"\.").replace("[", r"\[")):
+        typed(raw)
+
+
+def test_zero_steps_mean_untrained_weights() -> None:
+    """Training may be left out altogether."""
+    assert typed({"train": {"steps": 0}}).train.steps == 0

@@ -1,0 +1,137 @@
+"""What makes a result stale: code that can change a number, and nothing else."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.identity import canonical, closure, code_hash, key_of
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package idea/ whose method imports its gate, absolutely and relatively."""
+    files = {
+        "__init__.py": "",
+        "method.py": "import torch\nfrom idea import gate\nfrom .inner.part import f\nX = 1\n",
+        "gate.py": "def decide():\n    return 1\n",
+        "inner/__init__.py": "",
+        "inner/part.py": "from .. import deep\ndef f(): ...\n",
+        "deep.py": "Y = 2\n",
+        "unrelated.py": "Z = 3\n",
+    }
+    for name, text in files.items():
+        path = tmp_path / "idea" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "idea", raising=False)
+    return tmp_path / "idea"
+
+
+def test_the_closure_follows_imports_inside_the_package(package: Path) -> None:
+    """Absolute, relative and transitive imports of the same package count, others do not."""
+    assert list(closure("idea.method")) == [
+        *("idea", "idea.deep", "idea.gate", "idea.inner", "idea.inner.part", "idea.method"),
+    ]
+
+
+def test_the_closure_executes_no_submodule(package: Path) -> None:
+    """Reading code is not importing it."""
+    (package / "gate.py").write_text("raise RuntimeError('executed')")
+    code_hash("idea.method")
+    assert "idea.method" not in sys.modules
+
+
+@pytest.mark.parametrize("name", ["method.py", "gate.py", "inner/part.py", "deep.py"])
+def test_changed_code_changes_the_hash(package: Path, name: str) -> None:
+    """A statement added anywhere in the closure makes another hash."""
+    before = code_hash("idea.method")
+    path = package / name
+    path.write_text(path.read_text() + "\nADDED = 1\n")
+    assert code_hash("idea.method") != before
+
+
+def test_unrelated_code_changes_nothing(package: Path) -> None:
+    """A module that the method does not import is not part of it."""
+    before = code_hash("idea.method")
+    (package / "unrelated.py").write_text("Z = 4\n")
+    assert code_hash("idea.method") == before
+
+
+def test_comments_docstrings_and_layout_change_nothing(package: Path) -> None:
+    """What cannot change a number does not make a result stale."""
+    before = code_hash("idea.method")
+    (package / "gate.py").write_text(
+        '"""Gates."""\n\n\ndef decide():  # why\n    """Decide."""\n    return (1)\n'
+    )
+    assert code_hash("idea.method") == before
+
+
+def test_a_string_that_is_no_docstring_counts(package: Path) -> None:
+    """Only a docstring's text is ignored."""
+    (package / "gate.py").write_text("MODE = 'a'\n")
+    before = code_hash("idea.method")
+    (package / "gate.py").write_text("MODE = 'b'\n")
+    assert code_hash("idea.method") != before
+
+
+def test_a_single_file_module_is_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plugin may be one file without a package."""
+    (tmp_path / "lone_idea.py").write_text("X = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert list(closure("lone_idea")) == ["lone_idea"]
+
+
+def test_a_module_without_source_is_an_error() -> None:
+    """Code that cannot be read cannot enter a key silently."""
+    with pytest.raises(LookupError, match="no_such_module_here"):
+        code_hash("no_such_module_here")
+
+
+def test_the_measuring_rooms_are_those_that_can_change_a_number() -> None:
+    """Meters, training and the trial count; records, publishing and the report do not."""
+    rooms = closure("bench.trial")
+    assert {"bench.trial", "bench.train", "bench.routing"} <= set(rooms)
+    assert any(room.startswith("bench.meters.") for room in rooms)
+    assert not {"bench", "bench.record", "bench.publish", "bench.plugins"} & set(rooms)
+    assert not [room for room in rooms if room.startswith(("bench.report", "bench.tasks."))]
+
+
+@given(JSON)
+def test_a_key_does_not_depend_on_the_order_of_keys(content: object) -> None:
+    """Dictionaries that are equal have one key, however they were filled."""
+    assert key_of({"a": 1, "b": content}) == key_of({"b": content, "a": 1})
+
+
+@given(JSON, JSON)
+def test_different_content_has_different_keys(one: object, other: object) -> None:
+    """Keys agree exactly where canonical JSON agrees."""
+    assert (key_of(one) == key_of(other)) == (canonical(one) == canonical(other))
+
+
+def test_a_key_is_the_sha256_of_canonical_json() -> None:
+    """sha256('{"a":[1,2.5],"b":null}') as sha256sum gives it."""
+    known = "f66b2c50ccae61e3"
+    assert key_of({"b": None, "a": [1, 2.5]})[:16] == known
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_json_cannot_hold_are_refused(value: float) -> None:
+    """NaN and infinity have no JSON, hence no key."""
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        key_of({"lr": value})

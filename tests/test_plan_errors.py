@@ -1,0 +1,195 @@
+"""Bad input is answered with one message: what is wrong, where, and what could stand there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bench.plan import PlanError, make_plan
+
+if TYPE_CHECKING:
+    from conftest import House
+
+
+def refused(*overrides: str) -> str:
+    """The message of a plan that cannot be made."""
+    with pytest.raises(PlanError) as caught:
+        make_plan(overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "method=mow",
+            "command line: unknown method 'mow': did you mean 'moe'? choices: dense, moe",
+        ),
+        (
+            "task=digit",
+            "command line: unknown task 'digit': did you mean 'digits'? choices: digits, text",
+        ),
+        (
+            "measure=fast",
+            "command line: unknown measure 'fast': choices: publish, quick, standard",
+        ),
+        (
+            "experiment=quickstrat",
+            "command line: unknown experiment 'quickstrat': did you mean 'quickstart'?",
+        ),
+        (
+            "method.num_expert=4",
+            "command line, method.num_expert=4: unknown key 'num_expert' in method: did you mean "
+            "'num_experts'? choices: hidden, num_experts, router, top_k, widths",
+        ),
+        (
+            "trian.steps=4",
+            "command line, trian.steps=4: unknown key 'trian': did you mean 'train'?",
+        ),
+        ("sed=4", "command line, sed=4: unknown key 'sed': did you mean 'seed'? choices: "),
+        (
+            "method.num_experts=four",
+            "command line, method.num_experts=four: method.num_experts: Value 'four' of type 'str' "
+            "could not be converted to Integer",
+        ),
+        ("seed=1.5", "command line, seed=1.5: seed: Value '1.5' of type 'float' could not be"),
+        ("results=null", "command line, results=None: results: field 'results' is not Optional"),
+        ("train=3", "command line, train=3: train is a block: set its keys one by one"),
+        ("seed.x=3", "command line, seed.x=3: seed is one value and has no keys"),
+        ("measure.rounds=0", "measure.rounds=0: must be at least 1"),
+        ("gpu.kind=tpu", "gpu.kind='tpu': choose one of 'cpu', 'one', 'ddp'"),
+        ("train.lr=inf", "a setting is NaN or infinite, which no record can hold"),
+        ("seed", "command line: cannot read 'seed' (missing EQUAL at '<EOF>'): write KEY=VALUE"),
+        ("seed=[1", "command line: cannot read 'seed=[1'"),
+        (
+            "seed=interval(0,1)",
+            "command line: seed=interval(0,1): a matrix needs values, not an interval",
+        ),
+        ("name=../../etc", "name='../../etc': use letters, digits and ._-+=, only"),
+        ("name=checkpoints", "name='checkpoints': use letters"),
+        ("method=glob(x*)", "the sweep is empty: there is no trial to plan"),
+        ("+sede=3", "command line: + adds what nothing reads: Config.__init__() got an unexpected"),
+        ("+method.new=3", "method=moe: MoE.__init__() got an unexpected keyword argument 'new'"),
+        ("method.num_experts=0", "method=moe: no expert"),
+    ],
+)
+def test_the_command_line_is_answered_by_key_and_choices(
+    house: House, override: str, message: str
+) -> None:
+    """What is wrong on the command line is said in one line with the way out."""
+    said = refused("method=moe", override)
+    assert said.startswith(message)
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "measure:\n  roundz: 3\n",
+            "conf/experiment/bad.yaml: unknown key 'roundz' in measure: did you mean 'rounds'?",
+        ),
+        (
+            "measure:\n  rounds: many\n",
+            "conf/experiment/bad.yaml: measure.rounds: Value 'many' of type 'str' could not",
+        ),
+        (
+            "mesure:\n  rounds: 3\n",
+            "conf/experiment/bad.yaml: unknown key 'mesure': did you mean 'measure'?",
+        ),
+        (
+            "defaults:\n  - override /method: moe\nmethod:\n  num_expert: 3\n",
+            "conf/experiment/bad.yaml: unknown key 'num_expert' in method: did you mean "
+            "'num_experts'? choices: hidden, num_experts, router, top_k, widths (a value that",
+        ),
+        (
+            "defaults:\n  - override /method: mow\n",
+            "conf/experiment/bad.yaml: unknown method 'mow': did you mean 'moe'?",
+        ),
+        (
+            "defaults:\n  - override /methud: moe\n",
+            "conf/experiment/bad.yaml: Could not override 'methud'. No match in the defaults",
+        ),
+        (
+            "hydra:\n  sweeper:\n    params:\n      method: moe,dnese\n",
+            "conf/experiment/bad.yaml, hydra.sweeper.params: unknown method 'dnese': did you mean "
+            "'dense'?",
+        ),
+        (
+            "hydra:\n  sweeper:\n    params:\n      measure.roundz: 1,2\n",
+            "conf/experiment/bad.yaml, hydra.sweeper.params, measure.roundz=1: unknown key "
+            "'roundz' in measure: did you mean 'rounds'?",
+        ),
+        ("seed: ${nothing}\n", "command line: seed: Interpolation key 'nothing' not found"),
+        ("- a\n- b\n", "conf/experiment/bad.yaml: Cannot merge DictConfig with ListConfig"),
+    ],
+)
+def test_an_experiment_file_is_answered_by_file_key_and_choices(
+    house: House, text: str, message: str
+) -> None:
+    """What is wrong in an experiment file is said with the file's name."""
+    house.experiment("bad", text)
+    said = refused("experiment=bad")
+    assert said.startswith(message)
+    assert "\n" not in said
+
+
+def test_broken_yaml_is_answered_by_file_and_line(house: House) -> None:
+    """A file that is no YAML is named with the line where it stops making sense."""
+    house.experiment("bad", "seed: 1\nmeasure: [1\ntask: x\n")
+    said = refused("experiment=bad")
+    assert "fakeconf/experiment/bad.yaml, line 4: not readable as YAML: expected ','" in said
+
+
+def test_a_forgotten_package_line_is_named(house: House) -> None:
+    """An experiment without its first line would land in the wrong place; the message says so."""
+    (house.conf / "experiment" / "bad.yaml").write_text("seed: 1\n")
+    said = refused("experiment=bad")
+    assert (
+        "conf/experiment/bad.yaml: the file must begin with the line '# @package _global_'" in said
+    )
+
+
+def test_a_setting_that_not_every_method_has_needs_a_named_variant(house: House) -> None:
+    """A key of one method in a matrix of several is refused, and the way out is named."""
+    said = refused("method=moe,dense", "method.top_k=2")
+    assert "unknown key 'top_k' in method" in said
+    assert "conf/method/NAME.yaml" in said
+
+
+def test_a_setting_without_a_default_must_be_given(house: House) -> None:
+    """A plugin's required setting is asked for by its key, and can be swept."""
+    house.source.write_text(
+        house.source.read_text().replace("num_experts: int = 8", "num_experts: int")
+    )
+    assert "no value for method.num_experts" in refused("method=moe")
+    assert len(make_plan(["method=moe", "method.num_experts=2,4"]).trials) == 3
+
+
+def test_a_variant_of_no_plugin_is_refused(house: House) -> None:
+    """A method file that is not based on a plugin cannot be built, and says what to begin with."""
+    (house.conf / "method").mkdir(exist_ok=True)
+    (house.conf / "method" / "loose.yaml").write_text("num_experts: 2\n")
+    assert "begin conf/method/NAME.yaml with" in refused("method=loose")
+
+
+def test_a_task_without_its_data_is_left_out_by_name(house: House) -> None:
+    """A task that cannot find its data is named with the cause; alone, nothing can be planned."""
+    house.source.write_text(
+        house.source.read_text().replace(
+            'return f"data-{self.canvas}"', 'raise FileNotFoundError("no archive in ~/data")'
+        )
+    )
+    assert "task 'digits'" in refused("task=digits")
+    plan = make_plan(["task=digits,text"])
+    assert [trial.labels.task for trial in plan.trials] == ["text"]
+    assert "FileNotFoundError: no archive in ~/data" in plan.left_out[0]
+
+
+def test_every_broken_plugin_of_an_empty_plan_is_named(house: House) -> None:
+    """When nothing is left to plan, the message is why."""
+    house.offer("method", one="no_such_module_here:One", two="no_such_module_here:Two")
+    said = refused("method=one,two")
+    assert "method 'one'" in said
+    assert "method 'two'" in said
