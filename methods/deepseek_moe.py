@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bench.routing import decide, region
 from bench.types import Backbone, Point, TaskSpec
 from methods import dispatch
-from methods.experts import Experts, Router
+from methods.experts import Experts, Router, expert_width
 from methods.gates import top_k
 
 
@@ -54,7 +54,7 @@ class DeepSeekMoE:
             spec,
             ffn=lambda dim, hidden: DeepSeekFFN(
                 dim,
-                max(4, round(hidden * self.hidden_ratio)),
+                expert_width(hidden, self.hidden_ratio),
                 self,
                 name=f"deepseek_moe.{next(layer)}",
             ),

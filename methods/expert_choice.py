@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bench.routing import decide, region
 from bench.types import Backbone, Point, TaskSpec, Unsupported
 from methods import dispatch
-from methods.experts import Experts, Router
+from methods.experts import Experts, Router, expert_width
 from methods.gates import top_k
 
 
@@ -45,7 +45,7 @@ class ExpertChoice:
             spec,
             ffn=lambda dim, hidden: ExpertChoiceFFN(
                 dim,
-                max(4, round(hidden * self.hidden_ratio)),
+                expert_width(hidden, self.hidden_ratio),
                 self,
                 name=f"expert_choice.{next(layer)}",
             ),

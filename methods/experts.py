@@ -13,6 +13,11 @@ from methods import dispatch
 from methods.dispatch import Order
 
 
+def expert_width(hidden: int, ratio: float) -> int:
+    """`ratio` of the dense hidden width, as a multiple of 8 (16 bytes in bf16), at least 8."""
+    return max(8, 8 * round(hidden * ratio / 8))
+
+
 class Router(nn.Linear):
     """Expert scores of a token, in fp32 whatever the rest computes in (Switch, section 2.4)."""
 

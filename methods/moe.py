@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bench.routing import decide, region
 from bench.types import Backbone, Point, TaskSpec
 from methods import dispatch
-from methods.experts import Experts, Router
+from methods.experts import Experts, Router, expert_width
 from methods.gates import balance_loss, top_k
 
 
@@ -62,7 +62,7 @@ class MoE:
         trunk: nn.Module = backbone.build(
             spec,
             ffn=lambda dim, hidden: MoEFFN(
-                dim, max(4, round(hidden * self.hidden_ratio)), self, name=f"moe.{next(layer)}"
+                dim, expert_width(hidden, self.hidden_ratio), self, name=f"moe.{next(layer)}"
             ),
         )
         return trunk

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bench.routing import region
 from bench.types import Backbone, TaskSpec, Unsupported
-from methods.experts import Experts
+from methods.experts import Experts, expert_width
 
 
 @dataclass
@@ -40,9 +40,7 @@ class SoftMoE:
             raise Unsupported("a slot mixes a token with later ones: not causal")
         trunk: nn.Module = backbone.build(
             spec,
-            ffn=lambda dim, hidden: SoftMoEFFN(
-                dim, max(4, round(hidden * self.hidden_ratio)), self
-            ),
+            ffn=lambda dim, hidden: SoftMoEFFN(dim, expert_width(hidden, self.hidden_ratio), self),
         )
         return trunk
 
