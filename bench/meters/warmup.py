@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from statistics import median
+from statistics import median, quantiles
 
 from bench.meters.stopwatch import Stopwatch
 
@@ -18,7 +18,7 @@ Passes = tuple[Callable[[int], None], ...]
 
 @dataclass(frozen=True)
 class WarmUp:
-    """`pass_s`: seconds of one pass of each model, the shortest of the last window."""
+    """`pass_s`: seconds of one pass of each model, the median of the last window."""
 
     steady: bool
     elapsed_s: float
@@ -30,20 +30,26 @@ def warm_up(passes: Passes, watch: Stopwatch, warmup_s: float) -> WarmUp:
 
     `passes`: functions that run a model n times over its inputs. A window is half of `warmup_s`, at
     least three turns. Settled: each model's median pass differs by less than 2 % from the window
-    before. Times that never settle give `steady=False` after 20 times `warmup_s`.
+    before, or by so little that the middle halves of both windows overlap: that is the machine's
+    noise and no trend, and waiting does not end it. Times that never settle give `steady=False`
+    after 20 times `warmup_s`.
     """
     start = watch.now_s()
     before = _window(passes, watch, warmup_s / 2)
     while True:
         latest = _window(passes, watch, warmup_s / 2)
-        steady = all(
-            abs(median(new) / median(old) - 1) < TOLERANCE
-            for old, new in zip(before, latest, strict=True)
-        )
+        steady = all(map(_settled, before, latest))
         spent = watch.now_s() - start
         if steady or spent >= CAP * warmup_s:
-            return WarmUp(steady, spent, tuple(min(times) for times in latest))
+            return WarmUp(steady, spent, tuple(map(median, latest)))
         before = latest
+
+
+def _settled(before: list[float], after: list[float]) -> bool:
+    if abs(median(after) / median(before) - 1) < TOLERANCE:
+        return True
+    (low, _, high), (new_low, _, new_high) = (quantiles(x, n=4) for x in (before, after))
+    return low <= new_high and new_low <= high
 
 
 def _window(passes: Passes, watch: Stopwatch, least_s: float) -> list[list[float]]:
