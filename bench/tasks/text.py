@@ -2,7 +2,8 @@
 
 `pydoc_data.topics` is the language reference as pydoc's `help()` prints it: prose, grammar,
 examples and tables. Paragraphs that several topics share (a fifth of the text) are kept once, or a
-model would be tested on what it learnt by heart. The text differs between Python versions: its hash is in every trial's key.
+model would be tested on what it learnt by heart. The text differs between Python versions: its
+hash is in every trial's key.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Text(Preloaded):
     pieces overlap by half, so that a boundary is not always at the same place.
     """
 
-    length: int = 128
+    length: int = 64
 
     version: ClassVar[int] = 1
 
@@ -47,7 +48,7 @@ class Text(Preloaded):
 
     @property
     def recipe(self) -> Recipe:
-        return Recipe(steps=260, batch_size=16, lr=2e-3)
+        return Recipe(steps=450, batch_size=16, lr=2e-3)
 
     def samples(self) -> Mapping[Split, Batch]:
         return _samples(self.length)
