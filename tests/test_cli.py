@@ -1,0 +1,129 @@
+"""The command line: verbs, exit codes, one message per error, and no import before it is needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bench import cli
+
+if TYPE_CHECKING:
+    from conftest import House
+
+
+def test_help_shows_the_verbs_examples_and_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    """--help is enough to begin with."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--help"])
+    said = capsys.readouterr().out
+    assert caught.value.code == 0
+    for word in ("run", "report", "list", "publish", "method=moe,dense", "exit codes:", "130"):
+        assert word in said
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """What makes --help quick: no third-party package is loaded for it."""
+    code = (
+        "import sys, bench.cli\ntry: bench.cli.main(['--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'hydra', 'omegaconf', 'pandas', 'numpy', 'pydantic', 'wandb', 'yaml'}\n"
+        "print('LOADED', sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "LOADED []"
+
+
+@pytest.mark.parametrize("words", [[], ["fly"], ["report"], ["run", "--fast"], ["list", "method"]])
+def test_bad_usage_exits_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A missing or unknown verb, argument or option is bad usage."""
+    try:
+        code = cli.main(words)
+    except SystemExit as caught:  # argparse's own
+        code = caught.code
+    assert code == 2
+    assert "condbench" in capsys.readouterr().err
+
+
+def test_a_plan_is_listed_and_nothing_is_written(
+    house: House, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """run --plan prints a headline and a line per trial; options may stand anywhere."""
+    assert cli.main(["run", "method=moe", "--plan", "seed=3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "adhoc: 2 trials: 2 to do"
+    assert [line.split("-")[0] for line in lines[1:]] == [
+        "  to do      digits/transformer/dense/seed3",
+        "  to do      digits/transformer/moe/seed3",
+    ]
+    assert not Path("results").exists()
+
+
+def test_planning_errors_are_one_message_and_exit_2(
+    house: House, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No traceback: what, where, and the choices."""
+    assert cli.main(["run", "method=mow"]) == 2
+    assert capsys.readouterr().err == (
+        "condbench: command line: unknown method 'mow': did you mean 'moe'? choices: dense, moe\n"
+    )
+
+
+def test_a_broken_plugin_is_named_on_standard_error(
+    house: House, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is left out of a plan is said, also when the rest is fine."""
+    house.offer("method", broken="no_such_module_here:Broken")
+    assert cli.main(["run", "--plan", "method=moe,broken"]) == 0
+    said = capsys.readouterr()
+    assert "left out: method 'broken' (fakehouse 1.0, no_such_module_here:Broken)" in said.err
+    assert "2 to do" in said.out
+
+
+def test_list_shows_plugins_their_sentence_and_what_is_broken(
+    house: House, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Methods, backbones and tasks with one line each; a broken one with its cause."""
+    house.offer("method", broken="no_such_module_here:Broken")
+    assert cli.main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "  moe                  Mixture of experts, on paper. [fakehouse]" in lines
+    assert "  digits               A task on paper. [fakehouse]" in lines
+    (broken,) = [line for line in lines if line.startswith("  broken ")]
+    assert "BROKEN: method 'broken'" in broken
+    assert "ModuleNotFoundError" in broken
+    assert any(line.startswith("  quickstart ") for line in lines)
+
+
+def test_a_report_of_nothing_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder that is not there is named."""
+    assert cli.main(["report", str(tmp_path / "nowhere")]) == 2
+    assert f"{tmp_path / 'nowhere'}" in capsys.readouterr().err
+
+
+def test_an_interrupt_exits_130_without_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C while planning or reporting ends in one line."""
+
+    def interrupted(arguments: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_list", interrupted)
+    assert cli.main(["list"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    """`condbench list | head -1` ends quietly."""
+    command = f"{sys.executable} -m bench.cli --help | true; {sys.executable} -m bench.cli list"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{command} | head -1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "methods (method=NAME)\n"
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,189 @@
+"""`condbench run` from end to end, with a launcher that writes records without training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from bench import cli, launch
+from bench.queue import Outcome, Summary
+from bench.record import RECORD_NAME, TRIAL_NAME, Record, write_record
+
+if TYPE_CHECKING:
+    from conftest import House
+
+QUIET = "wandb.mode=disabled"
+
+
+class Launcher:
+    """Stands in for bench.launch: every trial ends at once, with `status`."""
+
+    def __init__(self) -> None:
+        self.status = "ok"
+        self.ran: list[str] = []
+        self.num_left = 0
+
+    def __call__(
+        self, folders: Sequence[Path], *, after_record: Callable[[Path], None], **_: Any
+    ) -> Summary:
+        summary = Summary(num_left=self.num_left)
+        for folder in folders:
+            trial = json.loads((folder / TRIAL_NAME).read_text())
+            self.ran.append(folder.parent.name)
+            fields = {name: trial[name] for name in ("key", "labels", "config")}
+            reason = None if self.status == "ok" else "because"
+            write_record(folder, Record(status=self.status, reason=reason, **fields))
+            summary.outcomes.append(Outcome(folder, self.status, reason))
+            after_record(folder)
+        return summary
+
+
+@pytest.fixture
+def launcher(house: House, monkeypatch: pytest.MonkeyPatch) -> Launcher:
+    """A launcher without processes, and a house of fake plugins."""
+    made = Launcher()
+    monkeypatch.setattr(launch, "run_trials", made)
+    return made
+
+
+def test_a_run_writes_records_and_a_report(
+    launcher: Launcher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trials run, dense first; the report's paths end the output; exit 0."""
+    assert cli.main(["run", "method=moe", QUIET]) == 0
+    assert launcher.ran == ["dense", "moe"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "adhoc: 2 trials: 2 to do"
+    assert lines[-1].startswith("report: results/adhoc/report/table.md ")
+    assert Path("results/adhoc/report/report.html").exists()
+
+
+def test_a_second_run_trains_nothing_and_says_why(
+    launcher: Launcher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is done is reported again, not run again."""
+    cli.main(["run", "method=moe", QUIET])
+    launcher.ran.clear()
+    capsys.readouterr()
+    assert cli.main(["run", "method=moe", QUIET]) == 0
+    assert launcher.ran == []
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [
+        "adhoc: 2 trials: 2 done",
+        "2 not run again: a record with the same configuration, code, versions, hardware and data "
+        "is there",
+    ]
+    assert lines[-1].startswith("report: ")
+
+
+def test_only_what_is_missing_runs(launcher: Launcher) -> None:
+    """A larger matrix adds its new trials."""
+    cli.main(["run", "method=moe", QUIET])
+    launcher.ran.clear()
+    cli.main(["run", "method=moe", "method.top_k=1,2", QUIET])
+    assert launcher.ran == ["moe,top_k=2"]
+
+
+def test_stale_trials_run_again_with_the_reason(
+    launcher: Launcher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A changed setting is named before the trial runs."""
+    cli.main(["run", "method=dense", "measure.rounds=10", QUIET])
+    capsys.readouterr()
+    cli.main(["run", "method=dense", "measure.rounds=20", QUIET])
+    assert launcher.ran == ["dense", "dense"]
+    assert ": measure.rounds 10 -> 20\n" in capsys.readouterr().out
+
+
+def test_failed_trials_exit_1_and_wait_for_retry(
+    launcher: Launcher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A failure is an exit code now and on the next run, until retry=failed succeeds."""
+    launcher.status = "failed"
+    assert cli.main(["run", "method=dense", QUIET]) == 1
+    launcher.status = "ok"
+    assert cli.main(["run", "method=dense", QUIET]) == 1
+    assert launcher.ran == ["dense"]
+    assert "1 failed before and stay so; retry=failed runs them again" in capsys.readouterr().out
+    assert cli.main(["run", "method=dense", "retry=failed", QUIET]) == 0
+    assert cli.main(["run", "method=dense", QUIET]) == 0
+    assert launcher.ran == ["dense", "dense"]
+
+
+def test_skipped_trials_exit_0(launcher: Launcher) -> None:
+    """An answer of Unsupported is a result."""
+    launcher.status = "skipped"
+    assert cli.main(["run", "method=dense", QUIET]) == 0
+
+
+def test_an_interrupted_run_exits_130_without_a_report(launcher: Launcher) -> None:
+    """Ctrl-C leaves what is done, and the next run goes on."""
+    launcher.num_left = 1
+    assert cli.main(["run", "method=dense", QUIET]) == 130
+    assert not Path("results/adhoc/report").exists()
+
+
+def test_a_broken_plugin_makes_the_run_exit_1(house: House, launcher: Launcher) -> None:
+    """The others ran, but not everything that was asked for."""
+    house.offer("method", broken="no_such_module_here:Broken")
+    assert cli.main(["run", "method=moe,broken", QUIET]) == 1
+    assert launcher.ran == ["dense", "moe"]
+
+
+def test_a_damaged_record_is_named_and_nothing_runs(
+    launcher: Launcher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One message with the path and the way out, exit 2, and the file as it was."""
+    cli.main(["run", "method=dense", QUIET])
+    (path,) = Path("results").rglob(RECORD_NAME)
+    path.write_text("{ damaged")
+    capsys.readouterr()
+    assert cli.main(["run", "method=moe", QUIET]) == 2
+    said = capsys.readouterr().err
+    assert str(path) in said
+    assert "move it away or delete it, then run again" in said
+    assert path.read_text() == "{ damaged"
+    assert launcher.ran == ["dense"]
+
+
+def test_an_unwritable_results_folder_is_named(
+    launcher: Launcher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A path below a file cannot be written, whoever runs this; exit 2 with the way out."""
+    Path("file").write_text("x")
+    assert cli.main(["run", "method=dense", "results=file/results", QUIET]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("condbench: cannot write ")
+    assert said.endswith("Not a directory; results=PATH chooses another place\n")
+    assert launcher.ran == []
+
+
+def test_records_are_mirrored_as_their_trials_wish(
+    launcher: Launcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each finished trial goes to a mirror of its own mode and project."""
+    from bench import mirror
+
+    sent: list[tuple[str, str, str]] = []
+
+    class Mirror:
+        def __init__(self, mode: str, project: str) -> None:
+            self.wish = (mode, project)
+
+        def __enter__(self) -> Mirror:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def send(self, folder: Path) -> bool:
+            sent.append((*self.wish, folder.parent.name))
+            return True
+
+    monkeypatch.setattr(mirror, "Mirror", Mirror)
+    cli.main(["run", "method=dense", "seed=0,1", "wandb.project=a"])
+    cli.main(["run", "method=dense", "seed=2", "wandb.project=b", "wandb.mode=online"])
+    assert sent == [("offline", "a", "dense")] * 2 + [("online", "b", "dense")]
