@@ -28,7 +28,8 @@ from bench.progress import Display, open_display
 from bench.queue import Queue, Stop, Summary
 
 ENTRY = "bench.trial:run"
-PRELOAD = ("torch", "pytorch_lightning", "bench.trial", "bench.child")
+# What most trials import; scikit-learn is behind task=digits.
+PRELOAD = ("torch", "pytorch_lightning", "sklearn.datasets", "bench.trial", "bench.child")
 
 
 def run_trials(

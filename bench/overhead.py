@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import launch
+from bench.devices import Machine
 from bench.progress import Lines
 from bench.publish import Mirror
 from bench.record import TRIAL_NAME, Record, write_record
@@ -34,6 +35,7 @@ SHORT = (
     "measure.batch_sizes=[1]",
     "measure.warmup_s=0.01",
     "measure.block_ms=1",
+    "gpu.threads=1",
 )
 TRIAL_TARGET_S, MIRROR_TARGET_S = 0.5, 0.2
 
@@ -58,8 +60,9 @@ def write_folders(results: Path, num_trials: int, *overrides: str) -> list[Path]
 def run_timed(folders: list[Path], mirror: Mirror, entry: str) -> tuple[list[float], list[float]]:
     """Seconds that each trial cost beyond its work, and that publishing its record took.
 
-    The first is left out: it also waits for the fork server's imports, once per run. Raises
-    RuntimeError when a trial does not end well, as its time would be that of something else.
+    The first is left out: it also waits for the fork server's imports, once per run. Device locks
+    are private, as waiting for another launcher would count. Raises RuntimeError when a trial does
+    not end well, since its time would be that of something else.
     """
     ended, published = [], []
 
@@ -68,9 +71,11 @@ def run_timed(folders: list[Path], mirror: Mirror, entry: str) -> tuple[list[flo
         mirror.send(folder)
         published.append(time.monotonic())
 
-    summary = launch.run_trials(
-        folders, display=Lines(io.StringIO()), after_record=publish, entry=entry
-    )
+    with tempfile.TemporaryDirectory() as locks:
+        machine, display = Machine((), Path(locks)), Lines(io.StringIO())
+        summary = launch.run_trials(
+            folders, machine=machine, display=display, after_record=publish, entry=entry
+        )
     for outcome in summary.outcomes:
         if outcome.status != "ok":
             raise RuntimeError(f"{outcome.folder}: {outcome.status}: {outcome.reason}")
@@ -84,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Print the medians beside their targets; 1 if one is missed, else 0."""
     parser = argparse.ArgumentParser(prog="python -m bench.overhead", description=__doc__)
     parser.add_argument("--trials", type=int, default=10, help="of each kind (default: 10)")
-    parser.add_argument("overrides", nargs="*", help="of the real trial, e.g. task=text")
+    parser.add_argument("overrides", nargs="*", help="of the trials, e.g. task=text")
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as place, Mirror("offline", "overhead") as mirror:
         num_trials = given.trials + 1

@@ -73,6 +73,7 @@ FLOORS = {
     "bench.staleness": DOOR,
     "bench.explain": PLAN,
     "bench.overrides": PLAN,
+    "bench.compose": PLAN,
     "bench.plan": PLAN,
     "bench.compose": PLAN,
     "bench.overhead": PLAN,
