@@ -1,24 +1,21 @@
-"""Records become tables: which trials share a table, which share a row, what a row's numbers are.
+"""Records become tables of rows: what a row's numbers are, and what stands below them.
 
-    one table   hardware, task, backbone, measure profile, and everything else that the config says
-                except method and seed: different hardware is never averaged
     one row     one method with its variant at one operating point, over its seeds
 
-Of trials of one row that ran different code, package versions, settings or data, the newest
-decides and the others are named and left out: a mean over them would mean nothing.
+Which trials share a table, and which of them count, is the matter of `grouping`.
 """
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from bench.record import Labels, Metric, QualityLabel
 from bench.report.cells import Cell, aggregate, difference
-from bench.report.reading import Found, config_block, point_name, profile
+from bench.report.grouping import TableKey, current_trials, own_variant, subtitles, table_key
+from bench.report.reading import Found, point_name
 
 MASKED_GAP = 0.05  # executed share beyond the declared one: the saving is simulated, not executed
 DENSE = "dense"
@@ -45,7 +42,7 @@ class Row:
     @property
     def method_name(self) -> str:
         """`moe,num_experts=16`: the same at all operating points."""
-        return _name(self)
+        return _name(self.method, self.variant)
 
     @property
     def masked(self) -> bool:
@@ -69,7 +66,7 @@ class Table:
     task: str
     backbone: str
     profile: str
-    subtitle: str  # settings by which it differs from tables of the same name; mostly ""
+    subtitle: str  # settings that all its rows share and that are not the defaults
     quality: QualityLabel | None
     rows: list[Row]
     found: list[Found]  # what the rows were made of, skipped and failed ones included
@@ -89,71 +86,33 @@ class Table:
 
 def tables(found: Iterable[Found]) -> list[Table]:
     """All tables of these records, ordered by hardware, task, backbone and profile."""
-    groups: dict[tuple[str, ...], list[Found]] = defaultdict(list)
+    groups: dict[TableKey, list[Found]] = defaultdict(list)
     for item in found:
-        groups[_table_key(item)].append(item)
-    ordered = sorted(groups.items(), key=lambda group: group[0])
-    subtitles = _subtitles([key for key, _ in ordered])
-    return [_table(key, group, subtitles[key]) for key, group in ordered]
+        groups[table_key(item)].append(item)
+    names = subtitles(groups)
+    return [_table(key, groups[key], names[key]) for key in sorted(groups)]
 
 
-def _table_key(found: Found) -> tuple[str, ...]:
-    """What all rows of a table share, from the config: a dead child's record has it too."""
-    labels = found.record.labels
-    conditions: dict[str, Any] = {
-        name: dict(config_block(found.record, name))
-        for name in ("task", "backbone", "train", "measure", "gpu")
-    }
-    conditions["gpu"].pop("device", None)  # which of several equal GPUs it was
-    flat = json.dumps(_flatten(conditions), sort_keys=True, default=str)
-    where = (labels.hardware, labels.device)
-    return (*where, labels.task, labels.backbone, profile(found.record), flat)
-
-
-def _flatten(block: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in block.items():
-        nested = isinstance(value, dict)
-        flat |= _flatten(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
-    return flat
-
-
-def _subtitles(keys: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
-    """Tables of one name are told apart by the settings in which they differ."""
-    namesakes: dict[tuple[str, ...], list[tuple[str, ...]]] = defaultdict(list)
-    for key in keys:
-        namesakes[key[:-1]].append(key)
-    subtitles = {}
-    for same in namesakes.values():
-        flats = [json.loads(key[-1]) for key in same]
-        names = sorted({name for flat in flats for name in flat})
-        differ = [n for n in names if len({json.dumps(flat.get(n)) for flat in flats}) > 1]
-        for key, flat in zip(same, flats, strict=True):
-            subtitles[key] = ", ".join(f"{name}={flat.get(name)}" for name in differ)
-    return subtitles
-
-
-def _table(key: tuple[str, ...], group: Sequence[Found], subtitle: str) -> Table:
+def _table(key: TableKey, group: Sequence[Found], subtitle: str) -> Table:
     cells: dict[tuple[str, str], list[Found]] = defaultdict(list)
     for item in group:
-        cells[(item.record.labels.method, item.record.labels.variant)].append(item)
+        cells[(item.record.labels.method, own_variant(item.record.labels))].append(item)
     kept: list[Found] = []
     left_out: list[str] = []
     rows: list[Row] = []
     for method, variant in sorted(cells, key=lambda cell: (cell[0] != DENSE, *cell)):
-        current, old = _current(cells[(method, variant)])
+        current, old = current_trials(cells[(method, variant)])
         kept += current
         left_out += [f"{item.folder}: {why}" for item, why in old]
         rows += _rows(method, variant, [item for item in current if item.record.status == "ok"])
     _compare_quality(rows)
     labels = [item.record.quality for item in kept if item.record.quality is not None]
     quality = labels[-1] if labels else None
-    hardware, _, task, backbone, profile_name, _ = key
     return Table(
-        hardware=hardware,
-        task=task,
-        backbone=backbone,
-        profile=profile_name,
+        hardware=key.hardware,
+        task=key.task,
+        backbone=key.backbone,
+        profile=key.profile,
         subtitle=subtitle,
         quality=quality,
         rows=rows,
@@ -162,32 +121,6 @@ def _table(key: tuple[str, ...], group: Sequence[Found], subtitle: str) -> Table
         notes=_notes(kept, rows),
         left_out=left_out,
     )
-
-
-def _current(group: Sequence[Found]) -> tuple[list[Found], list[tuple[Found, str]]]:
-    """One trial per seed, all of the newest trial's identity; and the others with the reason."""
-    newest_first = sorted(group, key=lambda item: item.started_unix_s, reverse=True)
-    identity = next((i for i in map(_identity, newest_first) if i is not None), None)
-    kept: dict[int, Found] = {}
-    old: list[tuple[Found, str]] = []
-    for item in newest_first:
-        own = _identity(item)
-        if own is not None and own != identity:
-            old.append((item, "a newer trial of this row ran other code, versions or settings"))
-        elif item.record.labels.seed in kept:
-            old.append((item, f"a newer trial of this row has seed {item.record.labels.seed}"))
-        else:
-            kept[item.record.labels.seed] = item
-    return [kept[seed] for seed in sorted(kept)], old
-
-
-def _identity(found: Found) -> str | None:
-    """Code, package versions, data and the method's settings; None where the record lacks them."""
-    identity = found.record.provenance.get("identity")
-    if not isinstance(identity, dict):
-        return None
-    parts = [identity.get(name) for name in ("code", "versions", "data")]
-    return json.dumps([*parts, found.record.config.get("method")], sort_keys=True, default=str)
 
 
 def _rows(method: str, variant: str, found: Sequence[Found]) -> list[Row]:
@@ -230,13 +163,19 @@ def _compare_quality(rows: Sequence[Row]) -> None:
             row.cells[VS_DENSE] = difference(row.cells[QUALITY].unit, pairs)
 
 
-def _name(of: Row | Labels) -> str:
-    return f"{of.method},{of.variant}" if of.variant else of.method
+def _name(method: str, variant: str) -> str:
+    return f"{method},{variant}" if variant else method
+
+
+def _trial_name(labels: Labels) -> str:
+    return _name(labels.method, own_variant(labels))
 
 
 def _unfinished(found: Found) -> str:
     labels = found.record.labels
-    return f"{found.record.status}: {_name(labels)} (seed {labels.seed}): {found.record.reason}"
+    return (
+        f"{found.record.status}: {_trial_name(labels)} (seed {labels.seed}): {found.record.reason}"
+    )
 
 
 def _notes(found: Sequence[Found], rows: Sequence[Row]) -> list[str]:
@@ -245,9 +184,9 @@ def _notes(found: Sequence[Found], rows: Sequence[Row]) -> list[str]:
     for item in found:
         labels, points = item.record.labels, item.record.points
         for note in item.record.notes:
-            said[note].append(f"{_name(labels)} (seed {labels.seed})")
+            said[note].append(f"{_trial_name(labels)} (seed {labels.seed})")
         if len(points) > 1:
-            said[f"runs at {point_name(points[0].settings)} by default"].append(_name(labels))
+            said[f"runs at {point_name(points[0].settings)} by default"].append(_trial_name(labels))
     notes = [f"{', '.join(dict.fromkeys(names))}: {note}" for note, names in said.items()]
     return notes + [_masked_note(row) for row in rows if row.masked]
 

@@ -39,6 +39,23 @@ def test_other_settings_have_tables_of_their_own_named_by_what_differs(make, tab
     assert titles == expected
 
 
+def test_shared_settings_stand_in_the_title_not_in_every_name(make, tabulated):
+    """Of `k=2,train.steps=60` the row is called by k=2 and the table by the training's length."""
+    variants = {"dense": "train.steps=60", "moe": "k=2,train.steps=60,gpu.device=GPU-1"}
+    records = [make(name, labels={"variant": variant}) for name, variant in variants.items()]
+    (table,) = tabulated(*records, make("dead", status="failed", reason="oom", labels={"seed": 1}))
+    assert table.title == "digits, transformer (train.steps=60)"
+    assert [row.name for row in table.rows] == ["dense", "moe,k=2"]
+
+
+def test_a_default_table_beside_another_stays_plain(make, tabulated):
+    """Only the table with the unusual training says so."""
+    short = make("moe", labels={"variant": "train.steps=60"})
+    short = short.model_copy(update={"config": short.config | {"train": {"steps": 60}}})
+    titles = {table.title for table in tabulated(make("moe"), short)}
+    assert titles == {"digits, transformer", "digits, transformer (train.steps=60)"}
+
+
 def test_which_of_equal_gpus_does_not_matter(make, tabulated):
     """Two GPUs of one kind are one hardware: their trials share a row."""
 
