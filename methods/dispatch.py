@@ -185,11 +185,17 @@ def _mix_dense(x: Tensor, weights: Tensor, groups: Groups) -> Tensor:
 def can_group(x: Tensor, weight: Tensor) -> bool:
     """Whether torch's grouped GEMM takes rows like `x` and `weight` [G, in, out].
 
-    It wants fp32, bf16 or fp16 and rows whose length is a multiple of 16 bytes.
+    It wants fp32, bf16 or fp16 and rows whose length is a multiple of 16 bytes; on a GPU compute
+    capability 8.0; under torch.compile bf16 (torch 2.13).
     """
     dtype = _dtype(x)
-    aligned = all(size * dtype.itemsize % 16 == 0 for size in weight.shape[1:])
-    return aligned and dtype in (torch.float32, torch.bfloat16, torch.float16)
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return False
+    if torch.compiler.is_compiling() and dtype != torch.bfloat16:
+        return False
+    if x.is_cuda and torch.cuda.get_device_capability(x.device) < (8, 0):
+        return False
+    return all(size * dtype.itemsize % 16 == 0 for size in weight.shape[1:])
 
 
 def grouped_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:

@@ -226,3 +226,22 @@ def test_unknown_backend_is_refused() -> None:
         dispatch.mix(
             torch.ones(1, 4), torch.ones(1, 1).bool(), torch.ones(1, 1), Recording(1, 4), "magic"
         )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_backends_agree_on_a_gpu(dtype: torch.dtype) -> None:
+    """On a GPU every backend gives what the loop gives on the CPU in double precision."""
+    experts, x = stack(4, 16, 24, activation="swiglu"), torch.randn(50, 16)
+    run, weights = torch.rand(50, 4) < 0.4, torch.rand(50, 4)
+    run[:, 2] = False  # one group without rows
+    with torch.no_grad():
+        wanted = dispatch.mix(x.double(), run, weights, experts.double(), "loop")
+        experts = experts.to("cuda", dtype)
+        tolerance = 1e-4 if dtype == torch.float32 else 0.05
+        for backend in dispatch.BACKENDS:
+            got = dispatch.mix(x.to("cuda", dtype), run.cuda(), weights.cuda(), experts, backend)
+            assert got.dtype == dtype
+            torch.testing.assert_close(
+                got.cpu().double(), wanted, atol=tolerance, rtol=tolerance, msg=f"{backend}"
+            )
