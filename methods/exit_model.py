@@ -36,7 +36,8 @@ class ExitModel(nn.Module):
     """`trunk` with a head after every `every` blocks.
 
     The buffer `threshold` is the one in use, `thresholds` holds one per calibrated operating point;
-    both begin at NEVER, so that an uncalibrated model runs to the end.
+    both begin at NEVER, so that an uncalibrated model runs to the end. Raises ValueError where no
+    inner exit fits.
     """
 
     threshold: Tensor
@@ -45,6 +46,8 @@ class ExitModel(nn.Module):
     def __init__(self, trunk: Trunk, every: int, num_points: int) -> None:
         super().__init__()
         depth = len(trunk.blocks)
+        if not 1 <= every < depth:
+            raise ValueError(f"every={every} leaves no exit before the end of {depth} blocks")
         self.ends = [*range(every, depth, every), depth]  # number of blocks run at each exit
         self.trunk = trunk
         self.heads = nn.ModuleList(trunk.new_head() for _ in self.ends[:-1])

@@ -36,7 +36,7 @@ from methods.backbone.trunk import State, Trunk
 class MixtureOfDepths:
     """Every second block routed; trained with `capacity`, the share of tokens that it takes.
 
-    The operating points are `capacity` and the others in `capacities`.
+    The operating points are `capacity` and the others in `capacities`. Skips in training too.
     """
 
     capacity: float = 0.25
@@ -52,10 +52,13 @@ class MixtureOfDepths:
         return self._routed(deepcopy(dense))
 
     def _routed(self, trunk: Trunk) -> Trunk:
-        capacities = [self.capacity, *self.capacities]
         for i in range(1, len(trunk.blocks), 2):
             trunk.blocks[i] = RoutedBlock(
-                trunk.blocks[i], trunk.dim, capacities, name=f"block{i}", causal=trunk.spec.causal
+                trunk.blocks[i],
+                trunk.dim,
+                self._shares(),
+                name=f"block{i}",
+                causal=trunk.spec.causal,
             )
         return trunk
 
@@ -77,7 +80,14 @@ class MixtureOfDepths:
 
     def points(self) -> list[Point]:
         """One operating point per capacity, the default first."""
-        return [{"capacity": capacity} for capacity in [self.capacity, *self.capacities]]
+        return [{"capacity": capacity} for capacity in self._shares()]
+
+    def _shares(self) -> list[float]:
+        """`capacity` and the other capacities. Raises ValueError for one outside (0, 1]."""
+        shares = [self.capacity, *(c for c in self.capacities if c != self.capacity)]
+        if not all(0 < share <= 1 for share in shares):
+            raise ValueError(f"a capacity is a share of the tokens in (0, 1], not {shares}")
+        return shares
 
     def set_point(self, model: Trunk, point: Point) -> None:
         """Let every routed block take the share `point["capacity"]` of the tokens."""

@@ -154,6 +154,12 @@ def test_every_nth_block_has_an_exit(tiny) -> None:
     assert len(model.heads) == 1
 
 
+def test_a_model_without_inner_exits_is_refused(tiny) -> None:
+    """every=4 of four blocks leaves no exit but the last."""
+    with pytest.raises(ValueError, match="every=4"):
+        _model(tiny, every=4)
+
+
 def test_confidence_is_the_largest_probability() -> None:
     """Logits log 1, log 3: the probabilities are 1/4 and 3/4."""
     assert confidence(torch.tensor([1.0, 3.0]).log()).item() == pytest.approx(0.75)

@@ -140,6 +140,14 @@ def test_points_choose_the_capacity(tiny_image) -> None:
     assert [d.run.sum(1).tolist() for d in seen.decisions] == [[8, 8], [8, 8]]
 
 
+def test_every_capacity_is_one_point() -> None:
+    """The default comes first and is not repeated; shares outside (0, 1] are refused."""
+    points = MixtureOfDepths(0.5, [0.25, 0.5]).points()
+    assert points == [{"capacity": 0.5}, {"capacity": 0.25}]
+    with pytest.raises(ValueError, match=r"1\.5"):
+        MixtureOfDepths(1.5).points()
+
+
 def test_the_predictor_learns_without_disturbing_the_model(tiny_text) -> None:
     """The predictor's loss reaches the predictor and nothing else."""
     model = MixtureOfDepths().build(tiny_text.spec, tiny_text.backbone).train()
