@@ -20,7 +20,7 @@ from math import prod
 
 from torch import Tensor
 
-from bench.meters import formulas_attention, formulas_sparse
+from bench.meters import formulas_attention, formulas_pairwise, formulas_sparse
 from bench.meters.formulas_call import Call, Cost
 
 Formula = Callable[[Call], int | Cost | None]
@@ -164,36 +164,6 @@ def rnn_cudnn(call: Call, *, backward: bool) -> int:
     return 2 * passes * steps * matrices
 
 
-def trilinear(call: Call) -> int:
-    """Two sums of products, as executed: (i1 x i2) over what i3 lacks, then x i3."""
-    expanded = [set(call[f"expand{i}"]) for i in (1, 2, 3)]
-    rank = call["i1"].dim() + len(expanded[0])
-    sizes = [_expand(call[f"i{i + 1}"].shape, expanded[i], rank) for i in range(3)]
-    first = {d for d in call["sumdim"] if d in expanded[2]}
-    pair = [max(sizes[0][d], sizes[1][d]) for d in range(rank)]
-    rest = [max(1 if d in first else pair[d], sizes[2][d]) for d in range(rank)]
-    sums_later = len(first) < len(call["sumdim"])
-    macs = prod(pair) * bool(first) + prod(rest) * sums_later
-    return formulas_sparse.real_macs(call["i1"]) * macs
-
-
-def _expand(shape: tuple[int, ...], expanded: set[int], rank: int) -> list[int]:
-    given = iter(shape)
-    return [1 if d in expanded else next(given) for d in range(rank)]
-
-
-def distances(call: Call, *, num_norms: int = 0) -> int:
-    """One MAC per pair of rows and column; the matmul form appends columns for the norms."""
-    table = call.get("cdist", call.result)  # [..., rows, rows]; backward: the forward's table
-    return 2 * table.numel() * (call["x1"].shape[-1] + num_norms)
-
-
-def pair_distances(call: Call) -> int:
-    """Every unordered pair of n rows [n, D]."""
-    num_rows, dim = call.first.shape
-    return num_rows * (num_rows - 1) * dim
-
-
 FORMULAS: Mapping[str, Formula] = {
     **{op: partial(product, left=left, right=right) for op, (left, right) in PRODUCTS.items()},
     "aten::_foreach_mm": products,
@@ -214,11 +184,11 @@ FORMULAS: Mapping[str, Formula] = {
     ),
     "aten::_cudnn_rnn": partial(rnn_cudnn, backward=False),
     "aten::_cudnn_rnn_backward": partial(rnn_cudnn, backward=True),
-    "aten::_trilinear": trilinear,
-    "aten::_euclidean_dist": partial(distances, num_norms=2),
-    "aten::_cdist_forward": distances,
-    "aten::_cdist_backward": distances,
-    "aten::_pdist_forward": pair_distances,
+    "aten::_trilinear": formulas_pairwise.trilinear,
+    "aten::_euclidean_dist": partial(formulas_pairwise.distances, num_norms=2),
+    "aten::_cdist_forward": formulas_pairwise.distances,
+    "aten::_cdist_backward": formulas_pairwise.distances,
+    "aten::_pdist_forward": formulas_pairwise.pair_distances,
     "aten::sparse_sampled_addmm": formulas_sparse.sampled,
     **formulas_attention.FORMULAS,
 }
@@ -226,6 +196,6 @@ FORMULAS: Mapping[str, Formula] = {
 
 def version() -> str:
     """A hash of the formulas' source, for provenance: equal hashes, equal arithmetic."""
-    rooms = (sys.modules[__name__], formulas_attention, formulas_sparse)
+    rooms = (sys.modules[__name__], formulas_attention, formulas_pairwise, formulas_sparse)
     source = "".join(inspect.getsource(room) for room in rooms)
     return hashlib.sha256(source.encode()).hexdigest()[:12]

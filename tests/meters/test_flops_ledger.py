@@ -251,7 +251,9 @@ def test_an_unknown_op_in_another_thread_is_refused_too(library: torch.library.L
         count(model, strict=True)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore:.torch.jit:DeprecationWarning", "ignore:.torch.jit:FutureWarning"
+)
 def test_scripted_code_is_seen() -> None:
     """TorchScript's interpreter dispatches ops like everybody else, also once it is optimised."""
     model, x = torch.jit.script(nn.Linear(4, 5)), r(3, 4)
