@@ -53,7 +53,7 @@ class Order(NamedTuple):
 
     rows: Tensor  # [P] int64: the row of each pair
     groups: Tensor  # [P] int64: its group
-    counts: Tensor  # [G] int64: pairs of each group
+    ends: Tensor  # [G] int32: where each group's pairs end
 
 
 # Compaction
@@ -102,7 +102,7 @@ def within_capacity(run: Tensor, limit: int) -> Tensor:
 def sort_by_group(run: Tensor) -> Order:
     """The true entries of `run` [N, G] as pairs sorted by group."""
     groups, rows = run.t().nonzero().unbind(1)
-    return Order(rows, groups, run.sum(0))
+    return Order(rows, groups, run.sum(0).cumsum(0, dtype=torch.int32))
 
 
 def mix(x: Tensor, run: Tensor, weights: Tensor, groups: Groups, backend: str = "auto") -> Tensor:
@@ -140,18 +140,18 @@ def _stacked(groups: Groups | Stacked, x: Tensor) -> Stacked | None:
 
 def _prefers_loop(x: Tensor, order: Order) -> bool:
     """The loop keeps a group's hidden rows in cache but pays Python per group."""
-    return x.device.type == "cpu" and len(order.rows) >= LOOP_ROWS * len(order.counts)
+    return x.device.type == "cpu" and len(order.rows) >= LOOP_ROWS * len(order.ends)
 
 
 def _mix_loop(x: Tensor, order: Order, weight: Tensor, groups: Groups) -> Tensor:
     with region("dispatch"):
-        sizes = order.counts.tolist()
-        parts = zip(groups.each(), order.rows.split(sizes), weight.split(sizes), strict=True)
+        ends = order.ends.tolist()
     out = torch.zeros_like(x)
-    for f, rows, scale in parts:
-        if len(rows) == 0:
+    for f, begin, end in zip(groups.each(), [0, *ends], ends, strict=False):
+        if begin == end:
             continue
         with region("dispatch"):
+            rows, scale = order.rows[begin:end], weight[begin:end]
             mine = x.index_select(0, rows)
         with region("expert"):
             result = f(mine)
@@ -198,14 +198,14 @@ def can_group(x: Tensor, weight: Tensor) -> bool:
     return all(size * dtype.itemsize % 16 == 0 for size in weight.shape[1:])
 
 
-def grouped_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
+def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     """x_p W_g for the group g of each row: sorted `x` [P, in], `weight` [G, in, out] -> [P, out].
 
-    `counts` [G] adds up to P > 0. Obeys autocast, which torch's op by itself does not.
+    `ends` [G] int32: where each group's rows end, the last at P > 0. Obeys autocast, which torch's
+    op by itself does not.
     """
     dtype = _dtype(x)
-    offsets = counts.cumsum(0).to(torch.int32)
-    out = F.grouped_mm(x.to(dtype), weight.to(dtype), offs=offsets)
+    out = F.grouped_mm(x.to(dtype), weight.to(dtype), offs=ends)
     if out.requires_grad:  # its backward refuses expanded gradients such as sum's
         out.register_hook(torch.Tensor.contiguous)
     return out

@@ -69,8 +69,8 @@ class Experts(nn.Module):
 
     def sorted(self, rows: Tensor, order: Order) -> Tensor:
         """Each expert on its part of `rows` [P, D] -> [P, D]."""
-        hidden = self._activate(dispatch.grouped_linear(rows, self.up, order.counts))
-        return dispatch.grouped_linear(hidden, self.down, order.counts)
+        hidden = self._activate(dispatch.grouped_linear(rows, self.up, order.ends))
+        return dispatch.grouped_linear(hidden, self.down, order.ends)
 
     def batched(self, rows: Tensor) -> Tensor:
         """Each expert on as many rows as every other: [E, n, D] -> [E, n, D]."""

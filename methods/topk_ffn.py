@@ -185,9 +185,9 @@ class Blocks(nn.Module):
 
     def sorted(self, rows: Tensor, order: dispatch.Order) -> Tensor:
         """Each block on its part of `rows` [P, D] -> [P, D]."""
-        hidden = dispatch.grouped_linear(rows, self.up, order.counts)
+        hidden = dispatch.grouped_linear(rows, self.up, order.ends)
         hidden = F.gelu(hidden + self.bias.index_select(0, order.groups))
-        return dispatch.grouped_linear(hidden, self.down, order.counts)
+        return dispatch.grouped_linear(hidden, self.down, order.ends)
 
 
 def _block(up: Tensor, bias: Tensor, down: Tensor, rows: Tensor) -> Tensor:
