@@ -5,16 +5,14 @@ A `Sheet` is a table as text, still without any format's markup; `text`, `latex`
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 from bench.report.cells import Cell
+from bench.report.numbers import Text, difference, plain, ratio
 from bench.report.rows import QUALITY, VS_DENSE, Row, Table
 
-Verdict = Literal["", "tie", "better", "worse"]
 Prefixes = Sequence[tuple[float, str]]
 SPEEDUP = re.compile(r"infer/speedup_b(\d+)$")
 HEADLINE_BATCHES = (1, 64)
@@ -29,23 +27,6 @@ OF_THE_MODEL = (  # one training serves all operating points
     *("model/params", "train/peak_tensor_bytes", "train/energy_j"),
     *("train/time_s", "train/dense_time_s"),
 )
-
-
-@dataclass(frozen=True)
-class Text:
-    """One cell as text: the number, its interval, its verdict against dense, its footnotes."""
-
-    main: str
-    spread: str = ""  # half of the interval's width after a +-
-    bounds: tuple[str, str] | None = None  # of a ratio, whose interval need not be symmetric
-    verdict: Verdict = ""
-    doubt: str = ""  # why the number claims less than it seems to; becomes a footnote
-    marks: str = ""  # footnote letters
-
-    @property
-    def interval(self) -> str:
-        """The interval where there is room for both bounds."""
-        return f"[{self.bounds[0]}, {self.bounds[1]}]" if self.bounds else self.spread
 
 
 @dataclass(frozen=True)
@@ -155,12 +136,12 @@ def _columns(table: Table) -> list[Column]:
     columns = [
         _scaled(table, "params", "model/params", SI),
         _quality(table),
-        Column("vs dense", "", VS_DENSE, _difference, narrow=False),
+        Column("vs dense", "", VS_DENSE, difference, narrow=False),
         _scaled(table, "FLOPs", "infer/flops_per_sample", SI, "/sample", narrow=False),
         _scaled(table, "of dense", "infer/flops_share", PERCENT),
-        *(Column(f"speed-up b{n}", "x", f"infer/speedup_b{n}", _ratio) for n in batches),
+        *(Column(f"speed-up b{n}", "x", f"infer/speedup_b{n}", ratio) for n in batches),
         *(
-            Column(f"realised b{n}", "", f"infer/realised_b{n}", _value, narrow=n == largest)
+            Column(f"realised b{n}", "", f"infer/realised_b{n}", plain, narrow=n == largest)
             for n in batches
         ),
         _scaled(table, f"memory b{largest}", inference, BINARY),
@@ -194,7 +175,7 @@ def _scaled(
     divisor, prefix = next((pair for pair in prefixes if largest >= pair[0]), prefixes[-1])
 
     def write(cell: Cell) -> Text:
-        return _value(_divided(cell, divisor), spread=spread)
+        return plain(_divided(cell, divisor), spread=spread)
 
     return Column(title, (prefix + unit).lstrip("/"), key, write, narrow)
 
@@ -211,62 +192,4 @@ def _quality(table: Table) -> Column:
     direction = table.quality.direction if table.quality is not None else ""
     arrow = {"higher": " \u2191", "lower": " \u2193"}.get(direction, "")
     title = "quality" if unit == "1" else unit
-    return Column(title + arrow, "", QUALITY, lambda cell: _value(cell, digits=4, spread=True))
-
-
-def _value(cell: Cell, *, digits: int = 3, spread: bool = False) -> Text:
-    main = number(cell.value or 0.0, digits)
-    return Text(main, _spread(cell, main) if spread else "")
-
-
-def _ratio(cell: Cell) -> Text:
-    """A ratio to dense. Without an interval it claims nothing."""
-    main = number(cell.value or 0.0)
-    if cell.low is None or cell.high is None:
-        return Text(main, doubt="without an interval it is no claim")
-    bounds = (number(cell.low), number(cell.high))
-    return Text(main, _spread(cell, main), bounds, verdict(cell, 1.0))
-
-
-def _difference(cell: Cell) -> Text:
-    """A signed paired difference to dense, with as many decimals as its interval deserves."""
-    assert cell.value is not None
-    assert cell.low is not None
-    assert cell.high is not None
-    half = number((cell.high - cell.low) / 2, digits=2)
-    decimals = len(half.partition(".")[2])
-    tie: Verdict = "tie" if verdict(cell, 0.0) == "tie" else ""
-    return Text(f"{cell.value:+.{decimals}f}", f"\u00b1{half}", verdict=tie)
-
-
-def verdict(cell: Cell, even: float) -> Verdict:
-    """`better` or `worse` only where the whole interval lies above or below `even`, else `tie`."""
-    if cell.low is None or cell.high is None:
-        return ""
-    if cell.low <= even <= cell.high:
-        return "tie"
-    return "better" if cell.low > even else "worse"
-
-
-def _spread(cell: Cell, main: str) -> str:
-    """Half of the interval's width after a +-, with the decimals of `main`; "" without one."""
-    if cell.low is None or cell.high is None:
-        return ""
-    half = (cell.high - cell.low) / 2
-    decimals = len(main.partition(".")[2]) if "e" not in main else 0
-    text = f"{half:.{decimals}f}"
-    return "\u00b1" + (text if float(text) or not half else number(half, digits=1))
-
-
-def number(value: float, digits: int = 3) -> str:
-    """`value` with `digits` significant digits and no exponent in everyday magnitudes.
-
-    1.746 is "1.75", 99.96 is "100", 1234.5 is "1234", 0.00123 is "0.00123", 0 is "0".
-    """
-    if value == 0 or not math.isfinite(value):
-        return "0" if value == 0 else str(value)
-    scientific = f"{value:.{digits - 1}e}"
-    magnitude = int(scientific.partition("e")[2])  # of the rounded value: 99.96 counts as 100
-    if not -5 <= magnitude <= 9:
-        return scientific
-    return f"{value:.{max(0, digits - 1 - magnitude)}f}"
+    return Column(title + arrow, "", QUALITY, lambda cell: plain(cell, digits=4, spread=True))

@@ -9,8 +9,9 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
-from bench.report.columns import Sheet, Text, sheet
+from bench.report.columns import Sheet, sheet
 from bench.report.legend import below, conditions
+from bench.report.numbers import Text
 from bench.report.rows import Table
 
 PREAMBLE = r"% \usepackage{booktabs,graphicx} stands in the preamble of the document."

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from bench.report.columns import Sheet, number
+from bench.report.columns import Sheet
+from bench.report.numbers import number
 from bench.report.reading import Found, config_block
 from bench.report.rows import Table
 

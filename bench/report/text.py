@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from bench.report.columns import Line, Sheet, Text, sheet
+from bench.report.columns import Line, Sheet, sheet
 from bench.report.legend import below, conditions
+from bench.report.numbers import Text
 from bench.report.rows import Table
 
 TERMINAL_WIDTH = 120
