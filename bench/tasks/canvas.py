@@ -57,7 +57,16 @@ def cut(images: Image, *, degrees: Numbers, offset: Numbers) -> Image:
     return np.where(beyond > offset[:, None, None], images, 0)
 
 
+def slope(size: int, *, degrees: Numbers, height: Numbers) -> Image:
+    """Light from one side: 0 to about 2 * `height` across a canvas, rising towards `degrees`."""
+    grid = np.arange(size, dtype=np.int32) * 2 - (size - 1)
+    cosine, sine = (table[degrees % 360][:, None, None] for table in (COSINES, SINES))
+    rise = (cosine * grid[None, :, None] + sine * grid[None, None, :]) // size
+    tall = height.astype(np.int32)[:, None, None]
+    return tall + (rise * tall >> 12)
+
+
 def noise(rng: np.random.Generator, shape: tuple[int, ...]) -> Image:
     """Whole numbers of mean 0 and standard deviation 148, close to Gaussian (four uniforms)."""
-    draws = rng.integers(0, 256, (*shape, 4), dtype=np.uint8)
-    return draws.sum(-1, dtype=np.int32) - 510
+    draws = rng.integers(0, 256, (4, *shape), dtype=np.uint8)
+    return draws.sum(0, dtype=np.int32) - 510

@@ -1,0 +1,178 @@
+"""Ten spoken keywords from a synthesiser, under noise: labelled synthetic, no recordings.
+
+    formant synthesis (`bench.tasks.speech`) -> another speed, another moment, other voices behind
+    -> log-mel spectrogram
+
+No speaker of the test is heard in training. Half of the samples are easy and half are hard: more
+change of speed, more noise, more babble of other words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bench.tasks import speech
+from bench.tasks.preloaded import Preloaded, content_hash
+from bench.tasks.scoring import IGNORED, accuracy, cross_entropy, majority, nearest_neighbour
+from bench.types import Batch, Model, Output, Quality, Recipe, Split, TaskSpec
+
+KEYWORDS = {
+    "yes": "y eh s",
+    "no": "n ao uw",
+    "up": "ah _ p",
+    "down": "d ae uw n",
+    "left": "l eh f _ t",
+    "right": "r aa ih _ t",
+    "on": "aa n",
+    "off": "ao f",
+    "stop": "s _ t aa _ p",
+    "go": "g ao uw",
+}
+UNSEEN = {"bird": "b er d", "tree": "_ t r iy", "moon": "m uw n", "seven": "s eh b ah n"}
+NUM_SPEAKERS: dict[Split, int] = {"train": 40, "calibration": 5, "test": 10}
+NUM_SAMPLES: dict[Split, int] = {"train": 5_000, "calibration": 500, "test": 1_000}
+SEED = 5  # of the generation; never that of a trial
+NUM_MELS, HOP = 32, 128  # a frame every 16 ms
+MEAN, DEVIATION = 8.9, 1.2  # of the log-mel values, for the model's inputs
+
+Numbers = NDArray[np.int64]  # [N]
+
+
+@dataclass
+class Keywords(Preloaded):
+    """Which of ten words is said? Accuracy in percent."""
+
+    version: ClassVar[int] = 1
+
+    @property
+    def spec(self) -> TaskSpec:
+        num_frames = speech.NUM_FRAMES * speech.FRAME // HOP
+        return TaskSpec("keywords", "audio", (NUM_MELS, num_frames), num_outputs=len(KEYWORDS))
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(steps=500, batch_size=32, lr=1e-3)
+
+    def samples(self) -> Mapping[Split, Batch]:
+        return {split: _heard(split) for split in NUM_SAMPLES}
+
+    def attributes(self, split: Split) -> Mapping[str, Tensor]:
+        """`difficulty` in 0..1 of every sample: easy ones below 0.25, hard ones from 0.5."""
+        return {"difficulty": spoken(split)[1]}
+
+    def data_hash(self) -> str:
+        """SHA-256 of the 16-bit waves: a spectrogram's last bits depend on the machine."""
+        return content_hash({split: spoken(split)[0] for split in NUM_SAMPLES})
+
+    def criterion(self, output: Output, batch: Batch) -> Tensor:
+        return cross_entropy(output, batch)
+
+    def evaluate(self, model: Model, batches: Iterable[Batch]) -> Quality:
+        return accuracy(model, batches, num_classes=len(KEYWORDS), references=_references())
+
+    def unseen(self) -> Batch:
+        """Words that are none of the ten, said clearly by the speakers of the test."""
+        rng = np.random.default_rng([SEED, len(NUM_SAMPLES)])
+        waves = _say(rng, "test", list(UNSEEN.values()))
+        return _spectrograms(Batch(torch.from_numpy(waves), torch.full((len(waves),), IGNORED)))
+
+
+@cache
+def _references() -> dict[str, float]:
+    train, test = _heard("train"), _heard("test")
+    return {
+        "majority": majority(train.targets, test.targets),
+        "nearest neighbour": nearest_neighbour(train, test),
+    }
+
+
+@cache
+def _heard(split: Split) -> Batch:
+    """Log-mel spectrograms of a split, [N, NUM_MELS, frames]."""
+    return _spectrograms(spoken(split)[0])
+
+
+def _spectrograms(waves: Batch) -> Batch:
+    mels = speech.log_mel(waves.inputs.numpy(), NUM_MELS, HOP)
+    return Batch((mels - MEAN) / DEVIATION, waves.targets)
+
+
+@cache
+def spoken(split: Split) -> tuple[Batch, Tensor]:
+    """Waves int16 [N, samples] of a split with their words, and how difficult each is, [N]."""
+    num_samples = NUM_SAMPLES[split]
+    rng = np.random.default_rng([SEED, list(NUM_SAMPLES).index(split)])
+    clear = _say(rng, split, list(KEYWORDS.values()))  # word by word, speaker by speaker
+    which = np.arange(num_samples) % len(clear)
+    easy, hard = rng.integers(0, 64, num_samples), rng.integers(128, 257, num_samples)
+    difficulty = np.where(rng.integers(0, 2, num_samples) == 1, hard, easy)
+    waves = np.concatenate(
+        [_disturb(rng, clear, which[part], difficulty[part]) for part in _parts(num_samples)]
+    )
+    words = torch.from_numpy(which % len(KEYWORDS))
+    return Batch(torch.from_numpy(waves), words), torch.from_numpy(difficulty).double() / 256
+
+
+def _parts(num_samples: int, size: int = 250) -> list[slice]:
+    """Slices of at most `size`: waves in work at once fit a cache, not a gigabyte."""
+    return [slice(start, start + size) for start in range(0, num_samples, size)]
+
+
+def _say(rng: np.random.Generator, split: Split, words: list[str]) -> speech.Wave:
+    """Every word by every speaker of a split, [speakers * words, samples]."""
+    waves = []
+    for _ in range(NUM_SPEAKERS[split]):
+        speaker = speech.Speaker(
+            pitch_hz=rng.uniform(95, 230), tract=rng.uniform(0.92, 1.2), pace=rng.uniform(0.8, 1.2)
+        )
+        waves += [speech.speak(word.split(), speaker, rng) for word in words]
+    return np.stack(waves)
+
+
+def _disturb(
+    rng: np.random.Generator, clear: speech.Wave, which: Numbers, difficulty: Numbers
+) -> speech.Wave:
+    """The words `which` at another speed and moment, with noise and a second word behind."""
+    num, num_samples = len(which), clear.shape[1]
+
+    def jitter(easiest: int, hardest: int) -> Numbers:
+        return rng.integers(-1000, 1001, num) * _between(easiest, hardest, difficulty) // 1000
+
+    word = _play(clear[which], 256 + jitter(8, 64), jitter(200, 1000))
+    behind = clear[rng.integers(0, len(clear), num)]
+    babble = _play(behind, np.full(num, 256), rng.integers(-2000, 2001, num))
+    noise = rng.integers(0, 256, (2, num, num_samples), dtype=np.uint8).sum(0, dtype=np.int32)
+    loudness = [_between(*ends, difficulty)[:, None] for ends in ((0, 110), (256, 3584))]
+    babble_level, noise_level = (level.astype(np.int32) for level in loudness)
+    mixed = word + (babble * babble_level >> 8) + ((noise - 255) * noise_level >> 8)
+    return np.clip(mixed, -32_768, 32_767).astype(np.int16)
+
+
+def _between(easiest: int, hardest: int, difficulty: Numbers) -> Numbers:
+    return easiest + (hardest - easiest) * difficulty // 256
+
+
+def _play(waves: speech.Wave, speed: Numbers, delay: Numbers) -> NDArray[np.int32]:
+    """`waves` [N, samples] at `speed` / 256 about their middle, `delay` samples later.
+
+    Linear interpolation in whole numbers, silence outside.
+    """
+    num_samples = waves.shape[1]
+    quiet = np.pad(waves.astype(np.int32), ((0, 0), (1, 2)))
+    middle = num_samples // 2
+    time = (
+        np.arange(-middle, num_samples - middle, dtype=np.int32) - delay.astype(np.int32)[:, None]
+    )
+    place = time * speed.astype(np.int32)[:, None] + (middle + 1) * 256
+    np.clip(place, 0, (num_samples + 1) * 256, out=place)
+    before, share = place >> 8, place & 255
+    before += np.arange(len(waves), dtype=np.int32)[:, None] * quiet.shape[1]
+    return quiet.take(before) * (256 - share) + quiet.take(before + 1) * share >> 8
