@@ -111,7 +111,7 @@ def compare(
     """Time `candidate` against `baseline` over `batches` (real samples, see `issue.equal_issue`).
 
     Both run in evaluation and inference mode with the caller's threads (`pinned_threads`). Each of
-    `rounds` has four blocks of whole passes, each block at least `block_ms` long. Rounds in which
+    `rounds` has four blocks of whole passes, as many as take `block_ms` typically. Rounds in which
     the GPU slowed its clocks are repeated, up to twice as many in all. `stopwatch` and
     `read_state` default to those of the batches' device. Raises MeterStateError under a dispatch
     mode or profiler and ValueError without batches or rounds.

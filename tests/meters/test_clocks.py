@@ -104,3 +104,17 @@ def test_the_host_stopwatch_runs_the_work_once():
     assert watch.measure(lambda: calls.append(1)).host_s > 0
     assert calls == [1]
     assert watch.now_s() >= before
+
+
+@pytest.mark.gpu
+def test_a_real_gpu_tells_its_clocks_and_is_waited_for():
+    """NVML knows the torch device; a large product keeps the host as long as the device."""
+    device = torch.device("cuda")
+    with state_reader(device) as read:
+        state = read()
+    assert state is not None
+    assert state.sm_mhz is None or state.sm_mhz > 0
+    big = torch.randn(8192, 8192, device=device)
+    elapsed = CudaStopwatch(device).measure(lambda: big @ big)
+    assert elapsed.device_s is not None
+    assert elapsed.host_s >= 0.9 * elapsed.device_s > 0
