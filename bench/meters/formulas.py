@@ -175,7 +175,6 @@ FORMULAS: Mapping[str, Formula] = {
     "aten::conv_tbc": conv_tbc,
     "aten::_grouped_mm": grouped_mm,
     "aten::_scaled_grouped_mm": grouped_mm,
-    "aten::_scaled_grouped_mm_v2": grouped_mm,
     "transformers::grouped_mm_fallback": grouped_mm,
     "transformers::grouped_mm_fallback_backward": lambda call: 2 * grouped_mm(call),
     "aten::mkldnn_rnn_layer": partial(rnn_mkldnn, weights=("weight0", "weight1"), passes=1),

@@ -9,6 +9,8 @@ from bench.meters.formulas_call import Call
 
 _DENSE = (torch.strided, torch._mkldnn)  # type: ignore[attr-defined]
 
+_PACKED = (getattr(torch, "float4_e2m1fn_x2", None),)  # two numbers in one element
+
 
 def is_sparse(tensor: Tensor) -> bool:
     """Whether the tensor stores only some of its elements (COO, CSR, CSC, BSR, BSC)."""
@@ -30,8 +32,8 @@ def real_macs(tensor: Tensor) -> int:
 
 
 def matmul(left: Tensor, right: Tensor) -> int | None:
-    """FLOPs of [..., M, K] @ [..., K, N] or @ [K]; None for nested tensors."""
-    if left.is_nested or right.is_nested:
+    """FLOPs of [..., M, K] @ [..., K, N] or @ [K]; None for nested and four-bit tensors."""
+    if left.is_nested or right.is_nested or left.dtype in _PACKED:
         return None
     num_columns = right.shape[-1] if right.dim() > 1 else 1
     if not is_sparse(right):

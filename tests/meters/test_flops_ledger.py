@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from pathlib import Path
 from queue import Queue
 from typing import Any
 
@@ -207,6 +208,7 @@ def test_work_sent_to_an_older_pool_is_counted_once() -> None:
     assert counted.macs == 60
 
 
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="Linux tells CPU times")
 def test_work_of_a_thread_that_was_there_before_is_flagged() -> None:
     """An older thread that works through a queue cannot be counted, and the count says so."""
     orders: Queue[bool] = Queue()
