@@ -24,7 +24,8 @@ def warp(
 ) -> Image:
     """Square `images` [N, S, S] turned, magnified and moved onto black canvases [N, size, size].
 
-    `zoom`, `down` and `right` in 1/256 (of a factor, of canvas pixels). Bilinear interpolation.
+    `degrees` turn against the clock; `zoom`, `down` and `right` are in 1/256 (of a factor, of
+    canvas pixels). Bilinear interpolation.
     """
     side = images.shape[1] + 2
     edged = np.pad(images, ((0, 0), (1, 1), (1, 1))).ravel()  # a black edge to fall off

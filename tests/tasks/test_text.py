@@ -1,0 +1,96 @@
+"""Character modelling: what a score in bits per character rests on."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from bench.tasks import text
+from bench.tasks.text import Text
+from bench.types import Batch, Output, Task
+
+
+class Even:
+    """Believes in every character alike."""
+
+    def __call__(self, batch: Batch) -> Output:
+        return Output(torch.zeros(*batch.inputs.shape, len(text.alphabet())))
+
+
+class Copier:
+    """Is nearly sure that the next character is the one at the same place of the targets."""
+
+    def __call__(self, batch: Batch) -> Output:
+        return Output(40.0 * torch.nn.functional.one_hot(batch.targets, len(text.alphabet())))
+
+
+def test_it_is_a_causal_token_task() -> None:
+    """Position t is to predict the character at t + 1, over the whole window."""
+    task = Text()
+    assert isinstance(task, Task)
+    assert task.spec.causal
+    assert task.spec.num_outputs == task.spec.vocab_size == len(text.alphabet())
+    for batch in task.batches("test", 50):
+        assert batch.inputs.shape[1:] == task.spec.input_shape
+        assert torch.equal(batch.inputs[:, 1:], batch.targets[:, :-1])
+
+
+def test_windows_read_as_the_text() -> None:
+    """Symbols are places in the alphabet: a window spelt out is a passage of the corpus."""
+    window = Text().samples()["test"].inputs[7]
+    assert "".join(text.alphabet()[symbol] for symbol in window) in text.corpus()
+
+
+def test_the_test_was_not_learnt_by_heart() -> None:
+    """No paragraph occurs twice in the corpus, so none of the test's stands in training too."""
+    paragraphs = [" ".join(p.split()) for p in text.corpus().split("\n\n")]
+    assert len(paragraphs) == len(set(paragraphs))
+
+
+def test_splits_share_no_characters() -> None:
+    """The pieces of the three splits are disjoint and together the whole text but a short end."""
+    pieces = text._pieces()
+    num_characters = sum(rows.size for rows in pieces.values())
+    assert 0 <= len(text.corpus()) - num_characters < text.PIECE
+    assert len(pieces["train"]) > 6 * len(pieces["test"])
+
+
+def test_even_guessing_is_chance() -> None:
+    """Even logits cost log2 of the alphabet, which is the stated chance."""
+    task = Text()
+    quality = task.evaluate(Even(), task.batches("test", 100))
+    assert quality.value == pytest.approx(math.log2(len(text.alphabet())))
+    assert quality.value == pytest.approx(quality.chance)
+    assert (quality.unit, quality.direction) == ("bits/character", "lower")
+
+
+def test_knowing_costs_nothing_and_windows_average_to_the_value() -> None:
+    """A model that knows pays no bits; the value is the mean of one score per window."""
+    task = Text(length=32)
+    quality = task.evaluate(Copier(), task.batches("test", 64))
+    assert quality.value == pytest.approx(0.0, abs=1e-6)
+    assert quality.per_sample is not None
+    assert len(quality.per_sample) == task.num_samples("test")
+
+
+def test_longer_n_grams_do_better_on_english() -> None:
+    """1-, 2-, 3- and 5-gram stand beside the model, each better than the one before."""
+    references = Text().evaluate(Even(), Text().batches("test", 300)).references
+    assert list(references) == ["1-gram", "2-gram", "3-gram", "5-gram"]
+    bits = list(references.values())
+    assert bits == sorted(bits, reverse=True)
+    assert bits[0] < math.log2(len(text.alphabet()))
+
+
+@pytest.mark.parametrize("length", [1, 4096])
+def test_a_window_that_does_not_fit_is_refused(length: int) -> None:
+    """A window longer than a piece, or of a single character, is an error that names the limits."""
+    with pytest.raises(ValueError, match="between 2 and 4095"):
+        Text(length=length).num_samples("test")
+
+
+def test_the_length_changes_the_data_and_its_hash() -> None:
+    """Another window length is other data: trials of different lengths never share a key."""
+    assert Text(length=32).data_hash() != Text().data_hash() == Text().data_hash()
