@@ -39,7 +39,8 @@ class ImageStem(nn.Module):
 
     def forward(self, batch: Batch) -> State:
         tokens: Tensor = self.layers(batch.inputs).flatten(2).transpose(1, 2)  # [B, T, D]
-        return State(tokens + self.positions)
+        # Every later addition would keep the transposed layout, and every layer would pay for it.
+        return State(tokens.contiguous() + self.positions)
 
 
 class TokenStem(nn.Module):

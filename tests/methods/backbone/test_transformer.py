@@ -101,6 +101,16 @@ def test_image_tokens(size: int, stride: int, num_tokens: int) -> None:
     assert backbone.num_tokens(spec) == num_tokens
 
 
+def test_tokens_lie_in_order_in_memory(tiny) -> None:
+    """The state is contiguous from stem to head: a transposed layout would slow every layer."""
+    trunk = tiny.backbone.build(tiny.spec).eval()
+    state = trunk.stem(tiny.batch(2))
+    for block in trunk.blocks:
+        assert state.x.is_contiguous()
+        state = block(state)
+    assert state.x.is_contiguous()
+
+
 def test_block_flops_by_hand() -> None:
     """T = 16, D = 16, H = 32: 16 (8 x 256 + 4 x 16 x 16 + 4 x 16 x 32) = 81,920 FLOPs."""
     spec = TaskSpec("t", "tokens", (16,), 11, vocab_size=11)
