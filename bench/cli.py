@@ -23,6 +23,7 @@ EXAMPLES = f"""examples:
   condbench run method=moe method.num_experts=4,8  a setting of a method is a key like any other
   condbench run experiment=quickstart measure=standard retry=failed
   condbench report results/quickstart              tables and figures again, from the records
+  condbench new my_gate                            a method of your own: a package, ready to edit
   condbench list                                   methods, backbones, tasks, experiments
 
 {EXIT_CODES}"""
@@ -90,6 +91,9 @@ def parser() -> argparse.ArgumentParser:
     publish.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="results/NAME, ...")
     publish.add_argument("--mode", choices=("online", "offline"), default="online")
     publish.add_argument("--project", default="condbench")
+    new = verb("new", "write and install a method of your own, ready to edit", _new)
+    new.add_argument("name", metavar="NAME", help="a module's name, such as my_gate")
+    new.add_argument("--into", type=Path, default=Path(), metavar="DIR", help="default: here")
     verb("list", "methods, backbones, tasks and experiments there are", _list)
     return top
 
@@ -144,6 +148,22 @@ def _list(arguments: argparse.Namespace) -> int:
     with refusing(PluginError):
         for line in listing():
             print(line)
+    return 0
+
+
+def _new(arguments: argparse.Namespace) -> int:
+    from bench.plugins import PluginError
+    from bench.scaffold import BadName, install, write
+
+    with refusing(BadName, PluginError, OSError):
+        place = write(arguments.name, arguments.into)
+    problem = install(place)
+    if problem:
+        print(f"condbench: written to {place}, but not installed: {problem}", file=sys.stderr)
+        return 1
+    name = arguments.name
+    print(f"{place / f'{name}.py'} is the method, installed in place. Next:")
+    print(f"  condbench run method={name} task=digits")
     return 0
 
 

@@ -1,0 +1,168 @@
+"""`condbench new NAME`: a method as a package of its own, written and installed.
+
+    NAME/pyproject.toml   the entry point through which condbench finds it
+    NAME/NAME.py          the method: one dataclass and one layer, to be edited
+    NAME/test_NAME.py     one test: skipping equals masking
+    NAME/README.md        the three commands
+
+What is written works as it is: a gate in every feed-forward layer that skips tokens for real.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import keyword
+import subprocess
+import sys
+from pathlib import Path
+from string import Template
+
+from bench import plugins
+
+PYPROJECT = Template("""\
+[build-system]
+requires = ["setuptools>=77"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "$distribution"
+version = "0.1.0"
+description = "A method for condbench"
+dependencies = ["condbench"]
+
+[tool.setuptools]
+py-modules = ["$name"]
+
+[project.entry-points."condbench.methods"]
+$name = "$name:$cls"
+""")
+
+METHOD = Template('''\
+"""A gate in every feed-forward layer: tokens that it finds easy skip the layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import count
+
+import torch
+from bench.routing import decide, region
+from bench.types import Backbone, TaskSpec
+from torch import Tensor, nn
+
+
+@dataclass
+class $cls:
+    """Skips feed-forward layers for easy tokens; `keep` is the share of tokens that should run."""
+
+    keep: float = 0.5
+
+    def build(self, spec: TaskSpec, backbone: Backbone) -> nn.Module:
+        layer = count()
+        return backbone.build(
+            spec, ffn=lambda dim, hidden: GatedFFN(dim, hidden, self.keep, f"$name.{next(layer)}")
+        )
+
+
+class GatedFFN(nn.Module):
+    def __init__(self, dim: int, hidden: int, keep: float, name: str) -> None:
+        super().__init__()
+        self.gate = nn.Linear(dim, 1)
+        self.ffn = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+        self.keep, self.name, self.cost = keep, name, 4.0 * dim * hidden  # FLOPs of one token
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:  # [B, T, D] -> [B, T, D]
+        with region("router"):
+            open_ = self.gate(x).squeeze(-1).sigmoid()  # [B, T]
+            run = decide(self.name, probabilities=open_, run=open_ > 0.5, cost=self.cost)
+        if self.training:  # masked: the straight-through estimator gives the gate its gradient
+            y = self.ffn(x) * (run + open_ - open_.detach())[..., None]
+            return y, (open_.mean() - self.keep).square()
+        y = torch.zeros_like(x)
+        if run.any():  # really skipped: only the tokens that run are computed
+            y[run] = self.ffn(x[run])
+        return y
+''')
+
+TEST = Template('''\
+"""Run with: python -m pytest"""
+
+from __future__ import annotations
+
+import torch
+from bench import routing
+from $name import GatedFFN
+
+
+def test_skipping_equals_masking() -> None:
+    """Inference, which skips, gives what the masked training path gives for the same decisions."""
+    torch.manual_seed(0)
+    layer = GatedFFN(dim=8, hidden=16, keep=0.5, name="$name.0").eval()
+    x = torch.randn(4, 6, 8)
+    with routing.observe() as seen:
+        skipped = layer(x)
+    with routing.replay(seen):
+        masked, _ = layer.train()(x)
+    run = seen.decisions[0].run
+    assert 0 < run.sum() < run.numel()
+    torch.testing.assert_close(skipped, masked)
+''')
+
+README = Template("""\
+# $name
+
+A method for condbench. `$name.py` holds the idea: edit it, it is installed in place.
+
+    python -m pytest                               # skipping equals masking
+    condbench run method=$name task=digits         # measured beside the dense model
+    condbench run method=$name task=digits method.keep=0.25,0.5,0.75
+
+The contract: `build(spec, backbone)` returns a module that maps a batch to an `Output`; whatever
+the method decides goes through `routing.decide`, and it obeys what comes back.
+""")
+
+
+class BadName(Exception):
+    """A name that cannot be a new method's; the message says why."""
+
+
+def write(name: str, folder: Path) -> Path:
+    """Write the package into `folder`/`name`; returns that folder.
+
+    Raises BadName for a name that is taken or no Python name, and OSError.
+    """
+    check_name(name)
+    place = folder / name
+    cls = "".join(word.capitalize() for word in name.split("_"))
+    words = {"name": name, "cls": cls, "distribution": name.replace("_", "-")}
+    files = {
+        "pyproject.toml": PYPROJECT,
+        f"{name}.py": METHOD,
+        f"test_{name}.py": TEST,
+        "README.md": README,
+    }
+    try:
+        place.mkdir(parents=True)
+    except FileExistsError as error:
+        raise BadName(f"{place} exists already; remove it or choose another name") from error
+    for file, template in files.items():
+        (place / file).write_text(template.substitute(words), encoding="utf-8")
+    return place
+
+
+def check_name(name: str) -> None:
+    """Raises BadName unless `name` can be a module and a choice of method= that is still free."""
+    if not name.isidentifier() or not name.islower() or keyword.iskeyword(name):
+        raise BadName(f"{name!r} cannot be a module's name: use lower-case letters, digits and _")
+    if name in plugins.choices("method"):
+        raise BadName(f"method {name!r} exists already; condbench list shows all")
+    if importlib.util.find_spec(name) is not None:
+        raise BadName(f"{name!r} would hide an installed package of that name; choose another")
+
+
+def install(place: Path) -> str:
+    """Install the package in place, without the network; what pip said, "" if all went well."""
+    offline = ("--no-index", "--no-deps", "--no-build-isolation", "--quiet")
+    command = [sys.executable, "-m", "pip", "install", *offline, "--editable", str(place)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return "" if done.returncode == 0 else done.stderr.strip() or f"pip: {done.returncode}"

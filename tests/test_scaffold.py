@@ -1,0 +1,121 @@
+"""`condbench new`: what it writes is small, works as it is, and is found once installed."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from bench import cli, scaffold
+from bench.scaffold import BadName, write
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A new method as written."""
+    return write("my_gate", tmp_path)
+
+
+def test_the_package_is_one_method_one_test_one_entry_point(package: Path) -> None:
+    """Four files; the entry point names the class."""
+    assert sorted(path.name for path in package.iterdir()) == [
+        *("README.md", "my_gate.py", "pyproject.toml", "test_my_gate.py"),
+    ]
+    project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"] == {"condbench.methods": {"my_gate": "my_gate:MyGate"}}
+
+
+def test_its_classes_have_at_most_40_lines(package: Path) -> None:
+    """What one has to read before editing is short."""
+    tree = ast.parse((package / "my_gate.py").read_text())
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    lines = sum((node.end_lineno or 0) - node.lineno + 1 for node in classes)
+    assert [node.name for node in classes] == ["MyGate", "GatedFFN"]
+    assert lines <= 40
+
+
+def test_its_own_test_passes(package: Path) -> None:
+    """pytest in the new folder is green from the start."""
+    command = [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider", "."]
+    done = subprocess.run(command, cwd=package, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+
+
+def test_it_keeps_the_style_of_the_house(package: Path) -> None:
+    """The linter that guards this repository has nothing to say."""
+    rules = str(Path(__file__).parents[1] / "pyproject.toml")
+    ours = "TID253,I"  # which rooms may import torch, and which packages are this repository's
+    command = ["ruff", "check", "--no-cache", "--config", rules, "--ignore", ours, "."]
+    command = [sys.executable, "-m", *command]
+    done = subprocess.run(command, cwd=package, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_once_installed_it_is_a_choice(package: Path, tmp_path: Path) -> None:
+    """pip finds a valid package in it, and condbench finds the method through its metadata."""
+    site = tmp_path / "site"
+    offline = ("--no-index", "--no-deps", "--no-build-isolation", "--quiet")
+    pip = [sys.executable, "-m", "pip", "install", *offline, "--target", str(site), str(package)]
+    subprocess.run(pip, check=True)
+    code = "from bench.plugins import find, summary; print(summary(find('method', 'my_gate')))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("Skips feed-forward layers for easy tokens;")
+
+
+def test_new_installs_what_it_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The verb writes into --into, installs that folder and says what to do next."""
+    installed: list[Path] = []
+    monkeypatch.setattr(scaffold, "install", lambda place: installed.append(place) or "")
+    assert cli.main(["new", "my_gate", "--into", str(tmp_path)]) == 0
+    assert installed == [tmp_path / "my_gate"]
+    assert "condbench run method=my_gate task=digits" in capsys.readouterr().out
+
+
+def test_a_failed_installation_is_exit_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What pip said is shown, and what was written stays."""
+    monkeypatch.setattr(scaffold, "install", lambda place: "no setuptools here")
+    assert cli.main(["new", "my_gate", "--into", str(tmp_path)]) == 1
+    assert "not installed: no setuptools here" in capsys.readouterr().err
+    assert (tmp_path / "my_gate" / "my_gate.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("my-gate", "cannot be a module's name"),
+        ("MyGate", "cannot be a module's name"),
+        ("class", "cannot be a module's name"),
+        ("../up", "cannot be a module's name"),
+        ("moe", "exists already"),
+        ("torch", "would hide an installed package"),
+    ],
+)
+def test_names_that_cannot_be_are_refused(tmp_path: Path, name: str, why: str) -> None:
+    """A name that is no module's, taken, or hides a package is refused; nothing is written."""
+    with pytest.raises(BadName, match=why):
+        write(name, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_folder_is_left_alone(package: Path) -> None:
+    """Nothing is overwritten."""
+    (package / "my_gate.py").write_text("# mine")
+    with pytest.raises(BadName, match="exists already"):
+        write("my_gate", package.parent)
+    assert (package / "my_gate.py").read_text() == "# mine"
