@@ -1,0 +1,111 @@
+"""Synthetic keywords, and both small tasks through one trunk."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from bench.tasks import keywords, multitask
+from bench.tasks.digits import Digits
+from bench.tasks.keywords import Keywords
+from bench.tasks.multitask import Multitask
+from bench.types import Batch, Output, Task
+
+HASH = "303137f2185b2386"
+
+
+class Constant:
+    """Always gives the same answer."""
+
+    def __init__(self, answer: int, num_outputs: int) -> None:
+        self.logits = torch.nn.functional.one_hot(torch.tensor([answer]), num_outputs).float()
+
+    def __call__(self, batch: Batch) -> Output:
+        return Output(self.logits.expand(len(batch), -1))
+
+
+def test_it_is_an_audio_task_of_ten_words() -> None:
+    """Log-mel spectrograms, normalised to about mean 0 and deviation 1, ten words alike often."""
+    task = Keywords()
+    assert isinstance(task, Task)
+    assert task.spec.kind == "audio"
+    train = task.samples()["train"]
+    assert train.inputs.shape[1:] == task.spec.input_shape
+    assert abs(train.inputs.mean()) < 0.05
+    assert train.inputs.std() == pytest.approx(1.0, abs=0.05)
+    assert train.targets.bincount().tolist() == [500] * 10
+
+
+def test_the_waves_are_reproducible_to_the_bit() -> None:
+    """The hash is that of 16-bit waves, and these are the waves that the pinned numpy gives.
+
+    When this fails after a change, raise `Keywords.version` with the new hash.
+    """
+    assert Keywords().data_hash()[:16] == HASH
+
+
+def test_difficulty_is_loudness_of_the_disturbance() -> None:
+    """Hard samples have more energy outside the word: their spectrograms are less dark."""
+    difficulty = Keywords().attributes("test")["difficulty"]
+    assert ((difficulty < 0.25) | (difficulty >= 0.5)).all()
+    darkest = Keywords().samples()["test"].inputs.flatten(1).quantile(0.1, dim=1)
+    assert darkest[difficulty >= 0.5].mean() > darkest[difficulty < 0.25].mean() + 0.5
+
+
+def test_playing_at_the_same_speed_is_a_copy() -> None:
+    """Speed 256 and no delay change nothing; a delay moves the wave and silence follows."""
+    wave = np.arange(1, 41, dtype=np.int16)[None] * 100
+    same, none = np.array([256]), np.array([0])
+    assert np.array_equal(keywords._play(wave, same, none), wave)
+    later = keywords._play(wave, same, np.array([3]))
+    assert np.array_equal(later[0, 3:], wave[0, :-3])
+    assert not later[0, :3].any()
+
+
+def test_double_speed_takes_every_second_sample() -> None:
+    """At speed 512 the middle stays and twice as much of the wave is heard on either side."""
+    wave = np.arange(1, 41, dtype=np.int16)[None] * 100
+    fast = keywords._play(wave, np.array([512]), np.array([0]))[0]
+    assert np.array_equal(fast[10:30], wave[0, ::2])
+    assert not fast[:10].any()
+    assert not fast[30:].any()
+
+
+def test_unseen_words_have_no_right_answer() -> None:
+    """Four other words by each of the ten speakers of the test, without targets."""
+    unseen = Keywords().unseen()
+    assert unseen.inputs.shape == (40, *Keywords().spec.input_shape)
+    assert (unseen.targets == -100).all()
+
+
+def test_multitask_holds_both_tasks_in_one_shape() -> None:
+    """Pictures [1, 16, 16]: digits are classes 0 to 9, keywords 10 to 19, as many of each."""
+    task = Multitask()
+    assert isinstance(task, Task)
+    test = task.samples()["test"]
+    which = task.attributes("test")["task"]
+    assert test.inputs.shape[1:] == task.spec.input_shape == Digits().spec.input_shape
+    assert torch.equal(which, test.targets // 10)
+    assert which.bincount().tolist() == [keywords.NUM_SAMPLES["test"]] * 2
+    digits = Digits().samples()["test"]
+    assert torch.equal(test.inputs[which == 0], digits.inputs[: len(test) // 2])
+
+
+def test_multitask_scores_each_task_beside_the_whole() -> None:
+    """Always answering "3" is right for some digits and no keyword."""
+    task = Multitask()
+    quality = task.evaluate(Constant(3, 20), task.batches("test", 300))
+    share = float((task.samples()["test"].targets == 3).double().mean())
+    assert quality.value == pytest.approx(100 * share)
+    assert quality.more == pytest.approx({"digits": 200 * share, "keywords": 0.0})
+    assert quality.chance == 5.0
+
+
+def test_multitask_data_is_that_of_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its hash changes when either task's data do."""
+    before = Multitask().data_hash()
+    for task in (multitask.Digits, keywords.Keywords):
+        with monkeypatch.context() as patch:
+            patch.setattr(task, "data_hash", lambda self: "other")
+            assert Multitask().data_hash() != before

@@ -1,0 +1,118 @@
+"""Number words: data, greedy decoding and scores."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from num2words import num2words
+
+from bench.tasks import numbers
+from bench.tasks.numbers import BEGIN, END, PADDING, Numbers, greedy, sentences
+from bench.types import Batch, Output, Task
+
+
+class Oracle:
+    """Says the targets, whatever it is given, except for samples whose first word is in `wrong`."""
+
+    def __init__(self, wrong: int = -1) -> None:
+        self.wrong = wrong
+
+    def __call__(self, batch: Batch) -> Output:
+        answers = batch.targets.clamp_min(0)
+        answers[batch.inputs[:, 0] == self.wrong, 1] = PADDING
+        num_outputs = Numbers().spec.num_outputs
+        return Output(torch.nn.functional.one_hot(answers, num_outputs).float())
+
+
+class Counter:
+    """Says its last symbol plus one, END after the sixth: its answers depend on its own answers."""
+
+    num_calls = 0
+
+    def __call__(self, batch: Batch) -> Output:
+        self.num_calls += 1
+        assert batch.decoder_inputs is not None
+        following = (batch.decoder_inputs + 1).clamp_min(3)
+        following = following.masked_fill(batch.decoder_inputs == 8, END)
+        return Output(torch.nn.functional.one_hot(following, 31).float())
+
+
+def test_it_is_a_seq2seq_task() -> None:
+    """Source with mask, targets that end with END, decoder inputs that are the targets shifted."""
+    task = Numbers()
+    assert isinstance(task, Task)
+    batch = task.samples()["test"]
+    assert batch.inputs.shape[1:] == task.spec.input_shape
+    assert batch.targets.shape[1] == task.spec.target_length
+    assert batch.mask is not None
+    assert torch.equal(batch.mask, batch.inputs != PADDING)
+    assert batch.decoder_inputs is not None
+    assert (batch.decoder_inputs[:, 0] == BEGIN).all()
+    real = (batch.targets[:, :-1] >= 0) & (batch.targets[:, :-1] != END)
+    assert torch.equal(batch.decoder_inputs[:, 1:][real], batch.targets[:, :-1][real])
+    assert (batch.decoder_inputs[:, 1:][~real] == PADDING).all()
+    assert ((batch.targets == END).sum(1) == 1).all()
+
+
+def test_held_out_numbers_are_new() -> None:
+    """No number is in two splits; lengths of one to nine digits occur in the test."""
+    splits = numbers._numbers()
+    everything = [number for part in splits.values() for number in part]
+    assert len(set(everything)) == len(everything) == sum(numbers.NUM_SAMPLES.values())
+    assert {len(str(number)) for number in splits["test"]} >= set(range(3, 10))
+
+
+def test_targets_spell_the_number() -> None:
+    """The target of a number is what num2words writes in French, hyphens as spaces."""
+    first = numbers._numbers()["test"][:20]
+    spelt = sentences(Numbers().samples()["test"].targets[:20])
+    assert spelt == [num2words(n, lang="fr").replace("-", " ") for n in first]
+
+
+def test_greedy_decoding_follows_the_models_own_answers() -> None:
+    """From prefixes that say something else, decoding ends at 3 4 5 6 7 8 END, as one by one."""
+    model = Counter()
+    targets = torch.full((2, 10), 20)
+    prefixes = torch.cat([torch.full((2, 1), BEGIN), targets[:, :-1]], dim=1)
+    answers = greedy(model, Batch(torch.zeros(2, 4).long(), targets, None, prefixes))
+    assert [row[: row.index(END)] for row in answers.tolist()] == [[3, 4, 5, 6, 7, 8]] * 2
+    assert model.num_calls <= 10
+
+
+def test_what_is_right_at_once_is_decoded_in_one_pass() -> None:
+    """A model that answers right from the true prefixes is called once."""
+    batch = Numbers().samples()["test"].select(torch.arange(8))
+    calls = []
+
+    def model(asked: Batch) -> Output:
+        calls.append(asked)
+        return Oracle()(asked)
+
+    assert sentences(greedy(model, batch)) == sentences(batch.targets)
+    assert len(calls) == 1
+
+
+def test_an_oracle_scores_a_hundred() -> None:
+    """All right: exact match 100 %, BLEU 100; the word-by-word baseline lies below."""
+    task = Numbers()
+    quality = task.evaluate(Oracle(), task.batches("test", 250))
+    assert quality.value == 100.0
+    assert quality.more["BLEU"] == pytest.approx(100.0)
+    assert 5 < quality.references["word by word"] < 95
+
+
+def test_one_wrong_word_costs_the_match_but_not_all_of_bleu() -> None:
+    """Numbers that begin with one chosen word go wrong: exact match loses them, BLEU less."""
+    task = Numbers()
+    first = task.samples()["test"].inputs[:, 0]
+    quality = task.evaluate(Oracle(wrong=int(first[0])), task.batches("test", 250))
+    share = 100.0 * float((first == first[0]).double().mean())
+    assert quality.value == pytest.approx(100.0 - share)
+    assert 100 - 2 * share < quality.more["BLEU"] < 100
+
+
+def test_longer_numbers_have_more_words() -> None:
+    """`num_words` counts the French words of each test number in data order."""
+    words = Numbers().attributes("test")["num_words"].tolist()
+    spelt = sentences(Numbers().samples()["test"].targets)
+    assert words == [len(sentence.split()) for sentence in spelt]
