@@ -53,7 +53,7 @@ def _timing_metrics(timing: PairedTiming, size: int) -> Metrics:
             name: missing("1", reason),
             f"infer/throughput_b{size}": missing("samples/s", reason),
         }
-    doubt = timing.reason or (None if timing.steady else "times never settled in the warm-up")
+    doubt = _doubt(timing)
     metrics = {
         name: Metric(
             value=timing.ratio,
@@ -75,14 +75,18 @@ def _timing_metrics(timing: PairedTiming, size: int) -> Metrics:
     return metrics
 
 
+def _doubt(timing: PairedTiming) -> str | None:
+    """Why the ratio must not be shown, and nothing derived from it."""
+    return timing.reason or (None if timing.steady else "times never settled in the warm-up")
+
+
 def _realised(timing: PairedTiming, tau: Metric | None, size: int) -> Metrics:
     """The share of the FLOP ratio that became a time ratio, with sigma's own rounds."""
     names = (f"infer/realised_b{size}", f"infer/saving_realised_b{size}")
-    if timing.ratio is None or tau is None or tau.shown is None:
-        why = (
-            timing.reason if timing.ratio is None else (tau.reason if tau else "FLOPs not counted")
-        )
-        return {name: missing("1", why or "unknown") for name in names}
+    doubt = _doubt(timing)
+    if timing.ratio is None or doubt or tau is None or tau.shown is None:
+        why = doubt or (tau.reason if tau else "FLOPs not counted")
+        return {name: missing("1", why or "no round counts") for name in names}
     sigma = Interval(
         timing.ratio, timing.ci_low, timing.ci_high, len(timing.counted), "paired rounds"
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from bench.report.cells import Cell
 from bench.report.numbers import Text, difference, plain, ratio
-from bench.report.rows import QUALITY, VS_DENSE, Row, Table
+from bench.report.rows import DENSE, QUALITY, VS_DENSE, Row, Table
 
 Prefixes = Sequence[tuple[float, str]]
 SPEEDUP = re.compile(r"infer/speedup_b(\d+)$")
@@ -97,18 +97,19 @@ def _remarks(table: Table, row: Row) -> tuple[str, ...]:
 
 
 def headline_batches(table: Table) -> list[int]:
-    """Batch sizes with columns of their own: 1 and 64 where measured, else smallest and largest."""
+    """Batch sizes with columns of their own: 1 and 64, or else the smallest and the largest."""
     found = {
         int(m.group(1)) for row in table.rows for key in row.cells if (m := SPEEDUP.match(key))
     }
-    wanted = [size for size in HEADLINE_BATCHES if size in found]
-    return wanted or (sorted({min(found), max(found)}) if found else [])
+    if found >= set(HEADLINE_BATCHES):
+        return list(HEADLINE_BATCHES)
+    return sorted({min(found), max(found)}) if found else []
 
 
 def _text(column: Column, row: Row, letters: dict[str, str]) -> Text:
     """A cell with a footnote letter for every reason why something is missing in it."""
     cell = row.cells.get(column.key)
-    if cell is None and (column.key == VS_DENSE or (row.point and column.key in OF_THE_MODEL)):
+    if cell is None and _is_blank(column.key, row):
         return Text("")
     if cell is None:
         where = "measured at this operating point" if row.point else "in the record"
@@ -118,6 +119,13 @@ def _text(column: Column, row: Row, letters: dict[str, str]) -> Text:
     reasons = [f"{cell.num_seeds} of {len(row.seeds)} seeds: {why}" for why in cell.reasons]
     text = column.write(cell)
     return replace(text, marks=_letters(reasons + [text.doubt] * bool(text.doubt), letters))
+
+
+def _is_blank(key: str, row: Row) -> bool:
+    """Whether nothing is missing: dense compared with itself, or a model's training told twice."""
+    if row.method == DENSE and key == "train/dense_time_s":
+        return True
+    return key == VS_DENSE or (bool(row.point) and key in OF_THE_MODEL)
 
 
 def _letters(reasons: Sequence[str], letters: dict[str, str]) -> str:

@@ -27,7 +27,7 @@ def conditions(table: Table) -> str:
     precision = _values(table, lambda found: config_block(found.record, "gpu").get("precision"))
     parts = [
         f"{table.hardware} ({_or_unknown(_processors(table))})",
-        f"{_or_unknown(threads)} threads",
+        f"{_or_unknown(threads)} {'thread' if threads == ['1'] else 'threads'}",
         _or_unknown(PRECISION.get(kind, kind) for kind in precision),
         f"measure={table.profile}" + (f" ({', '.join(care)})" if care else ""),
         _seeds(table),
@@ -70,7 +70,8 @@ def references(table: Table) -> list[str]:
 def provenance(table: Table) -> str:
     """Software, commit, data and noise of the trials behind a table."""
     versions = ("condbench", "torch", "python")
-    parts = [f"{len(table.found)} trials"]
+    count = len(table.found)
+    parts = [f"{count} trial" if count == 1 else f"{count} trials"]
     parts += [f"{name} {_or_unknown(_versions(table, name))}" for name in versions]
     parts.append(f"commit {_or_unknown(_commits(table))}")
     data = _values(table, _data_hash)

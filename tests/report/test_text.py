@@ -27,6 +27,9 @@ def test_conditions_that_differ_are_all_named(make, tabulated):
     one = make("moe")
     one.environment["num_threads"] = 1
     assert "2 / 1 threads" in markdown(tabulated(make(), one))
+    alone = markdown(tabulated(one))
+    assert "1 thread;" in alone
+    assert "Made from 1 trial," in alone
 
 
 def test_references_and_chance_stand_below(make, tabulated):

@@ -1,0 +1,53 @@
+"""What a clock said is shown only where it can be trusted, and so is what follows from it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from bench.config import MeasureConfig
+from bench.inputs import Inputs
+from bench.measure import speed
+from bench.meters.rounds import Round
+from bench.meters.time import PairedTiming
+from bench.record import Metric
+
+
+def metrics_of(monkeypatch: pytest.MonkeyPatch, *, steady: bool) -> dict[str, Metric]:
+    """The timing metrics of a method with tau 2 whose clock said 1.5 [1.4, 1.6]."""
+    timing = PairedTiming(
+        ratio=1.5,
+        ci_low=1.4,
+        ci_high=1.6,
+        noise_floor=None,
+        steady=steady,
+        rounds=(Round(order="ABBA", candidate_s=2.0, baseline_s=3.0),),
+        num_samples=4,
+        num_passes=(1, 1),
+        num_outliers=0,
+        num_threads=1,
+        warmup_s=0.1,
+    )
+    monkeypatch.setattr(speed, "compare", lambda *arguments, **settings: timing)
+    subject = SimpleNamespace(config=MeasureConfig(), is_dense=False, model=None)
+    flops = {"infer/tau_b1": Metric(value=2.0, unit="1")}
+    found, _ = speed.measure_speed(subject, None, Inputs({1: []}), flops)  # type: ignore[arg-type]
+    return found
+
+
+def test_a_steady_time_gives_speedup_and_realised_share(monkeypatch: pytest.MonkeyPatch):
+    """1.5 of a theoretical 2 is a realised share of 0.75, with bounds 0.7 and 0.8."""
+    found = metrics_of(monkeypatch, steady=True)
+    assert found["infer/speedup_b1"].shown == 1.5
+    realised = found["infer/realised_b1"]
+    assert (realised.low, realised.shown, realised.high) == pytest.approx((0.7, 0.75, 0.8))
+
+
+def test_what_follows_from_a_doubtful_time_is_not_shown_either(monkeypatch: pytest.MonkeyPatch):
+    """Times that never settled give neither a speed-up nor a share of one, and say why."""
+    found = metrics_of(monkeypatch, steady=False)
+    for name in ("speedup", "realised", "saving_realised"):
+        metric = found[f"infer/{name}_b1"]
+        assert metric.shown is None
+        assert metric.reason == "times never settled in the warm-up"
