@@ -15,7 +15,7 @@ from bench.routing import decide, region
 from bench.types import Backbone, Point, TaskSpec, Unsupported
 from methods import dispatch
 from methods.experts import Experts, Router, expert_width
-from methods.gates import top_k
+from methods.gates import softmax, top_k
 
 
 @dataclass
@@ -79,7 +79,7 @@ class ExpertChoiceFFN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
         with region("router"):
-            probability = self.router(x).softmax(-1)  # [B, T, E]
+            probability = softmax(self.router(x))  # [B, T, E]
             rows = probability.flatten(0, 1)  # [N, E]
             limit = dispatch.capacity(len(rows), rows.shape[1], 1, self.capacity_factor)
             run = decide(

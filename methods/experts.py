@@ -25,10 +25,15 @@ class Router(nn.Linear):
         super().__init__(dim, num_experts, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., D] -> [..., E] in fp32 (fp64 stays fp64)."""
+        """[..., D] -> [..., E] in fp32 (fp64 stays fp64).
+
+        Lies in memory as [E, ...]: a CPU computes W x^T faster than x W^T, and `gates.softmax`
+        wants it so.
+        """
         dtype = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
-            return F.linear(x.to(dtype), self.weight.to(dtype))
+            scores = self.weight.to(dtype) @ x.reshape(-1, x.shape[-1]).to(dtype).t()  # [E, N]
+        return scores.t().view(*x.shape[:-1], -1)
 
 
 class Experts(nn.Module):

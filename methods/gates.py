@@ -97,13 +97,21 @@ def one_of(
     carries the gradient of softmax((logits + noise) / temperature) (Jang et al. 2017, section 2.2);
     at inference it is the argmax. `decide` as in `binary`.
     """
-    probability = logits.softmax(-1)
+    probability = softmax(logits)
     noisy = logits + gumbel_noise(logits, generator) if training else logits
     own = F.one_hot(noisy.argmax(-1), logits.shape[-1]).bool()
     run = decide(probability, own)
     if not training:
         return Choice(probability, run, run.to(logits.dtype))
     return Choice(probability, run, hard(run, (noisy / temperature).softmax(-1)))
+
+
+def softmax(logits: Tensor) -> Tensor:
+    """softmax over the last axis [..., G], computed along the first.
+
+    With a handful of groups a CPU vectorises over rows so, and is an order of magnitude faster.
+    """
+    return logits.movedim(-1, 0).softmax(0).movedim(0, -1)
 
 
 def top_k(scores: Tensor, k: int) -> Tensor:

@@ -16,7 +16,7 @@ from bench.routing import decide, region
 from bench.types import Backbone, Point, TaskSpec
 from methods import dispatch
 from methods.experts import Experts, Router, expert_width
-from methods.gates import balance_loss, top_k
+from methods.gates import balance_loss, softmax, top_k
 
 
 @dataclass
@@ -106,7 +106,7 @@ class MoEFFN(nn.Module):
         """[B, T, D] -> [B, T, D], with the weighted auxiliary loss in training."""
         with region("router"):
             logits = self.router(self._jittered(x))  # [B, T, E]
-            probability = logits.softmax(-1)
+            probability = softmax(logits)
             best = top_k(probability, self.top_k)
             run = decide(
                 self.name,
