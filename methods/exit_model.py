@@ -19,14 +19,8 @@ from torch import Tensor, nn
 
 from bench import routing
 from bench.types import Batch, Output
-from methods.backbone.tokens import (
-    compact_tokens,
-    linear_flops,
-    pack,
-    put_back,
-    run_block,
-    unpack,
-)
+from methods.backbone.tokens import Selection, linear_flops, run_block, select_running
+from methods.backbone.transformer import attention_mask
 from methods.backbone.trunk import State, Trunk
 
 NEVER = 2.0  # a threshold that no probability reaches
@@ -140,18 +134,19 @@ class ExitModel(nn.Module):
         live = torch.ones(state.x.shape[:2], dtype=torch.bool, device=state.x.device)
         logits = torch.empty(0)
         for number, (blocks, head) in enumerate(self.stages()):
-            state, asking, tokens, valid = _advance(blocks, state, live)
+            asking = select_running(live)
+            state, asked = _advance(blocks, state, asking)
             with routing.region("exit_head"):
-                asked = replace(asking, x=pack(asking.x, valid))
-                found = unpack(head(asked), valid)  # [n, K, C]
+                found = head(asked)[0]  # [N, C]
             with routing.region("combine"):
-                logits = found if number == 0 else _fill(logits, state, tokens, valid, found)
+                logits = _fill(logits, state, asking, found)
             if head is self.trunk.head:
                 break
             with routing.region("router"):
-                sure = torch.ones_like(state.x[..., 0]).scatter(1, tokens, confidence(found))
+                sure = torch.ones_like(live, dtype=found.dtype)  # [n, T]
+                sure = sure.flatten().index_copy(0, asking.places, confidence(found)).view_as(live)
                 run = live & (sure < self.threshold)
-                live = live & self._decide(number, state, sure, run)  # [n, T]
+                live = live & self._decide(number, state, sure, run)
             with routing.region("dispatch"):
                 rows = live.any(1).nonzero().flatten()
                 if len(rows) == 0:
@@ -198,38 +193,42 @@ class ExitModel(nn.Module):
 
 def confidence(logits: Tensor) -> Tensor:
     """The largest softmax probability, [..., C] -> [...]."""
-    return (logits.amax(-1) - logits.logsumexp(-1)).exp()
+    return logits.softmax(-1).amax(-1)
 
 
-def _advance(
-    blocks: Sequence[Any], state: State, live: Tensor
-) -> tuple[State, State, Tensor, Tensor | None]:
-    """Run blocks for the live tokens: the state, what is asking [n, K], its tokens and validity."""
-    tokens, valid = compact_tokens(live)  # [n, K]
-    if tokens.shape[1] == live.shape[1] and valid is None:
+def _advance(blocks: Sequence[Any], state: State, asking: Selection) -> tuple[State, State]:
+    """Run blocks for the tokens that ask: the whole state [n, T, D], and theirs alone [1, N, D]."""
+    if len(asking.places) == state.x.shape[0] * state.x.shape[1]:
         for block in blocks:
             state = block(state)
-        return state, state, tokens, None
-    with routing.region("dispatch"):
-        asking = state.take(tokens)
+        return state, replace(state, x=state.x.flatten(0, 1)[None])
+    mask: Tensor | None = None  # the same for all of these blocks
     for block in blocks:
-        asking = run_block(block, asking, valid, context=state)
+        with routing.region("dispatch"):
+            queries = state.take(asking.tokens)  # [n, K, D]
+            if mask is None:
+                mask = _additive(attention_mask(queries, state, causal=True), state.x.dtype)
+        packed = run_block(block, queries, asking, context=state, mask=mask)
         with routing.region("combine"):
-            state = put_back(state, tokens, asking.x, valid)
-    return state, asking, tokens, valid
+            state = replace(state, x=asking.put(state.x, packed.x))
+    return state, packed
 
 
-def _fill(
-    logits: Tensor, state: State, tokens: Tensor, valid: Tensor | None, found: Tensor
-) -> Tensor:
-    """`logits` [B, T, C] with `found` [n, K, C] where it is valid, in the original frame."""
-    index = state.index
-    if index is None:
-        index = torch.arange(len(tokens), device=tokens.device)
-    where = (index[:, None], tokens)
-    if valid is not None:
-        found = torch.where(valid[..., None], found, logits[where])
-    return logits.index_put(where, found)
+def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """0 where `mask` is true, else -inf: attention would convert it again in every block."""
+    assert mask is not None
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
+
+
+def _fill(logits: Tensor, state: State, asking: Selection, found: Tensor) -> Tensor:
+    """`logits` [B, T, C] with `found` [N, C] for the tokens that asked, in the original frame."""
+    num_samples, length = state.x.shape[:2]
+    if len(asking.places) == num_samples * length and state.index is None:
+        return found.unflatten(0, (num_samples, length))
+    places = asking.places
+    if state.index is not None:
+        places = state.index[places // length] * length + places % length
+    return logits.flatten(0, 1).index_copy(0, places, found).view_as(logits)
 
 
 def _keep(live: Tensor, new: Tensor, old: Tensor) -> Tensor:

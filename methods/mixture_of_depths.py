@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from bench import routing
 from bench.types import Backbone, Batch, Point, TaskSpec
-from methods.backbone.tokens import compact_tokens, linear_flops, put_back, run_block
-from methods.backbone.trunk import State, Trunk
+from methods.backbone.tokens import Selection, linear_flops, run_block, select_running
+from methods.backbone.trunk import State, Trunk, flat_places
 
 
 @dataclass
@@ -142,23 +142,24 @@ class RoutedBlock(nn.Module):
         """Route, run the block on the selected tokens and put them back; x stays [B, T, D]."""
         with routing.region("router"):
             score = self.router(state.x)[..., 0]  # [B, T]
-            state, tokens, valid = self._select(state, score)
-        if tokens.shape[1] == 0:
+            state, selection = self._select(state, score)
+        if len(selection.places) == 0:
             return state
         with routing.region("dispatch"):
-            picked = state.take(tokens)  # x [B, K, D]
-            if valid is not None and not self.causal:  # padding comes last: causal never sees it
-                real = valid if picked.mask is None else picked.mask & valid
+            picked = state.take(selection.tokens)  # x [B, K, D]
+            if selection.valid is not None and not self.causal:
+                # In a causal model padding comes last, where no token sees it.
+                real = selection.valid if picked.mask is None else picked.mask & selection.valid
                 picked = replace(picked, mask=real)
         with routing.region("expert"):
-            new = run_block(self.block, picked, valid)
+            new = run_block(self.block, picked, selection)  # x [1, N, D]
         with routing.region("combine"):
-            gate = 2 * score.gather(1, tokens).sigmoid()[..., None]  # [B, K, 1]
-            changed = torch.lerp(picked.x, new.x, gate)
-            return put_back(replace(state, aux_loss=new.aux_loss), tokens, changed, valid)
+            gate = 2 * score.flatten().index_select(0, selection.places).sigmoid()  # [N]
+            changed = torch.lerp(selection.pack(picked.x), new.x, gate[:, None])
+            return replace(state, x=selection.put(state.x, changed), aux_loss=new.aux_loss)
 
-    def _select(self, state: State, score: Tensor) -> tuple[State, Tensor, Tensor | None]:
-        """The state (with the predictor's loss in training), selected tokens [B, K], validity."""
+    def _select(self, state: State, score: Tensor) -> tuple[State, Selection]:
+        """The state, in training with the predictor's loss, and the selected tokens."""
         tokens, belief = None, score
         if self.causal:
             belief = self.predictor(state.x.detach())[..., 0]
@@ -174,8 +175,8 @@ class RoutedBlock(nn.Module):
             self.name, probabilities=belief.sigmoid(), run=own, cost=self.cost, index=state.index
         )
         if tokens is not None and run is own:
-            return state, tokens, None
-        return state, *compact_tokens(run)
+            return state, Selection(tokens, flat_places(tokens, score.shape[1]))
+        return state, select_running(run)
 
     def _top(self, state: State, score: Tensor) -> Tensor:
         """The tokens with the highest scores in order of position, [B, ceil(capacity T)]."""

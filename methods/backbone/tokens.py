@@ -1,64 +1,75 @@
-"""Ragged tokens: which ones run, gathered into a rectangle, and what they cost."""
+"""Ragged tokens: which ones to work on, gathered for attention, packed for everything else.
+
+Attention needs a sample's tokens side by side, so they are padded to the longest sample [B, K]. All
+other layers look at one token at a time and get the N real ones in one row [1, N], without padding.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from methods.backbone.trunk import State
+from methods.backbone.trunk import State, flat_places
 
 
-def compact_tokens(run: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Indices of the running tokens of each sample, padded to the longest sample.
+@dataclass(frozen=True)
+class Selection:
+    """Some tokens of each sample.
 
-    `run` [B, T] bool -> tokens [B, K], K the largest number of running tokens: a sample's running
-    tokens in order, then others as padding; and valid [B, K] bool, false for padding, None where
-    there is none. Waits for the device once.
+    `tokens` [B, K]: a sample's tokens in order, then others as padding. `places` [N]: where the
+    real ones are in a flattened [B, T]. `valid` [B, K] bool and `rows` [N], the places of the real
+    ones in a flattened [B, K], are None where there is no padding.
+    """
+
+    tokens: Tensor
+    places: Tensor
+    valid: Tensor | None = None
+    rows: Tensor | None = None
+
+    def pack(self, x: Tensor) -> Tensor:
+        """The real tokens of `x` [B, K, D], in one row [1, N, D]."""
+        rows = x.flatten(0, 1)
+        return (rows if self.rows is None else rows.index_select(0, self.rows))[None]
+
+    def put(self, x: Tensor, packed: Tensor) -> Tensor:
+        """`x` [B, T, D] with `packed` [1, N, D] in its places; all else stays bit for bit."""
+        return x.flatten(0, 1).index_copy(0, self.places, packed[0]).view_as(x)
+
+
+def select_running(run: Tensor) -> Selection:
+    """The tokens where `run` [B, T] bool is true; K is the longest sample's number of them.
+
+    Waits for the device, because K is data.
     """
     counts = run.sum(1)
     fewest, most = (int(count) for count in torch.aminmax(counts))
     tokens = run.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
+    places = flat_places(tokens, run.shape[1])
     if fewest == most:
-        return tokens, None
-    return tokens, torch.arange(most, device=run.device) < counts[:, None]
-
-
-def put_back(state: State, tokens: Tensor, new: Tensor, valid: Tensor | None = None) -> State:
-    """`state` with `new` [B, K, D] in the places `tokens` [B, K]; padding stays as it was."""
-    wide = tokens[..., None].expand(-1, -1, new.shape[-1])
-    if valid is not None:
-        new = torch.where(valid[..., None], new, state.x.gather(1, wide))
-    return replace(state, x=state.x.scatter(1, wide, new))
-
-
-def pack(x: Tensor, valid: Tensor | None) -> Tensor:
-    """The valid tokens of `x` [B, K, D] in one row [1, N, D], for work that needs no neighbours."""
-    return x if valid is None else x[valid][None]
-
-
-def unpack(packed: Tensor, valid: Tensor | None) -> Tensor:
-    """Undo `pack`: [1, N, E] -> [B, K, E] with zeros in the padding."""
-    if valid is None:
-        return packed
-    x = packed.new_zeros(*valid.shape, packed.shape[-1])
-    return x.masked_scatter(valid[..., None], packed)
+        return Selection(tokens, places)
+    valid = torch.arange(most, device=run.device) < counts[:, None]
+    rows = valid.flatten().nonzero().flatten()
+    return Selection(tokens, places.index_select(0, rows), valid, rows)
 
 
 def run_block(
-    block: Any, state: State, valid: Tensor | None, context: State | None = None
+    block: Any,
+    state: State,
+    selection: Selection,
+    context: State | None = None,
+    mask: Tensor | None = None,
 ) -> State:
-    """`block` on padded tokens; the padding takes part in attention only, as queries nobody reads.
+    """`block` on the selected tokens, which `state` holds padded [B, K, D]; gives [1, N, D].
 
-    With `context`, the tokens of `state` look at those of `context`.
+    `context` and `mask` as in `Block.mix`. The padding takes part as queries nobody reads.
     """
-    mixed = block.mix(state, context)
-    if valid is None:
-        return block.feed(mixed)
-    fed = block.feed(replace(mixed, x=pack(mixed.x, valid), positions=None, mask=None, sizes=None))
-    return replace(mixed, x=unpack(fed.x, valid), aux_loss=fed.aux_loss)
+    mixed = block.mix(state, context, mask)
+    packed = replace(mixed, x=selection.pack(mixed.x), positions=None, mask=None, sizes=None)
+    fed: State = block.feed(packed)
+    return fed
 
 
 def linear_flops(module: nn.Module) -> int:

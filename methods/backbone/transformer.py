@@ -55,10 +55,14 @@ class Block(nn.Module):
     def forward(self, state: State) -> State:
         return self.feed(self.mix(state))
 
-    def mix(self, state: State, context: State | None = None) -> State:
-        """The attention half. With `context`, the tokens of `state` look at those of `context`."""
+    def mix(self, state: State, context: State | None = None, mask: Tensor | None = None) -> State:
+        """The attention half. With `context`, the tokens of `state` look at those of `context`.
+
+        `mask` is used instead of the one that follows from the states.
+        """
         x = self.norm_mix(state.x)
-        mask = attention_mask(state, context, causal=self.causal)
+        if mask is None:
+            mask = attention_mask(state, context, causal=self.causal)
         if context is None:
             mixed = self.attention(x, mask)
         else:

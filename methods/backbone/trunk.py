@@ -58,16 +58,17 @@ class State:
     def take(self, tokens: Tensor) -> State:
         """The tokens `tokens` [B, K] of each sample (increasing), with their original positions."""
 
-        def pick(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value.gather(1, tokens)
+        places = flat_places(tokens, self.x.shape[1])
 
-        wide = tokens[..., None].expand(-1, -1, self.x.shape[-1])  # [B, K, D]
+        def pick(value: Tensor) -> Tensor:
+            return value.flatten(0, 1).index_select(0, places).unflatten(0, tokens.shape)
+
         return replace(
             self,
-            x=self.x.gather(1, wide),
+            x=pick(self.x),
             positions=tokens if self.positions is None else pick(self.positions),
-            mask=pick(self.mask),
-            sizes=pick(self.sizes),
+            mask=None if self.mask is None else pick(self.mask),
+            sizes=None if self.sizes is None else pick(self.sizes),
         )
 
     def token_positions(self) -> Tensor:
@@ -75,6 +76,12 @@ class State:
         if self.positions is not None:
             return self.positions
         return torch.arange(self.x.shape[1], device=self.x.device)[None]
+
+
+def flat_places(tokens: Tensor, length: int) -> Tensor:
+    """Where the tokens `tokens` [B, K] are in a flattened [B, `length`], [B K]."""
+    first = torch.arange(len(tokens), device=tokens.device)[:, None] * length
+    return (tokens + first).flatten()
 
 
 class Trunk(nn.Module):

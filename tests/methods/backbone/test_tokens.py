@@ -7,34 +7,39 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from methods.backbone.tokens import compact_tokens, linear_flops, put_back
+from methods.backbone.tokens import linear_flops, select_running
 from methods.backbone.trunk import State
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=4))
-def test_compact_lists_running_tokens_in_order(rows: list[list[bool]]) -> None:
-    """Each sample's running tokens come first and in order; the rest of its row is padding."""
-    tokens, valid = compact_tokens(torch.tensor(rows))
+def test_running_tokens_come_first_and_in_order(rows: list[list[bool]]) -> None:
+    """Each sample's running tokens in order, then padding up to the longest sample's number."""
+    selection = select_running(torch.tensor(rows))
     wanted = [[t for t, run in enumerate(row) if run] for row in rows]
-    assert tokens.shape == (len(rows), max(map(len, wanted)))
+    assert selection.tokens.shape == (len(rows), max(map(len, wanted)))
     for i, row in enumerate(wanted):
-        assert tokens[i, : len(row)].tolist() == row
-        assert len(set(tokens[i].tolist())) == tokens.shape[1]  # padding repeats no token
-        if valid is not None:
-            assert valid[i].tolist() == [k < len(row) for k in range(tokens.shape[1])]
-    assert (valid is None) == (len({len(row) for row in wanted}) == 1)
+        assert selection.tokens[i, : len(row)].tolist() == row
+        if selection.valid is not None:
+            assert selection.valid[i].tolist() == [
+                k < len(row) for k in range(max(map(len, wanted)))
+            ]
+    assert (selection.valid is None) == (len({len(row) for row in wanted}) == 1)
+    assert selection.places.tolist() == [5 * i + t for i, row in enumerate(wanted) for t in row]
 
 
-def test_put_back_leaves_padding_alone() -> None:
-    """Only valid tokens change; padding and everything not taken stays bit for bit."""
-    state = State(torch.randn(2, 4, 3))
-    tokens, valid = compact_tokens(torch.tensor([[1, 0, 1, 0], [0, 1, 0, 0]]).bool())
-    new = torch.full((2, 2, 3), 9.0)
-    x = put_back(state, tokens, new, valid).x
-    changed = (x != state.x).all(-1)
-    assert changed.tolist() == [[True, False, True, False], [False, True, False, False]]
-    assert torch.equal(x[~changed], state.x[~changed])
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=4))
+def test_taken_and_put_back_is_unchanged(rows: list[list[bool]]) -> None:
+    """Selected tokens packed without padding and put back give the very tensor."""
+    run = torch.tensor(rows)
+    x, selection = torch.randn(*run.shape, 3), select_running(run)
+    packed = selection.pack(State(x).take(selection.tokens).x)
+    assert torch.equal(packed[0], x[run])
+    assert torch.equal(selection.put(x, packed), x)
+    changed = selection.put(x, packed + 1)
+    assert torch.equal(changed[~run], x[~run])
+    assert torch.equal(changed[run], x[run] + 1)
 
 
 def test_linear_flops_counts_each_weight_twice() -> None:
