@@ -80,6 +80,8 @@ class Composer:
         params = config.hydra.sweeper.get("params") or {}
         source = f"conf/{experiment.replace('=', '/')}.yaml, hydra.sweeper.params"
         swept = [f"{key}={value}" for key, value in params.items()]
+        if "experiment" in params:
+            raise PlanError(f"{source}: an experiment cannot sweep experiments")
         return overrides.read(swept, source, self.choices)
 
     def compose(self, arguments: Sequence[str], *, hydra: bool = False) -> DictConfig:
@@ -95,6 +97,8 @@ class Composer:
                 if name not in self.known.get(kind, {}):
                     raise PlanError(_missing(error, arguments, self.choices)) from error
                 self._register(self.known[kind][name])
+            except (ValueError, OSError, RecursionError) as error:  # Hydra's own checks, and files
+                raise PlanError(f"{_file(arguments)}: {' '.join(str(error).split())}") from error
 
     def _register(self, plugin: Plugin) -> None:
         if plugin in self.schemas.values():
@@ -156,11 +160,16 @@ def _missing(
     error: MissingConfigException, arguments: Sequence[str], choices: overrides.Choices
 ) -> str:
     """What a defaults list asks for and nothing offers."""
-    files = [f"conf/{text.replace('=', '/')}.yaml" for text in arguments if "experiment=" in text]
     kind, _, name = str(error.missing_cfg_file).rpartition("/")
     if not kind:  # the primary configuration itself
         return f"{' '.join(str(error).split())} Is condbench installed (pip install -e .)?"
-    return f"{(files or ['conf'])[0]}: {plugins.unknown(kind, name, choices(kind))}"
+    return f"{_file(arguments)}: {plugins.unknown(kind, name, choices(kind))}"
+
+
+def _file(arguments: Sequence[str]) -> str:
+    """The experiment file among the overrides; conf where there is none."""
+    files = [f"conf/{text.replace('=', '/')}.yaml" for text in arguments if "experiment=" in text]
+    return files[0] if files else "conf"
 
 
 def _assign(config: DictConfig, axis: Axis, value: Any) -> Any:

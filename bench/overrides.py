@@ -3,7 +3,7 @@
     method=moe,dense   a choice of a group: part of the composition
     seed=0,1           a plain value: set on the composed result
     seed=range(3)      the same; so are choice(...) and glob(...)
-    +key=v  ~key       Hydra's own business: part of the composition
+    +key=v  ++key=v    Hydra's own business: part of the composition
 
 An experiment's hydra.sweeper.params come through the same door.
 """
@@ -58,11 +58,15 @@ def _parsed(text: str, source: str) -> Override:
 def _axis(override: Override, source: str, choices: Choices) -> Axis:
     key = override.get_key_element()
     if override.is_delete():
-        return Axis(key, [override.input_line], source, composed=True)
+        raise PlanError(f"{source}: {key}: nothing can be taken out; give another value")
     values = _values(override, source, choices)
     if key in CHOICE_GROUPS:
         known = choices(key)
         for value in values:
+            if isinstance(value, list):
+                raise PlanError(
+                    f"{source}: {key}={value}: several are written a,b without brackets"
+                )
             if str(value) not in known:
                 raise PlanError(f"{source}: {unknown(key, str(value), known)}")
     composed = key in CHOICE_GROUPS or key != override.key_or_group

@@ -6,6 +6,9 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
+
+from bench import compose
 from bench.plan import make_plan
 
 if TYPE_CHECKING:
@@ -206,6 +209,23 @@ def test_settings_that_hydra_cannot_type_make_a_broken_plugin(house: House) -> N
     (line,) = make_plan(["method=dense,moe"]).left_out
     assert line.startswith("method 'moe'")
     assert "its settings cannot be typed" in line
+
+
+def test_hydra_composes_once_per_combination_of_choices(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plain values cost no composition: 2 x 2 choices compose as often for 2 seeds as for 200."""
+    calls: list[object] = []
+    hydra_compose = compose.compose
+    monkeypatch.setattr(
+        compose, "compose", lambda *a, **k: (calls.append(a), hydra_compose(*a, **k))[1]
+    )
+    choices = ("method=moe,dense", "task=digits,text")
+    assert len(make_plan([*choices, "seed=range(2)"]).trials) == 8
+    few = len(calls)
+    assert len(make_plan([*choices, "seed=range(200)"]).trials) == 800
+    assert len(calls) - few == few
+    assert few <= 4 + 3  # once per combination, and again for each plugin not known before
 
 
 def test_retries_are_collected(house: House) -> None:

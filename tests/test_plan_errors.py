@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bench import environment
 from bench.plan import PlanError, make_plan
 
 if TYPE_CHECKING:
@@ -68,6 +69,9 @@ def refused(*overrides: str) -> str:
         ),
         ("name=../../etc", "name='../../etc': use letters, digits and ._-+=, only"),
         ("name=checkpoints", "name='checkpoints': use letters"),
+        ("~train", "command line: ~train: nothing can be taken out; give another value"),
+        ("hydra.job.name=x", "command line, hydra.job.name=x: unknown key 'hydra': choices: "),
+        ("method=[moe]", "command line: method=['moe']: several are written a,b without brackets"),
         ("method=glob(x*)", "the sweep is empty: there is no trial to plan"),
         ("+sede=3", "command line: + adds what nothing reads: Config.__init__() got an unexpected"),
         ("+method.new=3", "method=moe: MoE.__init__() got an unexpected keyword argument 'new'"),
@@ -122,6 +126,17 @@ def test_the_command_line_is_answered_by_key_and_choices(
             "'roundz' in measure: did you mean 'rounds'?",
         ),
         ("seed: ${nothing}\n", "command line: seed: Interpolation key 'nothing' not found"),
+        ("defaults: 3\n", "conf/experiment/bad.yaml: Invalid defaults list in 'experiment/bad'"),
+        ("defaults:\n  - bad\n", "conf/experiment/bad.yaml: maximum recursion depth exceeded"),
+        (
+            "hydra:\n  sweeper:\n    params:\n      method: [moe, dense]\n",
+            "conf/experiment/bad.yaml, hydra.sweeper.params: method=['moe', 'dense']: several are "
+            "written a,b without brackets",
+        ),
+        (
+            "hydra:\n  sweeper:\n    params:\n      experiment: quickstart\n",
+            "conf/experiment/bad.yaml, hydra.sweeper.params: an experiment cannot sweep",
+        ),
         ("- a\n- b\n", "conf/experiment/bad.yaml: Cannot merge DictConfig with ListConfig"),
     ],
 )
@@ -140,6 +155,19 @@ def test_broken_yaml_is_answered_by_file_and_line(house: House) -> None:
     house.experiment("bad", "seed: 1\nmeasure: [1\ntask: x\n")
     said = refused("experiment=bad")
     assert "fakeconf/experiment/bad.yaml, line 4: not readable as YAML: expected ','" in said
+
+
+@pytest.mark.parametrize("byte", [b"\xff", b"\x00"])
+def test_a_file_that_is_no_text_is_named(house: House, byte: bytes) -> None:
+    """Bytes that are no UTF-8, or no YAML, are an error with the file's name."""
+    (house.conf / "experiment" / "bad.yaml").write_bytes(b"# @package _global_\nname: " + byte)
+    assert "experiment/bad.yaml" in refused("experiment=bad")
+
+
+def test_a_gpu_that_is_not_there_is_named(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gpu=one on a machine without a driver is refused before anything runs."""
+    monkeypatch.setattr(environment, "gpus", list)
+    assert refused("gpu=one") == "no NVIDIA GPU: the driver does not answer (choose gpu=cpu)"
 
 
 def test_a_forgotten_package_line_is_named(house: House) -> None:

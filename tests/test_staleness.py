@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bench import staleness
 from bench.plan import make_plan
 from bench.record import RECORD_NAME, TRIAL_NAME, Metric, Record, write_record
 from bench.staleness import Foreign, differences, judge, write_trials
@@ -56,6 +57,18 @@ def test_a_record_under_the_same_key_is_done(house: House, status: str) -> None:
     record(planned(), status)
     found = state(planned())
     assert (found.kind, found.why, found.runs) == ("done", status, False)
+
+
+def test_a_resume_reads_keys_only(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No record is parsed to find out that a trial is done."""
+    trial = planned()
+    record(trial)
+
+    def refuse(path: object) -> Record:
+        raise AssertionError(f"{path} was parsed")
+
+    monkeypatch.setattr(staleness, "read_record", refuse)
+    assert state(trial).kind == "done"
 
 
 def test_a_failed_trial_waits_for_retry(house: House) -> None:
