@@ -16,7 +16,7 @@ must execute it; masked and reinforce never need it. At inference all decide by 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -62,25 +62,20 @@ def binary(
     the place for `routing.decide`. `temperature` is gumbel's; `generator` draws the samples.
     Raises ValueError for an unknown estimator.
     """
+    if estimator not in get_args(Estimator):
+        raise ValueError(f"unknown estimator {estimator!r}: one of {get_args(Estimator)}")
+    samples = training and estimator in ("gumbel", "reinforce")
+    noisy = logits + logistic_noise(logits, generator) if samples else logits
     probability = logits.sigmoid()
-    if estimator == "reinforce" and training:
-        own = torch.bernoulli(probability.detach(), generator=generator) > 0
-        run = decide(probability, own)
-        return Gate(probability, run, run.to(logits.dtype))
-    if estimator == "gumbel" and training:
-        noisy = logits + logistic_noise(logits, generator)
-        run = decide(probability, noisy > 0)
-        return Gate(probability, run, hard(run, (noisy / temperature).sigmoid()))
-    run = decide(probability, logits > 0)
-    if not training:
-        return Gate(probability, run, run.to(logits.dtype))
-    if estimator == "soft":
-        return Gate(probability, run, probability)
-    if estimator == "straight_through":
-        return Gate(probability, run, hard(run, probability))
-    if estimator == "masked":
-        return Gate(probability, run, run * hard(run, probability))
-    raise ValueError(f"unknown estimator {estimator!r}")
+    run = decide(probability, noisy > 0)  # with noise: open with probability a
+    if not training or estimator == "reinforce":
+        value = run.to(logits.dtype)
+    elif estimator == "soft":
+        value = probability
+    else:
+        value = hard(run, (noisy / temperature).sigmoid() if samples else probability)
+        value = run * value if estimator == "masked" else value
+    return Gate(probability, run, value)
 
 
 def one_of(
