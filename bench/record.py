@@ -18,7 +18,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 RECORD_NAME, RAW_NAME, TRIAL_NAME, LOG_NAME = "record.json", "raw.npz", "trial.json", "trial.log"
 Status = Literal["ok", "skipped", "failed"]
 
