@@ -160,14 +160,15 @@ class RoutedBlock(nn.Module):
 
     def _select(self, state: State, score: Tensor) -> tuple[State, Selection]:
         """The state, in training with the predictor's loss, and the selected tokens."""
-        tokens, belief = None, score
-        if self.causal:
-            belief = self.predictor(state.x.detach())[..., 0]
+        belief = self.predictor(state.x.detach())[..., 0] if self.causal else score
+        tokens: Tensor | None = None
         if self.causal and not self.training:
             own = belief > self.thresholds[self.active]
-        else:
-            tokens = self._top(state, score)
+        elif state.mask is None:
+            tokens = score.topk(self._number(score.shape[1]), sorted=False).indices.sort(-1).values
             own = torch.zeros_like(score, dtype=torch.bool).scatter(1, tokens, True)
+        else:
+            own = self._top_of_real(score, state.mask)
         if self.causal and self.training:
             loss = F.binary_cross_entropy_with_logits(belief, own.to(belief))
             state = replace(state, aux_loss=state.aux_loss + loss)
@@ -178,9 +179,12 @@ class RoutedBlock(nn.Module):
             return state, Selection(tokens, flat_places(tokens, score.shape[1]))
         return state, select_running(run)
 
-    def _top(self, state: State, score: Tensor) -> Tensor:
-        """The tokens with the highest scores in order of position, [B, ceil(capacity T)]."""
-        if state.mask is not None:
-            score = score.masked_fill(~state.mask, -torch.inf)
-        num_selected = math.ceil(self.capacities[self.active] * score.shape[1])
-        return score.topk(num_selected, sorted=False).indices.sort(-1).values
+    def _number(self, length: int) -> int:
+        """How many of `length` tokens are taken."""
+        return math.ceil(self.capacities[self.active] * length)
+
+    def _top_of_real(self, score: Tensor, mask: Tensor) -> Tensor:
+        """The highest scores among each sample's real tokens, bool [B, T]: padding never counts."""
+        numbers = torch.ceil(mask.sum(1) * self.capacities[self.active])
+        rank = score.masked_fill(~mask, -torch.inf).argsort(1, descending=True).argsort(1)
+        return rank < numbers[:, None]

@@ -15,6 +15,8 @@ POSITION_DEVIATION = 0.3  # of the learned positions at the start: about that of
 class ImageStem(nn.Module):
     """Three 3x3 convolutions: image [B, channels, height, width] -> a token per `stride` pixels.
 
+    A spectrogram [B, mels, frames] is an image of one channel (Gong et al. 2021, AST).
+
     A convolutional stem trains far faster on small images than single-pixel patches do
     (Xiao et al. 2021, "Early Convolutions Help Transformers See Better").
     """
@@ -38,7 +40,8 @@ class ImageStem(nn.Module):
         self.positions = nn.Parameter(torch.randn(num_tokens, dim) * POSITION_DEVIATION)
 
     def forward(self, batch: Batch) -> State:
-        tokens: Tensor = self.layers(batch.inputs).flatten(2).transpose(1, 2)  # [B, T, D]
+        images = batch.inputs if batch.inputs.dim() == 4 else batch.inputs[:, None]
+        tokens: Tensor = self.layers(images).flatten(2).transpose(1, 2)  # [B, T, D]
         # Every later addition would keep the transposed layout, and every layer would pay for it.
         return State(tokens.contiguous() + self.positions)
 

@@ -1,4 +1,4 @@
-"""The transformer: encoder for images and whole-sample labels, causal decoder for language models.
+"""The transformer: encoder where a sample gets a label, causal decoder for language models.
 
 Pre-LN blocks (Xiong et al. 2020) with a GELU feed-forward layer, as in ViT (Dosovitskiy et al.
 2021) and GPT-2 (Radford et al. 2019). A block has two halves: `mix` (tokens look at one another)
@@ -114,16 +114,16 @@ def mean_token(state: State) -> Tensor:
     weight = state.x.new_ones(state.x.shape[:2]) if state.sizes is None else state.sizes
     if state.mask is not None:
         weight = weight * state.mask
-    weight = weight / weight.sum(1, keepdim=True).clamp_min(1e-6)
-    return (weight[:, None, :] @ state.x)[:, 0]  # [B, 1, T] @ [B, T, D]
+    total = weight.sum(1, keepdim=True).clamp_min(1e-6)
+    return (state.x * weight[..., None]).sum(1) / total
 
 
 @dataclass
 class Transformer:
-    """Encoder on images and labelled sequences, causal decoder where tokens are predicted.
+    """Encoder for images, spectrograms and labelled text; causal decoder for language modelling.
 
     The defaults are the quickstart's size. `hidden_multiple` is H / D, `image_stride` how many
-    pixels share a token along each axis.
+    pixels (or mel bands and frames) share a token along each axis.
     """
 
     dim: int = 128
@@ -163,8 +163,8 @@ class Transformer:
 
     def num_tokens(self, spec: TaskSpec) -> int:
         """Tokens that a sample of `spec` becomes (the longest, for sequences)."""
-        if spec.kind == "image":
-            _, height, width = spec.input_shape
+        if spec.kind in ("image", "audio"):
+            height, width = spec.input_shape[-2:]
             return math.ceil(height / self.image_stride) * math.ceil(width / self.image_stride)
         return spec.input_shape[0]
 
@@ -177,8 +177,9 @@ class Transformer:
         return num_tokens * (8 * self.dim**2 + 4 * num_tokens * self.dim + 4 * self.dim * hidden)
 
     def _stem(self, spec: TaskSpec) -> nn.Module:
-        if spec.kind == "image":
-            return ImageStem(spec.input_shape, self.dim, self.image_stride)
+        if spec.kind in ("image", "audio"):
+            shape = spec.input_shape if spec.kind == "image" else (1, *spec.input_shape)
+            return ImageStem(shape, self.dim, self.image_stride)
         if spec.kind == "tokens" and spec.vocab_size is not None:
             return TokenStem(spec.vocab_size, spec.input_shape[0], self.dim)
         raise Unsupported(f"the transformer backbone has no stem for {spec.kind} tasks")

@@ -1,4 +1,4 @@
-"""Tiny tasks and a tiny backbone for the tests of methods: two kinds, no training."""
+"""Tiny tasks and a tiny backbone for the tests of methods: shapes only, no training."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ class Tiny:
             inputs = torch.randn(num_samples, *self.spec.input_shape, generator=generator)
             return Batch(inputs, torch.randint(5, (num_samples,), generator=generator))
         tokens = torch.randint(11, (num_samples, 17), generator=generator)
+        if not self.spec.causal:
+            lengths = torch.randint(4, 17, (num_samples, 1), generator=generator)
+            classes = torch.randint(5, (num_samples,), generator=generator)
+            return Batch(tokens[:, :-1], classes, mask=torch.arange(16) < lengths)
         return Batch(tokens[:, :-1], tokens[:, 1:])
 
     def criterion(self, output, batch):
@@ -44,6 +48,7 @@ class Tiny:
 TINY = {
     "image": Tiny(TaskSpec("tiny-image", "image", (1, 8, 8), 5)),
     "text": Tiny(TaskSpec("tiny-text", "tokens", (16,), 11, vocab_size=11, causal=True)),
+    "labels": Tiny(TaskSpec("tiny-labels", "tokens", (16,), 5, vocab_size=11)),
 }
 
 
@@ -102,7 +107,7 @@ def _built_ins() -> Iterator[BuiltIn]:
                 yield found
 
 
-@pytest.fixture(params=_built_ins(), ids=lambda b: f"{b.name}-{b.tiny.spec.kind}")
+@pytest.fixture(params=_built_ins(), ids=lambda b: f"{b.name}-{b.tiny.spec.name}")
 def built_in(request: pytest.FixtureRequest) -> BuiltIn:
     """Every built-in method on every tiny task that it supports."""
     return request.param
@@ -126,7 +131,13 @@ def tiny_text() -> Tiny:
     return TINY["text"]
 
 
-@pytest.fixture(params=["image", "text"])
+@pytest.fixture
+def tiny_labels() -> Tiny:
+    """Padded sequences of 4 to 16 tokens, each with one of 5 labels."""
+    return TINY["labels"]
+
+
+@pytest.fixture(params=["image", "text", "labels"])
 def tiny(request: pytest.FixtureRequest) -> Tiny:
-    """Both, one after the other."""
+    """All of them, one after the other."""
     return TINY[request.param]

@@ -1,4 +1,4 @@
-"""What every built-in method promises (docs/contract.md), on tiny tasks of both kinds."""
+"""What every built-in method promises (docs/contract.md), on tiny tasks of three kinds."""
 
 from __future__ import annotations
 

@@ -161,11 +161,16 @@ def test_the_predictor_learns_without_disturbing_the_model(tiny_text) -> None:
     }
 
 
-def test_masked_tokens_are_taken_last(tiny_image) -> None:
-    """Where a sample has padding, real tokens are taken first."""
-    block = _block(tiny_image)
-    mask = torch.zeros(1, 16, dtype=torch.bool)
-    mask[0, [2, 3, 8, 9]] = True
+def test_padding_is_not_counted(tiny_labels) -> None:
+    """capacity 0.25 of 16, 9 and 4 real tokens: the best 4, 3 (9/4 rounded up) and 1 of those."""
+    block = _block(tiny_labels)
+    mask = torch.arange(16) < torch.tensor([[16], [9], [4]])
+    state = State(torch.randn(3, 16, 16), mask=mask)
     with routing.observe() as seen:
-        block(State(torch.randn(1, 16, 16), mask=mask))
-    assert torch.equal(seen.decisions[0].run, mask)
+        block(state)
+    run = seen.decisions[0].run
+    assert run.sum(1).tolist() == [4, 3, 1]
+    assert not (run & ~mask).any()
+    score = block.router(state.x)[..., 0].masked_fill(~mask, -torch.inf)
+    for i in range(3):
+        assert score[i][run[i]].min() > score[i][~run[i]].max()

@@ -146,11 +146,21 @@ def test_auxiliary_losses_add_up(tiny) -> None:
     assert output.aux_loss.item() == 4 * 0.5  # four layers
 
 
-@pytest.mark.parametrize("kind", ["seq2seq", "audio"])
-def test_unsupported_kinds_say_so(kind: str) -> None:
+def test_spectrograms_are_images_of_one_channel() -> None:
+    """40 mel bands x 50 frames at stride 4: 10 x 13 tokens, one row of logits per recording."""
+    spec = TaskSpec("a", "audio", (40, 50), 6)
+    backbone = Transformer(dim=16, depth=1, num_heads=2, image_stride=4)
+    model = backbone.build(spec)
+    batch = Batch(torch.randn(2, 40, 50), torch.zeros(2))
+    assert model.stem(batch).x.shape == (2, 130, 16)
+    assert backbone.num_tokens(spec) == 130
+    assert model(batch).logits.shape == (2, 6)
+
+
+def test_unsupported_kinds_say_so() -> None:
     """A kind without a stem is refused by name."""
-    with pytest.raises(Unsupported, match=kind):
-        Transformer().build(TaskSpec("t", kind, (8, 8), 3))
+    with pytest.raises(Unsupported, match="seq2seq"):
+        Transformer().build(TaskSpec("t", "seq2seq", (8, 8), 3))
 
 
 def test_heads_must_divide_the_width() -> None:
