@@ -37,6 +37,7 @@ from typing import Any
 PHASE_INTERVAL_S = 2.0  # between two messages of one phase: the launcher stays asleep meanwhile
 ERROR_CHARACTERS = 2000
 OUT_OF_MEMORY = ("MemoryError", "OutOfMemory", "out of memory", "can't allocate memory")
+SHOW_STACK = signal.SIGUSR1
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # Publishing is the mirror's work, in a process of its own: trials and their logs never see the key.
 NOT_FOR_TRIALS = ("WANDB_API_KEY",)
@@ -58,7 +59,7 @@ def main(
     os.setsid()
     end_with_launcher()
     _write_into(log.file)
-    _show_where_on_terminate()
+    _answer_signals()
     for name in NOT_FOR_TRIALS:
         os.environ.pop(name, None)
     os.environ.update(variables)
@@ -118,6 +119,8 @@ def end_with_launcher() -> None:
     assert launcher is not None, "not started by multiprocessing"
 
     def watch() -> None:
+        # Signals are for the main thread, which they wake from whatever it waits for.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         connection.wait([launcher.sentinel])
         os.killpg(0, signal.SIGKILL)
 
@@ -144,11 +147,12 @@ def _write_into(log: int) -> None:
     faulthandler.enable(2, all_threads=False)  # a crash in C leaves its Python stack in the log
 
 
-def _show_where_on_terminate() -> None:
-    """On SIGTERM write the stack to the log, then die of it.
+def _answer_signals() -> None:
+    """On SIGUSR1 write the stack to the log; of SIGTERM die.
 
-    The Python handler also keeps Lightning from installing its own, which would turn the signal
-    into an exception that a trial reports as its own failure.
+    Lightning wraps the SIGTERM handler that it finds and calls it too; finding none it would only
+    make a note, and the trial report the signal as its own failure. It also undoes whatever
+    faulthandler does on SIGTERM, hence the other signal, which works in a hanging C call too.
     """
 
     def die(number: int, frame: FrameType | None) -> None:
@@ -156,7 +160,7 @@ def _show_where_on_terminate() -> None:
         os.kill(os.getpid(), number)
 
     signal.signal(signal.SIGTERM, die)
-    faulthandler.register(signal.SIGTERM, file=2, all_threads=False, chain=True)
+    faulthandler.register(SHOW_STACK, file=2)  # all threads, the main one last
 
 
 class Teller:

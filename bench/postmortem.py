@@ -17,7 +17,8 @@ from typing import Any
 
 from bench.record import LOG_NAME, TRIAL_NAME, Labels, Record, write_record
 
-TAIL_LINES, TAIL_BYTES, LINE_CHARACTERS = 20, 16_384, 300
+TAIL_BYTES, LINE_CHARACTERS = 16_384, 300  # of a log, for the reason
+KEPT_LINES = 30  # of these, in the record
 SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
 SHORTEST_SECRET = 8  # characters: a variable MY_KEY=1 must not blot out every 1
 SECRETS = (
@@ -82,7 +83,11 @@ def write_failure(folder: Path, death: Death, environ: Mapping[str, str] = os.en
         labels=Labels.model_validate(trial["labels"]),
         config=trial["config"],
         provenance=_provenance(trial, death),
-        diagnostics={"exit_code": death.exit_code, "phase": death.phase, "log_tail": tail},
+        diagnostics={
+            "exit_code": death.exit_code,
+            "phase": death.phase,
+            "log_tail": tail[-KEPT_LINES:],
+        },
     )
     write_record(folder, record)
     return record
@@ -94,15 +99,14 @@ def _provenance(trial: Mapping[str, Any], death: Death) -> dict[str, Any]:
 
 
 def log_tail(path: Path) -> list[str]:
-    """The last lines of a log that are not empty, shortened; [] where there is none."""
+    """Lines at a log's end that are not empty, each shortened; [] where there is no log."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL_BYTES))
             text = file.read().decode("utf-8", errors="replace")
     except OSError:
         return []
-    lines = [line.rstrip()[:LINE_CHARACTERS] for line in text.splitlines() if line.strip()]
-    return lines[-TAIL_LINES:]
+    return [line.rstrip()[:LINE_CHARACTERS] for line in text.splitlines() if line.strip()]
 
 
 def last_words(tail: Sequence[str]) -> str:

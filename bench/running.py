@@ -85,10 +85,15 @@ class Running:
             self.end("limit")
 
     def end(self, cause: Cause) -> None:
-        """Ask the trial to end (SIGTERM to all that it started); SIGKILL follows after a grace."""
+        """Ask the trial to end (SIGTERM to all that it started); SIGKILL follows after a grace.
+
+        At its limit the trial first shows where it is, in its log.
+        """
         if self.kill_at is None:
             self.cause = cause
             self.kill_at = time.monotonic() + GRACE_S
+            if cause == "limit":
+                self.signal(child.SHOW_STACK)
             self.signal(signal.SIGTERM)
 
     def signal(self, number: signal.Signals) -> None:

@@ -131,6 +131,14 @@ def _report_sigterm(folder: Path) -> None:
     time.sleep(600)
 
 
+def _wrap_sigterm(folder: Path) -> None:
+    """As Lightning does, which calls the handler that it finds after its own."""
+    found = signal.getsignal(signal.SIGTERM)
+    assert callable(found)
+    signal.signal(signal.SIGTERM, lambda number, frame: found(number, frame))
+    _wait(folder)
+
+
 def _meet(folder: Path) -> None:
     """Wait until two trials have begun: passes only where they run side by side."""
     wait_for(lambda: len(list(folder.parent.glob("*/begun"))) == 2)
@@ -166,6 +174,7 @@ BEHAVIOURS: dict[str, Callable[[Path], Any]] = {
     "finish_then_die": _finish_then_die,
     "ignore_sigterm": _ignore_sigterm,
     "report_sigterm": _report_sigterm,
+    "wrap_sigterm": _wrap_sigterm,
     "meet": _meet,
     "show_rank": _show_rank,
     "fail_in_rank_1": _fail_in_rank_1,

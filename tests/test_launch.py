@@ -18,8 +18,8 @@ from bench.queue import Outcome, Summary
 from bench.record import LOG_NAME, RECORD_NAME, Record, read_record
 from tests.fake_trials import ENTRY, PRELOAD, SECRET, make_trial, wait_for, write
 
-LIMIT_S = 1.5
-OVER_LIMIT = ("wait", "report_sigterm")
+LIMIT_S = 2.5
+OVER_LIMIT = ("wait", "report_sigterm", "wrap_sigterm")
 BAD_ENDS = {
     "raise": "ValueError: boom",
     "exit": "called sys.exit(0)",
@@ -28,8 +28,9 @@ BAD_ENDS = {
     "abort": "killed by SIGABRT",
     "starve": "out of memory (MemoryError)",
     "nan": "a value must be finite",
-    "wait": "exceeded its time limit of 1.5 s",
-    "report_sigterm": "exceeded its time limit of 1.5 s",
+    "wait": "exceeded its time limit of 2.5 s",
+    "report_sigterm": "exceeded its time limit of 2.5 s",
+    "wrap_sigterm": "exceeded its time limit of 2.5 s",
     "leave_a_process": "killed by SIGKILL",
 }
 
@@ -97,10 +98,11 @@ def test_output_goes_to_the_log(night) -> None:
     assert "Traceback (most recent call last)" in log
 
 
-def test_log_shows_where_a_trial_hung(night) -> None:
+@pytest.mark.parametrize("behaviour", ["wait", "wrap_sigterm"])
+def test_log_shows_where_a_trial_hung(night, behaviour) -> None:
     """A trial ended at its time limit leaves its stack in the log, and its place in the reason."""
-    assert "in _wait" in (night["wait"].folder / LOG_NAME).read_text()
-    assert "in _wait" in night["wait"].reason
+    assert "in _wait" in (night[behaviour].folder / LOG_NAME).read_text()
+    assert "in _wait" in night[behaviour].reason
 
 
 def test_records_hold_no_secrets(night) -> None:
