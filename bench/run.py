@@ -8,6 +8,7 @@ What is done is not run again, and the run says why. A trial that fails is shown
 from __future__ import annotations
 
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -104,7 +105,7 @@ def _refuse_to_overwrite(states: Sequence[State]) -> None:
 
 def _launch(trials: Sequence[PlannedTrial]) -> Summary:
     from bench.launch import run_trials
-    from bench.mirror import Mirror
+    from bench.mirror import Mirror, PublishWarning
 
     with _writing():
         folders = write_trials(trials)
@@ -113,12 +114,17 @@ def _launch(trials: Sequence[PlannedTrial]) -> Summary:
         for folder, trial in zip(folders, trials, strict=True)
     }
     with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore", PublishWarning)  # said at the end, not amid the progress
         mirrors = {wish: stack.enter_context(Mirror(*wish)) for wish in set(wishes.values())}
 
         def mirror(folder: Path) -> None:
             mirrors[wishes[folder.resolve()]].send(folder)
 
-        return run_trials(folders, after_record=mirror)
+        summary = run_trials(folders, after_record=mirror)
+    for problem in (problem for each in mirrors.values() for problem in each.problems):
+        print(f"not mirrored: {problem}", file=sys.stderr)
+    return summary
 
 
 def report(plan: Plan) -> None:

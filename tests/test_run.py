@@ -163,9 +163,9 @@ def test_an_unwritable_results_folder_is_named(
 
 
 def test_records_are_mirrored_as_their_trials_wish(
-    launcher: Launcher, monkeypatch: pytest.MonkeyPatch
+    launcher: Launcher, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each finished trial goes to a mirror of its own mode and project."""
+    """Each trial goes to a mirror of its own mode and project; what that could not take is said."""
     from bench import mirror
 
     sent: list[tuple[str, str, str]] = []
@@ -173,6 +173,7 @@ def test_records_are_mirrored_as_their_trials_wish(
     class Mirror:
         def __init__(self, mode: str, project: str) -> None:
             self.wish = (mode, project)
+            self.problems = [f"{project} is full"] if project == "b" else []
 
         def __enter__(self) -> Mirror:
             return self
@@ -185,5 +186,7 @@ def test_records_are_mirrored_as_their_trials_wish(
 
     monkeypatch.setattr(mirror, "Mirror", Mirror)
     cli.main(["run", "method=dense", "seed=0,1", "wandb.project=a"])
-    cli.main(["run", "method=dense", "seed=2", "wandb.project=b", "wandb.mode=online"])
+    ours = ["seed=2", "wandb.project=b", "wandb.mode=online"]
+    assert cli.main(["run", "method=dense", *ours]) == 0
+    assert "not mirrored: b is full\n" in capsys.readouterr().err
     assert sent == [("offline", "a", "dense")] * 2 + [("online", "b", "dense")]
