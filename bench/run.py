@@ -46,7 +46,8 @@ def run(overrides: Sequence[str], *, plan_only: bool) -> int:
         return 0
     _refuse_to_overwrite(states)
     running = [t for t, state in zip(plan.trials, states, strict=True) if state.runs]
-    print("\n".join(_why(plan.trials, states)), flush=True)
+    for line in _why(plan.trials, states):
+        print(line, flush=True)
     summary = _launch(running) if running else None
     if summary is not None and summary.interrupted:
         return INTERRUPTED
