@@ -35,9 +35,9 @@ class EarlyExit:
     token in language modelling) runs on the calibration data. The first is the default.
     """
 
-    every: int = 1
-    budgets: list[float] = field(default_factory=lambda: [0.5, 0.35, 0.7, 0.85])
-    train_share: float = 0.5
+    every: int = 2
+    budgets: list[float] = field(default_factory=lambda: [0.5, 0.4, 0.7, 0.85])
+    train_share: float = 0.3
 
     def build(self, spec: TaskSpec, backbone: Backbone) -> ExitModel:
         """The untrained backbone with exit heads."""

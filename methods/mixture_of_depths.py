@@ -41,7 +41,7 @@ class MixtureOfDepths:
 
     capacity: float = 0.25
     capacities: list[float] = field(default_factory=lambda: [0.125, 0.5, 0.75])
-    train_share: float = 0.5
+    train_share: float = 0.3
 
     def build(self, spec: TaskSpec, backbone: Backbone) -> Trunk:
         """The untrained backbone with every second block routed."""

@@ -44,6 +44,9 @@ def select_running(run: Tensor) -> Selection:
 
     Waits for the device, because K is data.
     """
+    if len(run) == 1:  # nothing to sort or to pad
+        places = run[0].nonzero().flatten()
+        return Selection(places[None], places)
     counts = run.sum(1)
     fewest, most = (int(count) for count in torch.aminmax(counts))
     tokens = run.byte().argsort(dim=1, descending=True, stable=True)[:, :most]

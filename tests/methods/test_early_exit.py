@@ -16,7 +16,7 @@ from methods.exit_model import NEVER, confidence
 def _model(tiny, **settings):
     """A model with exits whose untrained heads disagree, so that confidences differ."""
     torch.manual_seed(1)
-    model = EarlyExit(**settings).build(tiny.spec, tiny.backbone).eval()
+    model = EarlyExit(**{"every": 1, **settings}).build(tiny.spec, tiny.backbone).eval()
     for head in [*model.heads, model.trunk.head]:
         torch.nn.init.normal_(head.linear.weight, std=0.7)
     return model
