@@ -1,6 +1,6 @@
 """A launcher in a process of its own, for tests that interrupt or kill it.
 
-python -m tests.launch_driver PLACE      runs the trials under PLACE that have no ok record
+python -m tests.launch_driver PLACE LOCKS    runs the trials under PLACE that have no ok record
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from bench.record import read_state
 from tests.fake_trials import ENTRY, PRELOAD
 
 
-def main(place: Path) -> int:
+def main(place: Path, locks: Path) -> int:
     """Run what is to do, as the command line does; the outcomes go to standard output."""
     folders = sorted(
         (path.parent for path in place.glob("**/trial.json")), key=lambda folder: folder.name
     )
     to_do = [folder for folder in folders if (read_state(folder) or ("", ""))[1] != "ok"]
-    locks = place / "locks"
     locks.mkdir(exist_ok=True)
     running.GRACE_S = 600.0  # a trial that ignores SIGTERM stays until someone kills it
     gpus = ("GPU-a", "GPU-b")  # not there, and not touched: fake trials compute nothing
@@ -33,4 +32,4 @@ def main(place: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))

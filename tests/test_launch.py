@@ -66,6 +66,7 @@ def night(tmp_path_factory) -> dict[str, Outcome]:
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MY_SECRET", SECRET)
+        patch.setattr(running, "GRACE_S", 60.0)  # SIGTERM is enough, as exit codes show
         summary = launch(folders, place)
     assert [one.folder for one in summary.outcomes] == folders
     assert (summary.exit_code, summary.interrupted) == (1, False)
@@ -103,6 +104,7 @@ def test_log_shows_where_a_trial_hung(night, behaviour) -> None:
     """A trial ended at its time limit leaves its stack in the log, and its place in the reason."""
     assert "in _wait" in (night[behaviour].folder / LOG_NAME).read_text()
     assert "in _wait" in night[behaviour].reason
+    assert seen_by(night[behaviour].folder)["exit_code"] == -signal.SIGTERM
 
 
 def test_records_hold_no_secrets(night) -> None:
@@ -128,11 +130,10 @@ def _runs(pid: int) -> bool:
 
 
 def test_fresh_process_per_trial(night) -> None:
-    """Every trial finds modules as nobody has used them, and not the launcher's main program."""
+    """Every trial finds modules as nobody has used them."""
     for name in ("brief", "ok"):
         seen = seen_by(night[name].folder)
         assert seen["num_runs"] == 1
-        assert seen["main"] is None
         assert seen["torch"] is False
 
 

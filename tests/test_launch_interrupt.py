@@ -51,11 +51,11 @@ def launch(tmp_path):
     """Starts launchers on tmp_path, and kills what is left of them at the end."""
     started = []
 
-    def start() -> Launcher:
+    def start(locks: str = "locks") -> Launcher:
         mark = f"CONDBENCH_TEST={uuid.uuid4()}"
         name, _, value = mark.partition("=")
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.launch_driver", str(tmp_path)],
+            [sys.executable, "-m", "tests.launch_driver", tmp_path, tmp_path / locks],
             cwd=ROOT,
             env={**os.environ, name: value, "WANDB_API_KEY": "0123456789abcdef"},
             stdout=subprocess.PIPE,
@@ -183,11 +183,21 @@ def test_two_launchers_share_a_tree(tmp_path, launch) -> None:
         assert earlier[1] <= later[0]
 
 
-def test_trials_never_see_the_publishing_key(tmp_path, launch) -> None:
-    """The W&B key of the launcher's environment is not in a trial's."""
+def test_two_machines_share_a_tree(tmp_path, launch) -> None:
+    """Launchers that share files but no devices work side by side and run every trial once."""
+    folders = [make_trial(tmp_path, number, "brief") for number in range(12)]
+    both = [launch("locks0"), launch("locks1")]
+    for launcher in both:
+        assert set(launcher.ends()[0]["statuses"].values()) <= {"ok"}
+    assert [(folder / "runs").read_text() for folder in folders] == ["run\n"] * 12
+
+
+def test_trials_see_neither_key_nor_program_of_the_launcher(tmp_path, launch) -> None:
+    """A trial has not the W&B key of the launcher's environment, nor loads its main program."""
     folder = make_trial(tmp_path, 0)
     launch().ends()
     assert _seen(folder)["wandb_key"] is None
+    assert _seen(folder)["main"] is None
 
 
 def _seen(folder: Path) -> dict:
