@@ -147,10 +147,14 @@ class Bar:
         self._running: dict[str, _Running] = {}
         # Standard output stays the caller's: rich would send it to the terminal too.
         self._bar = Progress(
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=16),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[left]}"),
-            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[left]}", table_column=Column(no_wrap=True)),
+            # The last column gives way on a narrow terminal: it begins with the phase.
+            TextColumn(
+                "{task.description}", markup=False, table_column=Column(no_wrap=True, ratio=1)
+            ),
+            expand=True,
             console=console,
             auto_refresh=False,
             redirect_stdout=False,
@@ -179,8 +183,8 @@ class Bar:
         self._bar.advance(self._task)
         line = Text(outcome(name, status, reason, took_s))
         line.highlight_words([f": {status}"], MARKS.get(status, ""))
-        self._bar.print(line, soft_wrap=True)
         self._draw()
+        self._bar.print(line, soft_wrap=True)
 
     def say(self, text: str) -> None:
         self._bar.print(Text(text), soft_wrap=True)
@@ -190,7 +194,7 @@ class Bar:
         running = self._running.values()
         left_s = self._forecast.left_s([(one.group, now - one.started) for one in running])
         left = "" if left_s is None else f"about {duration(left_s)} left"
-        current = ", ".join(f"{name} ({one.phase})" for name, one in self._running.items())
+        current = ", ".join(f"{one.phase}: {name}" for name, one in self._running.items())
         self._bar.update(self._task, description=current, left=left, refresh=True)
 
     def __enter__(self) -> Self:

@@ -90,11 +90,27 @@ def test_bar(capsys) -> None:
     console = Console(file=stream, force_terminal=True, width=150, color_system=None)
     show(Bar(console, clock=lambda: float(next(clock))))
     shown = stream.getvalue()
-    for text in ("0/2", "digits/moe (train 25%)", "1/2", "digits/dense (time)", "2/2"):
+    for text in ("0/2", "train 25%: digits/moe", "1/2", "time: digits/dense", "2/2"):
         assert text in shown
     assert "about 12 s left" in shown  # one trial left, the first took 12.3 s
     assert "digits/dense: failed in 3.0 s: killed by SIGKILL [9]" in shown
     assert capsys.readouterr().out == ""
+
+
+def test_narrow_bar() -> None:
+    """On 80 columns long names are cut, on one line; count, time left and phase stay."""
+    stream = io.StringIO()
+    bar = Bar(Console(file=stream, force_terminal=True, width=80, color_system=None))
+    name = "digits/transformer/mixture_of_depths,capacity=0.125,every=2/seed0-0123abcd"
+    with bar:
+        bar.begin(["digits"] * 100)
+        bar.finished("first", "digits", "ok", None, 60.0)
+        bar.started(name, "digits", "cpu")
+        bar.phase(name, "calibrate", 0.0)
+    last = [line for line in stream.getvalue().splitlines() if "1/100" in line][-1]
+    assert "h 39 min left" in last  # 99 trials of 60 s
+    assert "calibrate: digits/" in last
+    assert name not in last
 
 
 def test_display_by_stream() -> None:
