@@ -31,15 +31,16 @@ class Branches:
     (causal and sequence-to-sequence tasks). Skips in training as at inference; the gate then
     learns through the branch that ran.
 
-    `balance_weight` scales the balance loss, `cost_weight` the expected share of FLOPs. With a
-    `budget` (a share of the most expensive branch), cost_weight is only the start of dual ascent.
+    `balance_weight` scales the balance loss. `cost_weight` prices the gate's expected FLOPs, as a
+    share of the dearest branch's; with a `budget` for that share (null for a fixed price) it is
+    where dual ascent begins. A fixed price is knife-edge: at 0.02 the dearest branch dies.
     `temperature` is the Gumbel-softmax's.
     """
 
     widths: list[float] = field(default_factory=lambda: [0.25, 0.5, 1.0])
     balance_weight: float = 0.01
-    cost_weight: float = 0.02
-    budget: float | None = None
+    cost_weight: float = 0.0
+    budget: float | None = 0.5
     temperature: float = 1.0
 
     def build(self, spec: TaskSpec, backbone: Backbone) -> nn.Module:

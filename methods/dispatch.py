@@ -25,7 +25,7 @@ from torch import Tensor
 from bench.routing import region
 
 BACKENDS = ("auto", "loop", "grouped", "dense_masked")
-LOOP_ROWS = 128  # mean rows per group from which the loop wins on a CPU (docs: kernels)
+LOOP_ROWS = 256  # mean rows per group from which the loop wins on a CPU (docs/kernels.md)
 
 
 class Groups(Protocol):

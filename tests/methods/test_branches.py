@@ -81,7 +81,7 @@ def test_training_equals_inference_under_replayed_decisions(tiny) -> None:
 
 def test_auxiliary_loss_by_hand() -> None:
     """A gate without preference costs balance x 1 + cost x the mean share of FLOPs."""
-    ffn = layer(balance_weight=0.5, cost_weight=0.3).train()
+    ffn = layer(balance_weight=0.5, cost_weight=0.3, budget=None).train()
     torch.nn.init.zeros_(ffn.gate.weight)
     torch.nn.init.zeros_(ffn.gate.bias)
     _, aux_loss = ffn(torch.randn(4, 5, 8))
