@@ -20,8 +20,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from bench.tasks import canvas
-from bench.tasks.preloaded import Preloaded
-from bench.tasks.scoring import accuracy, cross_entropy, majority, nearest_neighbour
+from bench.tasks.preloaded import Preloaded, parts
+from bench.tasks.scoring import IGNORED, accuracy, cross_entropy, majority, nearest_neighbour
 from bench.types import Batch, Model, Output, Quality, Recipe, Split, TaskSpec
 
 SIZE = 16  # pixels
@@ -64,6 +64,14 @@ class Digits(Preloaded):
     def evaluate(self, model: Model, batches: Iterable[Batch]) -> Quality:
         return accuracy(model, batches, num_classes=10, references=_references())
 
+    def unseen(self) -> Batch:
+        """Clutter without a digit: none of the classes is right."""
+        rng = np.random.default_rng([SEED, len(NUM_SAMPLES)])
+        images, _ = _sources("test")
+        hardest = np.full(len(images), canvas.ONE)
+        drawn = _disguise(rng, np.zeros_like(images), hardest, _fragments(rng, images))
+        return Batch(_inputs(drawn), torch.full((len(drawn),), IGNORED))
+
 
 @cache
 def _references() -> dict[str, float]:
@@ -82,10 +90,18 @@ def _drawn(split: Split) -> tuple[Batch, Tensor]:
     rng = np.random.default_rng([SEED, list(NUM_SAMPLES).index(split)])
     source = np.arange(num_samples) % len(labels)
     difficulty = _difficulty(rng, num_samples)
-    drawn = _disguise(rng, images[source], difficulty, _fragments(rng, images))
-    inputs = (torch.from_numpy(drawn).float().unsqueeze(1) - MEAN) / DEVIATION  # [N, 1, 16, 16]
-    batch = Batch(inputs, torch.from_numpy(labels[source]))
+    fragments = _fragments(rng, images)
+    drawn = [
+        _disguise(rng, images[source[part]], difficulty[part], fragments)
+        for part in parts(num_samples, 1_000)
+    ]
+    batch = Batch(_inputs(np.concatenate(drawn)), torch.from_numpy(labels[source]))
     return batch, torch.from_numpy(difficulty).double() / canvas.ONE
+
+
+def _inputs(drawn: canvas.Image) -> Tensor:
+    """Brightness [N, 16, 16] as a model sees it, [N, 1, 16, 16]."""
+    return (torch.from_numpy(drawn).float().unsqueeze(1) - MEAN) / DEVIATION
 
 
 def _sources(split: Split) -> tuple[canvas.Image, canvas.Numbers]:

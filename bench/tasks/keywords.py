@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.tasks import speech
-from bench.tasks.preloaded import Preloaded, content_hash
+from bench.tasks.preloaded import Preloaded, content_hash, parts
 from bench.tasks.scoring import IGNORED, accuracy, cross_entropy, majority, nearest_neighbour
 from bench.types import Batch, Model, Output, Quality, Recipe, Split, TaskSpec
 
@@ -40,8 +40,8 @@ UNSEEN = {"bird": "b er d", "tree": "_ t r iy", "moon": "m uw n", "seven": "s eh
 NUM_SPEAKERS: dict[Split, int] = {"train": 40, "calibration": 5, "test": 10}
 NUM_SAMPLES: dict[Split, int] = {"train": 5_000, "calibration": 500, "test": 1_000}
 SEED = 5  # of the generation; never that of a trial
-NUM_MELS, HOP = 32, 128  # a frame every 16 ms
-MEAN, DEVIATION = 8.9, 1.2  # of the log-mel values, for the model's inputs
+NUM_MELS, HOP = 32, 160  # a frame every 20 ms
+MEAN, DEVIATION = 9.0, 1.18  # of the log-mel values, for the model's inputs
 
 Numbers = NDArray[np.int64]  # [N]
 
@@ -115,15 +115,10 @@ def spoken(split: Split) -> tuple[Batch, Tensor]:
     easy, hard = rng.integers(0, 64, num_samples), rng.integers(128, 257, num_samples)
     difficulty = np.where(rng.integers(0, 2, num_samples) == 1, hard, easy)
     waves = np.concatenate(
-        [_disturb(rng, clear, which[part], difficulty[part]) for part in _parts(num_samples)]
+        [_disturb(rng, clear, which[part], difficulty[part]) for part in parts(num_samples, 250)]
     )
     words = torch.from_numpy(which % len(KEYWORDS))
     return Batch(torch.from_numpy(waves), words), torch.from_numpy(difficulty).double() / 256
-
-
-def _parts(num_samples: int, size: int = 250) -> list[slice]:
-    """Slices of at most `size`: waves in work at once fit a cache, not a gigabyte."""
-    return [slice(start, start + size) for start in range(0, num_samples, size)]
 
 
 def _say(rng: np.random.Generator, split: Split, words: list[str]) -> speech.Wave:

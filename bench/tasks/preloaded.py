@@ -72,3 +72,8 @@ def content_hash(samples: Mapping[Split, Batch]) -> str:
                 digest.update(f"{split} {name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
                 digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def parts(num_samples: int, size: int) -> list[slice]:
+    """Slices of at most `size` samples: generation in pieces that fit a cache."""
+    return [slice(start, start + size) for start in range(0, num_samples, size)]

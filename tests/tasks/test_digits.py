@@ -11,7 +11,7 @@ from bench.tasks import digits
 from bench.tasks.digits import Digits
 from bench.types import Batch, Output, Task
 
-HASH = "767d2ed09ed64657"
+HASH = "19d24dbb22d669ad"
 
 
 def test_it_is_a_task_of_ten_classes() -> None:
@@ -85,3 +85,12 @@ def test_an_oracle_scores_a_hundred() -> None:
     assert quality.chance == 10.0
     assert quality.references["majority"] < 15
     assert 50 < quality.references["nearest neighbour"] < 90
+
+
+def test_clutter_without_a_digit_has_no_right_answer() -> None:
+    """Unseen inputs look like hard samples without their digit: darker, and without a target."""
+    unseen = Digits().unseen()
+    assert unseen.inputs.shape[1:] == Digits().spec.input_shape
+    assert (unseen.targets == -100).all()
+    hard = Digits().attributes("test")["difficulty"] >= 0.5
+    assert unseen.inputs.mean() < Digits().samples()["test"].inputs[hard].mean()
