@@ -88,18 +88,20 @@ def check(made: Candidates, x: Tensor) -> None:
         torch.testing.assert_close(made[name](x), wanted, atol=tolerance, rtol=tolerance)
 
 
-def seconds(made: Candidates, x: Tensor, num_rounds: int) -> dict[str, list[float]]:
+def seconds(
+    made: Candidates, x: Tensor, num_rounds: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
     """Duration of every candidate in every round, after three that do not count."""
     names, taken = list(made), {name: [] for name in made}
     for number in range(-3, num_rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
             _wait(x)
-            begin = time.perf_counter()
+            begin = clock()
             made[name](x)
             _wait(x)
             if number >= 0:
-                taken[name].append(time.perf_counter() - begin)
+                taken[name].append(clock() - begin)
     return taken
 
 
@@ -149,9 +151,15 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=40)
-    num_rounds = parser.parse_args().rounds
-    settings = [("cpu", torch.float32, n) for n in (1, 2)]
-    if torch.cuda.is_available():
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="one CPU thread only, by its own CPU time: for a machine that is busy otherwise",
+    )
+    args = parser.parse_args()
+    clock = time.thread_time if args.cpu_time else time.perf_counter
+    settings = [("cpu", torch.float32, n) for n in ((1,) if args.cpu_time else (1, 2))]
+    if torch.cuda.is_available() and not args.cpu_time:
         settings.append(("cuda", torch.bfloat16, 1))
     for device, dtype, num_threads in settings:
         for num_tokens in (1024, 64):
@@ -159,7 +167,7 @@ def main() -> None:
             x = torch.randn(1, num_tokens, DIM, device=device, dtype=dtype)
             with threads(num_threads), torch.no_grad():
                 check(made, x)
-                taken = seconds(made, x, num_rounds)
+                taken = seconds(made, x, args.rounds, clock)
             print(f"\n{num_tokens} tokens, {device}, {str(dtype)[6:]}, {num_threads} thread(s)\n")
             print(*table(taken), sep="\n", flush=True)
 
