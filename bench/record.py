@@ -1,6 +1,6 @@
 """A trial's result: one JSON file, written atomically, validated when read; raw vectors beside it.
 
-    record.json   labels, status, config, environment, metrics {value, unit, low, high, valid, reason}
+    record.json   labels, status, config, environment, metrics {value, unit, low, high, ...}
     raw.npz       per-sample vectors and raw rounds (numpy arrays, no pickle)
 
 Missing is null with a reason, never 0. Validity is per metric, so that one noisy timing does not
@@ -138,8 +138,8 @@ def write_json(path: Path, content: Any) -> Path:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

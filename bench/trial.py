@@ -146,7 +146,7 @@ def _execute(trial: Trial, tell: OnPhase) -> Findings:
     findings = measure(subject, tell)
     findings.metrics = {**metrics, **findings.metrics}
     if findings.raw:
-        np.savez_compressed(trial.folder / RAW_NAME, **findings.raw)
+        np.savez_compressed(trial.folder / RAW_NAME, **findings.raw)  # type: ignore[arg-type]
     return findings
 
 
