@@ -15,11 +15,11 @@ $(VENV)/.run: pyproject.toml constraints.txt
 	  || { echo "condbench needs Python >= 3.11; choose one: make PYTHON=python3.12 ..."; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -c constraints.txt setuptools wheel
-	$(PIP) install -c constraints.txt --no-build-isolation -e .
+	$(PIP) install -c constraints.txt --no-build-isolation -e '.[tasks]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]'
+	$(PIP) install -c constraints.txt --no-build-isolation -e '.[tasks,dev]'
 	@touch $@
 
 run: $(VENV)/.run ## install and run the quickstart: the table, the figure, the report
