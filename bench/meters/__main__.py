@@ -66,18 +66,20 @@ def _memory() -> list[str]:
 
 
 def _time(num_sessions: int) -> list[str]:
-    rows, failed = [], []
+    failed = []
     for load, around in (
         (known_ratios.QUIET, nullcontext),
         (known_ratios.BUSY, known_ratios.busy_core),
     ):
+        rows = []
         for truth in (1.05, 1.0):
             print(f"timing ratio {truth:.2f}, {load} ...", file=sys.stderr, flush=True)
             with around():
                 found = known_ratios.measure_sessions(truth, num_sessions)
-            rows += [each.row(load) for each in found]
+            rows += [each.row() for each in found]
             failed += known_ratios.failures(found[0], load)
-    _section(f"A known time ratio, {num_sessions} sessions, one thread", known_ratios.HEADERS, rows)
+        title = f"A known time ratio, one thread, {num_sessions} sessions, {load}"
+        _section(title, known_ratios.HEADERS, rows)
     return failed
 
 

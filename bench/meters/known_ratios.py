@@ -47,13 +47,12 @@ class Sessions:
         """Relative errors, one per session."""
         return np.array(self.ratios) / self.truth - 1
 
-    def row(self, load: str) -> list[str]:
+    def row(self) -> list[str]:
         """A line of the table."""
         errors = 100 * self.errors
         share = "-" if self.num_covered is None else f"{self.num_covered / len(errors):.0%}"
         different = "-" if self.num_different is None or self.truth != 1 else self.num_different
         return [
-            load,
             f"{self.truth:.2f}",
             self.estimator,
             f"{np.median(errors):+.2f} %",
@@ -65,7 +64,6 @@ class Sessions:
 
 
 HEADERS = [
-    "machine",
     "true ratio",
     "estimator",
     "median error",
@@ -133,7 +131,8 @@ def _torch_benchmark(model: Callable) -> float:
 @contextmanager
 def busy_core() -> Iterator[None]:
     """Another process that keeps the first core of the affinity mask busy."""
-    hog = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    spin = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"  # and never alone
+    hog = subprocess.Popen([sys.executable, "-c", spin])
     try:
         os.sched_setaffinity(hog.pid, {min(os.sched_getaffinity(0))})
         yield

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
 from bench.meters import known_bytes, known_flops, known_ratios
@@ -52,10 +54,25 @@ def test_each_limit_can_be_missed(bad, load, words):
     assert words in failure
 
 
+def test_the_busy_core_ends_with_its_context(monkeypatch):
+    """The process that keeps the core busy lives inside the block and is gone afterwards."""
+    started = []
+    real = subprocess.Popen
+
+    def noting(*arguments, **keywords):
+        started.append(real(*arguments, **keywords))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", noting)
+    with known_ratios.busy_core():
+        assert started[0].poll() is None
+    assert started[0].poll() is not None
+
+
 def test_a_row_shows_errors_in_per_cent():
     """Median error 0, worst 1 %, coverage and A/A column; other tools have neither."""
-    row = sessions(1.0, [0.99, 1.0, 1.01], num_covered=3).row("as it is")
-    assert row[:4] == ["as it is", "1.00", "ours", "+0.00 %"]
-    assert row[5:] == ["1.00 %", "100%", "0"]
-    other = Sessions(1.05, "torch.utils.benchmark", [1.0, 1.1]).row("as it is")
+    row = sessions(1.0, [0.99, 1.0, 1.01], num_covered=3).row()
+    assert row[:3] == ["1.00", "ours", "+0.00 %"]
+    assert row[4:] == ["1.00 %", "100%", "0"]
+    other = Sessions(1.05, "torch.utils.benchmark", [1.0, 1.1]).row()
     assert other[-2:] == ["-", "-"]
