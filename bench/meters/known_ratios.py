@@ -131,8 +131,8 @@ def _torch_benchmark(model: Callable) -> float:
 @contextmanager
 def busy_core() -> Iterator[None]:
     """Another process that keeps the first core of the affinity mask busy."""
-    spin = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"  # and never alone
-    hog = subprocess.Popen([sys.executable, "-c", spin])
+    spin = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): pass"  # never without us
+    hog = subprocess.Popen([sys.executable, "-c", spin, str(os.getpid())])
     try:
         os.sched_setaffinity(hog.pid, {min(os.sched_getaffinity(0))})
         yield
