@@ -76,7 +76,8 @@ def launch(tmp_path):
 def begun(folder: Path, mark: str = "") -> bool:
     """Whether the trial has got as far as it goes."""
     path = folder / "begun"
-    return path.exists() and path.read_text().endswith(mark)
+    text = path.read_text() if path.exists() else ""
+    return text != "" and text.endswith(mark)  # a file exists before its content does
 
 
 def behave(folder: Path, behaviour: str) -> None:
