@@ -44,4 +44,4 @@ kernels: $(VENV)/.dev ## time ratios of our layers beside other implementations
 	$(BIN)/python -m tests.kernels
 
 overhead: $(VENV)/.dev ## what the harness adds to an empty trial
-	$(BIN)/python -m bench.overhead
+	$(BIN)/python -m bench.launch.overhead

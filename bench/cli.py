@@ -110,9 +110,9 @@ def refusing(*errors: type[Exception]) -> Iterator[None]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from bench.plan import PlanError
+    from bench.plan.matrix import PlanError
+    from bench.plan.staleness import Foreign
     from bench.run import Unwritable, run
-    from bench.staleness import Foreign
 
     with refusing(PlanError, Foreign, Unwritable):
         return run(arguments.overrides, plan_only=arguments.plan)

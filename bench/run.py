@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import environment
-from bench.plan import Plan, make_plan
-from bench.planned import PlannedTrial
-from bench.staleness import Foreign, State, judge, write_trials
+from bench.plan.matrix import Plan, make_plan
+from bench.plan.planned import PlannedTrial
+from bench.plan.staleness import Foreign, State, judge, write_trials
 
 if TYPE_CHECKING:
-    from bench.queue import Summary
+    from bench.launch.queue import Summary
 
 INTERRUPTED = 130  # what shells expect after Ctrl-C
 SHOWN = 10  # lines about one kind of trial, in a run
@@ -105,7 +105,7 @@ def _refuse_to_overwrite(states: Sequence[State]) -> None:
 
 
 def _launch(trials: Sequence[PlannedTrial]) -> Summary:
-    from bench.launch import run_trials
+    from bench.launch.trials import run_trials
     from bench.mirror import Mirror, PublishWarning
 
     with _writing():

@@ -28,8 +28,8 @@ from bench import environment
 from bench.config import Config, typed
 from bench.dense import DenseStart, dense_start
 from bench.measure import Findings, Subject, measure
+from bench.measure.probe import TrainingProbe
 from bench.meters.time import pinned_threads
-from bench.probe import TrainingProbe
 from bench.record import RAW_NAME, TRIAL_NAME, Labels, Metric, Record, missing, write_record
 from bench.train import fit, resolve_recipe
 from bench.types import Backbone, Task, Unsupported

@@ -72,7 +72,8 @@ class House:
 @pytest.fixture
 def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
     """A house of fake plugins, the only ones that the planner finds."""
-    from bench import compose, plugins
+    from bench import plugins
+    from bench.plan import compose
 
     made = House(tmp_path / "house")
     monkeypatch.syspath_prepend(str(tmp_path / "house"))

@@ -15,7 +15,7 @@ from typing import Any
 from bench.record import Labels, Record, write_record
 
 ENTRY = "tests.fake_trials:run"
-PRELOAD = ("tests.fake_trials", "bench.child")  # no torch: these trials start at once
+PRELOAD = ("tests.fake_trials", "bench.launch.child")  # no torch: these trials start at once
 PATIENCE_S = 120.0  # longer than anything waits on a busy machine
 SECRET = "correct horse battery"
 num_runs = 0  # in this process

@@ -9,9 +9,9 @@ import json
 import sys
 from pathlib import Path
 
-from bench import running
-from bench.devices import Machine
-from bench.launch import run_trials
+from bench.launch import running
+from bench.launch.devices import Machine
+from bench.launch.trials import run_trials
 from bench.record import read_state
 from tests.fake_trials import ENTRY, PRELOAD
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bench import cli, launch
-from bench.queue import Outcome, Summary
+from bench import cli
+from bench.launch import trials as launch
+from bench.launch.queue import Outcome, Summary
 from bench.record import RECORD_NAME, TRIAL_NAME, Record, write_record
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ QUIET = "wandb.mode=disabled"
 
 
 class Launcher:
-    """Stands in for bench.launch: every trial ends at once, with `status`."""
+    """Stands in for bench.launch.trials: every trial ends at once, with `status`."""
 
     def __init__(self) -> None:
         self.status = "ok"

@@ -47,7 +47,8 @@ BRIEF = (
 PROGRAM = """
 import sys
 from pathlib import Path
-from bench import cli, devices
+from bench import cli
+from bench.launch import devices
 devices.lock_folder = lambda: Path.cwd()
 sys.exit(cli.main(sys.argv[1:]))
 """

@@ -15,17 +15,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench.inputs import Inputs, choose_inputs
 from bench.measure.cost import measure_cost, measure_dense_cost
 from bench.measure.footprint import measure_footprint
+from bench.measure.inputs import Inputs, choose_inputs
 from bench.measure.latency import measure_latency, measure_time_shares
+from bench.measure.plausibility import Facts, check
 from bench.measure.quality import evaluate, quality_label, quality_metric, quality_notes
 from bench.measure.saving import measure_saving
 from bench.measure.speed import measure_speed
 from bench.measure.subject import Findings, Metrics, OnPhase, Subject
 from bench.meters.memory import storage_bytes
 from bench.meters.peak import measured_peak_flops
-from bench.plausibility import Facts, check
 from bench.record import PointResult, missing
 from bench.types import Point
 

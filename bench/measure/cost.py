@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bench import routing
-from bench.inputs import Inputs
+from bench.measure.inputs import Inputs
 from bench.measure.subject import Metrics, Subject
 from bench.meters.flops import SampleCounts, count_samples
 from bench.record import Metric, missing

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.inputs import Inputs
+from bench.measure.inputs import Inputs
 from bench.measure.subject import Metrics, Subject
 from bench.meters.memory import inference_memory
 from bench.record import Metric

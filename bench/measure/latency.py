@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bench.inputs import Inputs
+from bench.measure.inputs import Inputs
 from bench.measure.subject import Metrics, Subject
 from bench.meters.latency import latency
 from bench.meters.regions import time_by_region, time_shares

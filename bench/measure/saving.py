@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from bench import routing
-from bench.inputs import Inputs
 from bench.measure.cost import DenseCost
+from bench.measure.inputs import Inputs
 from bench.measure.subject import Metrics, Subject
 from bench.meters.flops import count_samples
 from bench.record import Metric, missing

@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 
 from bench.config import MeasureConfig
-from bench.inputs import Inputs
+from bench.measure.inputs import Inputs
 from bench.measure.subject import Metrics, Subject
 from bench.meters.time import PairedTiming, compare, control
 from bench.record import Metric, missing

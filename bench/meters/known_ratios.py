@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch.utils import benchmark
 
+from bench.measure.plausibility import CONTROL_MARGIN
 from bench.meters.time import compare, pinned_threads
-from bench.plausibility import CONTROL_MARGIN
 
 QUIET, BUSY = "as it is", "one busy core"
 PRODUCTS = 400  # per pass: a few milliseconds

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from bench import routing
 from bench.config import MeasureConfig
-from bench.inputs import Inputs
 from bench.measure.cost import DenseCost
+from bench.measure.inputs import Inputs
 from bench.measure.saving import measure_saving
 from bench.measure.subject import Subject
 from bench.types import Batch, Output

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from bench.config import MeasureConfig
-from bench.inputs import Inputs
 from bench.measure import speed
+from bench.measure.inputs import Inputs
 from bench.meters.rounds import Round
 from bench.meters.time import PairedTiming
 from bench.record import Metric

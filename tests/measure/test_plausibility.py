@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.measure.plausibility import Facts, check
 from bench.meters.time import compare
-from bench.plausibility import Facts, check
 from bench.record import Labels, Metric, Record, missing, read_record, write_record
 
 PEAK = 1e11  # FLOP/s

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.identity import canonical, closure, code_hash, key_of
+from bench.plan.identity import canonical, closure, code_hash, key_of
 
 JSON = st.recursive(
     st.none()

@@ -6,7 +6,7 @@ Processes come from a fork server that has torch and Lightning imported already,
 starts in hundredths of a second and yet shares nothing with the one before. Whatever happens to a
 trial, its folder says so: the trial writes its own record, and the launcher writes a `failed` one
 for a trial that could not. Several launchers may work on one tree: a folder belongs to whoever has
-its log locked (bench.pending), a device to whoever has its lock (bench.devices).
+its log locked (bench.launch.pending), a device to whoever has its lock (bench.launch.devices).
 
 Ctrl-C ends the running trials without a record and says how to go on; a second one kills them.
 """
@@ -21,15 +21,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import running
-from bench.devices import Machine
-from bench.pending import Pending
-from bench.progress import Display, open_display
-from bench.queue import Queue, Stop, Summary
+from bench.launch import running
+from bench.launch.devices import Machine
+from bench.launch.pending import Pending
+from bench.launch.progress import Display, open_display
+from bench.launch.queue import Queue, Stop, Summary
 
 ENTRY = "bench.trial:run"
 # What most trials import; scikit-learn is behind task=digits.
-PRELOAD = ("torch", "pytorch_lightning", "sklearn.datasets", "bench.trial", "bench.child")
+PRELOAD = ("torch", "pytorch_lightning", "sklearn.datasets", "bench.trial", "bench.launch.child")
 
 
 def run_trials(

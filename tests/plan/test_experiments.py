@@ -10,10 +10,10 @@ import pytest
 from bench import plugins
 from bench.config import Config
 from bench.listing import experiments
-from bench.plan import make_plan
-from bench.planned import PlannedTrial
+from bench.plan.matrix import make_plan
+from bench.plan.planned import PlannedTrial
 
-CONF = Path(__file__).parents[1] / "conf"
+CONF = Path(__file__).parents[2] / "conf"
 EXPERIMENTS = [name for name, _ in experiments(files("bench.conf") / "experiment")]
 VARIANTS = [
     f"{kind}={path.stem}" for kind in plugins.GROUPS for path in (CONF / kind).glob("*.yaml")

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from rich.console import Console
 
-from bench.progress import Bar, Forecast, Lines, duration, open_display
+from bench.launch.progress import Bar, Forecast, Lines, duration, open_display
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from bench import postmortem, running
-from bench.devices import Claim, Machine, NoSuchDevice
-from bench.pending import Pending
-from bench.postmortem import Death
-from bench.progress import Display
-from bench.running import Running
+from bench.launch import postmortem, running
+from bench.launch.devices import Claim, Machine, NoSuchDevice
+from bench.launch.pending import Pending
+from bench.launch.postmortem import Death
+from bench.launch.progress import Display
+from bench.launch.running import Running
 
 POLL_S = 1.0  # between two looks at what another launcher holds
 BROKEN = (OSError, EOFError, ValueError, KeyError, TypeError, NoSuchDevice)  # before a trial runs

@@ -9,7 +9,7 @@ The launcher starts `main` in a child of the fork server. The child
 - writes its output into the log by file descriptor, so that C libraries and crashes land there too;
 - tells its phase, and why it failed, as JSON through a pipe.
 
-`python -m bench.child FOLDER ENTRY` is what torchrun starts once per device.
+`python -m bench.launch.child FOLDER ENTRY` is what torchrun starts once per device.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def run_distributed(folder: str, entry: str, num_processes: int) -> None:
 
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # ranks find what this process finds
     ranks = f"--nproc-per-node={num_processes}"
-    torchrun(["--standalone", ranks, "--module", "bench.child", folder, entry])
+    torchrun(["--standalone", ranks, "--module", "bench.launch.child", folder, entry])
 
 
 def rank(folder: str, entry: str) -> None:

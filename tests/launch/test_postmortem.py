@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.postmortem import TAIL_BYTES, Death, last_words, log_tail, oom_kills, redact
+from bench.launch.postmortem import TAIL_BYTES, Death, last_words, log_tail, oom_kills, redact
 
 
 @pytest.mark.parametrize(

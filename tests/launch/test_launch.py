@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from bench import running
-from bench.devices import Machine
-from bench.launch import run_trials
-from bench.progress import Lines
-from bench.queue import Outcome, Summary
+from bench.launch import running
+from bench.launch.devices import Machine
+from bench.launch.progress import Lines
+from bench.launch.queue import Outcome, Summary
+from bench.launch.trials import run_trials
 from bench.record import LOG_NAME, RECORD_NAME, Record, read_record
 from tests.fake_trials import ENTRY, PRELOAD, SECRET, make_trial, wait_for, write
 

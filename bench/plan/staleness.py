@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.planned import PlannedTrial
+from bench.plan.planned import PlannedTrial
 from bench.record import RECORD_NAME, TRIAL_NAME, BadRecord, read_record, read_state, write_json
 
 Kind = Literal["done", "failed", "again", "stale", "to do", "in the way"]

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bench import compose
-from bench.plan import make_plan
+from bench.plan import compose
+from bench.plan.matrix import make_plan
 
 if TYPE_CHECKING:
     from conftest import House
 
-    from bench.planned import PlannedTrial
+    from bench.plan.planned import PlannedTrial
 
 
 def cells(*overrides: str) -> list[str]:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import environment, identity, layout
+from bench import environment, layout
+from bench.plan import identity
 from bench.plugins import BrokenPlugin, Plugin, construct
 from bench.record import Labels
 

@@ -18,7 +18,7 @@ import pytest
 from bench.record import RECORD_NAME, read_record, read_state
 from tests.fake_trials import PATIENCE_S, make_trial, wait_for
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass

@@ -25,10 +25,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from bench import overrides, plugins
+from bench import plugins
 from bench.config import Config
-from bench.explain import PlanError, explain
-from bench.overrides import COMMAND_LINE, Axis
+from bench.plan import overrides
+from bench.plan.explain import PlanError, explain
+from bench.plan.overrides import COMMAND_LINE, Axis
 from bench.plugins import Plugin, PluginError
 
 CONF = "bench.conf"  # the package that holds conf/

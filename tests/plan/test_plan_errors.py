@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bench import environment
-from bench.plan import PlanError, make_plan
+from bench.plan.matrix import PlanError, make_plan
 
 if TYPE_CHECKING:
     from conftest import House

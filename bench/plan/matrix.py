@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from bench import layout, overrides, plugins
-from bench.compose import Composer, composing
+from bench import layout, plugins
 from bench.config import Config, typed
-from bench.explain import PlanError
-from bench.overrides import COMMAND_LINE, Axis
-from bench.planned import PlannedTrial, TrialMaker
+from bench.plan import overrides
+from bench.plan.compose import Composer, composing
+from bench.plan.explain import PlanError
+from bench.plan.overrides import COMMAND_LINE, Axis
+from bench.plan.planned import PlannedTrial, TrialMaker
 from bench.plugins import BrokenPlugin, Plugin
 
 DEFAULT_EXPERIMENT = "quickstart"

@@ -1,4 +1,4 @@
-"""What the harness adds to a trial: python -m bench.overhead [--trials N]
+"""What the harness adds to a trial: python -m bench.launch.overhead [--trials N]
 
 Trials run through the real launcher, fork server and preloaded torch. Printed are medians, in s, of
 
@@ -20,13 +20,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import launch
-from bench.devices import Machine
-from bench.progress import Lines
+from bench.launch import trials as launch
+from bench.launch.devices import Machine
+from bench.launch.progress import Lines
 from bench.publish import Mirror
 from bench.record import TRIAL_NAME, Record, write_record
 
-EMPTY = "bench.overhead:empty_trial"
+EMPTY = "bench.launch.overhead:empty_trial"
 WORK = ("train", "calibrate", "evaluate", "memory", "flops", "time", "energy")
 SHORT = (
     "train.steps=2",
@@ -49,8 +49,10 @@ def empty_trial(folder: Path, on_phase: Callable[[str, float], None]) -> None:
 
 def write_folders(results: Path, num_trials: int, *overrides: str) -> list[Path]:
     """Short trials of the dense model that differ by their seed, below `results`."""
-    from bench.plan import make_plan  # here, as the processes of empty trials import this file
-    from bench.staleness import write_trials
+    from bench.plan.matrix import (
+        make_plan,  # here, as the processes of empty trials import this file
+    )
+    from bench.plan.staleness import write_trials
 
     seeds = "seed=" + ",".join(str(seed) for seed in range(num_trials))
     plan = make_plan([f"results={results}", "name=overhead", seeds, *SHORT, *overrides])
@@ -87,7 +89,7 @@ def run_timed(folders: list[Path], mirror: Mirror, entry: str) -> tuple[list[flo
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the medians beside their targets; 1 if one is missed, else 0."""
-    parser = argparse.ArgumentParser(prog="python -m bench.overhead", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.launch.overhead", description=__doc__)
     parser.add_argument("--trials", type=int, default=10, help="of each kind (default: 10)")
     parser.add_argument("overrides", nargs="*", help="of the trials, e.g. task=text")
     given = parser.parse_args(arguments)

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bench import staleness
-from bench.plan import make_plan
+from bench.plan import staleness
+from bench.plan.matrix import make_plan
+from bench.plan.staleness import Foreign, differences, judge, write_trials
 from bench.record import RECORD_NAME, TRIAL_NAME, Metric, Record, write_record
-from bench.staleness import Foreign, differences, judge, write_trials
 
 if TYPE_CHECKING:
     from conftest import House
 
-    from bench.planned import PlannedTrial
-    from bench.staleness import State
+    from bench.plan.planned import PlannedTrial
+    from bench.plan.staleness import State
 
 
 def planned(*overrides: str) -> PlannedTrial:

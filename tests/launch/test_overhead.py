@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from bench import overhead
+from bench.launch import overhead
 
 
 @pytest.mark.soak

@@ -18,8 +18,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from bench import child, postmortem
-from bench.devices import Claim
+from bench.launch import child, postmortem
+from bench.launch.devices import Claim
 
 GRACE_S = 5.0  # between SIGTERM and SIGKILL
 MESSAGE_BYTES = 65_536

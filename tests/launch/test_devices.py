@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
-from bench import devices
-from bench.devices import Machine, NoSuchDevice, visible_gpus
+from bench.launch import devices
+from bench.launch.devices import Machine, NoSuchDevice, visible_gpus
 
 CPU = ((),)
 

@@ -18,7 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, QuotedString, Sweep
 from hydra.errors import HydraException
 
-from bench.explain import PlanError
+from bench.plan.explain import PlanError
 from bench.plugins import GROUPS, unknown
 
 COMMAND_LINE = "command line"

@@ -1,0 +1,1 @@
+"""Running trial folders: one fresh process per trial, one trial per free device."""
