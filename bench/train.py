@@ -68,6 +68,7 @@ def fit(
     """
     if recipe.steps == 0:
         return Training(0, 0.0, None)
+    _refuse_too_few(task, recipe)  # also makes or reads the data, before the clock starts
     module = _Module(model, method, task, recipe)
     watch = _Watch(recipe.steps, on_step)
     module.probes = list(probes)
@@ -81,6 +82,14 @@ def fit(
         trainer.fit(module, train_dataloaders=_Endless(task, recipe.batch_size, seed))
     elapsed = time.perf_counter() - started - module.probe_s
     return Training(recipe.steps, elapsed, watch.check(trainer.global_step))
+
+
+def _refuse_too_few(task: Task, recipe: Recipe) -> None:
+    num_samples = task.num_samples("train")
+    if num_samples < recipe.batch_size:
+        raise ValueError(
+            f"train.batch_size={recipe.batch_size} is more than the {num_samples} training samples"
+        )
 
 
 def _trainer(recipe: Recipe, gpu: GpuConfig, watch: _Watch) -> pl.Trainer:
@@ -182,11 +191,6 @@ class _Endless:
         self.task, self.batch_size, self.seed = task, batch_size, seed
 
     def __iter__(self) -> Iterator[Batch]:
-        if self.task.num_samples("train") < self.batch_size:
-            raise ValueError(
-                f"train.batch_size={self.batch_size} is more than the "
-                f"{self.task.num_samples('train')} training samples"
-            )
         for epoch in itertools.count():
             # Orders of one seed never meet those of another: seeds stay below a million.
             order = self.seed + 1_000_000 * epoch

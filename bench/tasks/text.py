@@ -48,7 +48,7 @@ class Text(Preloaded):
 
     @property
     def recipe(self) -> Recipe:
-        return Recipe(steps=450, batch_size=16, lr=2e-3)
+        return Recipe(steps=300, batch_size=16, lr=2e-3)
 
     def samples(self) -> Mapping[Split, Batch]:
         return _samples(self.length)
