@@ -24,6 +24,7 @@ from bench.measure.quality import evaluate, quality_label, quality_metric, quali
 from bench.measure.saving import measure_saving
 from bench.measure.speed import measure_speed
 from bench.measure.subject import Findings, Metrics, OnPhase, Subject
+from bench.meters.canary import canary_s
 from bench.meters.memory import storage_bytes
 from bench.meters.peak import measured_peak_flops
 from bench.record import PointResult, missing
@@ -62,6 +63,7 @@ def measure(subject: Subject, tell: OnPhase) -> Findings:
     tell("energy", 0.0)
     whole |= _energy(subject)
     findings.metrics = check({**findings.points[0].metrics, **whole}, facts)
+    findings.diagnostics["canary_s"] = canary_s(subject.device)
     return findings
 
 
