@@ -171,8 +171,11 @@ class Trunk(Protocol):
 
     def head(self, state: Any) -> Tensor: ...
 
-    def new_head(self) -> nn.Module:
-        """A fresh head of the same form (state -> logits), for early exits."""
+    def new_head(self, num_blocks: int | None = None) -> nn.Module:
+        """A fresh head of the same form (state -> logits), for early exits.
+
+        It fits the state after `num_blocks` blocks; None: after all of them.
+        """
         ...
 
     def __call__(self, batch: Batch) -> Output: ...

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench import routing
-from bench.types import Backbone, Batch, Point, TaskSpec
+from bench.types import Backbone, Batch, Point, TaskSpec, Unsupported
 from methods.backbone.tokens import Selection, linear_flops, run_block, select_running
 from methods.backbone.trunk import State, Trunk, flat_places
 
@@ -52,6 +52,9 @@ class MixtureOfDepths:
         return self._routed(deepcopy(dense))
 
     def _routed(self, trunk: Trunk) -> Trunk:
+        """Raises Unsupported where the state is not a row of tokens."""
+        if not trunk.tokens:
+            raise Unsupported("mixture_of_depths picks tokens; this trunk works on feature maps")
         for i in range(1, len(trunk.blocks), 2):
             trunk.blocks[i] = RoutedBlock(
                 trunk.blocks[i],

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.routing import decide, region
-from bench.types import Backbone, Batch, Point, TaskSpec
+from bench.types import Backbone, Batch, Point, TaskSpec, Unsupported
 from methods import dispatch
 from methods.backbone.transformer import FeedForward
 from methods.backbone.trunk import swap
@@ -56,17 +56,19 @@ class TopkFFN:
         return self._converted(deepcopy(dense))
 
     def _converted(self, model: nn.Module) -> nn.Module:
-        """Raises ValueError where k or the hidden width does not fit."""
+        """Raises ValueError where k or the hidden width does not fit, Unsupported without layers."""
         if not 1 <= self.k <= self.num_blocks:
             raise ValueError(f"k is {self.k}, but there are {self.num_blocks} blocks")
         layer = count()
-        swap(
+        num_layers = swap(
             model,
             FeedForward,
             lambda _, old: BlockFFN(
                 old, self.num_blocks, self.k, self.predictor_weight, name=f"topk.{next(layer)}"
             ),
         )
+        if num_layers == 0:
+            raise Unsupported("topk_ffn needs feed-forward layers of the form W2 gelu(W1 x)")
         return model
 
     def points(self) -> list[Point]:

@@ -32,7 +32,7 @@ class State:
     `cache`: keys and values of earlier tokens when generating (no block here uses it yet).
     """
 
-    x: Tensor  # [B, T, D]
+    x: Tensor  # [B, T, D]; feature maps [B, C, height, width] in a convolutional trunk
     index: Tensor | None = None
     positions: Tensor | None = None
     mask: Tensor | None = None
@@ -91,6 +91,8 @@ class Trunk(nn.Module):
     State -> logits. `dim` is the width D of the state.
     """
 
+    tokens = True  # the state is a row of tokens; false where it is feature maps
+
     def __init__(
         self,
         spec: TaskSpec,
@@ -107,8 +109,11 @@ class Trunk(nn.Module):
         self.head = make_head()
         self._make_head = make_head
 
-    def new_head(self) -> nn.Module:
-        """A fresh head of the same form (State -> logits), for early exits."""
+    def new_head(self, num_blocks: int | None = None) -> nn.Module:
+        """A fresh head of the same form (State -> logits), for early exits.
+
+        It fits the state after `num_blocks` blocks (None: all), whose width is the same here.
+        """
         return self._make_head()
 
     def forward(self, batch: Batch) -> Output:
