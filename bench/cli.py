@@ -24,6 +24,7 @@ EXAMPLES = f"""examples:
   condbench run experiment=quickstart measure=standard retry=failed
   condbench report results/quickstart              tables and figures again, from the records
   condbench new my_gate                            a method of your own: a package, ready to edit
+  condbench check my_gate                          does it keep the contract? seconds
   condbench list                                   methods, backbones, tasks, experiments
 
 {EXIT_CODES}"""
@@ -94,6 +95,8 @@ def parser() -> argparse.ArgumentParser:
     new = verb("new", "write and install a method of your own, ready to edit", _new)
     new.add_argument("name", metavar="NAME", help="a module's name, such as my_gate")
     new.add_argument("--into", type=Path, default=Path(), metavar="DIR", help="default: here")
+    check = verb("check", "try the contract on a method: seconds, tiny tasks", _check)
+    check.add_argument("names", nargs="+", metavar="METHOD", help="as in condbench list")
     verb("list", "methods, backbones, tasks and experiments there are", _list)
     return top
 
@@ -163,8 +166,24 @@ def _new(arguments: argparse.Namespace) -> int:
         return 1
     name = arguments.name
     print(f"{place / f'{name}.py'} is the method, installed in place. Next:")
+    print(f"  condbench check {name}")
     print(f"  condbench run method={name} task=digits")
     return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from bench.plugins import PluginError, find
+
+    with refusing(PluginError):
+        plugins = [find("method", name) for name in arguments.names]
+    from bench.check import check
+
+    verdicts = []
+    for plugin in plugins:
+        with refusing(PluginError):
+            verdicts.append(check(plugin))
+        print(*verdicts[-1].lines(), sep="\n", flush=True)
+    return 0 if all(verdict.ok for verdict in verdicts) else 1
 
 
 if __name__ == "__main__":

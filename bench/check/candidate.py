@@ -1,0 +1,163 @@
+"""A method on one tiny task: built, trained a few steps and calibrated, as a trial would do it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.check.tiny import TINY, Tiny, tiny_backbones
+from bench.routing import Observation
+from bench.types import Batch, Point, Unsupported
+
+NUM_STEPS = 6  # enough to tell inputs apart; nothing is learned from random targets
+LEARNING_RATE = 0.05
+
+
+@dataclass
+class Candidate:
+    """`method` (an instance) on the task `tiny` with a backbone that supports both."""
+
+    name: str
+    method: Any
+    tiny: Tiny
+    backbone: Any
+    _points: list[Point] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._points = list(self.method.points()) if hasattr(self.method, "points") else []
+
+    @property
+    def is_batch_invariant(self) -> bool:
+        """Whether a sample's result is said not to depend on its batch."""
+        return bool(getattr(self.method, "batch_invariant", True))
+
+    @property
+    def trains(self) -> bool:
+        """Whether the method takes training steps at all."""
+        return float(getattr(self.method, "train_share", 1.0)) > 0
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The model that contracts share, in inference mode; they leave it as they found it."""
+        return self.made()
+
+    def made(self, seed: int = 0) -> nn.Module:
+        """A new model: trained for a few steps, calibrated, in inference mode."""
+        model = self.untrained(seed)
+        if self.trains:
+            self.train(model)
+        model.eval()
+        if hasattr(self.method, "calibrate"):
+            with torch.no_grad():
+                self.method.calibrate(model, [self.tiny.batch(16, k) for k in range(3)])
+        return model
+
+    def untrained(self, seed: int = 0) -> nn.Module:
+        """A new model as `convert` or `build` leaves it."""
+        torch.manual_seed(seed)
+        if not hasattr(self.method, "convert"):
+            built: nn.Module = self.method.build(self.tiny.spec, self.backbone)
+            return built
+        converted: nn.Module = self.method.convert(self.dense(), [self.tiny.batch(4)])
+        return converted
+
+    def dense(self) -> nn.Module:
+        """The dense model that a converting method starts from, trained for a few steps."""
+        torch.manual_seed(0)
+        return copy.deepcopy(self._dense)
+
+    @cached_property
+    def _dense(self) -> nn.Module:
+        torch.manual_seed(0)
+        dense: nn.Module = self.backbone.build(self.tiny.spec)
+        _descend(dense.parameters(), lambda batch, _: self._plain_loss(dense, batch), self.tiny)
+        return dense.eval()
+
+    def train(self, model: nn.Module, num_steps: int = NUM_STEPS) -> None:
+        """Some optimiser steps with the method's own loss and hooks; ends in training mode."""
+        model.train()
+        groups = (
+            self.method.param_groups(model, LEARNING_RATE)
+            if hasattr(self.method, "param_groups")
+            else [p for p in model.parameters() if p.requires_grad]
+        )
+        after = getattr(self.method, "after_step", None)
+        _descend(
+            groups,
+            lambda batch, progress: self.loss(model, batch, progress),
+            self.tiny,
+            num_steps,
+            None if after is None else lambda progress: after(model, progress),
+        )
+
+    def loss(self, model: nn.Module, batch: Batch, progress: float = 0.5) -> Tensor:
+        """The training loss, as the harness computes it."""
+        if hasattr(self.method, "loss"):
+            loss: Tensor = self.method.loss(model, batch, self.tiny.criterion, progress)
+            return loss
+        return self._plain_loss(model, batch)
+
+    def _plain_loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        output = model(batch)
+        return self.tiny.criterion(output, batch) + output.aux_loss
+
+    def at_points(self) -> Iterator[tuple[Point, nn.Module]]:
+        """The shared model at each operating point in turn; back at the default afterwards."""
+        for point in self._points or [{}]:
+            if point:
+                self.method.set_point(self.model, point)
+            yield point, self.model
+        if self._points:
+            self.method.set_point(self.model, self._points[0])
+
+    def declared_flops(self, model: nn.Module, seen: Observation) -> float:
+        """FLOPs that the method says the decisions in `seen` spent."""
+        if hasattr(self.method, "declared_flops"):
+            return float(self.method.declared_flops(model, seen))
+        return seen.declared_flops()
+
+
+def _descend(
+    groups: Any,
+    loss: Callable[[Batch, float], Tensor],
+    tiny: Tiny,
+    num_steps: int = NUM_STEPS,
+    after: Callable[[float], None] | None = None,
+) -> None:
+    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE)
+    for step in range(num_steps):
+        optimizer.zero_grad()
+        loss(tiny.batch(8, 100 + step), step / num_steps).backward()
+        optimizer.step()
+        if after is not None:
+            after((step + 1) / num_steps)
+
+
+def candidates(name: str, method: Any) -> tuple[list[Candidate], dict[str, str]]:
+    """`method` on every tiny task that it supports, and the other tasks with its reasons.
+
+    The first backbone that serves both is taken; a reason is the last backbone's. What `build` or
+    `convert` raises besides Unsupported passes through.
+    """
+    found: list[Candidate] = []
+    refused: dict[str, str] = {}
+    for tiny in TINY.values():
+        reason = "no backbone is installed"
+        for backbone in tiny_backbones().values():
+            candidate = Candidate(name, method, tiny, backbone)
+            try:
+                candidate.untrained()
+            except Unsupported as answer:
+                reason = str(answer)
+                continue
+            found.append(candidate)
+            break
+        else:
+            refused[tiny.spec.name] = reason
+    return found, refused

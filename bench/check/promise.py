@@ -1,0 +1,71 @@
+"""A contract, and the two answers besides "kept": broken, and not defined for this method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench.check.candidate import Candidate
+from bench.routing import Observation
+
+CLOSE = 1e-4  # absolute and relative: float32, logits of order one
+
+
+class Broken(Exception):
+    """A contract does not hold; the message says what was found.
+
+    `gate` names the gate to look at, `line` the place where it is known exactly.
+    """
+
+    def __init__(self, message: str, *, gate: str | None = None, line: str | None = None) -> None:
+        super().__init__(message)
+        self.gate, self.line = gate, line
+
+
+class NotDefined(Exception):
+    """The contract says nothing about this method; the message says why."""
+
+
+@dataclass(frozen=True)
+class Contract:
+    """One promise of docs/contract.md; `attempt` raises Broken or NotDefined, or returns."""
+
+    name: str
+    promise: str
+    attempt: Callable[[Candidate], None]
+
+
+def are_close(found: Tensor, wanted: Tensor) -> bool:
+    """Whether two tensors have one shape and agree up to float32 rounding."""
+    same_shape = found.shape == wanted.shape
+    return same_shape and torch.allclose(found, wanted, rtol=CLOSE, atol=CLOSE)
+
+
+def must_agree(found: Tensor, wanted: Tensor, what: str, gate: str | None = None) -> None:
+    """Raises Broken with the largest difference unless the tensors are close."""
+    if found.shape != wanted.shape:
+        raise Broken(f"{what}: shape {tuple(found.shape)} instead of {tuple(wanted.shape)}")
+    if not are_close(found, wanted):
+        gap = float((found - wanted).abs().max())
+        raise Broken(f"{what}: logits differ by up to {gap:.2g}", gate=gate)
+
+
+def must_decide(seen: Observation) -> None:
+    """Raises NotDefined where nothing was decided."""
+    if not seen.decisions:
+        raise NotDefined("announces no decision")
+
+
+def differing_gate(one: Observation, other: Observation) -> str | None:
+    """The first gate that decided differently in the two."""
+    for left, right in zip(one.decisions, other.decisions, strict=False):
+        if left.name != right.name or not _same_choice(left.run, right.run):
+            return left.name
+    return None
+
+
+def _same_choice(left: Tensor, right: Tensor) -> bool:
+    return left.shape == right.shape and bool(torch.equal(left, right))
