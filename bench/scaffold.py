@@ -80,7 +80,7 @@ class GatedFFN(nn.Module):
             return y, (open_.mean() - self.keep).square()
         y = torch.zeros_like(x)
         if run.any():  # really skipped: only the tokens that run are computed
-            y[run] = self.ffn(x[run])
+            y[run] = self.ffn(x[run]).to(y.dtype)  # autocast may compute in bfloat16
         return y
 ''')
 

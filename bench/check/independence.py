@@ -125,16 +125,29 @@ def no_look_ahead(candidate: Candidate) -> None:
     spec = candidate.tiny.spec
     if not (spec.causal or spec.kind == "seq2seq"):
         raise NotDefined("the whole sample has one label")
-    model, batch = candidate.model.eval(), candidate.tiny.batch(1, 3)
-    ahead = batch.decoder_inputs if batch.decoder_inputs is not None else batch.inputs
-    half = ahead.shape[1] // 2
-    changed = ahead.clone()
-    changed[:, half:] = (changed[:, half:] + 1) % spec.num_outputs
+    model, batch = candidate.model.eval(), candidate.tiny.batch(6, 3)
     key = "inputs" if batch.decoder_inputs is None else "decoder_inputs"
-    before, _ = _answer(model, batch)
-    after, _ = _answer(model, replace(batch, **{key: changed}))
+    tokens: Tensor = getattr(batch, key)
+    half = tokens.shape[1] // 2
+    changed = tokens.clone()
+    changed[:, half:] = (changed[:, half:] + 1) % spec.num_outputs
+    before, seen = _answer(model, batch)
+    after, decided = _answer(model, replace(batch, **{key: changed}))
+    gate = differing_gate(_first(seen, half), _first(decided, half))
+    if gate is not None:
+        raise Broken(f"gate {gate!r} decides before position {half} by what follows", gate=gate)
     what = f"other tokens from position {half} on change what is said before it"
     must_agree(after[:, :half], before[:, :half], what)
+
+
+def _first(seen: Observation, num_tokens: int) -> Observation:
+    """Decisions about the first tokens only; those about whole samples as they are."""
+    return Observation(
+        [
+            replace(d, run=d.run[:, :num_tokens] if d.run.dim() > 1 else d.run)
+            for d in seen.decisions
+        ]
+    )
 
 
 def padding_ignored(candidate: Candidate) -> None:

@@ -22,20 +22,24 @@ Gradients = dict[str, Tensor]
 
 
 class _Reading(TorchFunctionMode):
-    """Notes the tensors that functions get while a gate's region is open."""
+    """Watches functions while a gate's region is open: which tensors they get, what they give."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: set[int] = set()
+        self.read: set[int] = set()
+        self.given: list[Tensor] = []
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        result = func(*args, **(kwargs or {}))
         if routing.current_region() in GATE_REGIONS:
             for arg in (*args, *(kwargs or {}).values()):
                 if isinstance(arg, Tensor):  # of a view, what it shows
-                    self.seen.add(id(arg if arg._base is None else arg._base))
-        return func(*args, **(kwargs or {}))
+                    self.read.add(id(arg if arg._base is None else arg._base))
+            if isinstance(result, Tensor) and result.requires_grad:
+                self.given.append(result)
+        return result
 
 
 def gates_learn(candidate: Candidate) -> None:
@@ -52,7 +56,7 @@ def gates_learn(candidate: Candidate) -> None:
                 if not gradient.isfinite().all():
                     raise Broken(f"the gradient of {name} is not finite at progress {progress}")
                 total[name] = total.get(name, torch.zeros_like(gradient)) + gradient.abs()
-    gates = [name for name, p in model.named_parameters() if id(p) in reading.seen]
+    gates = [name for name, p in model.named_parameters() if id(p) in reading.read]
     if not (gates and seen.decisions):
         raise NotDefined("no gate with parameters of its own (region 'router')")
     deaf = [name for name in gates if name not in total or not total[name].any()]
@@ -64,17 +68,18 @@ def skipped_learn_nothing(candidate: Candidate) -> None:
     """Parameters that closed gates leave out of the result get no gradient through it.
 
     Such a parameter moves the logits of inference when every gate is open, and not when closed.
+    Those that a gate decides by learn through the gate, and are left out.
     """
     model, batch = candidate.model, candidate.tiny.batch(6)
     with routing.observe() as seen, routing.force("open"):
-        opened = _moved(model.eval(), model(batch).logits)
+        skipped = _moved(model.eval(), model(batch).logits)
     if not seen.decisions:
         raise NotDefined("announces no decision")
     with routing.force("closed"):
-        closed = _moved(model, model(batch).logits)
-    skipped = opened - closed
-    with masked_path(model), routing.force("closed"):
-        taught = _moved(model, model(batch).logits) & skipped
+        skipped -= _moved(model, model(batch).logits)
+    with masked_path(model), routing.force("closed"), _Reading() as reading:
+        taught = skipped & _moved(model, model(batch).logits)
+        taught -= _moved(model, *reading.given)
     if taught:
         raise Broken(
             f"every gate is closed, and yet {', '.join(sorted(taught))} get a gradient through the "
@@ -83,11 +88,16 @@ def skipped_learn_nothing(candidate: Candidate) -> None:
         )
 
 
-def _moved(model: nn.Module, logits: Tensor) -> set[str]:
-    """Names of the parameters with a gradient from a random direction of `logits`."""
-    direction = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0))
+def _moved(model: nn.Module, *outputs: Tensor) -> set[str]:
+    """Names of the parameters with a gradient from random directions of `outputs`."""
+    generator = torch.Generator().manual_seed(0)
+    directions = [torch.randn(out.shape, generator=generator).to(out.dtype) for out in outputs]
     names, parameters = zip(*_trainable(model), strict=True)
-    found = torch.autograd.grad(logits, parameters, direction, allow_unused=True)
+    if not any(out.requires_grad for out in outputs):
+        return set()
+    found = torch.autograd.grad(
+        outputs, parameters, directions, allow_unused=True, retain_graph=True
+    )
     return {name for name, g in zip(names, found, strict=True) if g is not None and bool(g.any())}
 
 

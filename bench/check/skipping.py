@@ -120,7 +120,8 @@ def _declares_truly(candidate: Candidate, model: Any, batch: Batch, how: str) ->
     if abs(executed - own.declared) > LINEAR * max(own.declared, abs(executed)):
         raise Broken(
             f"a sample alone, {how} decisions: they declare {own.declared:,.0f} FLOPs, but "
-            f"{executed:,} are executed above the {closed.executed:,} with every gate closed",
+            f"{executed:,} are executed above the {closed.executed:,} with every gate closed"
+            + (" (computed and masked, or decide's answer is not obeyed)" if not executed else ""),
             gate=own.seen.decisions[0].name,
         )
 

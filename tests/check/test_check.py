@@ -1,0 +1,109 @@
+"""`condbench check`: honest methods pass, and whoever cheats is named with the line to look at."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import cli
+from bench.check import CONTRACTS, Verdict, candidates, check
+from bench.check.verdict import Finding, attempt
+from bench.plugins import Plugin
+
+CHEATS = Path(__file__).parent / "cheats.py"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cheats():
+    """The cheating methods as an importable module."""
+    spec = importlib.util.spec_from_file_location("condbench_cheats", CHEATS)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["condbench_cheats"] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["condbench_cheats"]
+
+
+def judged(name: str) -> Verdict:
+    return check(Plugin("method", name, f"condbench_cheats:{name}", "cheats", "1"))
+
+
+def first_broken(name: str, contract: str) -> Finding | None:
+    """What `contract` finds on the first tiny task where it is broken."""
+    (tried,) = (each for each in CONTRACTS if each.name == contract)
+    found, _ = candidates(name, getattr(sys.modules["condbench_cheats"], name)())
+    findings = (attempt(tried, candidate) for candidate in found)
+    return next((finding for finding in findings if finding.answer == "broken"), None)
+
+
+def line_of(text: str) -> int:
+    """The number of the first line in cheats.py that begins with `text`, without its indent."""
+    lines = CHEATS.read_text().splitlines()
+    return next(i for i, line in enumerate(lines, 1) if line.strip().startswith(text))
+
+
+def test_an_honest_method_keeps_every_contract() -> None:
+    """Nothing is broken on any tiny task, and each contract is either kept or explained."""
+    verdict = judged("Honest")
+    assert verdict.ok, "\n".join(verdict.lines())
+    assert {f.task for f in verdict.findings} >= {"tiny-image", "tiny-text", "tiny-labels"}
+    assert all(f.message for f in verdict.findings if f.answer == "not defined")
+
+
+@pytest.mark.parametrize(
+    ("name", "contract", "words"),
+    [
+        ("MaskingMethod", "executed_is_declared", "but 0 are executed above"),
+        ("FirstDecidesMethod", "alone_is_batched", "decides otherwise"),
+        ("DisobedientMethod", "executed_is_declared", "or decide's answer is not obeyed"),
+        ("LeakyMethod", "skipped_learn_nothing", "lets skipped parts through"),
+        ("LooksAheadMethod", "no_look_ahead", "decides before position 8 by what follows"),
+        ("CallsEmptyMethod", "never_empty", "is called on nothing"),
+        ("DeafMethod", "gates_learn", "no gradient reaches"),
+        ("RememberingMethod", "no_memory", "something remembers it"),
+        ("DeduplicatingMethod", "no_memory", "copies of a sample cost"),
+        ("PeekingMethod", "targets_unread", "gate 'peek' decides by them"),
+        ("SpoilsDense", "open_is_dense", "it must work on a copy"),
+        ("FalselyDense", "open_is_dense", "the model is not the dense one"),
+        ("Forgetful", "round_trip", "gives other answers"),
+    ],
+)
+def test_cheating_is_caught_and_named(name: str, contract: str, words: str) -> None:
+    """The contract that fails says what was found, and points into the method's file."""
+    broken = first_broken(name, contract)
+    assert broken is not None
+    assert words in broken.message
+    assert str(CHEATS) in broken.line
+
+
+def test_the_line_is_where_the_gate_decides() -> None:
+    """A broken decision points at its call of decide."""
+    broken = first_broken("FirstDecidesMethod", "alone_is_batched")
+    first = line_of("run = (open_[:1] > 0.5)")
+    assert broken.line.startswith(f"{CHEATS}:{first + 1}, where gate 'gate")
+
+
+def test_a_method_that_crashes_is_broken_where_it_raised() -> None:
+    """A task is refused by Unsupported; any other error is the method's, with its line."""
+    verdict = judged("Crashing")
+    assert not verdict.ok
+    assert verdict.broken[0].message == "KeyError: 'tokens'"
+    assert verdict.broken[0].line == f"{CHEATS}:{line_of('raise KeyError')}, in build"
+
+
+def test_the_verb_prints_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    """One line per contract and exit code 0 for a method that keeps them all."""
+    assert cli.main(["check", "dense"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("dense on tiny-image, tiny-text, tiny-labels")
+    assert "  kept     never_empty" in out
+    assert "  -        executed_is_declared   announces no decision" in out
+
+
+def test_an_unknown_method_is_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
+    """The choices are listed."""
+    assert cli.main(["check", "mo"]) == 2
+    assert "did you mean 'moe'?" in capsys.readouterr().err
