@@ -1,0 +1,145 @@
+"""Convolutional trunks: feature maps instead of tokens, and the layers that all families share.
+
+    state = trunk.stem(batch)       # State: x [B, C, height, width]
+    state = trunk.blocks[0](state)  # C, height and width change from block to block
+    logits = trunk.head(state)      # [B, classes]
+
+An image and a spectrogram (one channel) are both maps. There is nothing to mix and nothing to feed
+in these blocks: what replaces feed-forward layers or attention is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from bench.types import Batch, TaskSpec, Unsupported
+from methods.backbone.trunk import State, Trunk
+
+MakeBlock = Callable[[], nn.Module]
+
+
+class ConvTrunk(Trunk):
+    """A trunk over feature maps. `widths`: channels of the state after 0, 1, ... all blocks.
+
+    `make_head(channels)` gives a module State -> logits.
+    """
+
+    tokens = False
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        stem: nn.Module,
+        blocks: list[nn.Module],
+        widths: Sequence[int],
+        make_head: Callable[[int], nn.Module],
+    ) -> None:
+        super().__init__(spec, widths[-1], stem, blocks, lambda: make_head(widths[-1]))
+        self.widths = tuple(widths)
+        self._make_head_for = make_head
+
+    def new_head(self, num_blocks: int | None = None) -> nn.Module:
+        """A fresh head for the maps after `num_blocks` blocks; None: after all of them."""
+        return self._make_head_for(self.widths[-1 if num_blocks is None else num_blocks])
+
+
+class MapStem(nn.Module):
+    """`layers` on images [B, C, height, width] or on spectrograms [B, mels, frames]."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, batch: Batch) -> State:
+        return State(self.layers(as_maps(batch.inputs)))
+
+
+class MapBlock(nn.Module):
+    """A module that maps feature maps to feature maps, as a block State -> State."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, state: State) -> State:
+        return replace(state, x=self.layers(state.x))
+
+
+class PoolHead(nn.Module):
+    """Logits [B, classes] of the mean over all places."""
+
+    def __init__(self, num_outputs: int, channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels, num_outputs)
+
+    def forward(self, state: State) -> Tensor:
+        return self.linear(state.x.mean((2, 3)))
+
+
+def as_maps(inputs: Tensor) -> Tensor:
+    """Images as they are, spectrograms [B, mels, frames] with their one channel."""
+    return inputs if inputs.dim() == 4 else inputs[:, None]
+
+
+def num_channels(family: str, spec: TaskSpec) -> int:
+    """Channels of what `spec` puts in. Raises Unsupported for all but images and spectrograms."""
+    if spec.kind not in ("image", "audio"):
+        raise Unsupported(f"{family} needs images or spectrograms, not {spec.kind}")
+    return spec.input_shape[0] if spec.kind == "image" else 1
+
+
+def refuse_replacements(family: str, **factories: Any) -> None:
+    """Raises Unsupported where a method wants to replace layers that `family` does not have."""
+    names = {"ffn": "feed-forward layers", "attention": "attention"}
+    for name, factory in factories.items():
+        if factory is not None:
+            raise Unsupported(f"{family} has no {names[name]} to replace")
+
+
+def conv_norm(
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    *,
+    stride: int = 1,
+    groups: int = 1,
+    activation: nn.Module | None = None,
+) -> nn.Sequential:
+    """Convolution (same size / stride, no bias), batch norm, and the activation if there is one."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs),
+    ]
+    return nn.Sequential(*layers, *([activation] if activation is not None else []))
+
+
+def initialise(model: nn.Module) -> None:
+    """He et al. 2015: convolutions begin with variance 2 / (outputs x kernel area)."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+@contextmanager
+def layer_flops(model: nn.Module) -> Iterator[list[int]]:
+    """The FLOPs (2 x MAC) of every call of a convolution or linear layer of `model`, as they happen.
+
+    Only shapes are looked at, so that this also works on the meta device.
+    """
+    found: list[int] = []
+
+    def add(layer: Any, inputs: Any, output: Tensor) -> None:
+        found.append(2 * output.numel() * layer.weight[0].numel())
+
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    hooks = [layer.register_forward_hook(add) for layer in layers]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,78 @@
+"""EfficientNet-B0: inverted bottlenecks with squeeze-and-excitation (Tan and Le 2019).
+
+Squeeze-and-excitation (Hu et al. 2018) weighs a block's channels by what is in the whole image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.types import TaskSpec
+from methods.backbone.conv import ConvTrunk, num_channels, refuse_replacements
+from methods.backbone.inverted import Stages, in_eights, inverted_trunk
+
+STAGES: Stages = (  # Table 1 of the paper
+    (1, 3, 16, 1, 1),
+    (6, 3, 24, 2, 2),
+    (6, 5, 40, 2, 2),
+    (6, 3, 80, 3, 2),
+    (6, 5, 112, 3, 1),
+    (6, 5, 192, 4, 2),
+    (6, 3, 320, 1, 1),
+)
+
+
+class SqueezeExcite(nn.Module):
+    """Each of `channels` times sigmoid(W2 silu(W1 mean)), a quarter of `inputs` in between."""
+
+    def __init__(self, inputs: int, channels: int) -> None:
+        super().__init__()
+        squeezed = max(1, inputs // 4)  # of the block's input, not of what it was widened to
+        self.squeeze = nn.Linear(channels, squeezed)
+        self.excite = nn.Linear(squeezed, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, height, width] -> the same."""
+        weight = self.excite(F.silu(self.squeeze(x.mean((2, 3)))))  # [B, C]
+        return x * weight.sigmoid()[..., None, None]
+
+
+@dataclass
+class EfficientNet:
+    """EfficientNet-B0 with all channels times `width`; for 224 x 224 pixels with `stem_stride` 2.
+
+    As at inference: without the dropout and the stochastic depth of the paper's training.
+    """
+
+    width: float = 1.0
+    stem_stride: int = 2
+
+    def build(
+        self,
+        spec: TaskSpec,
+        *,
+        ffn: Callable[[int, int], nn.Module] | None = None,
+        attention: Callable[..., nn.Module] | None = None,
+        block: Callable[..., nn.Module] | None = None,
+    ) -> ConvTrunk:
+        """The trunk for `spec`; `block(index, make)` replaces every block, the last 1x1 included.
+
+        Raises Unsupported for kinds that are no maps, and for `ffn` and `attention`.
+        """
+        refuse_replacements("efficientnet", ffn=ffn, attention=attention)
+        return inverted_trunk(
+            spec,
+            num_channels("efficientnet", spec),
+            STAGES,
+            width=self.width,
+            last=in_eights(1280 * self.width),
+            stem_stride=self.stem_stride,
+            activation=partial(nn.SiLU, inplace=True),
+            weigh=SqueezeExcite,
+            block=block,
+        )

@@ -1,0 +1,118 @@
+"""Inverted bottlenecks in stages: what MobileNet V2 and EfficientNet are made of.
+
+Sandler et al. 2018, "MobileNetV2: Inverted Residuals and Linear Bottlenecks".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor, nn
+
+from bench.types import TaskSpec
+from methods.backbone.conv import (
+    ConvTrunk,
+    MapBlock,
+    MapStem,
+    PoolHead,
+    conv_norm,
+    initialise,
+)
+
+Activation = Callable[[], nn.Module]
+# Of every stage: expansion, kernel, output channels, number of blocks, stride of the first block.
+Stages = tuple[tuple[int, int, int, int, int], ...]
+
+
+class InvertedResidual(nn.Module):
+    """Widen (1x1), filter (depthwise), weigh channels, narrow (1x1); each but the last activated.
+
+    What came in is added where the shape stays. `weigh(inputs, channels)` makes the module that
+    weighs the widened channels of the maps; None: nothing does.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        expansion: int,
+        kernel: int,
+        stride: int,
+        activation: Activation,
+        weigh: Callable[[int, int], nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        self.adds = inputs == outputs and stride == 1
+        wide = inputs * expansion
+        layers: list[nn.Module] = []
+        if expansion > 1:
+            layers.append(conv_norm(inputs, wide, 1, activation=activation()))
+        layers.append(
+            conv_norm(wide, wide, kernel, stride=stride, groups=wide, activation=activation())
+        )
+        if weigh is not None:
+            layers.append(weigh(inputs, wide))
+        self.layers = nn.Sequential(*layers, conv_norm(wide, outputs, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs, height, width] -> [B, outputs, height / stride, width / stride]."""
+        y: Tensor = self.layers(x)
+        return y.add_(x) if self.adds else y
+
+
+def inverted_trunk(
+    spec: TaskSpec,
+    inputs: int,
+    stages: Stages,
+    *,
+    width: float,
+    last: int,
+    stem_stride: int,
+    activation: Activation,
+    weigh: Callable[[int, int], nn.Module] | None = None,
+    block: Callable[..., nn.Module] | None = None,
+) -> ConvTrunk:
+    """A 3x3 layer with 32 channels, the stages, a 1x1 layer with `last` channels, the pooling head.
+
+    `inputs` are the task's channels; all others but `last` are multiplied by `width` and rounded to eights. `block` as in `build`.
+    """
+    channels = [in_eights(32 * width)]
+    stem = conv_norm(inputs, channels[0], 3, stride=stem_stride, activation=activation())
+    makes: list[Callable[[], nn.Module]] = []
+    for expansion, kernel, wide, num_blocks, stride in stages:
+        for i in range(num_blocks):
+            make = partial(
+                InvertedResidual,
+                channels[-1],
+                in_eights(wide * width),
+                expansion=expansion,
+                kernel=kernel,
+                stride=stride if i == 0 else 1,
+                activation=activation,
+                weigh=weigh,
+            )
+            makes.append(make)
+            channels.append(in_eights(wide * width))
+    makes.append(partial(_activated, channels[-1], last, activation))
+    channels.append(last)
+    wrapped = [partial(_as_block, make) for make in makes]
+    made = [block(i, make) if block else make() for i, make in enumerate(wrapped)]
+    trunk = ConvTrunk(spec, MapStem(stem), made, channels, partial(PoolHead, spec.num_outputs))
+    initialise(trunk)
+    return trunk
+
+
+def in_eights(channels: float) -> int:
+    """The nearest multiple of 8, 8 or more, and never less than 90 % of `channels`."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+def _activated(inputs: int, outputs: int, activation: Activation) -> nn.Module:
+    return conv_norm(inputs, outputs, 1, activation=activation())
+
+
+def _as_block(make: Callable[[], nn.Module]) -> MapBlock:
+    return MapBlock(make())

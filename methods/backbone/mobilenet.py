@@ -1,0 +1,118 @@
+"""MobileNets: depthwise convolutions (Howard et al. 2017), inverted bottlenecks (Sandler et al. 2018).
+
+A depthwise convolution looks at one channel at a time; 1x1 convolutions mix channels. V2 widens a
+block's input, filters it depthwise, and narrows it again without an activation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from torch import nn
+
+from bench.types import TaskSpec
+from methods.backbone.conv import (
+    ConvTrunk,
+    MapBlock,
+    MapStem,
+    PoolHead,
+    conv_norm,
+    initialise,
+    num_channels,
+    refuse_replacements,
+)
+from methods.backbone.inverted import Stages, in_eights, inverted_trunk
+
+# Output channels and stride of every depthwise separable block of V1.
+V1_BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5)
+V1_BLOCKS = (*V1_BLOCKS, (1024, 2), (1024, 1))
+V2_STAGES: Stages = (  # as `inverted.Stages` says
+    (1, 3, 16, 1, 1),
+    (6, 3, 24, 2, 2),
+    (6, 3, 32, 3, 2),
+    (6, 3, 64, 4, 2),
+    (6, 3, 96, 3, 1),
+    (6, 3, 160, 3, 2),
+    (6, 3, 320, 1, 1),
+)
+
+
+@dataclass
+class MobileNetV1:
+    """MobileNet V1 with all channels times `width`; for images of 224 x 224 with `stem_stride` 2."""
+
+    width: float = 1.0
+    stem_stride: int = 2
+
+    def build(
+        self,
+        spec: TaskSpec,
+        *,
+        ffn: Callable[[int, int], nn.Module] | None = None,
+        attention: Callable[..., nn.Module] | None = None,
+        block: Callable[..., nn.Module] | None = None,
+    ) -> ConvTrunk:
+        """The trunk for `spec`; `block(index, make)` replaces every separable block.
+
+        Raises Unsupported for kinds that are no maps, and for `ffn` and `attention`.
+        """
+        refuse_replacements("mobilenet_v1", ffn=ffn, attention=attention)
+        inputs = num_channels("mobilenet_v1", spec)
+        channels, relu = [round(32 * self.width)], nn.ReLU(inplace=True)
+        stem = conv_norm(inputs, channels[0], 3, stride=self.stem_stride, activation=relu)
+        made = []
+        for i, (wide, stride) in enumerate(V1_BLOCKS):
+            make = partial(_separable, channels[-1], round(wide * self.width), stride)
+            made.append(block(i, make) if block else make())
+            channels.append(round(wide * self.width))
+        make_head = partial(PoolHead, spec.num_outputs)
+        trunk = ConvTrunk(spec, MapStem(stem), made, channels, make_head)
+        initialise(trunk)
+        return trunk
+
+
+def _separable(inputs: int, outputs: int, stride: int) -> MapBlock:
+    relu = nn.ReLU(inplace=True)
+    return MapBlock(
+        nn.Sequential(
+            conv_norm(inputs, inputs, 3, stride=stride, groups=inputs, activation=relu),
+            conv_norm(inputs, outputs, 1, activation=relu),
+        )
+    )
+
+
+@dataclass
+class MobileNetV2:
+    """MobileNet V2 with all channels times `width`; for images of 224 x 224 with `stem_stride` 2.
+
+    Channels are rounded to multiples of 8; the last layer stays at 1,280 or more.
+    """
+
+    width: float = 1.0
+    stem_stride: int = 2
+
+    def build(
+        self,
+        spec: TaskSpec,
+        *,
+        ffn: Callable[[int, int], nn.Module] | None = None,
+        attention: Callable[..., nn.Module] | None = None,
+        block: Callable[..., nn.Module] | None = None,
+    ) -> ConvTrunk:
+        """The trunk for `spec`; `block(index, make)` replaces every block, the last 1x1 included.
+
+        Raises Unsupported for kinds that are no maps, and for `ffn` and `attention`.
+        """
+        refuse_replacements("mobilenet_v2", ffn=ffn, attention=attention)
+        return inverted_trunk(
+            spec,
+            num_channels("mobilenet_v2", spec),
+            V2_STAGES,
+            width=self.width,
+            last=in_eights(1280 * max(1.0, self.width)),
+            stem_stride=self.stem_stride,
+            activation=partial(nn.ReLU6, inplace=True),
+            block=block,
+        )

@@ -1,0 +1,211 @@
+"""Multi-scale dense networks: features at several scales, good enough for a head at any depth.
+
+Huang et al. 2018, "Multi-Scale Dense Networks for Resource Efficient Image Classification". Every
+layer sees all earlier ones of its scale and of the next finer scale. The coarsest maps exist from
+the first layer on, and the heads read only them. As depth grows, the finest scales are dropped, and
+a transition halves the channels of the others. The trunk has the last head; `early_exit` with
+`every=1` puts one behind every block, as in the paper.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from bench.types import Batch, TaskSpec
+from methods.backbone.conv import (
+    ConvTrunk,
+    as_maps,
+    conv_norm,
+    initialise,
+    num_channels,
+    refuse_replacements,
+)
+from methods.backbone.trunk import State
+
+
+@dataclass
+class MultiScale(State):
+    """`x` are the coarsest maps, `finer` the others, finest first."""
+
+    finer: tuple[Tensor, ...] = ()
+
+    def select(self, rows: Tensor) -> State:
+        """The samples in `rows` [n], at every scale."""
+        chosen = tuple(maps.index_select(0, rows) for maps in self.finer)
+        return replace(super().select(rows), finer=chosen)
+
+
+class FirstLayer(nn.Module):
+    """From the input to `widths` channels per scale: a stem, then one stride-2 layer per scale."""
+
+    def __init__(self, stem: nn.Module, widths: list[int]) -> None:
+        super().__init__()
+        pairs = zip(widths, widths[1:], strict=False)
+        self.scales = nn.ModuleList([stem, *(_conv(a, b, 3, stride=2) for a, b in pairs)])
+
+    def forward(self, batch: Batch) -> State:
+        x, found = as_maps(batch.inputs), []
+        for layer in self.scales:
+            x = layer(x)
+            found.append(x)
+        return MultiScale(found[-1], finer=tuple(found[:-1]))
+
+
+class DenseLayer(nn.Module):
+    """Appends new channels to every scale: half from its own maps, half from the next finer ones.
+
+    `inputs`: channels per incoming scale, finest first; `growths`: new channels per outgoing scale.
+    With one scale less going out than coming in, the finest ends here. `factors` (per incoming
+    scale): a bottleneck is at most that many times as wide as what it makes.
+    """
+
+    def __init__(self, inputs: list[int], growths: list[int], factors: list[int]) -> None:
+        super().__init__()
+        self.num_dropped = len(inputs) - len(growths)
+        self.own, self.finer = nn.ModuleList(), nn.ModuleList()
+        for i, growth in enumerate(growths, start=self.num_dropped):
+            part = growth if i == 0 else growth // 2
+            self.own.append(_bottleneck(inputs[i], part, factors[i], stride=1))
+            if i > 0:
+                made = _bottleneck(inputs[i - 1], part, factors[i - 1], stride=2)
+                self.finer.append(made)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        grown, from_finer = [], iter(self.finer)
+        for i, own in enumerate(self.own, start=self.num_dropped):
+            parts = [maps[i]] if i == 0 else [maps[i], next(from_finer)(maps[i - 1])]
+            grown.append(torch.cat([*parts, own(maps[i])], 1))
+        return grown
+
+
+class Transition(nn.Module):
+    """A 1x1 layer at every scale."""
+
+    def __init__(self, inputs: list[int], outputs: list[int]) -> None:
+        super().__init__()
+        pairs = zip(inputs, outputs, strict=True)
+        self.layers = nn.ModuleList(_conv(a, b, 1) for a, b in pairs)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        return [layer(each) for layer, each in zip(self.layers, maps, strict=True)]
+
+
+class MultiScaleBlock(nn.Sequential):
+    """Dense layers and transitions between two exits: State -> State."""
+
+    def forward(self, state: MultiScale) -> State:
+        maps = [*state.finer, state.x]
+        for layer in self:
+            maps = layer(maps)
+        return replace(state, x=maps[-1], finer=tuple(maps[:-1]))
+
+
+class MultiScaleHead(nn.Module):
+    """Two stride-2 layers on the coarsest maps, their mean, logits [B, classes]."""
+
+    def __init__(self, num_outputs: int, hidden: int | None, channels: int) -> None:
+        super().__init__()
+        width = channels if hidden is None else hidden
+        self.layers = nn.Sequential(
+            _conv(channels, width, 3, stride=2), _conv(width, width, 3, stride=2)
+        )
+        self.linear = nn.Linear(width, num_outputs)
+
+    def forward(self, state: State) -> Tensor:
+        return self.linear(self.layers(state.x).mean((2, 3)))
+
+
+@dataclass
+class MSDNet:
+    """Multi-scale dense network; the defaults are the paper's for CIFAR with growing blocks.
+
+    `layers` of each block; `width` and `growth`: first and new channels of the finest scale, times
+    `factors` at the others. `stem`: "small" keeps the size, "large" quarters it. `head_width`:
+    channels inside a head, null for those that it gets.
+    """
+
+    layers: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5])
+    width: int = 16
+    growth: int = 6
+    factors: list[int] = field(default_factory=lambda: [1, 2, 4])
+    stem: str = "small"
+    head_width: int | None = 128
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a stem that does not exist."""
+        if self.stem not in ("small", "large"):
+            raise ValueError(f"stem is 'small' or 'large', not {self.stem!r}")
+
+    def build(
+        self,
+        spec: TaskSpec,
+        *,
+        ffn: Callable[[int, int], nn.Module] | None = None,
+        attention: Callable[..., nn.Module] | None = None,
+        block: Callable[..., nn.Module] | None = None,
+    ) -> ConvTrunk:
+        """The trunk for `spec`; `block(index, make)` replaces every block.
+
+        Raises Unsupported for kinds that are no maps, and for `ffn` and `attention`.
+        """
+        refuse_replacements("msdnet", ffn=ffn, attention=attention)
+        first = FirstLayer(self._stem(num_channels("msdnet", spec)), self._times(self.width))
+        made, widths = [], [self.width * self.factors[-1]]
+        for i, (plan, channels) in enumerate(self._plans()):
+            make = partial(_block, plan)
+            made.append(block(i, make) if block else make())
+            widths.append(channels * self.factors[-1])
+        make_head = partial(MultiScaleHead, spec.num_outputs, self.head_width)
+        trunk = ConvTrunk(spec, first, made, widths, make_head)
+        initialise(trunk)
+        return trunk
+
+    def _stem(self, inputs: int) -> nn.Module:
+        if self.stem == "small":
+            return _conv(inputs, self.width * self.factors[0], 3)
+        layer = _conv(inputs, self.width * self.factors[0], 7, stride=2)
+        return nn.Sequential(layer, nn.MaxPool2d(3, stride=2, padding=1))
+
+    def _plans(self) -> Iterator[tuple[list[Callable[[], nn.Module]], int]]:
+        """How to make the layers of each block, and the channels of the finest scale behind it.
+
+        The depth is cut into as many equal parts as there are scales; each part but the first
+        begins by dropping the finest scale left, and ends that layer with a transition.
+        """
+        per_part = math.ceil(sum(self.layers) / len(self.factors))
+        channels, number = self.width, 0
+        for num_layers in self.layers:
+            plan: list[Callable[[], nn.Module]] = []
+            for _ in range(num_layers):
+                dropped_before, dropped = max(0, number - 1) // per_part, number // per_part
+                inputs = self._times(channels)[dropped_before:]
+                growths = self._times(self.growth)[dropped:]
+                plan.append(partial(DenseLayer, inputs, growths, self.factors[dropped_before:]))
+                channels, number = channels + self.growth, number + 1
+                if dropped > dropped_before:
+                    before, channels = self._times(channels)[dropped:], channels // 2
+                    plan.append(partial(Transition, before, self._times(channels)[dropped:]))
+            yield plan, channels
+
+    def _times(self, channels: int) -> list[int]:
+        """Channels of every scale, where the finest has `channels` times its factor."""
+        return [channels * factor for factor in self.factors]
+
+
+def _block(plan: list[Callable[[], nn.Module]]) -> MultiScaleBlock:
+    return MultiScaleBlock(*(make() for make in plan))
+
+
+def _conv(inputs: int, outputs: int, kernel: int, *, stride: int = 1) -> nn.Sequential:
+    return conv_norm(inputs, outputs, kernel, stride=stride, activation=nn.ReLU(inplace=True))
+
+
+def _bottleneck(inputs: int, outputs: int, factor: int, *, stride: int) -> nn.Sequential:
+    inner = min(inputs, factor * outputs)
+    return nn.Sequential(_conv(inputs, inner, 1), _conv(inner, outputs, 3, stride=stride))

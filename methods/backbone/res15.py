@@ -1,0 +1,92 @@
+"""A small residual network for keyword spotting (Tang and Lin 2018, Deep Residual Learning for KWS).
+
+Few channels, full resolution from the first layer to the last, and a dilation that doubles with
+every third convolution, so that the last one sees more than a second of sound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+from torch import Tensor, nn
+
+from bench.types import TaskSpec
+from methods.backbone.conv import (
+    ConvTrunk,
+    MapBlock,
+    MapStem,
+    PoolHead,
+    initialise,
+    num_channels,
+    refuse_replacements,
+)
+from methods.backbone.trunk import State
+
+
+class DilatedLayer(nn.Module):
+    """Convolution with ReLU, then (behind a possible addition) a batch norm without parameters."""
+
+    def __init__(self, width: int, dilation: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, bias=False)
+        self.norm = nn.BatchNorm2d(width, affine=False)
+
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        y = self.conv(x).relu_()
+        return self.norm(y if added is None else y + added)
+
+
+class DilatedBlock(nn.Module):
+    """Two layers; what came in is added behind the second one's ReLU."""
+
+    def __init__(self, first: DilatedLayer, second: DilatedLayer) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, state: State) -> State:
+        return replace(state, x=self.second(self.first(state.x), added=state.x))
+
+
+@dataclass
+class Res15:
+    """Dilated residual network for spectrograms and images; the defaults are res15.
+
+    `num_blocks` residual blocks and one more layer; res15-narrow is `width=19`.
+    """
+
+    width: int = 45
+    num_blocks: int = 6
+
+    def build(
+        self,
+        spec: TaskSpec,
+        *,
+        ffn: Callable[[int, int], nn.Module] | None = None,
+        attention: Callable[..., nn.Module] | None = None,
+        block: Callable[..., nn.Module] | None = None,
+    ) -> ConvTrunk:
+        """The trunk for `spec`; `block(index, make)` replaces every block, the last layer included.
+
+        Raises Unsupported for kinds that are no maps, and for `ffn` and `attention`.
+        """
+        refuse_replacements("res15", ffn=ffn, attention=attention)
+        # The first convolution is unpadded: the paper's multiplies are those of 99 x 38 places.
+        first = nn.Conv2d(num_channels("res15", spec), self.width, 3, bias=False)
+        stem = MapStem(first, nn.ReLU(inplace=True))
+        makes: list[Callable[[], nn.Module]] = [
+            partial(self._residual, 2 * i) for i in range(self.num_blocks)
+        ]
+        makes.append(lambda: MapBlock(self._layer(2 * self.num_blocks)))
+        made = [block(i, make) if block else make() for i, make in enumerate(makes)]
+        widths = [self.width] * (len(made) + 1)
+        trunk = ConvTrunk(spec, stem, made, widths, partial(PoolHead, spec.num_outputs))
+        initialise(trunk)
+        return trunk
+
+    def _residual(self, first: int) -> DilatedBlock:
+        return DilatedBlock(self._layer(first), self._layer(first + 1))
+
+    def _layer(self, number: int) -> DilatedLayer:
+        return DilatedLayer(self.width, dilation=2 ** (number // 3))

@@ -1,0 +1,145 @@
+"""Residual networks for small and for large images (He et al. 2016, Deep Residual Learning).
+
+For CIFAR (section 4.2 of the paper): a 3x3 convolution, three stages of basic blocks, shortcuts
+that pad new channels with zeros (option A). For ImageNet: a 7x7 convolution and a max-pool, four
+stages of basic or bottleneck blocks, projections where the shape changes (option B). The bottleneck's
+stride is in its first layer (v1, the paper) or in its 3x3 layer ("v1.5", Goyal et al. 2017).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.types import TaskSpec
+from methods.backbone.conv import (
+    ConvTrunk,
+    MapStem,
+    PoolHead,
+    conv_norm,
+    initialise,
+    num_channels,
+    refuse_replacements,
+)
+from methods.backbone.trunk import State
+
+EXPANSION = 4  # of a bottleneck block: its outputs / its inner width
+
+
+class ResidualBlock(nn.Module):
+    """relu(shortcut(x) + layers(x)) on feature maps."""
+
+    def __init__(self, layers: nn.Module, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+        self.shortcut = shortcut
+
+    def forward(self, state: State) -> State:
+        x = self.layers(state.x).add_(self.shortcut(state.x)).relu_()
+        return replace(state, x=x)
+
+
+class PadShortcut(nn.Module):
+    """Every `stride`-th place, new channels zero: no parameters and no FLOPs (option A)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.stride, self.num_new = stride, outputs - inputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, :, :: self.stride, :: self.stride]
+        return F.pad(x, (0, 0, 0, 0, self.num_new // 2, self.num_new - self.num_new // 2))
+
+
+@dataclass
+class ResNet:
+    """Residual network for images and spectrograms; the defaults are CIFAR's ResNet-20.
+
+    `blocks` and `widths`: blocks and (inner) channels of each stage; every stage after the first
+    halves height and width. `stem`: "small" keeps the size, "large" quarters it. `shortcut`:
+    "pad" or "projection". `stride_in`: which layer of a bottleneck block has the stride, "1x1" (v1)
+    or "3x3" (v1.5).
+    """
+
+    blocks: list[int] = field(default_factory=lambda: [3, 3, 3])
+    widths: list[int] = field(default_factory=lambda: [16, 32, 64])
+    bottleneck: bool = False
+    stem: str = "small"
+    shortcut: str = "pad"
+    stride_in: str = "3x3"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for settings that make no network."""
+        if len(self.blocks) != len(self.widths) or not self.blocks or min(self.blocks) < 1:
+            raise ValueError(f"blocks={self.blocks}, widths={self.widths}: one of each per stage")
+        allowed = {
+            "stem": ("small", "large"),
+            "shortcut": ("pad", "projection"),
+            "stride_in": ("1x1", "3x3"),
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name} is one of {values}, not {getattr(self, name)!r}")
+        if self.shortcut == "pad" and self.widths != sorted(self.widths):
+            raise ValueError(f"widths={self.widths}: a padding shortcut cannot drop channels")
+
+    def build(
+        self,
+        spec: TaskSpec,
+        *,
+        ffn: Callable[[int, int], nn.Module] | None = None,
+        attention: Callable[..., nn.Module] | None = None,
+        block: Callable[..., nn.Module] | None = None,
+    ) -> ConvTrunk:
+        """The trunk for `spec`; `block(index, make)` replaces every residual block.
+
+        Raises Unsupported for kinds that are no maps, and for `ffn` and `attention`.
+        """
+        refuse_replacements("resnet", ffn=ffn, attention=attention)
+        stem = self._stem(num_channels("resnet", spec))
+        made, channels = [], [self.widths[0]]
+        for stage, (num_blocks, width) in enumerate(zip(self.blocks, self.widths, strict=True)):
+            for i in range(num_blocks):
+                stride = 2 if stage > 0 and i == 0 else 1
+                make = partial(self._block, channels[-1], width, stride)
+                made.append(block(len(made), make) if block else make())
+                channels.append(width * (EXPANSION if self.bottleneck else 1))
+        trunk = ConvTrunk(spec, stem, made, channels, partial(PoolHead, spec.num_outputs))
+        initialise(trunk)
+        return trunk
+
+    def _stem(self, inputs: int) -> MapStem:
+        relu = nn.ReLU(inplace=True)
+        if self.stem == "small":
+            return MapStem(conv_norm(inputs, self.widths[0], 3, activation=relu))
+        return MapStem(
+            conv_norm(inputs, self.widths[0], 7, stride=2, activation=relu),
+            nn.MaxPool2d(3, stride=2, padding=1),
+        )
+
+    def _block(self, inputs: int, width: int, stride: int) -> ResidualBlock:
+        relu = nn.ReLU(inplace=True)
+        if not self.bottleneck:
+            layers = nn.Sequential(
+                conv_norm(inputs, width, 3, stride=stride, activation=relu),
+                conv_norm(width, width, 3),
+            )
+            return ResidualBlock(layers, self._shortcut(inputs, width, stride))
+        first, second = (stride, 1) if self.stride_in == "1x1" else (1, stride)
+        layers = nn.Sequential(
+            conv_norm(inputs, width, 1, stride=first, activation=relu),
+            conv_norm(width, width, 3, stride=second, activation=relu),
+            conv_norm(width, width * EXPANSION, 1),
+        )
+        return ResidualBlock(layers, self._shortcut(inputs, width * EXPANSION, stride))
+
+    def _shortcut(self, inputs: int, outputs: int, stride: int) -> nn.Module:
+        if inputs == outputs and stride == 1:
+            return nn.Identity()
+        if self.shortcut == "pad":
+            return PadShortcut(inputs, outputs, stride)
+        return conv_norm(inputs, outputs, 1, stride=stride)
