@@ -127,7 +127,7 @@ def initialise(model: nn.Module) -> None:
 
 @contextmanager
 def layer_flops(model: nn.Module) -> Iterator[list[int]]:
-    """The FLOPs (2 x MAC) of every call of a convolution or linear layer of `model`, as they happen.
+    """FLOPs (2 x MAC) of every call of a convolution or linear layer of `model`, as it happens.
 
     Only shapes are looked at, so that this also works on the meta device.
     """

@@ -44,7 +44,7 @@ class SqueezeExcite(nn.Module):
 
 @dataclass
 class EfficientNet:
-    """EfficientNet-B0 with all channels times `width`; for 224 x 224 pixels with `stem_stride` 2.
+    """EfficientNet-B0, all channels times `width`; for 224 x 224 pixels with `stem_stride` 2.
 
     As at inference: without the dropout and the stochastic depth of the paper's training.
     """

@@ -76,7 +76,8 @@ def inverted_trunk(
 ) -> ConvTrunk:
     """A 3x3 layer with 32 channels, the stages, a 1x1 layer with `last` channels, the pooling head.
 
-    `inputs` are the task's channels; all others but `last` are multiplied by `width` and rounded to eights. `block` as in `build`.
+    `inputs` are the task's channels; the others but `last` are multiplied by `width` and rounded to
+    eights. `block` as in `build`.
     """
     channels = [in_eights(32 * width)]
     stem = conv_norm(inputs, channels[0], 3, stride=stem_stride, activation=activation())

@@ -1,4 +1,7 @@
-"""MobileNets: depthwise convolutions (Howard et al. 2017), inverted bottlenecks (Sandler et al. 2018).
+"""MobileNet V1 and V2: depthwise convolutions, and inverted bottlenecks.
+
+Howard et al. 2017, "MobileNets"; Sandler et al. 2018, "MobileNetV2: Inverted Residuals and Linear
+Bottlenecks".
 
 A depthwise convolution looks at one channel at a time; 1x1 convolutions mix channels. V2 widens a
 block's input, filters it depthwise, and narrows it again without an activation.
@@ -41,7 +44,7 @@ V2_STAGES: Stages = (  # as `inverted.Stages` says
 
 @dataclass
 class MobileNetV1:
-    """MobileNet V1 with all channels times `width`; for images of 224 x 224 with `stem_stride` 2."""
+    """MobileNet V1, all channels times `width`; for 224 x 224 pixels with `stem_stride` 2."""
 
     width: float = 1.0
     stem_stride: int = 2
@@ -85,7 +88,7 @@ def _separable(inputs: int, outputs: int, stride: int) -> MapBlock:
 
 @dataclass
 class MobileNetV2:
-    """MobileNet V2 with all channels times `width`; for images of 224 x 224 with `stem_stride` 2.
+    """MobileNet V2, all channels times `width`; for 224 x 224 pixels with `stem_stride` 2.
 
     Channels are rounded to multiples of 8; the last layer stays at 1,280 or more.
     """

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -37,8 +38,8 @@ class MultiScale(State):
 
     def select(self, rows: Tensor) -> State:
         """The samples in `rows` [n], at every scale."""
-        chosen = tuple(maps.index_select(0, rows) for maps in self.finer)
-        return replace(super().select(rows), finer=chosen)
+        finer = tuple(maps.index_select(0, rows) for maps in self.finer)
+        return super(MultiScale, replace(self, finer=finer)).select(rows)
 
 
 class FirstLayer(nn.Module):
@@ -46,8 +47,8 @@ class FirstLayer(nn.Module):
 
     def __init__(self, stem: nn.Module, widths: list[int]) -> None:
         super().__init__()
-        pairs = zip(widths, widths[1:], strict=False)
-        self.scales = nn.ModuleList([stem, *(_conv(a, b, 3, stride=2) for a, b in pairs)])
+        coarser = [_conv(a, b, 3, stride=2) for a, b in pairwise(widths)]
+        self.scales = nn.ModuleList([stem, *coarser])
 
     def forward(self, batch: Batch) -> State:
         x, found = as_maps(batch.inputs), []

@@ -1,5 +1,6 @@
-"""A small residual network for keyword spotting (Tang and Lin 2018, Deep Residual Learning for KWS).
+"""A small dilated residual network for keyword spotting.
 
+Tang and Lin 2018, "Deep Residual Learning for Small-Footprint Keyword Spotting".
 Few channels, full resolution from the first layer to the last, and a dilation that doubles with
 every third convolution, so that the last one sees more than a second of sound.
 """

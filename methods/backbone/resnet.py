@@ -2,7 +2,7 @@
 
 For CIFAR (section 4.2 of the paper): a 3x3 convolution, three stages of basic blocks, shortcuts
 that pad new channels with zeros (option A). For ImageNet: a 7x7 convolution and a max-pool, four
-stages of basic or bottleneck blocks, projections where the shape changes (option B). The bottleneck's
+stages of basic or bottleneck blocks, projections where the shape changes (option B). A bottleneck's
 stride is in its first layer (v1, the paper) or in its 3x3 layer ("v1.5", Goyal et al. 2017).
 """
 
@@ -101,7 +101,8 @@ class ResNet:
         """
         refuse_replacements("resnet", ffn=ffn, attention=attention)
         stem = self._stem(num_channels("resnet", spec))
-        made, channels = [], [self.widths[0]]
+        made: list[nn.Module] = []
+        channels = [self.widths[0]]
         for stage, (num_blocks, width) in enumerate(zip(self.blocks, self.widths, strict=True)):
             for i in range(num_blocks):
                 stride = 2 if stage > 0 and i == 0 else 1
