@@ -122,7 +122,8 @@ def _reason(error: BaseException, phase: str) -> str:
     return f"{type(error).__name__} in phase {phase}: {error}"
 
 
-def _execute(trial: Trial, tell: OnPhase) -> Findings:
+def prepare(trial: Trial, tell: OnPhase) -> tuple[Subject, dict[str, Metric]]:
+    """Build, train and calibrate what `trial` describes: ready to be measured, and its cost."""
     tell("build", 0.0)
     task, backbone, method = (trial.plugin(kind) for kind in ("task", "backbone", "method"))
     _seed(trial.config.seed)
@@ -143,6 +144,11 @@ def _execute(trial: Trial, tell: OnPhase) -> Findings:
         make_baseline=lambda: _dense(trial, task, backbone, tell).model.to(trial.device).eval(),
         is_dense=trial.is_dense,
     )
+    return subject, metrics
+
+
+def _execute(trial: Trial, tell: OnPhase) -> Findings:
+    subject, metrics = prepare(trial, tell)
     findings = measure(subject, tell)
     findings.metrics = {**metrics, **findings.metrics}
     if findings.raw:
