@@ -1,0 +1,216 @@
+"""`condbench compare BASELINE CANDIDATE`: two runs' records, metric by metric.
+
+Time is judged relative to dense, per batch size, from the raw rounds; energy from its ratio to
+dense; quality over the seeds that both have. Dense itself is each run's A/A control.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from bench.compare import sessions
+from bench.compare.causes import MOVED, cause_between_sessions
+from bench.compare.comparable import record_differences
+from bench.compare.gate import ENERGY, TIME, judge
+from bench.compare.quality import quality_rows
+from bench.compare.sides import BadInput, Cell, Side, Trial, read_side
+from bench.compare.verdict import Row, Verdict
+from bench.record import Metric
+from bench.statistics import ratio_interval
+
+DENSE = "dense"
+COUNTED = ("model/params", "infer/flops_per_sample")
+
+
+def compare_folders(baseline: Path, candidate: Path, rerun: Path | None = None) -> Verdict:
+    """The verdict on `candidate` against `baseline`, folders that `condbench run` wrote.
+
+    `rerun` is a second run of the candidate: a regression counts only if both runs show it.
+    Raises BadInput for folders that cannot be read as one machine's run, for failed trials in the
+    baseline, and where a rerun is not comparable with the candidate.
+    """
+    old, new = read_side(baseline), read_side(candidate)
+    _refuse_failed(old)
+    verdict = _compare(old, new)
+    if rerun is not None:
+        again = _compare(old, read_side(rerun))
+        if again.differences:
+            raise BadInput(f"{rerun}: not comparable with {baseline}: {again.differences[0]}")
+        verdict = _confirmed(verdict, again)
+    verdict.rows = [_with_cause(row, old, new) for row in verdict.rows]
+    verdict.commands = [_command(baseline, candidate)]
+    return verdict
+
+
+def _compare(old: Side, new: Side) -> Verdict:
+    verdict = Verdict(_named(old), _named(new), new.hardware, canary_s=new.canary_s)
+    shared = [cell for cell in old.trials if cell in new.trials]
+    if not shared:
+        verdict.differences.append(_nothing_shared(old, new))
+        return verdict
+    same: list[Cell] = []
+    for cell in shared:
+        found = record_differences(old.trials[cell].record, new.trials[cell].record)
+        verdict.differences += [each for each in found if each not in verdict.differences]
+        same += [] if found else [cell]
+    for cell in same:
+        verdict.rows += _rows(cell, old.trials[cell], new.trials[cell])
+        verdict.changes += _counted_changes(cell, old.trials[cell], new.trials[cell])
+    verdict.rows += quality_rows(same, old, new)
+    verdict.rows += [_missing(cell) for cell in old.trials if cell not in new.trials]
+    verdict.notes += [f"{cell}: only in the candidate" for cell in new.trials if cell not in shared]
+    verdict.controls += [*_controls(old, "baseline"), *_controls(new, "candidate")]
+    verdict.notes += _canary_notes(old, new)
+    return verdict
+
+
+def _named(side: Side) -> str:
+    return f"{side.folder}" + (f" ({side.commit[:12]})" if side.commit else "")
+
+
+def _refuse_failed(side: Side) -> None:
+    failed = [cell for cell, trial in side.trials.items() if trial.record.status == "failed"]
+    if failed:
+        reason = side.trials[failed[0]].record.reason
+        raise BadInput(
+            f"{side.folder}: a baseline with {len(failed)} failed trial(s), such as {failed[0]} "
+            f"({reason}); run it again with retry=failed"
+        )
+
+
+def _nothing_shared(old: Side, new: Side) -> str:
+    return (
+        f"no trial in common: {len(old.trials)} in {old.folder} (such as "
+        f"{next(iter(old.trials))}), {len(new.trials)} in {new.folder} (such as "
+        f"{next(iter(new.trials))})"
+    )
+
+
+def _missing(cell: Cell) -> Row:
+    reason = "the candidate has no such trial"
+    return Row(str(cell), "trial", "inconclusive", reason=reason)
+
+
+def _rows(cell: Cell, old: Trial, new: Trial) -> Iterator[Row]:
+    """Every judged metric of one cell but quality, which needs all seeds."""
+    if (before := old.record.status) != (now := new.record.status):
+        worse = now != "ok"
+        reason = f"{before} -> {now}: {new.record.reason}" if worse else f"{before} -> {now}"
+        yield Row(str(cell), "trial", "regressed" if worse else "improved", reason=reason)
+        return
+    if now != "ok":
+        return
+    if cell.method != DENSE:
+        for size in sorted({*old.sizes, *new.sizes}):
+            yield _time_row(cell, size, old, new)
+    if row := _energy_row(cell, old, new):
+        yield row
+
+
+def _time_row(cell: Cell, size: int, old: Trial, new: Trial) -> Row:
+    name = f"time b{size} relative to dense"
+    key = f"infer/speedup_b{size}"
+    for which, trial in (("baseline", old), ("candidate", new)):
+        metric = trial.record.metrics.get(key)
+        if metric is None or metric.shown is None:
+            reason = f"{which}: {metric.reason if metric else 'not measured'}"
+            return Row(str(cell), name, "inconclusive", TIME, reason=reason)
+    rounds = [trial.rounds(size) for trial in (old, new)]
+    if rounds[0] is None or rounds[1] is None:
+        return Row(str(cell), name, "inconclusive", TIME, reason="no raw rounds beside the record")
+    ratio = sessions.cost_ratio(*(sessions.relative_cost(*each) for each in rounds if each))
+    absolute = [float(np.median(each[0])) for each in rounds if each]
+    return Row(
+        str(cell),
+        name,
+        judge(ratio, TIME),
+        TIME,
+        ratio,
+        unit="s",
+        baseline=absolute[0],
+        candidate=absolute[1],
+        reason=ratio.reason,
+    )
+
+
+def _energy_row(cell: Cell, old: Trial, new: Trial) -> Row | None:
+    """Energy relative to dense; None where neither side could measure it."""
+    name, key = "energy relative to dense", "infer/energy_ratio"
+    metrics = [trial.record.metrics.get(key) for trial in (old, new)]
+    if cell.method == DENSE or all(metric is None or metric.value is None for metric in metrics):
+        return None
+    bounds = [_bounds(metric) for metric in metrics]
+    if bounds[0] is None or bounds[1] is None:
+        return Row(str(cell), name, "inconclusive", ENERGY, reason="one side has no valid energy")
+    ratio = sessions.independent_ratio(bounds[0], bounds[1])
+    return Row(str(cell), name, judge(ratio, ENERGY), ENERGY, ratio)
+
+
+def _bounds(metric: Metric | None) -> tuple[float, float, float] | None:
+    if metric is None or metric.shown is None or metric.low is None or metric.high is None:
+        return None
+    return (float(metric.shown), metric.low, metric.high) if metric.low > 0 else None
+
+
+def _counted_changes(cell: Cell, old: Trial, new: Trial) -> Iterator[str]:
+    """Counts that differ: not gated, because training differs, but they point at code."""
+    for key in COUNTED:
+        metrics = [trial.record.metrics.get(key) for trial in (old, new)]
+        before, now = (metric.shown if metric else None for metric in metrics)
+        if before is not None and now is not None and before != now:
+            yield f"{cell} {key}: {before:,.10g} -> {now:,.10g}"
+
+
+def _controls(side: Side, which: str) -> Iterator[Row]:
+    """Dense against itself, at every batch size, must come out equal."""
+    dense = [(cell, t) for cell, t in side.trials.items() if cell.method == DENSE]
+    if not dense:
+        yield Row(which, "A/A control", "inconclusive", TIME, reason="no dense trial, no control")
+    for cell, trial in dense:
+        for size in trial.sizes:
+            rounds = trial.rounds(size)
+            name = f"A/A control b{size}, {which}"
+            if rounds is None:
+                yield Row(str(cell), name, "inconclusive", TIME, reason="no raw rounds")
+                continue
+            ratio = ratio_interval(sessions.relative_cost(*rounds))
+            yield Row(str(cell), name, judge(ratio), TIME, ratio, reason=ratio.reason)
+
+
+def _canary_notes(old: Side, new: Side) -> Iterator[str]:
+    if old.canary_s is None or new.canary_s is None:
+        yield "canary: not in both runs, so a changed machine cannot be told from changed code"
+        return
+    moved = new.canary_s / old.canary_s
+    changed = abs(moved - 1) > MOVED
+    yield (
+        f"canary: {1e3 * old.canary_s:.3g} ms -> {1e3 * new.canary_s:.3g} ms a pass "
+        f"({moved:.3f}x): the machine {'changed' if changed else 'is the same'}"
+    )
+
+
+def _confirmed(first: Verdict, again: Verdict) -> Verdict:
+    """Regressions that the rerun does not repeat become what the rerun says."""
+    by_name = {row.name: row for row in again.rows}
+    rows = []
+    for row in first.rows:
+        second = by_name.get(row.name)
+        if row.judgement == "regressed" and second is not None:
+            final = row.judgement if second.judgement == "regressed" else second.judgement
+            row = replace(row, judgement=final, rerun=second.ratio)
+        rows.append(row)
+    return replace(first, rows=rows, confirmed=True, controls=[*first.controls, *again.controls])
+
+
+def _with_cause(row: Row, old: Side, new: Side) -> Row:
+    if row.ratio is None or row.judgement == "equal":
+        return row
+    return replace(row, cause=cause_between_sessions(row.judgement, old.canary_s, new.canary_s))
+
+
+def _command(baseline: Path, candidate: Path) -> str:
+    return f"condbench compare {baseline} {candidate}"

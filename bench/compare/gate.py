@@ -1,0 +1,108 @@
+"""The statistical gate: from paired rounds to regressed, improved, equal or inconclusive.
+
+A cost ratio is candidate / baseline: above 1 the candidate costs more. Its interval decides:
+
+    regressed      the interval's low end lies above the margin (+2 % time, +3 % energy)
+    improved       its high end lies below the mirrored margin
+    equal          the whole interval lies inside +-5 %
+    inconclusive   none of these: rounds are added up to 100, then it stays so
+
+The first that holds counts: [1.025, 1.045] is regressed although it lies inside +-5 %.
+Inconclusive is never green, and a suspected regression counts once a second, independent
+measurement says the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from bench.statistics import LEVEL, Interval, ratio_interval
+
+Judgement = Literal["regressed", "improved", "equal", "inconclusive"]
+More = Callable[[int], Sequence[float]]  # measures n more rounds: their log cost ratios
+
+MAX_ROUNDS = 100
+EQUAL = 0.05  # half-width of what counts as equal
+
+
+@dataclass(frozen=True)
+class Margins:
+    """Relative changes: beyond `change` it counts, within `equal` on both sides it does not."""
+
+    change: float
+    equal: float = EQUAL
+
+
+TIME = Margins(0.02)
+ENERGY = Margins(0.03)
+QUALITY = Margins(0.02)
+
+
+def judge(ratio: Interval, margins: Margins = TIME) -> Judgement:
+    """What the interval of a cost ratio (candidate / baseline, 1 is no change) says."""
+    if ratio.low is None or ratio.high is None:
+        return "inconclusive"
+    if ratio.low > 1 + margins.change:
+        return "regressed"
+    if ratio.high < 1 / (1 + margins.change):
+        return "improved"
+    if ratio.low >= 1 - margins.equal and ratio.high <= 1 + margins.equal:
+        return "equal"
+    return "inconclusive"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A cost ratio with its interval, what it says, and how many looks that took."""
+
+    ratio: Interval
+    judgement: Judgement
+    num_looks: int
+
+
+def looks(start: int, most: int = MAX_ROUNDS) -> Iterator[int]:
+    """After how many rounds to look: `start`, twice that and so on, the last time at `most`."""
+    number = min(start, most)
+    while number < most:
+        yield number
+        number *= 2
+    yield most
+
+
+def decide(more: More, start: int, margins: Margins = TIME, most: int = MAX_ROUNDS) -> Judged:
+    """Measure `start` rounds, and more while they are inconclusive, `most` at the end.
+
+    `more(n)` measures n further rounds and returns their log cost ratios.
+    """
+    rounds: list[float] = []
+    for number, wanted in enumerate(looks(start, most), start=1):
+        rounds += more(wanted - len(rounds))
+        ratio = ratio_interval(rounds)
+        judged = Judged(ratio, judge(ratio, margins), number)
+        if judged.judgement != "inconclusive":
+            break
+    return judged
+
+
+def confirm(first: Judged, again: Callable[[], Judged]) -> tuple[Judged, Judged | None]:
+    """What counts after one rerun, and the rerun (None where none was needed).
+
+    A regression counts if the rerun regresses too; if it does not, what the rerun says counts.
+    """
+    if first.judgement != "regressed":
+        return first, None
+    rerun = again()
+    return (first if rerun.judgement == "regressed" else rerun), rerun
+
+
+def family_wise_error(num_metrics: int, num_looks: int, *, confirmed: bool) -> float:
+    """Bound on the chance of any false regression in a family of metrics.
+
+    Where no true change exceeds its margin, one look at a 95 % interval is wrong on the upper side
+    with 2.5 %; looks and metrics add up (Bonferroni), and an independent rerun has to repeat the
+    error. For an unchanged program the chance is far smaller: `condbench nightly --simulate`.
+    """
+    each = min(1.0, num_looks * (1 - LEVEL) / 2)
+    return min(1.0, num_metrics * (each**2 if confirmed else each))

@@ -1,0 +1,108 @@
+"""A verdict as one Markdown body: what changed, by how much, why probably, and how to see it again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from bench.compare.gate import LEVEL
+from bench.compare.verdict import Outcome, Row, Verdict
+from bench.report.numbers import number
+from bench.statistics import Interval
+
+SAID: dict[Outcome, str] = {
+    "ok": "no regression",
+    "regressed": "regressed",
+    "inconclusive": "inconclusive (not green)",
+    "void": "void: a control is not equal, nothing is concluded",
+    "not comparable": "not comparable",
+}
+MARKS = {"regressed": "**regressed**", "improved": "improved", "equal": "equal"}
+ORDER = ("regressed", "inconclusive", "improved", "equal")
+
+
+def body(verdict: Verdict) -> str:
+    """The whole body."""
+    return "\n".join([*_head(verdict), *_sections(verdict), *_foot(verdict)]) + "\n"
+
+
+def _head(verdict: Verdict) -> Iterator[str]:
+    counts = [f"{len(rows)} {name}" for name in ORDER if (rows := verdict.named(name))]  # type: ignore[arg-type]
+    yield f"## {SAID[verdict.outcome]}"
+    yield ""
+    yield f"{_safe(verdict.candidate)} against {_safe(verdict.baseline)} on {_safe(verdict.hardware)}"
+    yield f"- {len(verdict.rows)} metrics: {', '.join(counts) or 'none judged'}"
+    if verdict.rows:
+        error = number(100 * verdict.family_wise_error, 2)
+        rerun = "confirmed by a rerun" if verdict.confirmed else "not confirmed by a rerun"
+        yield (
+            f"- chance of any false regression in this family: at most {error} % where every true "
+            f"change is within its margin ({LEVEL:.0%} intervals, {rerun}); far less where nothing "
+            "changed (`condbench nightly --simulate`)"
+        )
+
+
+def _sections(verdict: Verdict) -> Iterator[str]:
+    if verdict.differences:
+        yield from _list("Not comparable because of", verdict.differences)
+    changed = [row for name in ORDER[:3] for row in verdict.named(name)]  # type: ignore[arg-type]
+    if changed:
+        yield from ("", "### What changed", "", *_table(changed), *_causes(changed))
+    if verdict.controls:
+        yield from ("", "### Controls (must be equal)", "", *_table(verdict.controls))
+    if verdict.changes:
+        yield from _list("Counts that changed (not gated after training)", verdict.changes)
+    if same := verdict.named("equal"):
+        yield from ("", f"<details><summary>{len(same)} equal</summary>", "")
+        yield from (*_table(same), "", "</details>")
+
+
+def _foot(verdict: Verdict) -> Iterator[str]:
+    if verdict.notes:
+        yield from _list("Notes", verdict.notes)
+    if verdict.commands:
+        yield from ("", "### Again", "", "```sh", *verdict.commands, "```")
+
+
+def _list(title: str, lines: Sequence[str]) -> Iterator[str]:
+    yield from ("", f"### {title}", "", *(f"- {_safe(line)}" for line in lines))
+
+
+def _table(rows: Sequence[Row]) -> Iterator[str]:
+    yield "| model | metric | cost, candidate / baseline | rounds | verdict |"
+    yield "|---|---|---|---|---|"
+    for row in rows:
+        rounds = str(row.ratio.num_values or "-") if row.ratio else "-"
+        verdict = MARKS.get(row.judgement, row.judgement) + (
+            f" ({_safe(row.reason)})" if row.reason else ""
+        )
+        yield f"| {_safe(row.model)} | {row.metric} | {_numbers(row)} | {rounds} | {verdict} |"
+
+
+def _numbers(row: Row) -> str:
+    if row.ratio is None or row.ratio.value is None:
+        return "-"
+    text = interval(row.ratio)
+    if row.baseline is not None and row.candidate is not None:
+        text += f" ({number(row.baseline)} -> {number(row.candidate)} {row.unit})"
+    return text + (f"; rerun {interval(row.rerun)}" if row.rerun else "")
+
+
+def interval(ratio: Interval) -> str:
+    """ "+7.9 % [+7.1, +8.6]" of a cost ratio."""
+    value, low, high = (
+        None if each is None else f"{100 * (each - 1):+.1f}"
+        for each in (ratio.value, ratio.low, ratio.high)
+    )
+    return f"{value} %" + (f" [{low}, {high}]" if low is not None and high is not None else "")
+
+
+def _causes(rows: Sequence[Row]) -> Iterator[str]:
+    told = [f"- {_safe(row.name)}: {_safe(row.cause)}" for row in rows if row.cause]
+    if told:
+        yield from ("", "Probable cause:", "", *told)
+
+
+def _safe(text: str) -> str:
+    """Text from records and messages: no table cell, tag or new line of its own."""
+    flat = " ".join(text.split())
+    return flat.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("`", "'")

@@ -1,0 +1,68 @@
+"""Ratios across two sessions: each side was paired with dense in a process of its own.
+
+A method's cost relative to dense is measured in each session by paired rounds; what is compared is
+the ratio of these ratios. Machine speed cancels in each session. What slows method and dense
+alike cancels too: only `--rev`, which pairs the revisions themselves, sees that.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from bench.statistics import LEVEL, MIN_BOOTSTRAP, NUM_DRAWS, Interval, median_interval
+
+
+def relative_cost(candidate_s: ArrayLike, dense_s: ArrayLike) -> np.ndarray:
+    """log(method time / dense time) of each paired round [K]."""
+    return np.log(np.asarray(candidate_s, float) / np.asarray(dense_s, float))
+
+
+def cost_ratio(baseline: ArrayLike, candidate: ArrayLike, *, seed: int = 0) -> Interval:
+    """exp(median candidate - median baseline) of two sessions' log relative costs [K1], [K2].
+
+    The sessions are independent samples: percentile bootstrap of the difference of medians (Efron
+    and Tibshirani, 1993, chapter 16) from 20 rounds up in both. Below, the extreme differences of
+    the two order-statistic intervals, which cover more than 95 %.
+    """
+    old, new = (np.asarray(side, float) for side in (baseline, candidate))
+    value = float(np.median(new) - np.median(old))
+    number = min(old.size, new.size)
+    if number < MIN_BOOTSTRAP:
+        return _box(old, new, value)
+    generator = np.random.default_rng(seed)
+    draws = [
+        np.median(side[generator.integers(side.size, size=(NUM_DRAWS, side.size))], axis=1)
+        for side in (old, new)
+    ]
+    low, high = np.quantile(draws[1] - draws[0], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(value, float(low), float(high), number, "bootstrap").map(math.exp)
+
+
+def _box(old: np.ndarray, new: np.ndarray, value: float) -> Interval:
+    before, now = median_interval(old), median_interval(new)
+    if before.low is None or before.high is None or now.low is None or now.high is None:
+        reason = before.reason or now.reason
+        return Interval(math.exp(value), None, None, min(old.size, new.size), "none", reason)
+    whole = Interval(
+        value, now.low - before.high, now.high - before.low, min(old.size, new.size), "box"
+    )
+    return whole.map(math.exp)
+
+
+def independent_ratio(
+    baseline: tuple[float, float, float], candidate: tuple[float, float, float]
+) -> Interval:
+    """candidate / baseline of two positive numbers (value, low, high) measured independently.
+
+    Half-widths add in quadrature on the log scale, each side's own way.
+    """
+    (old, old_low, old_high), (new, new_low, new_high) = (
+        tuple(map(math.log, each)) for each in (baseline, candidate)
+    )
+    down = math.hypot(new - new_low, old_high - old)
+    up = math.hypot(new_high - new, old - old_low)
+    value = new - old
+    return Interval(value, value - down, value + up, 0, "quadrature").map(math.exp)

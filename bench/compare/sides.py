@@ -1,0 +1,141 @@
+"""One side of a comparison: the records of one run on one machine, by what they measure."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import numpy as np
+
+from bench.record import RAW_NAME, RECORD_NAME, BadRecord, Record, read_record
+
+
+class BadInput(Exception):
+    """A folder that cannot be one side of a comparison; the message says what, where, way out."""
+
+
+class Cell(NamedTuple):
+    """What one trial measures, on whatever revision: the labels without hardware and run."""
+
+    task: str
+    backbone: str
+    method: str
+    variant: str
+    seed: int
+
+    @property
+    def model(self) -> tuple[str, str, str, str]:
+        """The cell without its seed."""
+        return self[:4]
+
+    def __str__(self) -> str:
+        return f"{model_name(self.model)}/seed{self.seed}"
+
+
+def model_name(model: Sequence[str]) -> str:
+    """ "digits/transformer/moe,num_experts=4" of (task, backbone, method, variant)."""
+    task, backbone, method, variant = model
+    return f"{task}/{backbone}/{method}" + (f",{variant}" if variant else "")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A record and its paired rounds."""
+
+    record: Record
+    folder: Path
+
+    def rounds(self, size: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Seconds per pass [K] of the method and of dense at a batch size; None without them.
+
+        Raises BadInput for a damaged raw.npz.
+        """
+        path = self.folder / RAW_NAME
+        try:
+            with np.load(path, allow_pickle=False) as raw:
+                names = [f"{which}_s_b{size}_point0" for which in ("candidate", "baseline")]
+                if any(name not in raw for name in names):
+                    return None
+                return raw[names[0]], raw[names[1]]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise BadInput(f"{path}: damaged ({error}); run that trial again") from error
+
+    @property
+    def sizes(self) -> list[int]:
+        """Batch sizes that were timed."""
+        return [int(size) for size in self.record.config.get("measure", {}).get("batch_sizes", [])]
+
+
+@dataclass
+class Side:
+    """The trials below one folder: one hardware class, the newest of each cell."""
+
+    folder: Path
+    hardware: str
+    trials: dict[Cell, Trial] = field(default_factory=dict)
+    num_older: int = 0  # records of the same cell that a newer one replaced
+
+    @property
+    def canary_s(self) -> float | None:
+        """The machine's fixed workload in this run: median over its trials, seconds per pass."""
+        found = [trial.record.diagnostics.get("canary_s") for trial in self.trials.values()]
+        times = [float(value) for value in found if isinstance(value, int | float) and value > 0]
+        return median(times) if times else None
+
+    @property
+    def commit(self) -> str | None:
+        """The commit that the records name, if it is the same in all."""
+        found = {trial.record.environment.get("git_commit") for trial in self.trials.values()}
+        return str(found.pop()) if len(found) == 1 and None not in found else None
+
+
+def read_side(folder: Path) -> Side:
+    """Every record below `folder`.
+
+    Raises BadInput for a missing folder, no record, a damaged one or one of another schema,
+    readings of a fake device, and records of several hardware classes.
+    """
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: no such folder; name one that `condbench run` wrote")
+    paths = sorted(folder.rglob(RECORD_NAME))
+    if not paths:
+        raise BadInput(f"{folder}: no record in it; name a folder that `condbench run` wrote")
+    trials = [_trial(path) for path in paths]
+    _one_hardware(folder, trials)
+    side = Side(folder, trials[0].record.labels.hardware)
+    for trial in sorted(trials, key=_started_unix_s):
+        labels = trial.record.labels
+        cell = Cell(labels.task, labels.backbone, labels.method, labels.variant, labels.seed)
+        side.num_older += cell in side.trials
+        side.trials[cell] = trial
+    return side
+
+
+def _trial(path: Path) -> Trial:
+    try:
+        record = read_record(path)
+    except BadRecord as error:
+        raise BadInput(f"{error}; delete that folder or run it again") from error
+    if record.labels.device == "fake":
+        raise BadInput(f"{path}: measured with a fake device, which nothing is compared with")
+    return Trial(record, path.parent)
+
+
+def _one_hardware(folder: Path, trials: Sequence[Trial]) -> None:
+    found = sorted({trial.record.labels.hardware for trial in trials})
+    if len(found) > 1:
+        raise BadInput(
+            f"{folder}: records of several machines ({', '.join(found)}), and nothing is averaged "
+            "over hardware; name the folder of one of them"
+        )
+
+
+def _started_unix_s(trial: Trial) -> float:
+    started = trial.record.provenance.get("started_unix_s")
+    return float(started) if isinstance(started, int | float) else 0.0

@@ -1,0 +1,108 @@
+"""`condbench nightly --simulate`: what the gate would get wrong, on nights whose truth is known.
+
+Synthetic rounds go through the gate's own code. Each round's two times carry 2 % noise, 7 % of them
+an outlier of +8 to +25 %, and the machine drifts: a slope of 10 % over the session and a random
+walk of 0.3 % per block. The seeds are fixed: the same figures every time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.compare.gate import TIME, Judged, Judgement, confirm, decide, judge
+from bench.statistics import ratio_interval
+
+NOISE = 0.02
+OUTLIER_SHARE, OUTLIER_LOW, OUTLIER_HIGH = 0.07, 0.08, 0.25
+SLOPE, WALK = 0.10, 0.003  # over 100 rounds; per block
+STEP = 0.05  # the regression that has to be found
+NUM_METRICS = 16
+FIRST_LOOK = 30  # rounds of a night's first look
+
+
+class Night:
+    """An endless session that measures one metric: `more(n)` as the gate asks for it."""
+
+    def __init__(self, change: float, seed: int, offset: float = 0.0) -> None:
+        """`change`: the true relative change; `offset`: sd of what two processes differ by."""
+        self.generator = np.random.default_rng(seed)
+        self.log_change = np.log1p(change) + offset * self.generator.standard_normal()
+        self.level = 0.0
+
+    def more(self, num_rounds: int) -> list[float]:
+        """Log cost ratios [n] of rounds in the order ABBA, BAAB, ..."""
+        drift = self._drift(num_rounds)  # [n, 4]
+        baseline, candidate = drift[:, [0, 3]].mean(1), drift[:, [1, 2]].mean(1)
+        baseline[1::2], candidate[1::2] = candidate[1::2].copy(), baseline[1::2].copy()
+        times = np.stack([candidate, baseline]) * self._noise(num_rounds)  # [2, n]
+        return list(np.log(times[0] / times[1]) + self.log_change)
+
+    def _drift(self, num_rounds: int) -> np.ndarray:
+        steps = SLOPE / 400 + WALK * self.generator.standard_normal(4 * num_rounds)
+        path = self.level + np.cumsum(steps)
+        self.level = float(path[-1])
+        return np.exp(path).reshape(num_rounds, 4)
+
+    def _noise(self, num_rounds: int) -> np.ndarray:
+        shape = (2, num_rounds)
+        hit = self.generator.random(shape) < OUTLIER_SHARE
+        extra = self.generator.uniform(OUTLIER_LOW, OUTLIER_HIGH, shape)
+        return (1 + NOISE * self.generator.standard_normal(shape)) * (1 + hit * extra)
+
+
+def first_look(change: float, num_rounds: int, num_nights: int, seed: int = 0) -> float:
+    """Share of nights whose first look at `num_rounds` rounds says regressed."""
+    found = (
+        judge(ratio_interval(night.more(num_rounds)), TIME)
+        for night in _nights(change, num_nights, seed)
+    )
+    return _share(found, "regressed")
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Shares of nights: regressed before and after the rerun, and green in the end."""
+
+    suspected: float
+    confirmed: float
+    green: float
+
+
+def outcomes(change: float, num_nights: int, seed: int = 0, offset: float = 0.0) -> Outcomes:
+    """What becomes of nights with one metric: rounds added up to 100, regressions rerun."""
+    ends = [one_night(change, seed + number, offset) for number in range(num_nights)]
+    return Outcomes(
+        suspected=_share((first.judgement for first, _ in ends), "regressed"),
+        confirmed=_share((final.judgement for _, final in ends), "regressed"),
+        green=sum(final.judgement in ("equal", "improved") for _, final in ends) / num_nights,
+    )
+
+
+def one_night(change: float, seed: int, offset: float = 0.0) -> tuple[Judged, Judged]:
+    """A night's judgement of one metric before and after the rerun, which has noise of its own."""
+    night, rerun = (Night(change, 2 * seed + which, offset) for which in range(2))
+    first = decide(night.more, FIRST_LOOK)
+    final, _ = confirm(first, lambda: decide(rerun.more, FIRST_LOOK))
+    return first, final
+
+
+def green_nights(num_nights: int, num_metrics: int = NUM_METRICS, seed: int = 0) -> float:
+    """Share of nights of an unchanged program in which every one of the metrics is green."""
+    green = 0
+    for night in range(num_nights):
+        start = seed + night * num_metrics
+        ends = (one_night(0.0, start + number)[1].judgement for number in range(num_metrics))
+        green += all(end in ("equal", "improved") for end in ends)
+    return green / num_nights
+
+
+def _nights(change: float, num_nights: int, seed: int) -> Iterator[Night]:
+    return (Night(change, seed + number) for number in range(num_nights))
+
+
+def _share(found: Iterator[Judgement], wanted: Judgement) -> float:
+    seen = list(found)
+    return seen.count(wanted) / len(seen)
