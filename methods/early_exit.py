@@ -44,10 +44,14 @@ class EarlyExit:
         return ExitModel(backbone.build(spec), self.every, len(self.budgets))
 
     def convert(self, dense: Trunk, batches: Iterable[Batch]) -> ExitModel:
-        """A copy of the trained trunk; every exit head starts as a copy of the final one."""
+        """A copy of the trained trunk; exit heads of the final one's shape start as its copies."""
         model = ExitModel(deepcopy(dense), self.every, len(self.budgets))
+        trained = dense.head.state_dict()
         for head in model.heads:
-            head.load_state_dict(dense.head.state_dict())
+            if {k: v.shape for k, v in head.state_dict().items()} == {
+                k: v.shape for k, v in trained.items()
+            }:
+                head.load_state_dict(trained)
         return model
 
     def loss(self, model: ExitModel, batch: Batch, criterion: Criterion, progress: float) -> Tensor:

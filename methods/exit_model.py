@@ -3,14 +3,15 @@
     blocks ... head 0 -> go on? -> blocks ... head 1 -> go on? -> ... blocks, final head
 
 In training every element runs to the end and every head answers (unless the harness replays
-decisions: then what has left keeps its state). In inference the trunk is driven block by block over
-what is left: each block is called once, on the remaining samples or tokens, and never on an empty
-batch.
+decisions: then what has left keeps its answer, and tokens their state). In inference the trunk is
+driven block by block over what is left: each block is called once, on the remaining samples or
+tokens, and never on an empty batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from bench import routing
 from bench.types import Batch, Output
+from methods.backbone.conv import layer_flops
 from methods.backbone.tokens import Selection, linear_flops, run_block, select_running
 from methods.backbone.transformer import attention_mask
 from methods.backbone.trunk import State, Trunk
@@ -44,13 +46,14 @@ class ExitModel(nn.Module):
             raise ValueError(f"every={every} leaves no exit before the end of {depth} blocks")
         self.ends = [*range(every, depth, every), depth]  # number of blocks run at each exit
         self.trunk = trunk
-        self.heads = nn.ModuleList(trunk.new_head() for _ in self.ends[:-1])
+        self.heads = nn.ModuleList(trunk.new_head(end) for end in self.ends[:-1])
         stages = zip(self.ends, self.ends[1:], strict=False)
         # FLOPs: a token through the linear layers of each later stage; its key and value; a head.
         blocks = list(trunk.blocks)
         self._linear = [sum(map(linear_flops, blocks[a:b])) for a, b in stages]
         self._key_value = 2 * 2 * trunk.dim**2
         self._head = linear_flops(trunk.head)
+        self._of_maps = [] if trunk.tokens else self._traced()
         self.register_buffer("threshold", torch.tensor(NEVER))
         self.register_buffer("thresholds", torch.full((num_points,), NEVER))
 
@@ -84,7 +87,10 @@ class ExitModel(nn.Module):
         return torch.stack(found)
 
     def _masked(self, batch: Batch) -> Output:
-        """Everything runs; what a replayed decision let leave keeps its state and its logits."""
+        """Everything runs; what a replayed decision let leave keeps its logits.
+
+        In a causal trunk also its state, which others go on looking at.
+        """
         state = self.trunk.stem(batch)
         live: Tensor | None = None  # [B] or [B, T]; None: everything
         exits: list[Tensor] = []
@@ -92,7 +98,8 @@ class ExitModel(nn.Module):
         for number, (blocks, head) in enumerate(self.stages()):
             for block in blocks:
                 before, state = state.x, block(state)
-                state = state if live is None else replace(state, x=_keep(live, state.x, before))
+                if live is not None and self.trunk.spec.causal:
+                    state = replace(state, x=_keep(live, state.x, before))
             with routing.region("exit_head"):
                 exits.append(head(state))
             logits = exits[-1] if live is None else _keep(live, exits[-1], logits)
@@ -170,11 +177,28 @@ class ExitModel(nn.Module):
 
         Attention: 2 T D for the scores and 2 T D for the mixing, per asking token and block.
         """
+        if self._of_maps:
+            return self._of_maps[number]
         num_blocks = self.ends[number + 1] - self.ends[number]
         per_token = self._linear[number] + num_blocks * 4 * num_tokens * self.trunk.dim
         if self.trunk.spec.causal:
             return per_token - num_blocks * self._key_value + self._head
         return num_tokens * per_token + self._head
+
+    def _traced(self) -> list[int]:
+        """FLOPs of each later stage with its head for one sample of feature maps, from shapes."""
+        shadow = deepcopy(self).to("meta").eval()
+        inputs = torch.zeros(1, *self.trunk.spec.input_shape, device="meta")
+        found: list[int] = []
+        with torch.no_grad(), layer_flops(shadow) as calls:
+            state = shadow.trunk.stem(Batch(inputs, inputs))
+            for blocks, head in shadow.stages():
+                calls.clear()
+                for block in blocks:
+                    state = block(state)
+                head(state)
+                found.append(sum(calls))
+        return found[1:]
 
     def declared_flops(self, observation: routing.Observation) -> float:
         """FLOPs of the decisions; in a causal model also keys and values of all visible tokens.
