@@ -1,129 +1,59 @@
-"""The transformer: encoder where a sample gets a label, causal decoder for language models.
+"""The transformer: encoder where a sample gets a label, causal decoder, encoder-decoder.
 
-Pre-LN blocks (Xiong et al. 2020) with a GELU feed-forward layer, as in ViT (Dosovitskiy et al.
-2021) and GPT-2 (Radford et al. 2019). A block has two halves: `mix` (tokens look at one another)
-and `feed` (each token by itself).
+The defaults are pre-norm blocks with a GELU feed-forward layer, as in ViT (Dosovitskiy et al. 2021)
+and GPT-2 (Radford et al. 2019). The modern block (RMSNorm, rotary positions, grouped-query
+attention, SwiGLU: Touvron et al. 2023, Llama) and the first one (Vaswani et al. 2017) are settings.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from bench.types import TaskSpec, Unsupported
-from methods.backbone.attention import Attention
-from methods.backbone.stem import ImageStem, TokenStem
-from methods.backbone.trunk import State, Trunk
+from bench.types import TaskSpec
+from methods.backbone.block import Block, MakeNorm, attention_mask
+from methods.backbone.feedforward import ACTIVATIONS, GATED, FeedForward, GatedFeedForward
+from methods.backbone.head import Head, mean_token
+from methods.backbone.parts import MakeAttention, MakeBlock, MakeFeed, Parts
+from methods.backbone.positions import KINDS
+from methods.backbone.trunk import Trunk
 
+__all__ = [
+    "Block",
+    "FeedForward",
+    "GatedFeedForward",
+    "Head",
+    "Transformer",
+    "attention_mask",
+    "mean_token",
+]
 
-class FeedForward(nn.Module):
-    """W2 gelu(W1 x): [B, T, D] -> [B, T, D]."""
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.dim, self.hidden = dim, hidden
-        self.up = nn.Linear(dim, hidden)
-        self.down = nn.Linear(hidden, dim)
-
-    def initialise(self, residual_scale: float) -> None:
-        """GPT-2's start: N(0, 0.02), what is added to the residual stream scaled down, no bias."""
-        nn.init.normal_(self.up.weight, std=0.02)
-        nn.init.normal_(self.down.weight, std=0.02 * residual_scale)
-        nn.init.zeros_(self.up.bias)
-        nn.init.zeros_(self.down.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x)))
-
-
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + ffn(norm(x))."""
-
-    def __init__(self, dim: int, attention: nn.Module, ffn: nn.Module, *, causal: bool) -> None:
-        super().__init__()
-        self.causal = causal
-        self.norm_mix = nn.LayerNorm(dim)
-        self.attention = attention
-        self.norm_feed = nn.LayerNorm(dim)
-        self.ffn = ffn
-
-    def forward(self, state: State) -> State:
-        return self.feed(self.mix(state))
-
-    def mix(self, state: State, context: State | None = None, mask: Tensor | None = None) -> State:
-        """The attention half. With `context`, the tokens of `state` look at those of `context`.
-
-        `mask` is used instead of the one that follows from the states.
-        """
-        x = self.norm_mix(state.x)
-        if mask is None:
-            mask = attention_mask(state, context, causal=self.causal)
-        if context is None:
-            mixed = self.attention(x, mask)
-        else:
-            mixed = self.attention(x, mask, self.norm_mix(context.x))
-        return replace(state, x=state.x + mixed)
-
-    def feed(self, state: State) -> State:
-        """The feed-forward half; adds the layer's auxiliary loss to the state's, if it has one."""
-        fed = self.ffn(self.norm_feed(state.x))
-        if not isinstance(fed, tuple):
-            return replace(state, x=state.x + fed)
-        fed, aux_loss = fed
-        return replace(state, x=state.x + fed, aux_loss=state.aux_loss + aux_loss)
-
-
-def attention_mask(state: State, context: State | None, *, causal: bool) -> Tensor | None:
-    """Who may look at whom, bool [B, 1, T, S]; None where the attention's own rule is enough.
-
-    Tokens of a state are in order of position, so a plain causal rule also holds for a subset.
-    """
-    keys = state if context is None else context
-    if keys.mask is None and (context is None or not causal):
-        return None
-    allowed = None if keys.mask is None else keys.mask[:, None, None, :]
-    if not causal:
-        return allowed
-    order = state.token_positions()[:, None, :, None] >= keys.token_positions()[:, None, None, :]
-    return order if allowed is None else order & allowed
-
-
-class Head(nn.Module):
-    """Logits of every position [B, T, C], or with `pool` of the mean token [B, C]."""
-
-    def __init__(self, dim: int, num_outputs: int, *, pool: bool) -> None:
-        super().__init__()
-        self.pool = pool
-        self.norm = nn.LayerNorm(dim)
-        self.linear = nn.Linear(dim, num_outputs)
-
-    def forward(self, state: State) -> Tensor:
-        x = mean_token(state) if self.pool else state.x
-        return self.linear(self.norm(x))
-
-
-def mean_token(state: State) -> Tensor:
-    """The mean of a sample's real tokens, each weighted by its size, [B, D]."""
-    if state.mask is None and state.sizes is None:
-        return state.x.mean(1)
-    weight = state.x.new_ones(state.x.shape[:2]) if state.sizes is None else state.sizes
-    if state.mask is not None:
-        weight = weight * state.mask
-    total = weight.sum(1, keepdim=True).clamp_min(1e-6)
-    return (state.x * weight[..., None]).sum(1) / total
+CHOICES = {
+    "stem": ("convolutional", "patch"),
+    "pool": ("mean", "class"),
+    "positions": KINDS,
+    "norm": ("layer", "rms"),
+    "activation": (*ACTIVATIONS, GATED),
+    "tied_embeddings": ("no", "output", "all"),
+}
 
 
 @dataclass
 class Transformer:
-    """Encoder for images, spectrograms and labelled text; causal decoder for language modelling.
+    """Encoder for images, spectrograms and labelled text; decoder for text; both for pairs.
 
-    The defaults are the quickstart's size. `hidden_multiple` is H / D, `image_stride` how many
-    pixels (or mel bands and frames) share a token along each axis.
+    The defaults are the quickstart's size. `depth` counts the encoder's blocks and the decoder's,
+    each, in an encoder-decoder. `hidden_multiple` is H / D, `image_stride` how many pixels (or mel
+    bands and frames) share a token along each axis: the patch size of `stem=patch`.
+
+    `pool=class`: a learned token answers for an image. `norm_first=false`: norms after the sums, no
+    final one. `num_kv_heads`: heads of keys and values, null for as many as queries have.
+    `bias=false`: none in linear layers, norms and head. `tied_embeddings`: the output layer's
+    matrix is the embedding's, with `all` also that of an encoder's input. `rope_theta`: base of the
+    rotary positions' angles.
     """
 
     dim: int = 128
@@ -131,55 +61,97 @@ class Transformer:
     num_heads: int = 4
     hidden_multiple: float = 4.0
     image_stride: int = 4
+    stem: str = "convolutional"
+    pool: str = "mean"
+    positions: str = "learned"
+    norm: str = "layer"
+    norm_first: bool = True
+    norm_eps: float = 1e-5
+    activation: str = "gelu"
+    num_kv_heads: int | None = None
+    bias: bool = True
+    tied_embeddings: str = "no"
+    rope_theta: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        for name, known in CHOICES.items():
+            given = getattr(self, name)
+            if given not in known:
+                raise ValueError(f"{name} is one of {', '.join(known)}, not {given!r}")
+
+    @property
+    def hidden(self) -> int:
+        """The feed-forward layers' hidden width H."""
+        return round(self.dim * self.hidden_multiple)
 
     def build(
         self,
         spec: TaskSpec,
         *,
-        ffn: Callable[[int, int], nn.Module] | None = None,
-        attention: Callable[..., nn.Module] | None = None,
-        block: Callable[..., nn.Module] | None = None,
+        ffn: MakeFeed | None = None,
+        attention: MakeAttention | None = None,
+        block: MakeBlock | None = None,
     ) -> Trunk:
-        """The trunk for `spec`; raises Unsupported for kinds without a stem.
+        """The trunk for `spec`; raises Unsupported for what has no stem or cannot share embeddings.
 
         `ffn(dim, hidden)`, `attention(dim, num_heads, causal=...)` and `block(index, make)`, where
-        `make()` builds the dense block, replace the dense parts.
+        `make()` builds the dense block, replace the dense parts. An encoder-decoder counts the
+        encoder's blocks first; the trunk's `blocks` are the decoder's.
         """
-        stem = self._stem(spec)
-        make_ffn, make_attention = ffn or FeedForward, attention or Attention
-        hidden = round(self.dim * self.hidden_multiple)
+        parts = Parts(self, spec, ffn, attention, block)
+        stem = parts.stem()
+        causal = spec.causal or spec.kind == "seq2seq"
+        blocks = parts.blocks(self.depth, causal=causal, cross=spec.kind == "seq2seq")
+        parts.initialise(blocks)
+        class_token = self._class_token(spec)
+        make_head = partial(
+            Head,
+            self.dim,
+            spec.num_outputs,
+            pool=not causal,
+            class_token=class_token,
+            norm=self.make_norm() if self.norm_first else _no_norm,
+            bias=self.bias,
+            tied=parts.tied(stem),
+        )
+        return Trunk(spec, self.dim, stem, blocks, make_head, class_token=class_token)
 
-        def make_block() -> nn.Module:
-            mixer = make_attention(self.dim, self.num_heads, causal=spec.causal)
-            return Block(self.dim, mixer, make_ffn(self.dim, hidden), causal=spec.causal)
-
-        blocks = [block(i, make_block) if block else make_block() for i in range(self.depth)]
-        for module in nn.ModuleList(blocks).modules():
-            start = getattr(module, "initialise", None)  # what stands in may have one too
-            if callable(start):
-                start((2 * self.depth) ** -0.5)
-        make_head = partial(Head, self.dim, spec.num_outputs, pool=not spec.causal)
-        return Trunk(spec, self.dim, stem, blocks, make_head)
+    def make_norm(self) -> MakeNorm:
+        """D -> a norm of the kind, epsilon and bias that are set."""
+        if self.norm == "rms":
+            return partial(nn.RMSNorm, eps=self.norm_eps)
+        return partial(nn.LayerNorm, eps=self.norm_eps, bias=self.bias)
 
     def num_tokens(self, spec: TaskSpec) -> int:
-        """Tokens that a sample of `spec` becomes (the longest, for sequences)."""
+        """Tokens that a sample of `spec` becomes (the longest; of a pair, the decoder's)."""
         if spec.kind in ("image", "audio"):
             height, width = spec.input_shape[-2:]
-            return math.ceil(height / self.image_stride) * math.ceil(width / self.image_stride)
+            tokens = math.ceil(height / self.image_stride) * math.ceil(width / self.image_stride)
+            return tokens + self._class_token(spec)
+        if spec.kind == "seq2seq" and spec.target_length is not None:
+            return spec.target_length
         return spec.input_shape[0]
 
     def block_flops(self, spec: TaskSpec) -> int:
-        """FLOPs (2 x MAC) of one dense block for one sample.
+        """FLOPs (2 x MAC) of one dense block for one sample; of a pair, one of each kind.
 
-        A token's projections take 8 D^2, its attention 4 T D, its feed-forward layer 4 D H.
+        A token's projections take 4 D^2 + 4 D K with K the width of keys and values (8 D^2 where
+        K = D), its attention 4 T D, its feed-forward layer 4 D H (6 D H with a gate).
         """
-        num_tokens, hidden = self.num_tokens(spec), round(self.dim * self.hidden_multiple)
-        return num_tokens * (8 * self.dim**2 + 4 * num_tokens * self.dim + 4 * self.dim * hidden)
+        dim, num_tokens = self.dim, self.num_tokens(spec)
+        kv_dim = dim // self.num_heads * (self.num_kv_heads or self.num_heads)
+        feed = (6 if self.activation == GATED else 4) * dim * self.hidden
+        token = 4 * dim**2 + 4 * dim * kv_dim + feed
+        total = num_tokens * (token + 4 * num_tokens * dim)
+        if spec.kind == "seq2seq":
+            source = spec.input_shape[0]
+            total += source * (token + 4 * source * dim)
+            total += num_tokens * (4 * dim**2 + 4 * source * dim) + source * 4 * dim * kv_dim
+        return total
 
-    def _stem(self, spec: TaskSpec) -> nn.Module:
-        if spec.kind in ("image", "audio"):
-            shape = spec.input_shape if spec.kind == "image" else (1, *spec.input_shape)
-            return ImageStem(shape, self.dim, self.image_stride)
-        if spec.kind == "tokens" and spec.vocab_size is not None:
-            return TokenStem(spec.vocab_size, spec.input_shape[0], self.dim)
-        raise Unsupported(f"the transformer backbone has no stem for {spec.kind} tasks")
+    def _class_token(self, spec: TaskSpec) -> bool:
+        return self.pool == "class" and spec.kind in ("image", "audio")
+
+
+def _no_norm(dim: int) -> nn.Module:
+    return nn.Identity()

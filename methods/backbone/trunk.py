@@ -11,7 +11,7 @@ Calling the trunk does just that. A method may drive the parts itself: leave out
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.types import Batch, Output, TaskSpec
+from methods.backbone.cache import Cache
+from methods.backbone.decoding import greedy
 
 
 @dataclass
@@ -29,7 +31,8 @@ class State:
     `positions` [B, T]: the original position of each token, None for 0..T-1.
     `mask` [B, T] bool: true where the token is real, None where all are.
     `sizes` [B, T]: how many original tokens each token stands for, None for one each.
-    `cache`: keys and values of earlier tokens when generating (no block here uses it yet).
+    `cache`: keys and values of earlier tokens when generating.
+    `memory` [B, S, D], `memory_mask` [B, S] bool: what a decoder reads, and which of it is real.
     """
 
     x: Tensor  # [B, T, D]; feature maps [B, C, height, width] in a convolutional trunk
@@ -37,8 +40,10 @@ class State:
     positions: Tensor | None = None
     mask: Tensor | None = None
     sizes: Tensor | None = None
-    cache: Any = None
+    cache: Cache | None = None
     aux_loss: Tensor | float = 0.0
+    memory: Tensor | None = None
+    memory_mask: Tensor | None = None
 
     def select(self, rows: Tensor) -> State:
         """The samples in `rows` [n] (integers), with `index` pointing at the original batch."""
@@ -53,6 +58,8 @@ class State:
             positions=pick(self.positions),
             mask=pick(self.mask),
             sizes=pick(self.sizes),
+            memory=pick(self.memory),
+            memory_mask=pick(self.memory_mask),
         )
 
     def take(self, tokens: Tensor) -> State:
@@ -88,7 +95,8 @@ class Trunk(nn.Module):
     """A dense model: calling it runs the stem, every block and the head.
 
     `stem` maps a Batch to a State, each block a State to a State, `make_head()` gives a module
-    State -> logits. `dim` is the width D of the state.
+    State -> logits. `dim` is the width D of the state. With `class_token`, the first token is no
+    part of the input: the head reads it, and a method must not lose it.
     """
 
     tokens = True  # the state is a row of tokens; false where it is feature maps
@@ -100,10 +108,13 @@ class Trunk(nn.Module):
         stem: nn.Module,
         blocks: list[nn.Module],
         make_head: Callable[[], nn.Module],
+        *,
+        class_token: bool = False,
     ) -> None:
         super().__init__()
         self.spec = spec
         self.dim = dim
+        self.class_token = class_token
         self.stem = stem
         self.blocks = nn.ModuleList(blocks)
         self.head = make_head()
@@ -116,12 +127,38 @@ class Trunk(nn.Module):
         """
         return self._make_head()
 
-    def forward(self, batch: Batch) -> Output:
-        """Logits [B, C] or [B, T, C], and the sum of the auxiliary losses of the layers."""
-        state = self.stem(batch)
+    @property
+    def causal(self) -> bool:
+        """Whether a token of the state may depend on earlier ones only: language model, decoder."""
+        return self.spec.causal or self.spec.kind == "seq2seq"
+
+    def begin(self, batch: Batch, cache: Cache | None = None) -> State:
+        """The stem's state; with a cache, that of the tokens after those which the cache holds."""
+        state: State
+        if cache is None:
+            state = self.stem(batch)
+            return state
+        state = self.stem(batch, cache.length)
+        if cache.length:
+            places = torch.arange(state.x.shape[1], device=state.x.device) + cache.length
+            state = replace(state, positions=places.expand(len(batch), -1))
+        return replace(state, cache=cache)
+
+    def forward(self, batch: Batch, cache: Cache | None = None) -> Output:
+        """Logits [B, C] or [B, T, C], and the sum of the auxiliary losses of the layers.
+
+        With a cache, `batch` holds the next tokens; logits are the last one's only, [B, 1, C].
+        """
+        state = self.begin(batch, cache)
         for block in self.blocks:
             state = block(state)
+        if cache is not None:
+            state = replace(state, x=state.x[:, -1:])
         return Output(self.head(state), state.aux_loss)
+
+    def generate(self, prompt: Batch, num_tokens: int) -> Iterator[Tensor]:
+        """The likeliest next tokens, one by one; see `methods.backbone.decoding`."""
+        return greedy(self, self.spec, prompt, num_tokens)
 
 
 def swap(

@@ -1,0 +1,132 @@
+"""Keys and values of earlier tokens, so that a new token need not recompute them.
+
+    cache = Cache(num_samples=4, capacity=128)
+    trunk(prompt, cache)        # fills it
+    trunk(next_token, cache)    # one token more: looks at everything before
+
+Each attention layer has its own part, kept without gaps: where only some samples or tokens pass a
+layer, only theirs are there, and later tokens look at as many as each sample has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass
+class Cache:
+    """The caches of all layers; at most `capacity` tokens for each of `num_samples` samples.
+
+    `length` counts the tokens of every sample that the model has seen in earlier passes.
+    """
+
+    num_samples: int
+    capacity: int
+    length: int = 0
+    _layers: dict[nn.Module, Layer] = field(default_factory=dict)
+
+    def layer(self, attention: nn.Module) -> Layer:
+        """The part that belongs to an attention layer."""
+        return self._layers.setdefault(attention, Layer(self.num_samples, self.capacity))
+
+
+@dataclass
+class Layer:
+    """One layer's keys and values [B, heads, room, d]; `lengths` [B] once samples differ."""
+
+    num_samples: int
+    capacity: int
+    keys: Tensor | None = None
+    values: Tensor | None = None
+    length: int = 0  # of all samples; of the longest, where they differ
+    lengths: Tensor | None = None
+
+    def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Append `key`, `value` [B, heads, T, d] of T tokens of every sample; returns all."""
+        end = self.length + key.shape[2]
+        keys, values = self._room(key, end)
+        keys[:, :, self.length : end] = key
+        values[:, :, self.length : end] = value
+        self.length = end
+        return keys[:, :, :end], values[:, :, :end]
+
+    def extend_some(
+        self, key: Tensor, value: Tensor, rows: Tensor | None, valid: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Append tokens of some samples; returns their keys, values and earlier lengths [n].
+
+        `key`, `value` [n, heads, T, d]; `rows` [n]: the samples (None: all); `valid` [n, T] bool:
+        which tokens are real, before any padding in each row (None: all).
+        """
+        num_rows, _, num_tokens, _ = key.shape
+        if self.lengths is None:
+            self.lengths = torch.full((self.num_samples,), self.length, device=key.device)
+        rows = torch.arange(num_rows, device=key.device) if rows is None else rows
+        before = self.lengths.index_select(0, rows)  # [n]
+        new = torch.arange(num_tokens, device=key.device).expand(num_rows, -1)  # [n, T]
+        if valid is None:
+            valid = torch.ones_like(new, dtype=torch.bool)
+        self.lengths = self.lengths.index_copy(0, rows, before + valid.sum(1))
+        self.length = int(self.lengths.max())
+        keys, values = self._room(key, self.length)
+        where = rows[:, None].expand_as(new)[valid], slice(None), (before[:, None] + new)[valid]
+        keys[where] = key.transpose(1, 2)[valid]
+        values[where] = value.transpose(1, 2)[valid]
+        longest = int(self.lengths.index_select(0, rows).max())
+        return (
+            keys[:, :, :longest].index_select(0, rows),
+            values[:, :, :longest].index_select(0, rows),
+            before,
+        )
+
+    def _room(self, like: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """Keys and values with room for `length` tokens; doubles where it has to grow."""
+        if length > self.capacity:
+            raise ValueError(f"the cache holds {self.capacity} tokens, not {length}")
+        if self.keys is None or self.values is None or self.keys.shape[2] < length:
+            shape = (self.num_samples, like.shape[1], min(2 * length, self.capacity), like.shape[3])
+            old, self.keys = self.keys, like.new_zeros(shape)
+            if old is not None:
+                self.keys[:, :, : old.shape[2]] = old
+            old, self.values = self.values, like.new_zeros(shape)
+            if old is not None:
+                self.values[:, :, : old.shape[2]] = old
+        return self.keys, self.values
+
+
+@dataclass(frozen=True)
+class Past:
+    """What a layer's cache does in one pass.
+
+    `rows` [n]: the samples that take part (None: all), `valid` [n, T] bool: which of their new
+    tokens are real, `asking` [n, K]: which of the new tokens ask, by rank (None: all T).
+    """
+
+    layer: Layer
+    rows: Tensor | None = None
+    valid: Tensor | None = None
+    asking: Tensor | None = None
+
+    def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor | None, bool]:
+        """Append the new tokens; returns all keys and values, a mask and whether plain causal.
+
+        A token sees earlier ones and itself: bool mask [n or 1, 1, T or K, S], or None.
+        """
+        layer, num_new = self.layer, key.shape[2]
+        if self.rows is None and self.valid is None and layer.lengths is None:
+            length = layer.length
+            keys, values = layer.extend(key, value)
+            if self.asking is None and (num_new == 1 or length == 0):
+                return keys, values, None, num_new > 1
+            before = torch.tensor([length], device=key.device)
+        else:
+            keys, values, before = layer.extend_some(key, value, self.rows, self.valid)
+        rank = (
+            torch.arange(num_new, device=key.device)[None] if self.asking is None else self.asking
+        )
+        own = before[:, None] + rank  # where the asking tokens lie, [n or 1, K]
+        seen = torch.arange(keys.shape[2], device=key.device) <= own[..., None]
+        return keys, values, seen[:, None], False
