@@ -158,7 +158,7 @@ class RoutedBlock(nn.Module):
             new = run_block(self.block, picked, selection)  # x [1, N, D]
         with routing.region("combine"):
             gate = 2 * score.flatten().index_select(0, selection.places).sigmoid()  # [N]
-            changed = torch.lerp(selection.pack(picked.x), new.x, gate[:, None])
+            changed = torch.lerp(selection.pack(picked.x), new.x, gate[:, None].to(new.x))
             return replace(state, x=selection.put(state.x, changed), aux_loss=new.aux_loss)
 
     def _select(self, state: State, score: Tensor) -> tuple[State, Selection]:

@@ -46,10 +46,11 @@ def gates_learn(candidate: Candidate) -> None:
     """A training step's gradients are finite, and every parameter that a gate reads gets one."""
     if not candidate.trains:
         raise NotDefined("training free")
-    model = candidate.made().train()
+    model = candidate.untrained()
     total: Gradients = {}
     with _Reading() as reading, routing.observe() as seen:
         for seed, progress in enumerate((0.0, 0.5, 1.0)):
+            candidate.train(model, num_steps=1)  # what starts at zero gets a chance to leave it
             model.zero_grad()
             candidate.loss(model, candidate.tiny.batch(8, seed), progress).backward()
             for name, gradient in _gradients(model).items():
