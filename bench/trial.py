@@ -9,6 +9,7 @@ trial.json: no Hydra here. Whatever happens inside, a record says so; only an in
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import random
@@ -16,6 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,11 +132,12 @@ def prepare(trial: Trial, tell: OnPhase) -> tuple[Subject, dict[str, Metric]]:
     tell("train", 0.0)
     model, metrics = _trained(trial, task, backbone, method, tell)
     model.to(trial.device).eval()
-    if hasattr(method, "calibrate"):
-        tell("calibrate", 0.0)
-        with torch.no_grad():
-            held_out = task.batches("calibration", CALIBRATION_BATCH)
-            method.calibrate(model, [batch.to(trial.device) for batch in held_out])
+    with _precision(trial):
+        if hasattr(method, "calibrate"):
+            tell("calibrate", 0.0)
+            with torch.no_grad():
+                held_out = task.batches("calibration", CALIBRATION_BATCH)
+                method.calibrate(model, [batch.to(trial.device) for batch in held_out])
     subject = Subject(
         model=model,
         method=method,
@@ -147,9 +150,18 @@ def prepare(trial: Trial, tell: OnPhase) -> tuple[Subject, dict[str, Metric]]:
     return subject, metrics
 
 
+def _precision(trial: Trial) -> AbstractContextManager[Any]:
+    """Inference in the number format that the model was trained in: the table names that one."""
+    if trial.config.gpu.precision == "32":
+        return contextlib.nullcontext()
+    dtype = {"bf16": torch.bfloat16, "16": torch.float16}[trial.config.gpu.precision]
+    return torch.autocast(trial.device.type, dtype)
+
+
 def _execute(trial: Trial, tell: OnPhase) -> Findings:
     subject, metrics = prepare(trial, tell)
-    findings = measure(subject, tell)
+    with _precision(trial):
+        findings = measure(subject, tell)
     findings.metrics = {**metrics, **findings.metrics}
     if findings.raw:
         np.savez_compressed(trial.folder / RAW_NAME, **findings.raw)  # type: ignore[arg-type]

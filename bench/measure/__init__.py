@@ -1,5 +1,6 @@
 """Which meter runs when, over which inputs, at which operating points and batch sizes.
 
+    resident in a process of its own, while this one goes on until anything is timed
     quality  at every operating point, on the whole test split
     memory   at the default point, before the dense baseline exists in this process
     FLOPs    at every point: each input alone, then batched; the dense model over the same inputs
@@ -16,11 +17,13 @@ import torch
 from torch import nn
 
 from bench.measure.cost import measure_cost, measure_dense_cost
+from bench.measure.crosscheck import measure_crosscheck
 from bench.measure.footprint import measure_footprint
 from bench.measure.inputs import Inputs, choose_inputs
 from bench.measure.latency import measure_latency, measure_time_shares
 from bench.measure.plausibility import Facts, check
 from bench.measure.quality import evaluate, quality_label, quality_metric, quality_notes
+from bench.measure.resident import Resident
 from bench.measure.saving import measure_saving
 from bench.measure.speed import measure_speed
 from bench.measure.subject import Findings, Metrics, OnPhase, Subject
@@ -38,11 +41,14 @@ def measure(subject: Subject, tell: OnPhase) -> Findings:
     config = subject.config
     findings = Findings()
     points = subject.points()
-    _judge_quality(subject, points, findings, tell)
-
     inputs = choose_inputs(subject.task, config.num_inputs, config.batch_sizes, subject.device)
+    resident = Resident(subject, inputs)
+    _judge_quality(subject, points, findings, tell)
     tell("memory", 0.0)
     whole = measure_footprint(subject, inputs)
+    crosschecked, details = measure_crosscheck(subject, inputs)
+    findings.diagnostics |= details
+    whole |= crosschecked | resident.metrics()
     baseline = subject.make_baseline()
     dense = measure_dense_cost(baseline, inputs)
     facts = _facts(subject)
@@ -102,11 +108,19 @@ def _untimed(sizes: list[int], profile: str) -> Metrics:
 def _facts(subject: Subject) -> Facts:
     """What the numbers are held against."""
     return Facts(
-        peak_flops=measured_peak_flops(torch.float32, device=subject.device.type),
+        peak_flops=measured_peak_flops(_dtype(subject), device=subject.device.type),
         parameter_bytes=storage_bytes(subject.model.parameters()),
         device=subject.device.type,
         is_control=subject.is_dense,
     )
+
+
+def _dtype(subject: Subject) -> torch.dtype:
+    """The number format that products are computed in: autocast's, or that of the parameters."""
+    kind = subject.device.type
+    if torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return next((each.dtype for each in subject.model.parameters()), torch.float32)
 
 
 def _energy(subject: Subject) -> Metrics:

@@ -152,12 +152,18 @@ def _training_parts(metrics: Metrics, facts: Facts) -> Doubts:
 
 
 def _time_shares(metrics: Metrics, facts: Facts) -> Doubts:
-    shares = {f"infer/time_share_{name}": 0.0 for name in TIME_REGIONS}
-    shares = {key: _value(metrics, key) or 0.0 for key in shares}
-    total = sum(shares.values())
-    if total > 1 + ROUNDING or min(shares.values()) < 0:
-        for key in shares:
-            yield key, f"shares between 0 and 1 cannot sum to {total:.4g}"
+    """At one batch size, shares of one pass: none below 0, and together at most the whole."""
+    by_size: dict[str, dict[str, float]] = {}
+    for key in metrics:
+        match = re.fullmatch(r"infer/time_share_\w+_b(\d+)", key)
+        value = _value(metrics, key)
+        if match and value is not None:
+            by_size.setdefault(match.group(1), {})[key] = value
+    for shares in by_size.values():
+        total = sum(shares.values())
+        if total > 1 + ROUNDING or min(shares.values()) < 0:
+            for key in shares:
+                yield key, f"shares between 0 and 1 cannot sum to {total:.4g}"
 
 
 def _flop_regions(metrics: Metrics, facts: Facts) -> Doubts:

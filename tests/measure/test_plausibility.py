@@ -41,8 +41,8 @@ def plausible():
         "infer/saving_realised_b64": metric(2 / 3),
         "infer/latency_ms_p50": metric(0.5, "ms"),
         "infer/noise_floor": metric(0.01),
-        "infer/time_share_router": metric(0.2),
-        "infer/time_share_expert": metric(0.5),
+        "infer/time_share_router_b1": metric(0.2),
+        "infer/time_share_expert_b1": metric(0.5),
         "infer/peak_tensor_bytes_b64": metric(5_000_000, "bytes"),
         "infer/peak_rss_bytes": missing("bytes", "not asked for"),
         "train/peak_tensor_bytes": metric(20, "bytes"),
@@ -114,8 +114,8 @@ REST_ON_B64 = {f"infer/{n}_b64" for n in ("throughput", "speedup", "realised", "
             "parts sum to 21 bytes, the peak is 20",
         ),
         (
-            {"infer/time_share_router": metric(0.6)},
-            {"infer/time_share_router", "infer/time_share_expert"},
+            {"infer/time_share_router_b1": metric(0.6)},
+            {"infer/time_share_router_b1", "infer/time_share_expert_b1"},
             "cannot sum to 1.1",
         ),
         (

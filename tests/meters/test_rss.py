@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
+from functools import partial
+
 import pytest
 
-from bench.meters.rss import RssError, measure_here, peak_rss
+from bench.meters.rss import RssError, measure_here, peak_rss, start_peak_rss
 
 MIB = 2**20
 
 WORKLOADS = """
 import os, sys, time
+
+def touch(mib):
+    return b"x" * (mib * 2**20)
 
 def touched(mib):
     def work():
@@ -75,6 +81,22 @@ def test_a_child_that_hangs_is_ended():
     """After the time limit, with a message that says so."""
     with pytest.raises(RssError, match=r"longer than 0\.5 s"):
         peak_rss("workloads:endless", timeout_s=0.5)
+
+
+def test_a_workload_that_exists_is_sent_to_a_child(tmp_path, monkeypatch):
+    """This process goes on meanwhile; modules that it can import, the child can import too."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delenv("PYTHONPATH")
+    workloads = importlib.import_module("workloads")
+    empty, full = (start_peak_rss(partial(workloads.touch, mib)) for mib in (1, 257))
+    grown = full.reading().peak_rss_bytes - empty.reading().peak_rss_bytes
+    assert 0.99 * 256 * MIB <= grown <= 264 * MIB
+
+
+def test_a_workload_that_cannot_be_sent_says_so():
+    """A closure stays where it is; that is an answer, not a crash."""
+    with pytest.raises(RssError, match="cannot be sent"):
+        start_peak_rss(lambda: None)
 
 
 def test_the_workload_runs_twice_and_the_second_run_counts():
