@@ -74,16 +74,16 @@ def _gpu_metrics(
     size = max(inputs.by_size)
     batches, seconds = inputs.by_size[size], subject.config.energy_window_s
     dense = subject.model if subject.is_dense else baseline  # dense against itself: the control
+    told: dict[str, Any] = {}
     try:
         with open_meter(subject.device) as meter:
-            told = {"device": meter.rig.board.device}  # also of a measurement that fails
+            told["device"] = meter.rig.board.device  # also of a measurement that fails later
             passes = (Passes(subject.model, batches), Passes(dense, batches))
             compared = compare_energy(meter, *passes, seconds)
-            told = {**meter.facts(), "batch_size": size, **_windows(compared)}
+            told |= {**meter.facts(), "batch_size": size, **_windows(compared)}
     except EnergyRefused as refusal:
-        return _none(refusal.reason), {"refused": refusal.reason}
-    metrics = _metrics(compared, inputs.num_issued(size))
-    return metrics, told
+        return _none(refusal.reason), {**told, "refused": refusal.reason}
+    return _metrics(compared, inputs.num_issued(size)), told
 
 
 def _metrics(compared: Compared, num_samples: int) -> Metrics:

@@ -1,4 +1,4 @@
-"""Energy of a whole training: every board that it uses, and the CPU packages where they can be read."""
+"""Energy of a whole training: of every board that it uses, and of the CPU packages."""
 
 from __future__ import annotations
 

@@ -36,7 +36,9 @@ def measured(gpu: FakeGpu, points=1, device="cuda", **settings):
     settings = {"energy_window_s": 2.0, **settings}
     subject = Subject(
         model=Drawing(gpu, 0.01),
-        method=SimpleNamespace(points=lambda: [{"k": k} for k in range(points)], set_point=lambda model, point: None),
+        method=SimpleNamespace(
+            points=lambda: [{"k": k} for k in range(points)], set_point=lambda model, point: None
+        ),
         task=None,  # type: ignore[arg-type]
         device=CPU,
         config=MeasureConfig(**settings),

@@ -1,0 +1,198 @@
+"""One GPU board as its driver shows it: energy counter, power, temperature, who else is there.
+
+Every access to NVML is here, over nvidia-ml-py (module `pynvml`) or a stand-in with its functions.
+A board is found by UUID, because NVML's order and torch's may differ.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from bench.meters.clocks import DeviceState, read_state
+from bench.meters.energy.polling import Clock, Sample
+from bench.meters.energy.refusals import (
+    DriverFailed,
+    EnergyUnsupported,
+    NoGpu,
+    NotExclusive,
+)
+
+IDLE_UTILISATION = 1  # percent; above it somebody computes
+FAKE = "fake"  # what a stand-in driver begins its version with
+Device = torch.device | str
+
+
+def uuid_of(device: torch.device) -> str:
+    """NVML's name of a torch device. Raises NoGpu for a CPU or where CUDA is absent."""
+    if device.type != "cuda":
+        raise NoGpu("no NVIDIA GPU: energy is read from the GPU's own counter")
+    if not torch.cuda.is_available():
+        raise NoGpu("no NVIDIA GPU: torch sees none")
+    uuid = str(torch.cuda.get_device_properties(device).uuid)
+    return uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
+
+
+@contextmanager
+def open_board(device: Device) -> Iterator[Board]:
+    """The board behind a torch device, or with a UUID (then its readings are marked fake).
+
+    Only a device that torch itself computes on can be a real one here: whoever names a board by
+    UUID is testing. Raises EnergyUnsupported where there is no driver, no such board, or MIG.
+    """
+    named = isinstance(device, str)
+    uuid = device if isinstance(device, str) else uuid_of(device)
+    if uuid.startswith("MIG-"):
+        raise EnergyUnsupported("MIG: power and energy are those of the whole board")
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        raise EnergyUnsupported(f"NVML does not answer: {error}") from error
+    try:
+        yield Board(pynvml, _handle(pynvml, uuid), FAKE if named else "cuda")
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _handle(nvml: Any, uuid: str) -> Any:
+    try:
+        return nvml.nvmlDeviceGetHandleByUUID(uuid)
+    except nvml.NVMLError as error:
+        raise EnergyUnsupported(f"NVML knows no board {uuid}: {error}") from error
+
+
+class Board:
+    """Readings of one board. `device` is cuda, or fake: a fake reading never enters a table."""
+
+    def __init__(self, nvml: Any, handle: Any, device: str) -> None:
+        """Look what the board supports. Raises EnergyUnsupported naming what is missing."""
+        self._nvml, self._handle = nvml, handle
+        driver = str(self.ask("nvmlSystemGetDriverVersion", with_handle=False) or "")
+        self.device = FAKE if driver.startswith(FAKE) else device
+        mode = self.ask("nvmlDeviceGetMigMode")
+        if mode is not None and mode[0] == nvml.NVML_DEVICE_MIG_ENABLE:
+            raise EnergyUnsupported("MIG: power and energy are those of the whole board")
+        self.scope, self.power_source = self._find_power()
+        try:
+            self.energy_mj()
+        except DriverFailed as error:
+            raise EnergyUnsupported(f"no energy counter ({error})") from error
+
+    def energy_mj(self) -> int:
+        """Millijoules since the driver was loaded. Raises DriverFailed."""
+        return int(self._demand("nvmlDeviceGetTotalEnergyConsumption"))
+
+    def power_w(self) -> float:
+        """Watts at this moment. Raises DriverFailed."""
+        if self.power_source == "nvmlDeviceGetPowerUsage":
+            return float(self._demand(self.power_source)) / 1e3
+        scope = self._nvml.NVML_POWER_SCOPE_GPU
+        if self.scope == "module":
+            scope = self._nvml.NVML_POWER_SCOPE_MODULE
+        found = self._field(self._nvml.NVML_FI_DEV_POWER_INSTANT, scope)
+        if isinstance(found, str):
+            raise DriverFailed(f"NVML_FI_DEV_POWER_INSTANT: {found}")
+        return found / 1e3
+
+    def sample(self, clock: Clock) -> Sample:
+        """Counter and power together."""
+        energy_mj, power_w = self.energy_mj(), self.power_w()
+        return Sample(clock.now_s(), energy_mj, power_w)
+
+    @property
+    def temperature_c(self) -> int | None:
+        """Degrees of the chip; None where the driver does not tell."""
+        return self.ask("nvmlDeviceGetTemperatureV", self._nvml.NVML_TEMPERATURE_GPU)
+
+    @property
+    def power_limit_w(self) -> float | None:
+        """Watts that the board allows itself; None where the driver does not tell."""
+        limit_mw = self.ask("nvmlDeviceGetEnforcedPowerLimit")
+        return None if limit_mw is None else limit_mw / 1e3
+
+    @property
+    def state(self) -> DeviceState:
+        """Clocks, temperature and what slows them, now."""
+        return read_state(self._nvml, self._handle)
+
+    def refuse_if_shared(self) -> None:
+        """Raise NotExclusive where another process has a context on the board.
+
+        In a container NVML may show the host's process numbers or none, so that a single unknown
+        process is taken for this one.
+        """
+        found = self.ask("nvmlDeviceGetComputeRunningProcesses") or []
+        pids = {process.pid for process in found}
+        others = len(pids - {os.getpid()}) if os.getpid() in pids else len(pids) - 1
+        if others > 0:
+            raise NotExclusive(f"{others} other process(es) on the board")
+
+    def refuse_if_busy(self) -> None:
+        """Raise NotExclusive where the idle board is in use; ask a second after our own work."""
+        rates = self.ask("nvmlDeviceGetUtilizationRates")
+        if rates is not None and rates.gpu > IDLE_UTILISATION:
+            raise NotExclusive(f"{rates.gpu} % utilisation while this process does nothing")
+
+    def facts(self) -> dict[str, Any]:
+        """What a reading depends on: driver, board, limits and modes; None is not told."""
+        ecc = self.ask("nvmlDeviceGetEccMode")
+        return {
+            "device": self.device,
+            "scope": self.scope,
+            "power_source": self.power_source,
+            "name": self.ask("nvmlDeviceGetName"),
+            "uuid": self.ask("nvmlDeviceGetUUID"),
+            "driver": self.ask("nvmlSystemGetDriverVersion", with_handle=False),
+            "nvml": self.ask("nvmlSystemGetNVMLVersion", with_handle=False),
+            "power_limit_w": self.power_limit_w,
+            "persistence": self.ask("nvmlDeviceGetPersistenceMode"),
+            "ecc": None if ecc is None else ecc[0],
+            "temperature_c": self.temperature_c,
+        }
+
+    def ask(self, function: str, *arguments: Any, with_handle: bool = True) -> Any:
+        """NVML's answer; None where it has none."""
+        try:
+            found = getattr(self._nvml, function)
+            return found(self._handle, *arguments) if with_handle else found(*arguments)
+        except (self._nvml.NVMLError, AttributeError):
+            return None
+
+    def _demand(self, function: str) -> Any:
+        try:
+            return getattr(self._nvml, function)(self._handle)
+        except self._nvml.NVMLError as error:
+            raise DriverFailed(f"{function}: {error}") from error
+
+    def _field(self, field: int, scope: int) -> int | str:
+        """A field's value, or why there is none: the call succeeds, each element may fail."""
+        try:
+            (value,) = self._nvml.nvmlDeviceGetFieldValues(self._handle, [(field, scope)])
+        except self._nvml.NVMLError as error:
+            return str(error)
+        if value.nvmlReturn != self._nvml.NVML_SUCCESS:
+            return str(self._nvml.NVMLError(value.nvmlReturn))
+        return int(value.value.uiVal)
+
+    def _find_power(self) -> tuple[str, str]:
+        """Whose power can be read, and from where: the chip's alone, or the whole module's."""
+        nvml, why = self._nvml, ""
+        for scope, number in (
+            ("gpu", nvml.NVML_POWER_SCOPE_GPU),
+            ("module", nvml.NVML_POWER_SCOPE_MODULE),
+        ):
+            found = self._field(nvml.NVML_FI_DEV_POWER_INSTANT, number)
+            if not isinstance(found, str):
+                return scope, "NVML_FI_DEV_POWER_INSTANT"
+            why = why or found
+        # Before Ampere the plain reading is instantaneous; later it is the average of a second.
+        before_ampere = (self.ask("nvmlDeviceGetArchitecture") or 99) < nvml.NVML_DEVICE_ARCH_AMPERE
+        if before_ampere and self.ask("nvmlDeviceGetPowerUsage") is not None:
+            return "gpu", "nvmlDeviceGetPowerUsage"
+        raise EnergyUnsupported(f"no instantaneous power to check the counter with ({why})")

@@ -1,0 +1,112 @@
+"""Once per session: how often the counter moves, in which steps, and what the idle board draws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bench.meters.energy.edges import Edge, moves, period_s, refuse_backwards, wait_for_edge
+from bench.meters.energy.polling import Sample
+from bench.meters.energy.refusals import CounterStuck
+from bench.meters.energy.rig import Rig
+
+Step = Callable[[], object]  # one whole pass over a list of batches
+
+NUM_EDGES = 20
+FIRST_EDGE_S = 2.0  # the longest wait while the update period is unknown
+NUM_PERIODS = 5  # the longest wait afterwards
+FINE_S = 0.002  # between polls that find the period under load
+HEATING_C_PER_S = 0.1  # steady below: 1 C in 10 s
+LONGEST_HEATING_S = 60.0
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a session knows of its board. The idle power is that of this process's context."""
+
+    idle_period_s: float
+    loaded_period_s: float | None  # None where it was calibrated without a load
+    resolution_mj: int  # largest number that divides every count seen
+    idle_w: float
+    idle_s: float  # how long idle power was measured
+
+    @property
+    def update_period_s(self) -> float:
+        """The slower of idle and loaded: windows are judged by it."""
+        return max(self.idle_period_s, self.loaded_period_s or 0.0)
+
+    @property
+    def timeout_s(self) -> float:
+        """How long to wait for the counter before it counts as stuck."""
+        return NUM_PERIODS * self.update_period_s
+
+
+def calibrate(rig: Rig, idle_s: float, step: Step | None = None) -> Calibration:
+    """Measure period, resolution and idle power; with `step` also the period under load.
+
+    Takes `idle_s`, and about 20 periods without load and with it. Raises NotExclusive where the
+    board is shared or busy, CounterStuck and CounterReset where its counter misbehaves.
+    """
+    rig.launches.drain()
+    rig.board.refuse_if_shared()
+    edges = [wait_for_edge(rig.board, rig.clock, FIRST_EDGE_S) for _ in range(NUM_EDGES + 1)]
+    idle_period_s = period_s([edge.time_s for edge in edges])
+    idle_w = _idle_w(rig, edges[-1], idle_s, NUM_PERIODS * idle_period_s)
+    rig.board.refuse_if_busy()
+    loaded = [] if step is None else _loaded(rig, step, idle_period_s)
+    return Calibration(
+        idle_period_s=idle_period_s,
+        loaded_period_s=period_s(moves(loaded)) if loaded else None,
+        resolution_mj=math.gcd(*[e.energy_mj for e in edges], *[s.energy_mj for s in loaded]),
+        idle_w=idle_w,
+        idle_s=idle_s,
+    )
+
+
+def heat_up(rig: Rig, step: Step, seconds: float) -> bool:
+    """Run `step` until the chip warms by less than 1 C in 10 s; whether that was reached in 60 s.
+
+    Looked at every `seconds`. Leakage grows with temperature: without it the first method measured
+    seems the most economical. True without a thermometer.
+    """
+    begun_s = rig.clock.now_s()
+    while rig.clock.now_s() - begun_s < LONGEST_HEATING_S:
+        before_s, before_c = rig.clock.now_s(), rig.board.temperature_c
+        run_for(rig, step, seconds)
+        after_c, took_s = rig.board.temperature_c, rig.clock.now_s() - before_s
+        if before_c is None or after_c is None or (after_c - before_c) / took_s < HEATING_C_PER_S:
+            return True
+    return False
+
+
+def run_for(rig: Rig, step: Step, seconds: float) -> int:
+    """Run whole passes for at least `seconds` and wait for the last; their number."""
+    begun_s, num_passes = rig.clock.now_s(), 0
+    while num_passes == 0 or rig.clock.now_s() - begun_s < seconds:
+        step()
+        rig.launches.bound()
+        num_passes += 1
+    rig.launches.drain()
+    return num_passes
+
+
+def _idle_w(rig: Rig, start: Edge, idle_s: float, timeout_s: float) -> float:
+    """Mean power from one edge to another, at least `idle_s` apart, in which we do nothing."""
+    rig.clock.sleep(idle_s)
+    end = wait_for_edge(rig.board, rig.clock, timeout_s)
+    refuse_backwards(start.energy_mj, end.energy_mj)
+    return (end.energy_mj - start.energy_mj) / 1e3 / (end.time_s - start.time_s)
+
+
+def _loaded(rig: Rig, step: Step, idle_period_s: float) -> list[Sample]:
+    """A fine trace of the counter under load."""
+    polling = rig.start_polling(FINE_S)
+    try:
+        run_for(rig, step, (NUM_EDGES + 2) * idle_period_s)
+    finally:
+        samples = polling.stop()
+    num_moves = len(moves(samples))
+    if num_moves < NUM_EDGES // 2:
+        raise CounterStuck(f"{num_moves} updates in {NUM_EDGES + 2} periods under load")
+    return samples

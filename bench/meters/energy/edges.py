@@ -1,0 +1,82 @@
+"""Waiting for the moment when the energy counter moves.
+
+The counter stands still between updates, which are 20 to 100 ms apart: read at any moment it is up
+to an update old, and a difference of two such readings is wrong by up to the power of one period.
+Read just after an update it is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+
+from bench.meters.energy.board import Board
+from bench.meters.energy.polling import Clock, Sample
+from bench.meters.energy.refusals import CounterReset, CounterStuck
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An update of the counter: what it shows now, and between which two looks it moved."""
+
+    energy_mj: int
+    before_s: float  # the last look that showed the old value
+    after_s: float  # the first that showed this one
+
+    @property
+    def time_s(self) -> float:
+        """When it moved: half way, wrong by at most half the time between the looks."""
+        return (self.before_s + self.after_s) / 2
+
+
+def wait_for_edge(
+    board: Board,
+    clock: Clock,
+    timeout_s: float,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Edge:
+    """Look at the counter without a pause until it moves; `meanwhile` runs between two looks.
+
+    Raises CounterStuck after `timeout_s` and CounterReset when it moves backwards.
+    """
+    begun_s = before_s = clock.now_s()
+    old_mj = board.energy_mj()
+    while True:
+        meanwhile()
+        new_mj = board.energy_mj()
+        now_s = clock.now_s()
+        refuse_backwards(old_mj, new_mj)
+        if new_mj > old_mj:
+            return Edge(new_mj, before_s, now_s)
+        if now_s - begun_s > timeout_s:
+            raise CounterStuck(f"at {old_mj} mJ for {now_s - begun_s:.2g} s")
+        before_s = now_s
+
+
+def refuse_backwards(before_mj: int, after_mj: int) -> None:
+    """Raise CounterReset where the counter shows less than before."""
+    if after_mj < before_mj:
+        raise CounterReset(f"from {before_mj} to {after_mj} mJ")
+
+
+def period_s(moments: list[float]) -> float:
+    """The typical time between updates; a gap of missed ones does not count."""
+    gaps = [after - before for before, after in pairwise(moments)]
+    typical = median(gaps)
+    single = [gap for gap in gaps if gap < 1.5 * typical]
+    return sum(single) / len(single)
+
+
+def moves(samples: list[Sample]) -> list[float]:
+    """When the counter moved in a trace: half way between the samples.
+
+    Raises CounterReset when it went backwards.
+    """
+    found = []
+    for before, after in pairwise(samples):
+        refuse_backwards(before.energy_mj, after.energy_mj)
+        if after.energy_mj > before.energy_mj:
+            found.append((before.time_s + after.time_s) / 2)
+    return found

@@ -1,0 +1,103 @@
+"""`EnergyMeter(device).measure(step, seconds)`: joules of a GPU board while whole passes run."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any, Self
+
+from bench.meters.energy.board import Device
+from bench.meters.energy.calibration import Calibration, Step, calibrate, heat_up, run_for
+from bench.meters.energy.reading import EnergyReading
+from bench.meters.energy.rig import Rig, open_rig
+from bench.meters.energy.window import Window, refuse_if_short
+from bench.meters.guard import refuse_if_watched
+
+IDLE_WINDOWS = 2.0  # idle power is measured for so many windows
+
+
+class EnergyMeter:
+    """Reads one board's energy counter, between its updates, and checks it against its power.
+
+        with EnergyMeter(torch.device("cuda")) as meter:
+            reading = meter.measure(step, seconds=10)
+
+    Calibrates itself at the first measurement. Every refusal is an `EnergyRefused` with its case's
+    name; a reading that exists and cannot be trusted has `valid` False and a `reason`.
+    """
+
+    def __init__(self, device: Device, rig: Rig | None = None) -> None:
+        """`device`: a CUDA device; a UUID, or a `rig` of its own, is for tests (device="fake").
+
+        Raises EnergyUnsupported where the device has no readable counter.
+        """
+        self._stack = ExitStack()
+        self.rig = rig or self._stack.enter_context(open_rig(device))
+        self._known: Calibration | None = None
+        self.is_warm: bool | None = None  # temperature settled; None before anything was heated
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave NVML."""
+        self._stack.close()
+
+    def calibrate(self, idle_s: float, step: Step | None = None) -> Calibration:
+        """Measure update period and idle power now; later measurements use them.
+
+        `step` also gives the period under load. Raises as `calibrate` in `calibration` does.
+        """
+        self._known = calibrate(self.rig, idle_s, step)
+        return self._known
+
+    def heat_up(self, step: Step, seconds: float) -> None:
+        """Run `step` until the temperature has settled, at most 60 s."""
+        self.is_warm = heat_up(self.rig, step, seconds)
+
+    def measure(self, step: Step, seconds: float) -> EnergyReading:
+        """Energy of whole passes of `step` for `seconds`, between two updates of the counter.
+
+        At least 5 s to develop, 10 s to publish. Raises WindowTooShort where fewer than 20 updates
+        fit, CounterStuck, CounterReset, NotExclusive, DriverFailed, and MeterStateError under a
+        profiler or dispatch mode. What `step` raises passes through.
+        """
+        refuse_if_watched("energy")
+        known = self.known(seconds, step)
+        refuse_if_short(seconds, known)
+        window = Window(self.rig, known)
+        window.begin()
+        try:
+            num_passes = run_for(self.rig, step, seconds)
+        except BaseException:
+            window.stop()
+            raise
+        return window.end(num_passes)
+
+    def span(self, poll_s: float) -> Window:
+        """A window around work of unknown length, such as a training; see `Window`.
+
+        `poll_s`: seconds between looks at the power. Idle power is measured for 2 s where the
+        meter was not calibrated.
+        """
+        return Window(self.rig, self.known(1.0), poll_s)
+
+    def known(self, seconds: float, step: Step | None = None) -> Calibration:
+        """The calibration; made now if there is none, for windows of `seconds`."""
+        return self._known or self.calibrate(IDLE_WINDOWS * seconds, step)
+
+    def facts(self) -> dict[str, Any]:
+        """Board, driver and calibration: what a record keeps beside its joules."""
+        facts = self.rig.board.facts()
+        if self._known is not None:
+            facts |= {
+                "update_period_s": self._known.update_period_s,
+                "idle_period_s": self._known.idle_period_s,
+                "loaded_period_s": self._known.loaded_period_s,
+                "resolution_mj": self._known.resolution_mj,
+                "idle_w": self._known.idle_w,
+                "temperature_settled": self.is_warm,
+            }
+        return facts

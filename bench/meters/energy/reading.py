@@ -1,0 +1,99 @@
+"""What one energy window says, how sure it is, and whether it can be true."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from bench.meters.clocks import DeviceState
+from bench.meters.energy.polling import Sample
+from bench.meters.energy.refusals import IMPLAUSIBLE, INCONSISTENT
+
+SENSOR = 0.05  # relative, assumed: no vendor documents it for the counters of today's boards
+CONSISTENT = 0.05  # counter over integrated power may differ from 1 by so much
+BELOW_IDLE = 0.8  # idle power drifts with temperature
+ABOVE_LIMIT = 1.05
+GRADES = ((10.0, 100, "publish"), (5.0, 50, "develop"))  # seconds, updates, fit for
+
+
+@dataclass(frozen=True)
+class EnergyReading:
+    """Energy of the board while whole passes ran. Joules are those of the window, not per pass.
+
+    `valid` False keeps the numbers with the `reason` why they must not be shown.
+    """
+
+    gross_j: float  # everything that the board drew
+    idle_j: float  # of it, what the idle board would have drawn in the same time
+    window_s: float
+    num_passes: int  # 0: not counted, a span around work of unknown length
+    update_period_s: float
+    uncertainty: float  # relative, 95 %, of what a repetition could show; without the sensor's
+    integral_j: float | None  # instantaneous power integrated over the window: the cross-check
+    power_limit_w: float | None
+    device: str  # cuda or fake
+    scope: str  # gpu, or module: never compared with each other
+    temperature_c: tuple[int | None, int | None] = (None, None)  # before and after
+    state: DeviceState | None = None  # at the end
+    trace: tuple[Sample, ...] = field(default=(), repr=False)
+
+    @property
+    def net_j(self) -> float:
+        """Gross energy less the idle board's."""
+        return self.gross_j - self.idle_j
+
+    @property
+    def j_per_pass(self) -> float:
+        """Gross joules of one pass. Raises ZeroDivisionError for a span."""
+        return self.gross_j / self.num_passes
+
+    @property
+    def mean_power_w(self) -> float:
+        """Watts."""
+        return self.gross_j / self.window_s
+
+    @property
+    def idle_w(self) -> float:
+        """Watts of the idle board."""
+        return self.idle_j / self.window_s
+
+    @property
+    def integral_ratio(self) -> float | None:
+        """Counter over integrated power; None where power could not be polled often enough."""
+        return self.gross_j / self.integral_j if self.integral_j else None
+
+    @property
+    def absolute_uncertainty(self) -> float:
+        """Relative, 95 %, with the sensor's assumed 5 %. Ratios on one board do not have that."""
+        return math.hypot(self.uncertainty, SENSOR)
+
+    @property
+    def grade(self) -> str:
+        """What the window is long enough for: publish, develop or look."""
+        for seconds, updates, grade in GRADES:
+            if self.window_s >= seconds and self.window_s >= updates * self.update_period_s:
+                return grade
+        return "look"
+
+    @property
+    def reason(self) -> str | None:
+        """What is wrong with the numbers; None where nothing is."""
+        limit_w = math.inf if self.power_limit_w is None else self.power_limit_w * ABOVE_LIMIT
+        if not self.idle_w * BELOW_IDLE <= self.mean_power_w <= limit_w:
+            return (
+                f"{IMPLAUSIBLE}: a mean power of {self.mean_power_w:.4g} W, the idle board draws "
+                f"{self.idle_w:.4g} W and its limit is {self.power_limit_w} W"
+            )
+        if self.integral_ratio is None:
+            return f"{INCONSISTENT}: power was polled too seldom to check the counter"
+        if abs(self.integral_ratio - 1) > CONSISTENT:
+            return (
+                f"{INCONSISTENT}: the counter says {self.integral_ratio:.3f} times "
+                "the integrated power"
+            )
+        return None
+
+    @property
+    def valid(self) -> bool:
+        """Whether the numbers may be shown."""
+        return self.reason is None

@@ -1,0 +1,128 @@
+"""Several windows per method, in turn with the dense baseline's, and the ratio of their energies.
+
+Windows start at random moments of the counter's period: a load whose period matches that of a
+sensor which looks only part of the time (Yang et al., SC'24) is otherwise misread the same way in
+every window.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import stats
+
+from bench.meters.energy.calibration import Step
+from bench.meters.energy.meter import EnergyMeter
+from bench.meters.energy.reading import SENSOR, EnergyReading
+from bench.statistics import LEVEL, Interval, mean_interval
+
+WINDOWS = 5
+
+
+@dataclass
+class Repeats:
+    """The windows of one model, in order."""
+
+    readings: list[EnergyReading] = field(default_factory=list)
+
+    @property
+    def j_per_pass(self) -> np.ndarray:
+        """Gross joules of a pass in each window [n]."""
+        return np.array([reading.j_per_pass for reading in self.readings])
+
+    @property
+    def reason(self) -> str | None:
+        """The first window's doubt; one doubtful window makes the whole doubtful."""
+        return next((each.reason for each in self.readings if each.reason), None)
+
+    @property
+    def uncertainty(self) -> float:
+        """Relative, 95 %, of the mean: repeatability and the windows' own, not the sensor's."""
+        repeats = mean_interval(self.j_per_pass)
+        own = max(reading.uncertainty for reading in self.readings) / math.sqrt(len(self.readings))
+        if repeats.value is None or repeats.high is None:
+            return own
+        return math.hypot(repeats.high / repeats.value - 1, own)
+
+    @property
+    def interval(self) -> Interval:
+        """Mean joules of a pass; its bounds hold the sensor's assumed 5 % too."""
+        mean = float(self.j_per_pass.mean())
+        half = mean * math.hypot(self.uncertainty, SENSOR)
+        return Interval(mean, mean - half, mean + half, len(self.readings), "root sum of squares")
+
+
+@dataclass
+class Compared:
+    """A candidate's windows beside the baseline's."""
+
+    candidate: Repeats = field(default_factory=Repeats)
+    baseline: Repeats = field(default_factory=Repeats)
+
+    @property
+    def reason(self) -> str | None:
+        """What is wrong with the ratio."""
+        scopes = {each.scope for each in (*self.candidate.readings, *self.baseline.readings)}
+        if len(scopes) > 1:
+            return f"power of different scopes: {', '.join(sorted(scopes))}"
+        return self.candidate.reason or self.baseline.reason
+
+    @property
+    def ratio(self) -> Interval:
+        """Baseline joules / candidate joules of a pass: above 1 the candidate is the thriftier.
+
+        Student's t over the logarithms of neighbouring windows, widened by the windows' own
+        uncertainty. Both sit on one sensor, so that its 5 % cancels.
+        """
+        logs = np.log(self.baseline.j_per_pass / self.candidate.j_per_pass)
+        own = [
+            math.hypot(ours.uncertainty, theirs.uncertainty)
+            for ours, theirs in zip(self.candidate.readings, self.baseline.readings, strict=True)
+        ]
+        mean, num = float(logs.mean()), len(logs)
+        if num < 2:
+            return Interval(math.exp(mean), None, None, num, "none", "one window has no interval")
+        spread = float(logs.std(ddof=1)) / math.sqrt(num) * stats.t.ppf((1 + LEVEL) / 2, num - 1)
+        half = math.hypot(spread, max(own) / math.sqrt(num))
+        return Interval(mean, mean - half, mean + half, num, "student t").map(math.exp)
+
+
+def repeat(meter: EnergyMeter, candidate: Step, seconds: float, windows: int = WINDOWS) -> Repeats:
+    """`windows` readings of one model, at random moments. Raises what `measure` does."""
+    meter.heat_up(candidate, seconds)
+    found, vary = Repeats(), random.Random()
+    for _ in range(windows):
+        found.readings.append(_dephased(meter, candidate, seconds, vary))
+    return found
+
+
+def compare_energy(
+    meter: EnergyMeter, candidate: Step, baseline: Step, seconds: float, windows: int = WINDOWS
+) -> Compared:
+    """Windows of both models in turn: AB, BA, AB, ... Raises what `measure` does.
+
+    `candidate` and `baseline` are passes over the same samples. The board is heated up with both.
+    """
+
+    def both() -> None:
+        candidate()
+        baseline()
+
+    meter.known(seconds, both)
+    meter.heat_up(both, seconds)
+    found, vary = Compared(), random.Random()
+    for number in range(windows):
+        order = ((found.candidate, candidate), (found.baseline, baseline))
+        for repeats, step in order if number % 2 == 0 else reversed(order):
+            repeats.readings.append(_dephased(meter, step, seconds, vary))
+    return found
+
+
+def _dephased(meter: EnergyMeter, step: Step, seconds: float, vary: random.Random) -> EnergyReading:
+    """A window that begins somewhere in the counter's period."""
+    period_s = meter.known(seconds, step).update_period_s
+    meter.rig.clock.sleep(vary.uniform(0, period_s))
+    return meter.measure(step, seconds)

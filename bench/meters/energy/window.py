@@ -1,0 +1,144 @@
+"""One stretch of work between two updates of the counter.
+
+    wait for an update -> start t0 -> work -> its end t1 -> wait for the next update t2
+    energy = C(t2) - C(t0) - power after the work x (t2 - t1)
+
+The work itself sets no limit to its length: a fixed duration of passes, or a whole training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bench.meters.energy.calibration import Calibration
+from bench.meters.energy.edges import Edge, moves, refuse_backwards, wait_for_edge
+from bench.meters.energy.polling import Polling, Sample, integral_j
+from bench.meters.energy.reading import EnergyReading
+from bench.meters.energy.refusals import CounterStuck, WindowTooShort
+from bench.meters.energy.rig import Rig
+
+MIN_UPDATES = 20  # per window
+SLACK = 0.98  # the calibrated period is itself measured
+COVERAGE = 2.0  # standard deviations for 95 %
+SHORTEST_POLL_S = 0.02
+TAIL_SAMPLES = 10  # of power, per period, after the work
+
+
+class Window:
+    """`begin`, work, `end`; every refusal of energy comes from these two."""
+
+    def __init__(self, rig: Rig, calibration: Calibration, poll_s: float | None = None) -> None:
+        """`poll_s`: seconds between looks at the power; half a period, at least 20 ms."""
+        self._rig, self._known = rig, calibration
+        self._poll_s = poll_s or max(SHORTEST_POLL_S, calibration.update_period_s / 2)
+        self._left_out: list[tuple[float, float]] = []
+        self._polling: Polling | None = None
+
+    def begin(self) -> None:
+        """Wait for idle and for an update of the counter."""
+        rig = self._rig
+        rig.launches.drain()
+        rig.board.refuse_if_shared()
+        self._before_c = rig.board.temperature_c
+        self._start = wait_for_edge(rig.board, rig.clock, self._known.timeout_s)
+        self._polling = rig.start_polling(self._poll_s)
+        self.start_s = rig.clock.now_s()
+
+    def leaving_out(self, probe: Callable[..., Any]) -> Callable[..., Any]:
+        """`probe` with its own energy and time taken out of the window's."""
+
+        def run(*arguments: Any) -> Any:
+            self._rig.launches.drain()
+            begun_s = self._rig.clock.now_s()
+            try:
+                return probe(*arguments)
+            finally:
+                self._rig.launches.drain()
+                self._left_out.append((begun_s, self._rig.clock.now_s()))
+
+        return run
+
+    def end(self, num_passes: int = 0) -> EnergyReading:
+        """Wait for the work and for the next update; what the window says."""
+        rig = self._rig
+        rig.launches.drain()
+        end_s = rig.clock.now_s()
+        samples = self.stop()
+        edge, tail = self._tail()
+        refuse_backwards(self._start.energy_mj, edge.energy_mj)
+        rig.board.refuse_if_shared()
+        window_s = end_s - self.start_s
+        self._refuse(samples, window_s)
+        tail_w = float(np.mean([sample.power_w for sample in tail]))
+        around_s = (edge.time_s - end_s) + (self.start_s - self._start.time_s)
+        counted_j = (edge.energy_mj - self._start.energy_mj) / 1e3 - tail_w * around_s
+        left_out_j, left_out_s = self._taken_out(samples)
+        gross_j = counted_j - left_out_j
+        integral = integral_j(samples, self.start_s, end_s)
+        measured_s = window_s - left_out_s
+        return EnergyReading(
+            gross_j=gross_j,
+            idle_j=self._known.idle_w * measured_s,
+            window_s=measured_s,
+            num_passes=num_passes,
+            update_period_s=self._known.update_period_s,
+            uncertainty=COVERAGE * self._deviation_j(edge, tail, around_s) / gross_j,
+            integral_j=None if integral is None else integral - left_out_j,
+            power_limit_w=rig.board.power_limit_w,
+            device=rig.board.device,
+            scope=rig.board.scope,
+            temperature_c=(self._before_c, rig.board.temperature_c),
+            state=rig.board.state,
+            trace=tuple(samples),
+        )
+
+    def stop(self) -> list[Sample]:
+        """End the polling; also what to do when the work itself failed."""
+        polling, self._polling = self._polling, None
+        return polling.stop() if polling is not None else []
+
+    def _refuse(self, samples: list[Sample], window_s: float) -> None:
+        refuse_if_short(window_s, self._known)
+        found = [self.start_s, *moves(samples), self.start_s + window_s]
+        silence_s = max(np.diff(found))
+        if silence_s > self._known.timeout_s + 2 * self._poll_s:
+            raise CounterStuck(f"for {silence_s:.2g} s within the window")
+
+    def _tail(self) -> tuple[Edge, list[Sample]]:
+        """The update after the work, and the power until then."""
+        rig, tail = self._rig, [self._rig.sample()]
+        pause_s = self._known.update_period_s / TAIL_SAMPLES
+
+        def look() -> None:
+            if rig.clock.now_s() - tail[-1].time_s >= pause_s:
+                tail.append(rig.sample())
+
+        return wait_for_edge(rig.board, rig.clock, self._known.timeout_s, look), tail
+
+    def _taken_out(self, samples: list[Sample]) -> tuple[float, float]:
+        """Joules and seconds of what is left out; its energy is integrated power."""
+        parts_j = [integral_j(samples, *between) or 0.0 for between in self._left_out]
+        return sum(parts_j), sum(end_s - begin_s for begin_s, end_s in self._left_out)
+
+    def _deviation_j(self, edge: Edge, tail: list[Sample], around_s: float) -> float:
+        """One standard deviation: when the updates were, the counter's steps, the tail's power."""
+        powers = [sample.power_w for sample in tail]
+        looks_s = [each.after_s - each.before_s for each in (self._start, edge)]
+        when_j = float(np.mean(powers)) * math.hypot(*looks_s) / math.sqrt(12)
+        steps_j = self._known.resolution_mj / 1e3 / math.sqrt(6)
+        spread_w = float(np.std(powers, ddof=1)) if len(powers) > 1 else 0.0
+        tail_j = spread_w / math.sqrt(len(powers)) * around_s
+        return math.hypot(when_j, steps_j, tail_j)
+
+
+def refuse_if_short(seconds: float, known: Calibration) -> None:
+    """Raise WindowTooShort where fewer than 20 updates fit into `seconds`."""
+    least_s = MIN_UPDATES * known.update_period_s
+    if seconds < SLACK * least_s:
+        raise WindowTooShort(
+            f"{seconds:.3g} s, and {MIN_UPDATES} updates of the counter take {least_s:.3g} s"
+        )

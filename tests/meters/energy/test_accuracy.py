@@ -1,0 +1,79 @@
+"""How exact energy readings are, on a simulated board whose true energy is known."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from bench.meters.energy import EnergyMeter
+from tests.fakes.nvml import FakeGpu
+
+
+def errors(seconds: float, num: int, **settings) -> np.ndarray:
+    """Relative errors of `num` windows, each of a new board whose updates have another phase."""
+    found = []
+    for seed in range(num):
+        phase_s = settings["update_s"] * seed / num
+        gpu = FakeGpu(phase_s=phase_s, seed=seed, **settings)
+        found.append(error(gpu, seconds))
+    return np.array(found)
+
+
+def error(gpu: FakeGpu, seconds: float) -> float:
+    """One window's relative error: its true energy is that between the first and last pass."""
+    reading, truth_j = window(gpu, seconds)
+    return reading.gross_j / truth_j - 1
+
+
+def window(gpu: FakeGpu, seconds: float):
+    """A reading of passes of 13 ms, and the energy that the board really drew in that time."""
+    meter = EnergyMeter("fake", gpu.rig())
+    moments = []
+    step = gpu.work(0.013)
+    meter.calibrate(1.0, step)
+
+    def noting() -> None:
+        moments.append(gpu.clock.now)
+        step()
+
+    reading = meter.measure(noting, seconds)
+    return reading, gpu.true_j(moments[0], gpu.clock.now) - idle_tail(gpu, moments[0], reading)
+
+
+def idle_tail(gpu: FakeGpu, start_s: float, reading) -> float:
+    """What the board drew after the window's end."""
+    return gpu.true_j(start_s + reading.window_s, gpu.clock.now)
+
+
+@pytest.mark.parametrize("update_s", [0.02, 0.05, 0.1])
+@pytest.mark.parametrize(("seconds", "limit"), [(2.0, 0.005), (10.0, 0.002)])
+def test_error_and_bias_stay_below_their_limits(update_s, seconds, limit):
+    """0.5 % in windows of 2 s and 0.2 % in 10 s at any update period; bias at most 0.1 %."""
+    found = errors(seconds, 12, update_s=update_s)
+    assert abs(found).max() <= limit
+    assert abs(found.mean()) <= 0.001
+
+
+def test_the_uncertainty_covers_the_truth_and_is_not_padded():
+    """At least 90 of 100 windows lie within their uncertainty, at most 3 times the real spread."""
+    found, said = [], []
+    for seed in range(100):
+        gpu = FakeGpu(phase_s=0.001 * seed, seed=seed, noise_w=5.0)
+        reading, truth_j = window(gpu, 2.0)
+        found.append(reading.gross_j / truth_j - 1)
+        said.append(reading.uncertainty)
+    errors, bounds = np.array(found), np.array(said)
+    assert (abs(errors) <= bounds).sum() >= 90
+    assert bounds.mean() <= 3 * errors.std(ddof=1)
+
+
+def test_a_step_of_the_wall_clock_has_no_effect(monkeypatch):
+    """The time of day may jump by an hour within a window: the clock is monotonic."""
+    before = window(FakeGpu(), 2.0)[0]
+    jumps = iter([0.0, 3600.0, -3600.0] * 100_000)
+    monkeypatch.setattr(time, "time", lambda: 1.7e9 + next(jumps))
+    monkeypatch.setattr(time, "time_ns", lambda: int((1.7e9 + next(jumps)) * 1e9))
+    after = window(FakeGpu(), 2.0)[0]
+    assert (after.gross_j, after.window_s) == (before.gross_j, before.window_s)

@@ -1,0 +1,114 @@
+"""Ratios of two methods' energies, and spans around work of unknown length."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.meters.energy import EnergyMeter
+from bench.meters.energy.polling import Sample, integral_j
+from bench.meters.energy.repeats import compare_energy, repeat
+from tests.fakes.nvml import FakeGpu
+
+
+def compared(slow_s: float, slow_w: float, fast_s: float, fast_w: float, **settings):
+    """Baseline `slow`, candidate `fast`: passes of so many seconds at so many watts."""
+    gpu = FakeGpu(**settings)
+    meter = EnergyMeter("fake", gpu.rig())
+    return compare_energy(meter, gpu.work(fast_s, fast_w), gpu.work(slow_s, slow_w), 2.0)
+
+
+def test_twice_as_long_at_equal_power_is_twice_the_energy():
+    """Durations 1 : 2 at 500 W: 2.00 within 0.5 %, although both windows last equally long."""
+    ratio = compared(0.026, 500, 0.013, 500).ratio
+    assert ratio.value == pytest.approx(2.0, rel=0.005)
+    assert ratio.low <= 2.0 <= ratio.high
+
+
+def test_equal_energy_per_pass_at_other_power_and_duration_is_equal():
+    """13 ms at 500 W and 26 ms at 250 W are 6.5 J each: 1.00 within 0.5 %."""
+    ratio = compared(0.026, 250, 0.013, 500).ratio
+    assert ratio.value == pytest.approx(1.0, rel=0.005)
+
+
+def test_the_ratio_does_not_hold_the_sensors_error_and_the_absolute_does():
+    """A counter and power sensor 4 % too high: joules are 4 % off within their interval, the
+    ratio is exact. Its interval is narrower than 1 %."""
+    found = compared(0.026, 500, 0.013, 500, noise_w=5.0)
+    absolute = found.candidate.interval
+    assert absolute.high / absolute.value - 1 >= 0.05
+    assert found.ratio.high / found.ratio.low - 1 < 0.01
+
+
+def test_windows_of_both_models_alternate():
+    """AB, BA, AB, BA, AB: drift hits both alike."""
+    gpu, order = FakeGpu(), []
+    meter = EnergyMeter("fake", gpu.rig())
+    meter.measure = lambda step, seconds: order.append(step)  # type: ignore[method-assign]
+    compare_energy(meter, gpu.work(0.01), gpu.work(0.01), 2.0)
+    a, b = order[:2]
+    assert order == [a, b, b, a, a, b, b, a, a, b]
+
+
+def test_windows_begin_at_different_moments_of_the_counters_period():
+    """Random pauses up to one period: the edges of five windows do not share the load's phase."""
+    gpu = FakeGpu()
+    meter = EnergyMeter("fake", gpu.rig())
+    found = repeat(meter, gpu.work(0.1), 2.0)
+    assert len({round(each.j_per_pass, 6) for each in found.readings}) > 1
+
+
+def test_a_sensor_that_looks_part_of_the_time_is_caught():
+    """25 of 100 ms seen, a load of 50 ms work and 50 ms pause: the counter cannot be right, and
+    the integrated power says so."""
+    gpu = FakeGpu(part_s=0.025)
+    meter = EnergyMeter("fake", gpu.rig())
+
+    def half_busy() -> None:
+        gpu.work(0.05)()
+        gpu.clock.sleep(0.05)
+
+    reading = meter.measure(half_busy, 5.0)
+    truth_j = 5.0 * (500 + 75) / 2
+    assert abs(reading.gross_j / truth_j - 1) > 0.2
+    assert not reading.valid
+
+
+def test_one_doubtful_window_makes_the_whole_doubtful():
+    """A counter 10 % off is named once for all windows."""
+    found = compared(0.026, 500, 0.013, 500, gain=1.1)
+    assert found.reason is not None
+    assert found.reason.startswith("Inconsistent")
+
+
+def test_a_span_measures_work_of_unknown_length_without_its_probes():
+    """3 s at 500 W, of which a probe of 1 s is left out: 1000 J in 2 s."""
+    gpu = FakeGpu()
+    meter = EnergyMeter("fake", gpu.rig())
+    window = meter.span(0.02)
+    window.begin()
+    gpu.work(1.0)()
+    window.leaving_out(gpu.work(1.0))()
+    gpu.work(1.0)()
+    reading = window.end()
+    assert reading.window_s == pytest.approx(2.0, rel=1e-3)
+    assert reading.gross_j == pytest.approx(1000, rel=0.01)
+    assert reading.valid
+
+
+def test_the_integral_is_exact_for_linear_power():
+    """0 to 100 W over 1 s are 50 J; from 0.25 to 0.75 s 25 J; one sample gives none."""
+    samples = [Sample(t / 10, 0, 10.0 * t) for t in range(11)]
+    assert integral_j(samples, 0.0, 1.0) == pytest.approx(50)
+    assert integral_j(samples, 0.25, 0.75) == pytest.approx(25)
+    assert integral_j(samples[:1], 0.0, 1.0) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "update_s", "grade"),
+    [(2.0, 0.02, "look"), (5.0, 0.1, "develop"), (5.0, 0.2, "look"), (10.0, 0.1, "publish")],
+)
+def test_a_reading_says_what_it_is_long_enough_for(seconds, update_s, grade):
+    """5 s and 50 updates to develop, 10 s and 100 updates to publish."""
+    gpu = FakeGpu(update_s=update_s * 0.999)
+    meter = EnergyMeter("fake", gpu.rig())
+    assert meter.measure(gpu.work(0.013), seconds).grade == grade
