@@ -23,6 +23,9 @@ EXAMPLES = f"""examples:
   condbench run method=moe method.num_experts=4,8  a setting of a method is a key like any other
   condbench run experiment=quickstart measure=standard retry=failed
   condbench report results/quickstart              tables and figures again, from the records
+  condbench compare results/monday results/tuesday regressed, or not?
+  condbench compare --rev main HEAD task=digits    two revisions in turns on this machine
+  condbench nightly                                that for experiment=nightly, with history
   condbench new my_gate                            a method of your own: a package, ready to edit
   condbench check my_gate                          does it keep the contract? seconds
   condbench list                                   methods, backbones, tasks, experiments
@@ -33,6 +36,13 @@ RUN_HELP = """KEY=VALUE in Hydra's grammar; a comma sweeps. Without any: experim
   experiment, method, task, backbone, gpu (cpu, one, ddp), measure (quick, standard, publish)
   seed, train.steps, gpu.device, wandb.mode (offline, online, disabled), results, name,
   timeout_s (per trial), retry (failed, invalid), and every setting of what was chosen"""
+
+
+COMPARE_HELP = """BASELINE CANDIDATE: folders that `run` wrote, one machine each
+with --rev: two git revisions, then KEY=VALUE as for run (experiment=nightly)"""
+
+NIGHTLY_HELP = """baseline=REV (nightly-baseline), candidate=REV (HEAD), history=PATH, out=DIR
+  and what `run` takes (experiment=nightly)"""
 
 
 class Refused(Exception):
@@ -92,6 +102,19 @@ def parser() -> argparse.ArgumentParser:
     publish.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="results/NAME, ...")
     publish.add_argument("--mode", choices=("online", "offline"), default="online")
     publish.add_argument("--project", default="condbench")
+    compare = verb("compare", "regressed, or not? Two runs, two revisions, golden trials", _compare)
+    compare.add_argument("sides", nargs="*", metavar="SIDE", help=COMPARE_HELP)
+    compare.add_argument("--rev", action="store_true", help="BASELINE and CANDIDATE are revisions")
+    compare.add_argument("--rerun", type=Path, metavar="DIR", help="a second run of CANDIDATE")
+    compare.add_argument("--exact", action="store_true", help="the golden trials: counts, CPU")
+    compare.add_argument("--update", action="store_true", help="with --exact: rewrite, say what")
+    compare.add_argument("--out", type=Path, metavar="DIR", help="write body.md and verdict.json")
+    nightly = verb("nightly", "a night: revisions in turns, verdict, history", _nightly)
+    nightly.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=NIGHTLY_HELP)
+    nightly.add_argument("--simulate", action="store_true", help="the gate's own error rates")
+    trend = verb("trend", "every metric over the nights: a page, a figure, CSV", _trend)
+    trend.add_argument("path", type=Path, metavar="PATH", help="a history file or folder")
+    trend.add_argument("--out", type=Path, metavar="DIR", help="folder to write into (PATH/trend)")
     new = verb("new", "write and install a method of your own, ready to edit", _new)
     new.add_argument("name", metavar="NAME", help="a module's name, such as my_gate")
     new.add_argument("--into", type=Path, default=Path(), metavar="DIR", help="default: here")
@@ -151,6 +174,32 @@ def _list(arguments: argparse.Namespace) -> int:
     with refusing(PluginError):
         for line in listing():
             print(line)
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from bench.compare.command import compare
+    from bench.compare.sides import BadInput
+
+    with refusing(BadInput, OSError):
+        return compare(arguments)
+
+
+def _nightly(arguments: argparse.Namespace) -> int:
+    from bench.compare.sides import BadInput
+    from bench.nightly.run import nightly
+
+    with refusing(BadInput, OSError):
+        return nightly(arguments.overrides, simulate=arguments.simulate)
+
+
+def _trend(arguments: argparse.Namespace) -> int:
+    from bench.compare.history import BadHistory
+    from bench.compare.trend import trend
+
+    with refusing(BadHistory, OSError):
+        paths = trend(arguments.path, arguments.out)
+    print("trend:", *paths)
     return 0
 
 

@@ -1,0 +1,69 @@
+"""`condbench compare`: folders, revisions or golden trials, one verdict, one exit code."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from bench.compare.markdown import body
+from bench.compare.sides import BadInput
+from bench.compare.verdict import Verdict
+from bench.record import write_json
+
+BODY, VERDICT = "body.md", "verdict.json"
+EXPERIMENT = "experiment=nightly"
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Run what the command line asks for; the exit code. Raises BadInput and OSError."""
+    sides: list[str] = arguments.sides
+    if arguments.exact:
+        return _exact(sides, update=arguments.update)
+    if arguments.update:
+        raise BadInput("--update rewrites golden trials: condbench compare --exact --update")
+    if len(sides) < 2 or (len(sides) > 2 and not arguments.rev):
+        raise BadInput("compare needs BASELINE and CANDIDATE; condbench compare --help")
+    if arguments.rev:
+        if arguments.rerun:
+            raise BadInput("--rerun is for folders: --rev confirms regressions itself")
+        verdict = _revisions(sides[0], sides[1], sides[2:])
+    else:
+        from bench.compare.folders import compare_folders
+
+        verdict = compare_folders(Path(sides[0]), Path(sides[1]), arguments.rerun)
+    print(body(verdict), end="")
+    if arguments.out:
+        print("written:", *write(verdict, arguments.out), file=sys.stderr)
+    return verdict.exit_code
+
+
+def write(verdict: Verdict, out: Path) -> list[Path]:
+    """body.md and verdict.json in `out`, made if it is not there; their paths."""
+    out.mkdir(parents=True, exist_ok=True)
+    text = out / BODY
+    text.write_text(body(verdict), encoding="utf-8")
+    return [text, write_json(out / VERDICT, verdict.content())]
+
+
+def asked(overrides: list[str]) -> list[str]:
+    """The overrides with the nightly's experiment where they name neither one nor a task."""
+    named = {text.partition("=")[0] for text in overrides}
+    return overrides if named & {"experiment", "task", "method"} else [EXPERIMENT, *overrides]
+
+
+def _revisions(baseline: str, candidate: str, overrides: list[str]) -> Verdict:
+    from bench.nightly.night import compare_revisions
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    return compare_revisions(Path(), baseline, candidate, asked(overrides), say=say)
+
+
+def _exact(sides: list[str], *, update: bool) -> int:
+    from bench.nightly.exact import exact
+
+    if len(sides) > 1:
+        raise BadInput("compare --exact takes at most one folder, that of the golden trials")
+    return exact(Path(sides[0]) if sides else None, update=update)

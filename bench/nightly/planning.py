@@ -1,0 +1,27 @@
+"""The trials that one revision plans, as JSON: python -m bench.nightly.planning KEY=VALUE ...
+
+Runs inside the revision's worktree, so that its own configuration, defaults and plugins count.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from bench.plan.matrix import PlanError, make_plan
+
+
+def main(arguments: list[str]) -> int:
+    """Print {"trials": [trial.json content], "left_out": [...]}; exit code 2 with the reason."""
+    try:
+        plan = make_plan(arguments)
+    except PlanError as error:
+        print(error, file=sys.stderr)
+        return 2
+    trials = [trial.content() for trial in plan.trials]
+    json.dump({"trials": trials, "left_out": plan.left_out}, sys.stdout)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,126 @@
+"""Two git revisions, each in a worktree of its own, run by one interpreter or by its own.
+
+A worktree goes first on PYTHONPATH, so that `bench` and `methods` are the revision's; its entry
+points stand beside it as metadata. Where the locks (constraints.txt, dependencies) of the two
+differ, each gets an environment of its own from its Makefile.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.compare.sides import BadInput
+
+LOCK = "constraints.txt"
+
+
+@dataclass(frozen=True)
+class Revision:
+    """A commit, checked out: `python` runs it with `environment`."""
+
+    name: str  # as the user said it
+    commit: str
+    folder: Path
+    python: str
+    environment: dict[str, str]
+
+    def __str__(self) -> str:
+        short = self.commit[:12]
+        return self.name if self.commit.startswith(self.name) else f"{self.name} ({short})"
+
+
+@contextmanager
+def checked_out(repository: Path, names: Sequence[str], where: Path) -> Iterator[list[Revision]]:
+    """The revisions called `names`, one worktree each below `where`; removed afterwards.
+
+    Raises BadInput for a folder outside this project's repository, an unknown revision, and where
+    git or an installation fails.
+    """
+    root = Path(_git(repository, "rev-parse", "--show-toplevel"))
+    commits = [_commit(root, name) for name in names]
+    folders = [where / f"tree{number}" for number in range(len(names))]
+    try:
+        for folder, commit in zip(folders, commits, strict=True):
+            _git(root, "worktree", "add", "--detach", "--quiet", str(folder), commit)
+        pythons = _pythons(folders)
+        yield [
+            Revision(name, commit, folder, python, _environment(folder, name))
+            for name, commit, folder, python in zip(names, commits, folders, pythons, strict=True)
+        ]
+    finally:
+        for folder in folders:
+            if folder.exists():
+                _git(root, "worktree", "remove", "--force", str(folder))
+
+
+def _commit(root: Path, name: str) -> str:
+    try:
+        return _git(
+            root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"
+        )
+    except BadInput as error:
+        raise BadInput(
+            f"{name!r} is no revision of {root}; git log --oneline lists them"
+        ) from error
+
+
+def _environment(folder: Path, name: str) -> dict[str, str]:
+    """Variables with which an interpreter finds the revision's code and entry points."""
+    try:
+        project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(f"{name}: no readable pyproject.toml in that revision ({error})") from error
+    site = folder / ".site"
+    _write_metadata(site / f"{project['name']}-0.dist-info", project)
+    conf = folder / "bench" / "conf"
+    if not conf.exists():  # the package bench.conf is conf/ beside it
+        conf.symlink_to(folder / "conf", target_is_directory=True)
+    path = os.pathsep.join([str(folder), str(site)])
+    return {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def _write_metadata(place: Path, project: dict[str, Any]) -> None:
+    place.mkdir(parents=True)
+    (place / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: 0\n")
+    lines = []
+    for group, points in project.get("entry-points", {}).items():
+        lines += [f"[{group}]", *(f"{name} = {target}" for name, target in points.items())]
+    (place / "entry_points.txt").write_text("\n".join(lines) + "\n")
+
+
+def _pythons(folders: Sequence[Path]) -> list[str]:
+    """This interpreter for all if their locks are equal, else one environment each."""
+    if len({_lock(folder) for folder in folders}) == 1:
+        return [sys.executable] * len(folders)
+    for folder in folders:
+        command = ["make", "-C", str(folder), f"PYTHON={sys.executable}", ".venv/.run"]
+        run = subprocess.run(command, capture_output=True, text=True)
+        if run.returncode:
+            raise BadInput(f"the environment of {folder} cannot be installed: {run.stderr[-500:]}")
+    return [str(folder / ".venv" / "bin" / "python") for folder in folders]
+
+
+def _lock(folder: Path) -> str:
+    """What decides the environment: pinned versions and dependencies."""
+    pinned = folder / LOCK
+    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = (project.get("dependencies"), project.get("optional-dependencies", {}).get("tasks"))
+    return f"{pinned.read_text() if pinned.exists() else ''}{asked}"
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or str(error)
+        raise BadInput(f"git {arguments[0]} failed in {folder}: {said.strip()}") from error
+    return run.stdout.strip()

@@ -1,0 +1,154 @@
+"""One trial of one revision in one process, timed block by block on request.
+
+    python -m bench.nightly.worker      JSON lines: a request on stdin, its answer on stdout
+
+    {"do": "open", "folder": F}                    train; answers what it is: quality, counts
+    {"do": "warm", "work": "b64"}                  until times settle; answers seconds of a pass
+    {"do": "block", "work": "b64", "passes": 3}    answers seconds of that many passes
+
+`work` is a batch size of the trial or the canary. Whoever asks decides the order, so that two
+revisions take turns; the process ends with the one that asks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench import environment
+from bench.measure.footprint import measure_footprint
+from bench.measure.inputs import Inputs, choose_inputs
+from bench.measure.quality import evaluate
+from bench.measure.subject import Subject
+from bench.meters.canary import canary, canary_s
+from bench.meters.flops import count_samples
+from bench.meters.stopwatch import stopwatch_for
+from bench.meters.time import evaluating, no_collection, pinned_threads
+from bench.meters.warmup import warm_up
+from bench.trial import prepare, read_trial
+from bench.types import Unsupported
+
+PROTOCOL = 1
+CANARY = "canary"
+Answer = dict[str, Any]
+
+
+class Worker:
+    """The open trial; what it holds ends with the process."""
+
+    def __init__(self) -> None:
+        self.works: dict[str, Callable[[int], None]] = {}
+        self.held = ExitStack()
+
+    def open(self, folder: str) -> Answer:
+        """Train the trial in `folder` and say what it is; where it cannot, `skipped` says why."""
+        trial = read_trial(Path(folder))
+        threads = trial.config.gpu.threads or environment.num_physical_cores()
+        self.held.enter_context(pinned_threads(threads))
+        try:
+            subject, _ = prepare(trial, lambda phase, share: None)
+        except Unsupported as answer:
+            return {"protocol": PROTOCOL, "skipped": str(answer) or "unsupported"}
+        config = trial.config.measure
+        inputs = choose_inputs(subject.task, config.num_inputs, config.batch_sizes, subject.device)
+        told = {"protocol": PROTOCOL, **_quality(subject), "counts": _counts(subject, inputs)}
+        self._ready(subject, inputs)
+        told["canary_s"] = canary_s(subject.device)
+        told["environment"] = {"num_threads": threads, "gpus": environment.gpus()}
+        return told
+
+    def _ready(self, subject: Subject, inputs: Inputs) -> None:
+        self.watch = stopwatch_for(subject.device)
+        self.warmup_s = subject.config.warmup_s
+        sizes = subject.config.batch_sizes
+        self.works = {f"b{s}": partial(_run, subject.model, inputs.by_size[s]) for s in sizes}
+        self.works[CANARY] = canary(subject.device)
+        self.held.enter_context(evaluating(subject.model))
+        self.held.enter_context(no_collection())
+
+    def warm(self, work: str) -> Answer:
+        """Run until times settle; the seconds of one pass and whether they did."""
+        found = warm_up((self.works[work],), self.watch, self.warmup_s)
+        return {"pass_s": found.pass_s[0], "steady": found.steady}
+
+    def block(self, work: str, passes: int) -> Answer:
+        """Seconds of `passes` passes, to their end on the device."""
+        return {"seconds": self.watch.measure(partial(self.works[work], passes)).host_s}
+
+
+def _run(model: Callable[[Any], object], batches: list[Any], num_passes: int) -> None:
+    for _ in range(num_passes):
+        for batch in batches:
+            model(batch)
+
+
+def _quality(subject: Subject) -> Answer:
+    quality = evaluate(subject, subject.points()[0])
+    value = float(quality.value)
+    return {
+        "quality": value if np.isfinite(value) else None,
+        "quality_unit": quality.unit,
+        "direction": quality.direction,
+    }
+
+
+def _counts(subject: Subject, inputs: Inputs) -> dict[str, float]:
+    """Parameters, executed FLOPs and peak of live tensors: what points at code."""
+    with torch.inference_mode():
+        alone = count_samples(subject.model, inputs.samples)
+    found = {name: float(m.value or 0) for name, m in measure_footprint(subject, inputs).items()}
+    return {**found, "infer/flops_per_sample": float(np.mean(alone.per_batch))}
+
+
+def serve(requests: queue.Queue[dict[str, Any]], answer: Callable[[Answer], None]) -> None:
+    """Answer requests for ever. What goes wrong is an answer too: its reason."""
+    worker = Worker()
+    known: dict[str, Callable[..., Answer]] = {
+        "open": worker.open,
+        "warm": worker.warm,
+        "block": worker.block,
+    }
+    while True:
+        request = requests.get()
+        try:
+            answer({"ok": known[request.pop("do")](**request)})
+        except (Exception, SystemExit) as error:
+            traceback.print_exc()
+            answer({"error": f"{type(error).__name__}: {error}"})
+
+
+def main() -> None:
+    """Serve stdin; whatever else is printed goes to stderr."""
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def answer(told: Answer) -> None:
+        channel.write(json.dumps(told) + "\n")
+        channel.flush()
+
+    requests: queue.Queue[dict[str, Any]] = queue.Queue()
+    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
+    serve(requests, answer)
+
+
+def _listen(requests: queue.Queue[dict[str, Any]]) -> None:
+    """Requests as they come. The end of stdin is the end of who asks: stop at once."""
+    for line in sys.stdin:
+        requests.put(json.loads(line))
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
