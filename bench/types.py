@@ -208,7 +208,7 @@ class Method(Protocol):
     `convert(dense, batches)`, `loss(model, batch, criterion, progress)`,
     `calibrate(model, batches)`, `after_step(model, progress)`, `param_groups(model, lr)`,
     `points()`, `set_point(model, point)`, and the attributes `train_share` (of the recipe's
-    steps, 1.0) and `batch_invariant` (True).
+    steps, 1.0), `batch_invariant` (True) and `compaction` (who runs together in a batch).
     """
 
     def build(self, spec: TaskSpec, backbone: Backbone) -> Any: ...

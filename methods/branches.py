@@ -37,6 +37,8 @@ class Branches:
     `temperature` is the Gumbel-softmax's.
     """
 
+    compaction = "samples or tokens are grouped by branch, each branch runs its own"
+
     widths: list[float] = field(default_factory=lambda: [0.25, 0.5, 1.0])
     balance_weight: float = 0.01
     cost_weight: float = 0.0

@@ -32,6 +32,8 @@ class DeepSeekMoE:
     up to 1 before. `bias_rate` is the balancing step gamma.
     """
 
+    compaction = "tokens are sorted by expert, each expert runs its own"
+
     num_experts: int = 16
     top_k: int = 3
     num_shared: int = 1

@@ -35,6 +35,8 @@ class EarlyExit:
     token in language modelling) runs on the calibration data. The first is the default.
     """
 
+    compaction = "samples or tokens that left are removed after every exit"
+
     every: int = 2
     budgets: list[float] = field(default_factory=lambda: [0.5, 0.4, 0.7, 0.85])
     train_share: float = 0.3

@@ -5,7 +5,8 @@
 In training every element runs to the end and every head answers (unless the harness replays
 decisions: then what has left keeps its answer, and tokens their state). In inference the trunk is
 driven block by block over what is left: each block is called once, on the remaining samples or
-tokens, and never on an empty batch.
+tokens, and never on an empty batch. When generating, what leaves still puts its keys and values
+into the caches of the blocks that it does not run: later tokens will look at them.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from bench import routing
-from bench.types import Batch, Output
+from bench.types import Batch, Output, Unsupported
+from methods.backbone.cache import Cache
 from methods.backbone.conv import layer_flops
+from methods.backbone.decoding import greedy
 from methods.backbone.tokens import Selection, linear_flops, run_block, select_running
 from methods.backbone.transformer import attention_mask
 from methods.backbone.trunk import State, Trunk
@@ -33,7 +36,7 @@ class ExitModel(nn.Module):
 
     The buffer `threshold` is the one in use, `thresholds` holds one per calibrated operating point;
     both begin at NEVER, so that an uncalibrated model runs to the end. Raises ValueError where no
-    inner exit fits.
+    inner exit fits, Unsupported for an encoder-decoder.
     """
 
     threshold: Tensor
@@ -41,6 +44,8 @@ class ExitModel(nn.Module):
 
     def __init__(self, trunk: Trunk, every: int, num_points: int) -> None:
         super().__init__()
+        if trunk.spec.kind == "seq2seq":
+            raise Unsupported("early exit does not count what a decoder's tokens read")
         depth = len(trunk.blocks)
         if not 1 <= every < depth:
             raise ValueError(f"every={every} leaves no exit before the end of {depth} blocks")
@@ -51,17 +56,29 @@ class ExitModel(nn.Module):
         # FLOPs: a token through the linear layers of each later stage; its key and value; a head.
         blocks = list(trunk.blocks)
         self._linear = [sum(map(linear_flops, blocks[a:b])) for a, b in stages]
-        self._key_value = 2 * 2 * trunk.dim**2
+        attention = getattr(blocks[0], "attention", None)
+        self._key_value = 2 * 2 * trunk.dim * getattr(attention, "kv_dim", trunk.dim)
+        self._cached = False  # whether the last pass left keys and values of what had left
         self._head = linear_flops(trunk.head)
         self._of_maps = [] if trunk.tokens else self._traced()
         self.register_buffer("threshold", torch.tensor(NEVER))
         self.register_buffer("thresholds", torch.full((num_points,), NEVER))
 
-    def forward(self, batch: Batch) -> Output:
-        """Logits of the exit that each element took; in training `stats["exits"]` holds all."""
+    def forward(self, batch: Batch, cache: Cache | None = None) -> Output:
+        """Logits of the exit that each element took; in training `stats["exits"]` holds all.
+
+        With a cache, `batch` holds the next tokens; logits are the last one's only, [B, 1, C].
+        """
+        self._cached = cache is not None
         if self.training:
             return self._masked(batch)
-        return self._tokens_leave(batch) if self.trunk.spec.causal else self._samples_leave(batch)
+        if self.trunk.spec.causal:
+            return self._tokens_leave(batch, cache)
+        return self._samples_leave(batch)
+
+    def generate(self, prompt: Batch, num_tokens: int) -> Iterator[Tensor]:
+        """The likeliest next tokens, one by one; see `methods.backbone.decoding`."""
+        return greedy(self, self.trunk.spec, prompt, num_tokens)
 
     def block_shares(self) -> Tensor:
         """Share of the blocks that have run at each exit, [exits]; the last is 1."""
@@ -135,14 +152,16 @@ class ExitModel(nn.Module):
                     state = state.select(rows)
         return Output(logits)
 
-    def _tokens_leave(self, batch: Batch) -> Output:
+    def _tokens_leave(self, batch: Batch, cache: Cache | None) -> Output:
         """Tokens leave and stay visible; samples without a token left are compacted away."""
-        state = self.trunk.stem(batch)
+        state = self.trunk.begin(batch, cache)
         live = torch.ones(state.x.shape[:2], dtype=torch.bool, device=state.x.device)
         logits = torch.empty(0)
         for number, (blocks, head) in enumerate(self.stages()):
             asking = select_running(live)
             state, asked = _advance(blocks, state, asking)
+            if head is self.trunk.head and cache is not None:
+                asking, asked = _last(live, state)
             with routing.region("exit_head"):
                 found = head(asked)[0]  # [N, C]
             with routing.region("combine"):
@@ -155,12 +174,20 @@ class ExitModel(nn.Module):
                 run = live & (sure < self.threshold)
                 live = live & self._decide(number, state, sure, run)
             with routing.region("dispatch"):
-                rows = live.any(1).nonzero().flatten()
+                left = live.any(1)
+                rows = left.nonzero().flatten()
+                if cache is not None and len(rows) < len(live):
+                    self._remember(number, state.select((~left).nonzero().flatten()))
                 if len(rows) == 0:
                     break
                 if len(rows) < len(live):
                     state, live = state.select(rows), live.index_select(0, rows)
-        return Output(logits)
+        return Output(logits if cache is None else logits[:, -1:])
+
+    def _remember(self, number: int, state: State) -> None:
+        """Keys and values of samples that left at exit `number`, for all blocks above it."""
+        for block in list(self.trunk.blocks)[self.ends[number] :]:
+            block.remember(state)
 
     def _decide(self, number: int, state: State, sure: Tensor, run: Tensor) -> Tensor:
         """Announce who goes on after exit `number`; returns whom the harness lets go on."""
@@ -168,19 +195,21 @@ class ExitModel(nn.Module):
             f"exit{number}",
             probabilities=1 - sure,
             run=run,
-            cost=self._cost(number, state.x.shape[1]),
+            cost=self._cost(number, state.x.shape[1], state.cache),
             index=state.index,
         )
 
-    def _cost(self, number: int, num_tokens: int) -> float:
+    def _cost(self, number: int, num_tokens: int, cache: Cache | None) -> float:
         """FLOPs of the stage after exit `number` for one more sample, or one more asking token.
 
-        Attention: 2 T D for the scores and 2 T D for the mixing, per asking token and block.
+        Attention: 2 T D for the scores and 2 T D for the mixing, per asking token and block, with
+        T the tokens that it looks at.
         """
         if self._of_maps:
             return self._of_maps[number]
         num_blocks = self.ends[number + 1] - self.ends[number]
-        per_token = self._linear[number] + num_blocks * 4 * num_tokens * self.trunk.dim
+        num_keys = num_tokens + (0 if cache is None else cache.length)
+        per_token = self._linear[number] + num_blocks * 4 * num_keys * self.trunk.dim
         if self.trunk.spec.causal:
             return per_token - num_blocks * self._key_value + self._head
         return num_tokens * per_token + self._head
@@ -203,10 +232,11 @@ class ExitModel(nn.Module):
     def declared_flops(self, observation: routing.Observation) -> float:
         """FLOPs of the decisions; in a causal model also keys and values of all visible tokens.
 
-        Those are computed for every token of a sample in which any token still asks.
+        Those are computed for every token of a sample in which any token still asks; when
+        generating, for every token, whatever the decisions.
         """
         total = observation.declared_flops()
-        if self.trunk.spec.causal:
+        if self.trunk.spec.causal and not self._cached:
             for decision in observation.decisions:
                 number = int(decision.name.removeprefix("exit"))
                 num_blocks = self.ends[number + 1] - self.ends[number]
@@ -230,12 +260,20 @@ def _advance(blocks: Sequence[Any], state: State, asking: Selection) -> tuple[St
     for block in blocks:
         with routing.region("dispatch"):
             queries = state.take(asking.tokens)  # [n, K, D]
-            if mask is None:
+            if mask is None and state.cache is None:
                 mask = _additive(attention_mask(queries, state, causal=True), state.x.dtype)
         packed = run_block(block, queries, asking, context=state, mask=mask)
         with routing.region("combine"):
             state = replace(state, x=asking.put(state.x, packed.x))
     return state, packed
+
+
+def _last(live: Tensor, state: State) -> tuple[Selection, State]:
+    """The last token of each sample where it is `live` [n, T], packed: nobody reads the others."""
+    only = torch.zeros_like(live)
+    only[:, -1] = live[:, -1]
+    asking = select_running(only)
+    return asking, replace(state, x=asking.pack(state.take(asking.tokens).x))
 
 
 def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor:

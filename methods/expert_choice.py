@@ -26,6 +26,8 @@ class ExpertChoice:
     hidden_ratio), spread over the tokens as the experts like.
     """
 
+    compaction = "every expert runs the same number of tokens of the batch, gathered"
+
     num_experts: int = 8
     capacity_factor: float = 2.0
     hidden_ratio: float = 0.25

@@ -39,6 +39,8 @@ class MixtureOfDepths:
     The operating points are `capacity` and the others in `capacities`. Skips in training too.
     """
 
+    compaction = "the same number of tokens of every sample, gathered"
+
     capacity: float = 0.25
     capacities: list[float] = field(default_factory=lambda: [0.125, 0.5, 0.75])
     train_share: float = 0.3
@@ -52,9 +54,11 @@ class MixtureOfDepths:
         return self._routed(deepcopy(dense))
 
     def _routed(self, trunk: Trunk) -> Trunk:
-        """Raises Unsupported where the state is not a row of tokens."""
+        """Raises Unsupported where the state is not a row of tokens, or a decoder's."""
         if not trunk.tokens:
             raise Unsupported("mixture_of_depths picks tokens; this trunk works on feature maps")
+        if trunk.spec.kind == "seq2seq":
+            raise Unsupported("mixture_of_depths does not count what a decoder's tokens read")
         for i in range(1, len(trunk.blocks), 2):
             trunk.blocks[i] = RoutedBlock(
                 trunk.blocks[i],
@@ -99,8 +103,17 @@ class MixtureOfDepths:
                 block.set_capacity(float(point["capacity"]))
 
     def declared_flops(self, model: Trunk, observation: routing.Observation) -> float:
-        """The decisions' FLOPs plus attention among the selected: 4 D k^2 for k of a sample."""
-        pairs = sum(float(d.run.sum(1).double().square().sum()) for d in observation.decisions)
+        """The decisions' FLOPs plus attention among the selected: 4 D k^2 for k of a sample.
+
+        When generating, a token that comes alone looks at those selected before it, too.
+        """
+        pairs, held = 0.0, dict[str, Tensor]()
+        for decision in observation.decisions:
+            chosen = decision.run.sum(1).double()  # [n]
+            alone = decision.run.shape[1] == 1
+            seen = held[decision.name] + chosen if alone and decision.name in held else chosen
+            held[decision.name] = seen
+            pairs += float(chosen @ seen)
         return observation.declared_flops() + 4 * model.dim * pairs
 
 
@@ -148,10 +161,12 @@ class RoutedBlock(nn.Module):
             state, selection = self._select(state, score)
         if len(selection.places) == 0:
             return state
+        if state.cache is not None and score.shape[1] == 1:
+            return self._next(state, score, selection.places)
         with routing.region("dispatch"):
             picked = state.take(selection.tokens)  # x [B, K, D]
-            if selection.valid is not None and not self.causal:
-                # In a causal model padding comes last, where no token sees it.
+            if selection.valid is not None and (not self.causal or state.cache is not None):
+                # In a causal model padding comes last, where no token sees it, but a cache would.
                 real = selection.valid if picked.mask is None else picked.mask & selection.valid
                 picked = replace(picked, mask=real)
         with routing.region("expert"):
@@ -160,6 +175,17 @@ class RoutedBlock(nn.Module):
             gate = 2 * score.flatten().index_select(0, selection.places).sigmoid()  # [N]
             changed = torch.lerp(selection.pack(picked.x), new.x, gate[:, None].to(new.x))
             return replace(state, x=selection.put(state.x, changed), aux_loss=new.aux_loss)
+
+    def _next(self, state: State, score: Tensor, rows: Tensor) -> State:
+        """Run the block on the one new token of the samples `rows` [n]; caches know the earlier."""
+        with routing.region("dispatch"):
+            picked = state if len(rows) == len(state.x) else state.select(rows)  # x [n, 1, D]
+        with routing.region("expert"):
+            new = self.block(picked)
+        with routing.region("combine"):
+            gate = 2 * score.index_select(0, rows).sigmoid()  # [n, 1]
+            changed = torch.lerp(picked.x, new.x, gate[..., None].to(new.x))
+            return replace(state, x=state.x.index_copy(0, rows, changed))
 
     def _select(self, state: State, score: Tensor) -> tuple[State, Selection]:
         """The state, in training with the predictor's loss, and the selected tokens."""

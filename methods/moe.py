@@ -36,6 +36,8 @@ class MoE:
     training. `backend` as in `methods.dispatch`.
     """
 
+    compaction = "tokens are sorted by expert, each expert runs its own"
+
     num_experts: int = 8
     top_k: int = 2
     hidden_ratio: float = 0.25

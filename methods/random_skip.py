@@ -28,6 +28,8 @@ class RandomSkip:
     numbers in every call. Everything else (hooks, operating points) is the other method's.
     """
 
+    compaction = "as in the method that it shuffles"
+
     of: str = "moe"
     seed: int = 0
     batch_invariant = False  # where a random number falls depends on the batch

@@ -26,6 +26,8 @@ class SoftMoE:
     dense layer at 16 tokens.
     """
 
+    compaction = "every expert runs its slots of every sample: the same work for each"
+
     num_experts: int = 8
     slots_per_expert: int = 1
     hidden_ratio: float = 1.0

@@ -42,6 +42,8 @@ class TopkFFN:
     `predictor_weight` scales the predictor's loss.
     """
 
+    compaction = "tokens are grouped by block: each block of neurons runs the tokens that want it"
+
     num_blocks: int = 8
     k: int = 2
     predictor_weight: float = 0.1

@@ -37,7 +37,7 @@ class Text(Preloaded):
     pieces overlap by half, so that a boundary is not always at the same place.
     """
 
-    length: int = 64
+    length: int = 48
 
     version: ClassVar[int] = 1
 
@@ -48,7 +48,7 @@ class Text(Preloaded):
 
     @property
     def recipe(self) -> Recipe:
-        return Recipe(steps=300, batch_size=16, lr=2e-3)
+        return Recipe(steps=250, batch_size=20, lr=2e-3)
 
     def samples(self) -> Mapping[Split, Batch]:
         return _samples(self.length)

@@ -1,0 +1,133 @@
+"""Parameters and memory of a model that is small enough to count by hand."""
+
+from __future__ import annotations
+
+from functools import partial
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+
+from bench.measure.crosscheck import measure_crosscheck
+from bench.measure.footprint import measure_footprint, repeated
+from bench.measure.inputs import Inputs
+from bench.measure.resident import Resident, infer
+from bench.types import Batch, Output
+
+DIM, NUM_SAMPLES = 8, 4
+MIB = 2**20
+
+
+class Halves(nn.Module):
+    """Two linear layers without bias: the first for positive sums, the second for the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positive = nn.Linear(DIM, DIM, bias=False)
+        self.negative = nn.Linear(DIM, DIM, bias=False)
+
+    def forward(self, batch: Batch) -> Output:
+        is_positive = batch.inputs.sum(1) > 0
+        out = batch.inputs.new_empty(len(batch), DIM)
+        for layer, rows in ((self.positive, is_positive), (self.negative, ~is_positive)):
+            if rows.any():
+                out[rows] = layer(batch.inputs[rows])
+        return Output(out)
+
+
+class Holder(nn.Module):
+    """Holds 64 MiB more during a pass than after it."""
+
+    def forward(self, batch: Batch) -> Output:
+        return Output(torch.ones(64 * MIB // 4).sum() + batch.inputs)
+
+
+def given(model: nn.Module) -> tuple[SimpleNamespace, Inputs]:
+    """`model` as a subject on a CPU, with one batch of four samples of alternating sign."""
+    signs = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    batch = Batch(signs[:, None].expand(-1, DIM).contiguous(), torch.zeros(4, dtype=torch.long))
+    singles = [batch.select(torch.tensor([n])) for n in range(NUM_SAMPLES)]
+    subject = SimpleNamespace(model=model.eval(), device=torch.device("cpu"))
+    return subject, Inputs({1: singles, NUM_SAMPLES: [batch]})
+
+
+def test_active_parameters_are_those_of_the_path_taken() -> None:
+    """Two layers of 64 weights are kept, every sample reads one of them."""
+    found = measure_footprint(*given(Halves()))
+    assert found["model/params"].value == 128
+    assert found["model/active_params_per_sample"].value == 64
+
+
+def test_peak_memory_holds_the_parameters_and_grows_with_the_batch() -> None:
+    """128 weights are 512 bytes; a batch of four needs more beside them than one sample."""
+    found = measure_footprint(*given(Halves()))
+    one, four = (found[f"infer/peak_tensor_bytes_b{size}"].value for size in (1, NUM_SAMPLES))
+    assert 512 < one < four
+
+
+def test_the_largest_batch_is_a_question_for_a_gpu() -> None:
+    """On a CPU it is missing, with the reason."""
+    found = measure_footprint(*given(Halves()))["infer/largest_batch"]
+    assert found.value is None
+    assert "no GPU" in found.reason
+
+
+def test_a_repeated_sample_is_a_batch_of_copies() -> None:
+    """Three times the one sample."""
+    _, inputs = given(Halves())
+    assert torch.equal(repeated(inputs.samples[1], 3).inputs, torch.full((3, DIM), -1.0))
+
+
+def test_the_resident_peak_is_measured_in_a_process_of_its_own() -> None:
+    """A pass that holds 64 MiB for a moment raises the peak, and not what remains."""
+    found = Resident(*given(Holder())).metrics()
+    peak, warm = (found[f"infer/{name}_bytes"].value for name in ("peak_rss", "rss_after_warmup"))
+    assert peak - warm > 50 * MIB
+
+
+def test_a_model_that_cannot_travel_is_missing_with_its_reason() -> None:
+    """A closure inside a model stays in its process; the record says why there is no figure."""
+    model = Halves()
+    model.hook = lambda x: x  # type: ignore[assignment]
+    found = Resident(*given(model)).metrics()["infer/peak_rss_bytes"]
+    assert found.value is None
+    assert "cannot be sent" in found.reason
+
+
+def test_the_child_computes_with_the_threads_and_the_format_of_the_trial() -> None:
+    """Under bfloat16 the layers' outputs are bfloat16 there too."""
+    seen: list[torch.dtype] = []
+
+    class Watched(nn.Linear):
+        def forward(self, batch: Batch) -> Tensor:  # type: ignore[override]
+            out = super().forward(batch.inputs)
+            seen.append(out.dtype)
+            return out
+
+    _, inputs = given(Halves())
+    run = partial(infer, Watched(DIM, DIM), inputs.samples[0], torch.get_num_threads())
+    run()
+    run(torch.bfloat16)
+    assert seen == [torch.float32, torch.bfloat16]
+
+
+def test_other_counters_stand_beside_ours() -> None:
+    """One linear layer of 8 x 8 is 64 MACs: 128 FLOPs for us and the profiler, 64 for fvcore."""
+    found, details = measure_crosscheck(*given(Halves()))
+    assert details["flop_crosscheck"]["flops"] == 128
+    assert found["infer/flops_profiler"].value == 128
+    assert found["infer/macs_fvcore"].value == 64
+
+
+def test_a_model_that_fvcore_cannot_trace_is_missing_with_its_reason() -> None:
+    """fvcore's failure is a reason in the record, not the end of the trial."""
+
+    class Refuses(nn.Module):
+        def forward(self, batch: Batch) -> Output:
+            if torch.jit.is_tracing():
+                raise RuntimeError("no tracing here")
+            return Output(batch.inputs @ batch.inputs.T)
+
+    found, _ = measure_crosscheck(*given(Refuses()))
+    assert found["infer/macs_fvcore"].value is None
+    assert "no tracing here" in found["infer/macs_fvcore"].reason
