@@ -117,6 +117,13 @@ class Record(BaseModel):
     diagnostics: dict[str, Any] = Field(default_factory=dict)
     notes: list[str] = Field(default_factory=list)  # e.g. "quality is at chance level"
 
+    @property
+    def is_fake(self) -> bool:
+        """Whether a stand-in for a device measured any of it: such a record enters no table."""
+        told = self.diagnostics.get("energy")
+        windows = [each for each in told if isinstance(each, dict)] if type(told) is list else []
+        return "fake" in (self.labels.device, *(each.get("device") for each in windows))
+
     @model_validator(mode="after")
     def _explained(self) -> Self:
         if self.status != "ok" and not self.reason:

@@ -31,6 +31,7 @@ from bench.config import Config, typed
 from bench.dense import DenseStart, dense_start
 from bench.measure import Findings, Subject, measure
 from bench.measure.probe import TrainingProbe
+from bench.measure.training_energy import TrainingEnergy, training_devices
 from bench.meters.time import pinned_threads
 from bench.record import RAW_NAME, TRIAL_NAME, Labels, Metric, Record, missing, write_record
 from bench.train import fit, resolve_recipe
@@ -207,16 +208,19 @@ def _train(
     share = getattr(method, "train_share", 1.0)
     recipe = resolve_recipe(task.recipe, trial.config.train, share)
     probe = TrainingProbe(model)
-    training = fit(
-        model,
-        method,
-        task,
-        recipe,
-        seed=trial.config.seed,
-        gpu=trial.config.gpu,
-        on_step=lambda done: tell("train", done),
-        probes=(probe.memory, probe.flops),
-    )
+    used = training_devices(trial.device, trial.config.gpu.kind) if recipe.steps else []
+    energy = TrainingEnergy(used)
+    with energy:
+        training = fit(
+            model,
+            method,
+            task,
+            recipe,
+            seed=trial.config.seed,
+            gpu=trial.config.gpu,
+            on_step=lambda done: tell("train", done),
+            probes=(energy.leaving_out(probe.memory), energy.leaving_out(probe.flops)),
+        )
     no_step = "training free: the method takes no training step"
     unprobed = no_step if training.num_steps == 0 else "too few training steps to probe one"
     return {
@@ -226,6 +230,7 @@ def _train(
         if training.loss is None
         else Metric(value=training.loss, unit="nat"),
         **probe.metrics(unprobed),
+        **energy.metrics(no_step if training.num_steps == 0 else None),
     }
 
 

@@ -5,7 +5,7 @@
     memory   at the default point, before the dense baseline exists in this process
     FLOPs    at every point: each input alone, then batched; the dense model over the same inputs
     time     at the default point (at all with measure.all_points), paired with the dense model
-    energy   last
+    energy   last, at the same points as time, in windows that alternate with the dense model's
 
 Probes never run inside the timed region. What cannot be true is marked invalid at the end.
 """
@@ -18,6 +18,7 @@ from torch import nn
 
 from bench.measure.cost import measure_cost, measure_dense_cost
 from bench.measure.crosscheck import measure_crosscheck
+from bench.measure.energy import measure_energy
 from bench.measure.footprint import measure_footprint
 from bench.measure.inputs import Inputs, choose_inputs
 from bench.measure.latency import measure_latency, measure_time_shares
@@ -67,7 +68,9 @@ def measure(subject: Subject, tell: OnPhase) -> Findings:
             result.metrics |= _untimed(config.batch_sizes, config.profile)
         result.metrics = check(result.metrics, facts)
     tell("energy", 0.0)
-    whole |= _energy(subject)
+    energies = measure_energy(subject, baseline, inputs, findings)
+    for result, energy in zip(findings.points, energies, strict=True):
+        result.metrics = check({**result.metrics, **energy}, facts)
     findings.metrics = check({**findings.points[0].metrics, **whole}, facts)
     findings.diagnostics["canary_s"] = canary_s(subject.device)
     return findings
@@ -121,14 +124,3 @@ def _dtype(subject: Subject) -> torch.dtype:
     if torch.is_autocast_enabled(kind):
         return torch.get_autocast_dtype(kind)
     return next((each.dtype for each in subject.model.parameters()), torch.float32)
-
-
-def _energy(subject: Subject) -> Metrics:
-    """Energy, or in one line why there is none."""
-    reason = "no NVIDIA GPU: energy is read from the GPU's own counter"
-    if subject.device.type == "cuda":
-        reason = "the energy meter is not part of this version yet"
-    return {
-        "infer/energy_j_per_sample": missing("j", reason),
-        "train/energy_j": missing("j", reason),
-    }

@@ -4,7 +4,6 @@
 
 Each gate compares a record's metrics with one another or with a fact about the machine. They are
 cheap, and they catch most meter bugs: a missing synchronisation, a leaked window, a lost part.
-No torch.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
+from bench.measure.plausible_energy import energy_doubts
 from bench.record import Metric
 
 Metrics = Mapping[str, Metric]
@@ -227,6 +227,10 @@ def _control(metrics: Metrics, facts: Facts) -> Doubts:
             )
 
 
+def _energy(metrics: Metrics, facts: Facts) -> Doubts:
+    yield from energy_doubts(metrics, facts.is_control)
+
+
 def _same(left: float, right: float) -> bool:
     return math.isclose(left, right, rel_tol=ROUNDING)
 
@@ -243,4 +247,5 @@ _GATES: tuple[Callable[[Metrics, Facts], Doubts], ...] = (
     _ratios,
     _active_params,
     _control,
+    _energy,
 )

@@ -78,7 +78,7 @@ def _read_one(path: Path, reading: Reading) -> None:
     except (BadRecord, OSError) as error:
         reading.problems.append(str(error))
         return
-    if record.labels.device == "fake":
+    if record.is_fake:
         reading.problems.append(f"{path}: measured with a fake device")
         return
     reading.found.append(Found(record, path.parent, modified_unix_s))
