@@ -146,7 +146,7 @@ def _energy_row(cell: Cell, old: Trial, new: Trial) -> Row | None:
     bounds = [_bounds(metric) for metric in metrics]
     if bounds[0] is None or bounds[1] is None:
         return Row(str(cell), name, "inconclusive", ENERGY, reason="one side has no valid energy")
-    ratio = sessions.independent_ratio(bounds[0], bounds[1])
+    ratio = sessions.independent_ratio(bounds[1], bounds[0])  # dense / method: above 1 saves
     return Row(str(cell), name, judge(ratio, ENERGY), ENERGY, ratio)
 
 

@@ -14,11 +14,12 @@ measurement says the same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bench.statistics import LEVEL, Interval, ratio_interval
+from bench.statistics import LEVEL, Interval, mean_interval, ratio_interval
 
 Judgement = Literal["regressed", "improved", "equal", "inconclusive"]
 More = Callable[[int], Sequence[float]]  # measures n more rounds: their log cost ratios
@@ -71,15 +72,27 @@ def looks(start: int, most: int = MAX_ROUNDS) -> Iterator[int]:
     yield most
 
 
-def decide(more: More, start: int, margins: Margins = TIME, most: int = MAX_ROUNDS) -> Judged:
+def mean_ratio(log_ratios: Sequence[float]) -> Interval:
+    """The geometric mean of a few long windows' ratios, with Student's t interval."""
+    return mean_interval(log_ratios).map(math.exp)
+
+
+def decide(
+    more: More,
+    start: int,
+    margins: Margins = TIME,
+    most: int = MAX_ROUNDS,
+    interval: Callable[[Sequence[float]], Interval] = ratio_interval,
+) -> Judged:
     """Measure `start` rounds, and more while they are inconclusive, `most` at the end.
 
-    `more(n)` measures n further rounds and returns their log cost ratios.
+    `more(n)` measures n further rounds and returns their log cost ratios; `interval` turns all of
+    them into a ratio: the median for times, `mean_ratio` for energy windows, which are few.
     """
     rounds: list[float] = []
     for number, wanted in enumerate(looks(start, most), start=1):
         rounds += more(wanted - len(rounds))
-        ratio = ratio_interval(rounds)
+        ratio = interval(rounds)
         judged = Judged(ratio, judge(ratio, margins), number)
         if judged.judgement != "inconclusive":
             break

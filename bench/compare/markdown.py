@@ -1,13 +1,12 @@
-"""A verdict as one Markdown body: what changed, by how much, why probably, and how to see it again."""
+"""A verdict as one Markdown body: what changed, by how much, why probably, how to see it again."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from bench.compare.gate import LEVEL
 from bench.compare.verdict import Outcome, Row, Verdict
 from bench.report.numbers import number
-from bench.statistics import Interval
+from bench.statistics import LEVEL, Interval
 
 SAID: dict[Outcome, str] = {
     "ok": "no regression",
@@ -29,7 +28,8 @@ def _head(verdict: Verdict) -> Iterator[str]:
     counts = [f"{len(rows)} {name}" for name in ORDER if (rows := verdict.named(name))]  # type: ignore[arg-type]
     yield f"## {SAID[verdict.outcome]}"
     yield ""
-    yield f"{_safe(verdict.candidate)} against {_safe(verdict.baseline)} on {_safe(verdict.hardware)}"
+    sides = f"{_safe(verdict.candidate)} against {_safe(verdict.baseline)}"
+    yield f"{sides} on {_safe(verdict.hardware)}"
     yield f"- {len(verdict.rows)} metrics: {', '.join(counts) or 'none judged'}"
     if verdict.rows:
         error = number(100 * verdict.family_wise_error, 2)
@@ -97,9 +97,15 @@ def interval(ratio: Interval) -> str:
 
 
 def _causes(rows: Sequence[Row]) -> Iterator[str]:
-    told = [f"- {_safe(row.name)}: {_safe(row.cause)}" for row in rows if row.cause]
+    """Each cause once, with the metrics that it explains."""
+    told: dict[str, list[str]] = {}
+    for row in rows:
+        if row.cause:
+            told.setdefault(row.cause, []).append(row.name)
     if told:
-        yield from ("", "Probable cause:", "", *told)
+        yield from ("", "Probable cause:", "")
+    for cause, names in told.items():
+        yield f"- {_safe(cause)} ({_safe(', '.join(names))})"
 
 
 def _safe(text: str) -> str:

@@ -106,3 +106,32 @@ def _nights(change: float, num_nights: int, seed: int) -> Iterator[Night]:
 def _share(found: Iterator[Judgement], wanted: Judgement) -> float:
     seen = list(found)
     return seen.count(wanted) / len(seen)
+
+
+def report(num_nights: int = 2000) -> Iterator[str]:
+    """The figures as lines, one by one as they are ready."""
+    yield (
+        f"gate on synthetic nights: {NOISE:.0%} noise, {OUTLIER_SHARE:.0%} outliers of "
+        f"+{OUTLIER_LOW:.0%} to +{OUTLIER_HIGH:.0%}, drift; {num_nights} nights each"
+    )
+    for number in (20, FIRST_LOOK):
+        false, power = (first_look(change, number, num_nights) for change in (0.0, STEP))
+        yield (
+            f"K={number}, first look, not confirmed: false alarms {_at_most(false, num_nights)} "
+            f"per night and metric, finds +{STEP:.0%} in {power:.1%}"
+        )
+    for label, offset in (("", 0.0), (" where two processes differ by 1 % of their own", 0.01)):
+        null, step = (outcomes(change, num_nights, offset=offset) for change in (0.0, STEP))
+        yield (
+            f"K={FIRST_LOOK} up to 100{label}: false alarms "
+            f"{_at_most(null.suspected, num_nights)} before and "
+            f"{_at_most(null.confirmed, num_nights)} after the rerun, finds +{STEP:.0%} in "
+            f"{step.suspected:.1%} before and {step.confirmed:.1%} after"
+        )
+    nights = num_nights // 10
+    yield f"an unchanged program with {NUM_METRICS} metrics: green in {green_nights(nights):.1%}"
+
+
+def _at_most(share: float, number: int) -> str:
+    """A share with what it stands for: none in n nights is at most 3/n (95 %)."""
+    return f"{share:.2%}" if share else f"0 of {number} (at most {3 / number:.2%})"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from bench.nightly.partner import Partner
@@ -48,6 +48,39 @@ class Rounds:
     def median_s(self) -> tuple[float, float]:
         """Median seconds of a pass: baseline, candidate."""
         return median(self.seconds[0]), median(self.seconds[1])
+
+
+class NoEnergy(Exception):
+    """A side has no joules; the message says why."""
+
+
+@dataclass
+class Windows:
+    """Energy windows in turns, one per side and round: AB, BA, AB, ..."""
+
+    sides: Sides
+    work: str
+    window_s: float
+    joules: tuple[list[float], list[float]] = field(default_factory=lambda: ([], []))
+    doubt: str | None = None
+
+    def more(self, num_rounds: int) -> list[float]:
+        """Run `num_rounds` windows a side; their log cost ratios. Raises NoEnergy."""
+        start = len(self.joules[0])
+        for number in range(start, start + num_rounds):
+            for which in (0, 1) if number % 2 == 0 else (1, 0):
+                told = self.sides[which].ask("window", work=self.work, seconds=self.window_s)
+                if "refused" in told:
+                    raise NoEnergy(f"{self.sides[which].revision}: {told['refused']}")
+                self.doubt = self.doubt or told["doubt"]
+                self.joules[which].append(told["joules"])
+        baseline, candidate = (side[start:] for side in self.joules)
+        return [math.log(new / old) for old, new in zip(baseline, candidate, strict=True)]
+
+    @property
+    def mean_j(self) -> tuple[float, float]:
+        """Mean joules of a pass: baseline, candidate."""
+        return fmean(self.joules[0]), fmean(self.joules[1])
 
 
 def open_both(sides: Sides, folders: tuple[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:

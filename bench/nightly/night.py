@@ -14,16 +14,27 @@ from pathlib import Path
 from typing import Any
 
 from bench.compare.comparable import environment_differences, identity_differences
+from bench.compare.gate import QUALITY
 from bench.compare.quality import quality_row
 from bench.compare.sides import BadInput, Cell, model_name
 from bench.compare.verdict import Row, Verdict
 from bench.launch.devices import Machine, NoSuchDevice
 from bench.nightly.partner import WorkerFailed
 from bench.nightly.revisions import Revision, checked_out
-from bench.nightly.turns import CANARY, Content, OtherProtocol, Seen, Turn, judge_turn
+from bench.nightly.turns import (
+    CANARY,
+    Content,
+    OtherProtocol,
+    Seen,
+    Told,
+    Turn,
+    judge_turn,
+    qualities,
+)
 
 PLANNING = "bench.nightly.planning"
 POLL_S = 1.0
+NUM_SEEDS = 5  # whose qualities are compared where one seed's differ
 Say = Callable[[str], None]
 
 
@@ -37,9 +48,9 @@ class Night:
     machine: Machine
     say: Say
     verdict: Verdict
-    told: dict[tuple[str, ...], list[Sequence[dict[str, Any]]]] = field(
+    told: dict[tuple[str, ...], list[tuple[Turn, Told]]] = field(
         default_factory=lambda: defaultdict(list)
-    )
+    )  # per model, one entry a seed
 
 
 def compare_revisions(
@@ -126,7 +137,7 @@ def _run(night: Night, old: dict[Cell, Content], new: dict[Cell, Content]) -> No
         night.say(f"[{number}/{len(same)}] {cell}")
         _one(night, cell, (old[cell], new[cell]), first=number == 1)
     for model, told in night.told.items():
-        verdict.rows.append(_quality(model_name(model), told))
+        verdict.rows.append(_quality(night, model_name(model), told))
 
 
 def _comparable(night: Night, cell: Cell, old: Content, new: Content) -> bool:
@@ -181,18 +192,28 @@ def _one(night: Night, cell: Cell, contents: tuple[Content, Content], *, first: 
             night.say(f"  {row.metric}: {row.judgement}")
     verdict.changes += seen.changes
     if all("quality" in told for told in seen.told):
-        night.told[cell.model].append(seen.told)
+        night.told[cell.model].append((turn, seen.told))
         verdict.canary_s = verdict.canary_s or seen.told[1]["canary_s"]
         found = environment_differences(*(told["environment"] for told in seen.told))
         verdict.differences += [each for each in found if each not in verdict.differences]
 
 
-def _quality(model: str, told: Sequence[Sequence[dict[str, Any]]]) -> Row:
-    """Quality over the seeds, each a (baseline, candidate) pair of what the workers said."""
-    old, new = ([pair[which]["quality"] for pair in told] for which in range(2))
+def _quality(night: Night, model: str, told: Sequence[tuple[Turn, Told]]) -> Row:
+    """Quality by paired seeds. Where it differs, seeds are added as rounds are, up to five."""
+    pairs = [(old["quality"], new["quality"]) for _, (old, new) in told]
+    if any(old != new for old, new in pairs) and len(pairs) < NUM_SEEDS:
+        turn = told[0][0]
+        used = {turn.contents[0]["config"]["seed"] for turn, _ in told}
+        seeds = [seed for seed in range(2 * NUM_SEEDS) if seed not in used]
+        night.say(f"{model}: quality differs, more seeds")
+        with _device(night, turn.contents[0]) as variables:
+            again = replace(turn, variables=variables)
+            pairs += qualities(again, seeds[: NUM_SEEDS - len(pairs)])
+    old, new = ([pair[which] for pair in pairs] for which in range(2))
     if None in old or None in new:
-        return Row(model, "quality", "inconclusive", reason="quality is not a finite number")
-    last = told[0][1]
+        reason = "quality is not a finite number"
+        return Row(model, "quality", "inconclusive", QUALITY, reason=reason)
+    last = told[0][1][1]
     return quality_row(model, old, new, last["direction"], last["quality_unit"])
 
 

@@ -5,6 +5,8 @@
     {"do": "open", "folder": F}                    train; answers what it is: quality, counts
     {"do": "warm", "work": "b64"}                  until times settle; answers seconds of a pass
     {"do": "block", "work": "b64", "passes": 3}    answers seconds of that many passes
+    {"do": "window", "work": "b64", "seconds": 5}  answers joules of a pass
+    {"do": "quality", "folder": F}                 trains another seed; answers its quality
 
 `work` is a batch size of the trial or the canary. Whoever asks decides the order, so that two
 revisions take turns; the process ends with the one that asks.
@@ -33,6 +35,7 @@ from bench.measure.inputs import Inputs, choose_inputs
 from bench.measure.quality import evaluate
 from bench.measure.subject import Subject
 from bench.meters.canary import canary, canary_s
+from bench.meters.energy import EnergyMeter, EnergyRefused
 from bench.meters.flops import count_samples
 from bench.meters.stopwatch import stopwatch_for
 from bench.meters.time import evaluating, no_collection, pinned_threads
@@ -50,6 +53,7 @@ class Worker:
 
     def __init__(self) -> None:
         self.works: dict[str, Callable[[int], None]] = {}
+        self.meter: EnergyMeter | None = None
         self.held = ExitStack()
 
     def open(self, folder: str) -> Answer:
@@ -70,7 +74,7 @@ class Worker:
         return told
 
     def _ready(self, subject: Subject, inputs: Inputs) -> None:
-        self.watch = stopwatch_for(subject.device)
+        self.device, self.watch = subject.device, stopwatch_for(subject.device)
         self.warmup_s = subject.config.warmup_s
         sizes = subject.config.batch_sizes
         self.works = {f"b{s}": partial(_run, subject.model, inputs.by_size[s]) for s in sizes}
@@ -82,6 +86,27 @@ class Worker:
         """Run until times settle; the seconds of one pass and whether they did."""
         found = warm_up((self.works[work],), self.watch, self.warmup_s)
         return {"pass_s": found.pass_s[0], "steady": found.steady}
+
+    def window(self, work: str, seconds: float) -> Answer:
+        """Joules of a pass, from a window of whole passes; `refused` says why there are none."""
+        step = partial(self.works[work], 1)
+        try:
+            if self.meter is None:
+                self.meter = self.held.enter_context(EnergyMeter(self.device))
+                self.meter.rig.board.num_partners = 1  # the other revision's worker, which waits
+                self.meter.known(seconds, step)
+                self.meter.heat_up(step, seconds)
+            reading = self.meter.measure(step, seconds)
+        except EnergyRefused as refusal:
+            return {"refused": refusal.reason}
+        return {"joules": reading.j_per_pass, "doubt": reading.reason}
+
+    def quality(self, folder: str) -> Answer:
+        """Train the trial in `folder`, another seed, and say how well it does."""
+        trial = read_trial(Path(folder))
+        with pinned_threads(trial.config.gpu.threads or environment.num_physical_cores()):
+            subject, _ = prepare(trial, lambda phase, share: None)
+            return _quality(subject)
 
     def block(self, work: str, passes: int) -> Answer:
         """Seconds of `passes` passes, to their end on the device."""
@@ -119,6 +144,8 @@ def serve(requests: queue.Queue[dict[str, Any]], answer: Callable[[Answer], None
         "open": worker.open,
         "warm": worker.warm,
         "block": worker.block,
+        "window": worker.window,
+        "quality": worker.quality,
     }
     while True:
         request = requests.get()

@@ -1,0 +1,54 @@
+"""`condbench nightly`: compare two revisions, write body and verdict, add the night to history."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.compare import history
+from bench.compare.command import asked, write
+from bench.compare.markdown import body
+from bench.nightly.night import compare_revisions
+
+OURS = {"baseline": "nightly-baseline", "candidate": "HEAD", "history": "", "out": ""}
+NIGHTS = Path("results") / "nights"
+
+
+def nightly(overrides: list[str], *, simulate: bool) -> int:
+    """One night, or with `simulate` the gate's error rates; the exit code. Raises BadInput."""
+    if simulate:
+        from bench.compare.simulate import report
+
+        for line in report():
+            print(line, flush=True)
+        return 0
+    ours, rest = _split(overrides)
+    started_unix_s = time.time()
+    verdict = compare_revisions(Path(), ours["baseline"], ours["candidate"], asked(rest), say=_say)
+    place = Path(ours["history"]) if ours["history"] else history.default_folder()
+    verdict.notes += history.machine_note(place, verdict)
+    verdict.notes.append(f"took {(time.time() - started_unix_s) / 60:.1f} min")
+    print(body(verdict), end="")
+    stamp = datetime.fromtimestamp(started_unix_s, UTC).strftime("%Y-%m-%dT%H%M%SZ")
+    written = write(verdict, Path(ours["out"]) if ours["out"] else NIGHTS / stamp)
+    written.append(history.append(place, verdict, started_unix_s))
+    print("written:", *written, file=sys.stderr)
+    return verdict.exit_code
+
+
+def _split(overrides: list[str]) -> tuple[dict[str, str], list[str]]:
+    """What is the night's own, and what every run takes."""
+    ours, rest = dict(OURS), []
+    for text in overrides:
+        key, _, value = text.partition("=")
+        if key in OURS:
+            ours[key] = value
+        else:
+            rest.append(text)
+    return ours, rest
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
