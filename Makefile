@@ -41,6 +41,7 @@ meters: $(VENV)/.dev ## our meters beside other tools on known cases, on this ma
 	$(BIN)/python -m bench.meters
 
 kernels: $(VENV)/.dev ## time ratios of our layers beside other implementations
+	$(BIN)/python -m tests.dense_kernels
 	$(BIN)/python -m tests.kernels
 
 overhead: $(VENV)/.dev ## what the harness adds to an empty trial

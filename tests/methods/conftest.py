@@ -37,6 +37,19 @@ def built_in(request: pytest.FixtureRequest) -> Candidate:
     return request.param
 
 
+@pytest.fixture(
+    params=[
+        each
+        for each in _built_ins()
+        if each.tiny.spec.causal and getattr(each.method, "batch_invariant", True)
+    ],
+    ids=lambda b: b.name,
+)
+def text_built_in(request: pytest.FixtureRequest) -> Candidate:
+    """Every built-in language model whose result does not depend on the batch."""
+    return request.param
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Every test draws the same random weights in every run."""

@@ -1,0 +1,103 @@
+"""`make kernels`: our dense ViT and GPT-2 beside Hugging Face's, time ratios in one run.
+
+DeiT-Ti at 224 pixels and GPT-2 small's block (6 of them, 128 tokens, a small vocabulary), with equal
+weights and equal outputs, at batch 1 and 64, with 1 and 2 threads, fp32. Hugging Face's use
+PyTorch's fused attention (`sdpa`), their default. Each round times both in alternating order; the
+ratio is taken inside a round. The limit is 1.05: a slow baseline would flatter every method.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from bench.types import Batch
+from methods.backbone.transformer import Transformer
+from tests import huggingface
+from tests.kernels import Candidates, seconds, threads
+
+LIMIT = 1.05
+VIT = Transformer(
+    dim=192, depth=12, num_heads=3, stem="patch", image_stride=16, pool="class", norm_eps=1e-6
+)
+GPT2 = Transformer(
+    dim=768, depth=6, num_heads=12, activation="gelu_tanh", tied_embeddings="output"
+)
+VOCABULARY, LENGTH = 512, 128
+BATCHES = (1, 64)
+
+
+def vit() -> Candidates:
+    """Both by name; each takes images [B, 3, 224, 224]."""
+    theirs, ours = huggingface.vit(VIT, image_size=224, num_classes=1000)
+    return {"HF": lambda x: theirs(x).logits, "ours": lambda x: ours(Batch(x, x)).logits}
+
+
+def gpt2() -> Candidates:
+    """Both by name; each takes tokens [B, 128]."""
+    theirs, ours = huggingface.gpt2(GPT2, VOCABULARY, LENGTH)
+    return {
+        "HF": lambda x: theirs(x, use_cache=False).logits,
+        "ours": lambda x: ours(Batch(x, x)).logits,
+    }
+
+
+def images(size: int) -> Tensor:
+    return torch.randn(size, 3, 224, 224)
+
+
+def tokens(size: int) -> Tensor:
+    return torch.randint(VOCABULARY, (size, LENGTH))
+
+
+MODELS: dict[str, tuple[Callable[[], Candidates], Callable[[int], Tensor]]] = {
+    "ViT (DeiT-Ti)": (vit, images),
+    "GPT-2 (6 blocks)": (gpt2, tokens),
+}
+
+
+def row(
+    name: str, made: Candidates, x: Tensor, rounds: int, clock: Callable[[], float], cores: int
+) -> str:
+    """One line of the table: both medians and the ratio, median and quartiles over rounds."""
+    with threads(cores), torch.inference_mode():
+        torch.testing.assert_close(made["ours"](x), made["HF"](x), atol=1e-3, rtol=1e-3)
+        taken = seconds(made, x, rounds, clock)
+    ratios = [a / b for a, b in zip(taken["ours"], taken["HF"], strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    theirs, ours = (statistics.median(taken[each]) * 1e3 for each in ("HF", "ours"))
+    verdict = "ok" if middle <= LIMIT else f"above {LIMIT}"
+    return (
+        f"| {name} | {len(x)} | {cores} | {theirs:.2f} | {ours:.2f} "
+        f"| {middle:.3f} ({low:.3f}-{high:.3f}) | {verdict} |"
+    )
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=40, help="at batch 1; a quarter at 64")
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="one CPU thread only, by its own CPU time: for a machine that is busy otherwise",
+    )
+    args = parser.parse_args()
+    clock = time.thread_time if args.cpu_time else time.perf_counter
+    print("\n| model | batch | threads | HF ms | ours ms | ours / HF (quartiles) | |")
+    print("|---|---|---|---|---|---|---|")
+    for name, (make, draw) in MODELS.items():
+        made = make()
+        for size in BATCHES:
+            for cores in (1,) if args.cpu_time else (1, 2):
+                rounds = max(4, args.rounds if size == 1 else args.rounds // 4)
+                print(row(name, made, draw(size), rounds, clock, cores), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Generating with a cache: the tokens of the model that recomputes everything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench import routing
+from bench.types import Batch, TaskSpec, Unsupported
+from methods.backbone.cache import Cache
+from methods.backbone.transformer import Transformer
+
+NUM_TOKENS = 9
+MODERN = {"norm": "rms", "positions": "rotary", "activation": "swiglu", "bias": False}
+BLOCKS = {"gpt2": {"activation": "gelu_tanh", "tied_embeddings": "output"}, "modern": MODERN}
+
+
+def _prompt(tiny: Any, num_samples: int = 3) -> Batch:
+    return replace(tiny.batch(num_samples), inputs=tiny.batch(num_samples).inputs[:, :8])
+
+
+def _sharpened(model: nn.Module) -> nn.Module:
+    """Weights so large that the likeliest token is likeliest by far."""
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
+    return model.eval()
+
+
+@torch.no_grad()
+def _recomputed(model: nn.Module, prompt: Batch, num_tokens: int) -> Iterator[Tensor]:
+    """Greedy decoding that runs everything again for every token."""
+    tokens = prompt.inputs
+    for _ in range(num_tokens):
+        token = model(Batch(tokens, tokens)).logits[:, -1].argmax(-1)
+        yield token
+        tokens = torch.cat([tokens, token[:, None]], 1)
+
+
+@torch.no_grad()
+def _generated(model: Any, prompt: Batch, num_tokens: int) -> Tensor:
+    return torch.stack(list(model.generate(prompt, num_tokens)), 1)  # [B, num_tokens]
+
+
+@pytest.mark.parametrize("num_kv_heads", [None, 1])
+@pytest.mark.parametrize("settings", BLOCKS.values(), ids=BLOCKS)
+def test_cache_equals_recomputing(tiny_text, settings, num_kv_heads) -> None:
+    """Every kind of decoder block generates with a cache what it generates without one."""
+    backbone = Transformer(dim=16, depth=2, num_heads=2, num_kv_heads=num_kv_heads, **settings)
+    model, prompt = _sharpened(backbone.build(tiny_text.spec)), _prompt(tiny_text)
+    wanted = torch.stack(list(_recomputed(model, prompt, NUM_TOKENS)), 1)
+    assert wanted.unique(dim=0).shape[0] == 3  # the samples differ
+    assert torch.equal(_generated(model, prompt, NUM_TOKENS), wanted)
+
+
+@pytest.mark.parametrize("num_samples", [1, 4])
+def test_methods_generate_what_they_recompute(text_built_in, num_samples) -> None:
+    """With its own decisions, every method that generates gives the tokens of recomputing."""
+    prompt = _prompt(text_built_in.tiny, num_samples)
+    for _, each in text_built_in.at_points():
+        wanted = torch.stack(list(_recomputed(each, prompt, NUM_TOKENS)), 1)
+        assert torch.equal(_generated(each, prompt, NUM_TOKENS), wanted)
+
+
+@pytest.mark.parametrize("num_samples", [1, 4])
+def test_cached_logits_are_those_of_recomputing(text_built_in, num_samples) -> None:
+    """A pass over the next tokens gives the last one's logits of a pass over all tokens."""
+    model, batch = text_built_in.model, text_built_in.tiny.batch(num_samples)
+    cache = Cache(num_samples, 16)
+    with torch.no_grad():
+        for begin, end in [(0, 9), (9, 10), (10, 11), (11, 15), (15, 16)]:
+            part = replace(batch, inputs=batch.inputs[:, begin:end])
+            found = model(part, cache).logits
+            cache.length = end
+            whole = replace(batch, inputs=batch.inputs[:, :end])
+            torch.testing.assert_close(found, model(whole).logits[:, -1:], atol=1e-5, rtol=1e-4)
+
+
+def test_open_gates_generate_the_dense_models_tokens(tiny_text) -> None:
+    """Early exit and block-sparse layers with open gates generate the dense model's tokens."""
+    from methods.early_exit import EarlyExit
+    from methods.topk_ffn import TopkFFN
+
+    dense, prompt = _sharpened(tiny_text.backbone.build(tiny_text.spec)), _prompt(tiny_text)
+    wanted = _generated(dense, prompt, NUM_TOKENS)
+    for method in (EarlyExit(), TopkFFN(num_blocks=4, k=1)):
+        model = method.convert(dense, []).eval()
+        with routing.force("open"):
+            assert torch.equal(_generated(model, prompt, NUM_TOKENS), wanted)
+
+
+def test_only_language_models_generate(tiny_image) -> None:
+    """A model that predicts no next token says so."""
+    model = tiny_image.backbone.build(tiny_image.spec)
+    with pytest.raises(Unsupported, match="language model"):
+        model.generate(tiny_image.batch(1), 2)
+
+
+def test_generation_ends_with_the_positions(tiny_text) -> None:
+    """8 tokens of prompt and 9 that follow fit 16 positions: the last token is never read."""
+    model, prompt = tiny_text.backbone.build(tiny_text.spec).eval(), _prompt(tiny_text)
+    assert _generated(model, prompt, 9).shape == (3, 9)
+    with pytest.raises(ValueError, match="share 16 positions"):
+        model.generate(prompt, 10)
+
+
+def test_padded_prompts_are_refused() -> None:
+    """A batch of prompts of different lengths is refused instead of generated wrongly."""
+    spec = TaskSpec("t", "tokens", (8,), 5, vocab_size=5, causal=True)
+    model = Transformer(dim=16, depth=1, num_heads=2).build(spec)
+    tokens = torch.zeros(2, 4, dtype=torch.long)
+    with pytest.raises(Unsupported, match="different lengths"):
+        model.generate(Batch(tokens, tokens, mask=tokens == 0), 2)
