@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from bench.routing import decide, region
 from bench.types import Backbone, Point, TaskSpec
 from methods import dispatch
+from methods.backbone.feedforward import FeedForward, GatedFeedForward
 from methods.experts import Experts, Router, expert_width
 from methods.gates import top_k
 
@@ -27,6 +28,7 @@ class DeepSeekMoE:
     With the defaults a token spends half of the dense layer's FLOPs, (top_k + num_shared) x
     hidden_ratio = (3 + 1) / 8, plus the router's, out of 17/8 of its parameters.
 
+    `num_dense_layers`: so many layers, the first ones, stay dense (DeepSeekMoE-16B: 1).
     `num_groups`, `top_groups`: experts are chosen only from the best groups, a group's score being
     the sum of its two best experts (1 of 1: off). `route_scale` multiplies the weights, which add
     up to 1 before. `bias_rate` is the balancing step gamma.
@@ -39,6 +41,7 @@ class DeepSeekMoE:
     num_shared: int = 1
     hidden_ratio: float = 0.125
     activation: str = "gelu"
+    num_dense_layers: int = 0
     num_groups: int = 1
     top_groups: int = 1
     route_scale: float = 1.0
@@ -52,15 +55,16 @@ class DeepSeekMoE:
         """
         self._check()
         layer = count()
-        trunk: nn.Module = backbone.build(
-            spec,
-            ffn=lambda dim, hidden: DeepSeekFFN(
-                dim,
-                expert_width(hidden, self.hidden_ratio),
-                self,
-                name=f"deepseek_moe.{next(layer)}",
-            ),
-        )
+
+        def make(dim: int, hidden: int) -> nn.Module:
+            number = next(layer)
+            if number < self.num_dense_layers:
+                gated = self.activation == "swiglu"
+                return GatedFeedForward(dim, hidden) if gated else FeedForward(dim, hidden)
+            width = expert_width(hidden, self.hidden_ratio)
+            return DeepSeekFFN(dim, width, self, name=f"deepseek_moe.{number}")
+
+        trunk: nn.Module = backbone.build(spec, ffn=make)
         return trunk
 
     def after_step(self, model: nn.Module, progress: float) -> None:

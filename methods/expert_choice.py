@@ -69,6 +69,8 @@ class ExpertChoice:
 class ExpertChoiceFFN(nn.Module):
     """sum over the experts that picked a token of probability_e f_e(x). Skips in training too."""
 
+    takes_mask = True  # padding must not compete with tokens
+
     def __init__(
         self, dim: int, hidden: int, settings: ExpertChoice, *, name: str = "expert_choice"
     ) -> None:
@@ -78,17 +80,25 @@ class ExpertChoiceFFN(nn.Module):
         self.router = Router(dim, settings.num_experts)
         self.experts = Experts(settings.num_experts, dim, hidden, settings.activation)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, D]."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[B, T, D] -> [B, T, D]; padding (`mask` [B, T] false) is never picked."""
         with region("router"):
             probability = softmax(self.router(x))  # [B, T, E]
-            rows = probability.flatten(0, 1)  # [N, E]
-            limit = dispatch.capacity(len(rows), rows.shape[1], 1, self.capacity_factor)
             run = decide(
                 self.name,
                 probabilities=probability,
-                run=top_k(rows.detach().t(), limit).t().view_as(probability),
+                run=self._picked(probability.detach(), mask),
                 cost=self.experts.flops_per_row,
             )
-        mixed = dispatch.mix(x.flatten(0, 1), run.flatten(0, 1), rows, self.experts, self.backend)
-        return mixed.view_as(x)
+        rows, weights = x.flatten(0, 1), probability.flatten(0, 1)
+        return dispatch.mix(rows, run.flatten(0, 1), weights, self.experts, self.backend).view_as(x)
+
+    def _picked(self, probability: Tensor, mask: Tensor | None) -> Tensor:
+        """Each expert's best tokens, bool like `probability` [B, T, E]."""
+        rows = probability.flatten(0, 1)  # [N, E]
+        num_real = len(rows) if mask is None else int(mask.sum())
+        if mask is not None:
+            rows = rows.masked_fill(~mask.flatten()[:, None], -1.0)
+        limit = dispatch.capacity(num_real, rows.shape[1], 1, self.capacity_factor)
+        best = top_k(rows.t(), min(limit, num_real)).t()  # [N, E]
+        return best.view_as(probability)

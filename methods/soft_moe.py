@@ -50,6 +50,8 @@ class SoftMoE:
 class SoftMoEFFN(nn.Module):
     """combine(experts(dispatch(x))): all experts, each on its own slots of every sample."""
 
+    takes_mask = True  # padding must not enter a slot
+
     def __init__(self, dim: int, hidden: int, settings: SoftMoE) -> None:
         super().__init__()
         self.num_experts = settings.num_experts
@@ -58,9 +60,9 @@ class SoftMoEFFN(nn.Module):
         self.scale = nn.Parameter(torch.ones(()))
         self.experts = Experts(settings.num_experts, dim, hidden, settings.activation)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, D]."""
-        into, back = self.weights(x)
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[B, T, D] -> [B, T, D]; padding (`mask` [B, T] false) enters no slot."""
+        into, back = self.weights(x, mask)
         with region("dispatch"):
             slots = into.transpose(1, 2) @ x  # [B, S, D]
             grouped = slots.unflatten(1, (self.num_experts, -1)).transpose(0, 1)  # [E, B, S / E, D]
@@ -69,7 +71,7 @@ class SoftMoEFFN(nn.Module):
         with region("combine"):
             return back @ done.transpose(0, 1).flatten(1, 2)
 
-    def weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def weights(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Tokens into slots and slots back into tokens, both [B, T, S].
 
         The first adds up to 1 over tokens, the second over slots. Inputs and slots are normalised,
@@ -78,4 +80,5 @@ class SoftMoEFFN(nn.Module):
         with region("router"):
             directions = self.scale * F.normalize(self.slots, dim=0)
             logits = F.normalize(x, dim=-1) @ directions
-            return logits.softmax(1), logits.softmax(2)
+            real = logits if mask is None else logits.masked_fill(~mask[..., None], -torch.inf)
+            return real.softmax(1), logits.softmax(2)

@@ -74,6 +74,8 @@ def _whose_fault(sample: int, gate: str | None) -> str:
 
 def no_memory(candidate: Candidate) -> None:
     """An input that was seen before is computed again, in another call and in the same batch."""
+    if getattr(candidate.method, "reads_targets", False):
+        raise NotDefined("a control that remembers what it found in hindsight (reads_targets)")
     model = candidate.model.eval()
     batch, other = candidate.tiny.batch(2, 1), candidate.tiny.batch(2, 2)
 

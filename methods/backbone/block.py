@@ -76,7 +76,8 @@ class Block(nn.Module):
 
     def feed(self, state: State) -> State:
         """The feed-forward half; adds the layer's auxiliary loss to the state's, if it has one."""
-        fed = self.ffn(self.norm_feed(state.x) if self.norm_first else state.x)
+        x = self.norm_feed(state.x) if self.norm_first else state.x
+        fed = self.ffn(x, state.mask) if getattr(self.ffn, "takes_mask", False) else self.ffn(x)
         aux_loss = state.aux_loss
         if isinstance(fed, tuple):
             fed, aux_loss = fed[0], aux_loss + fed[1]
