@@ -1,0 +1,49 @@
+"""Does a model spend more on harder inputs? Rank correlation of its FLOPs with the task's word."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from bench.measure.inputs import Inputs
+from bench.types import Batch, Task
+
+MATCHING_BATCH = 256
+
+
+class NoCorrelation(Exception):
+    """There is nothing to correlate; the message says why."""
+
+
+def compute_difficulty_correlation(task: Task, inputs: Inputs, flops: np.ndarray) -> float:
+    """Spearman's coefficient between FLOPs per input and the task's attribute `difficulty`.
+
+    `flops` [num_inputs] in the order of `inputs.samples`. Raises NoCorrelation.
+    """
+    attributes = task.attributes("test") if hasattr(task, "attributes") else {}
+    if "difficulty" not in attributes:
+        raise NoCorrelation("the task states no difficulty of its samples")
+    difficulty = attributes["difficulty"].numpy()[_places(task, inputs)]
+    if len(np.unique(flops)) < 2:
+        raise NoCorrelation("every input costs the same")
+    if len(np.unique(difficulty)) < 2:
+        raise NoCorrelation("every input is equally difficult")
+    return float(stats.spearmanr(flops, difficulty).statistic)
+
+
+def _places(task: Task, inputs: Inputs) -> list[int]:
+    """Where each input stands in the test split's own order, found by its content."""
+    where: dict[Any, int] = {}
+    for batch in task.batches("test", MATCHING_BATCH):
+        for key in _contents(batch):
+            where.setdefault(key, len(where))
+    if len(where) != task.num_samples("test"):
+        raise NoCorrelation("test samples repeat: which is which is unknown")
+    return [where[key] for batch in inputs.samples for key in _contents(batch)]
+
+
+def _contents(batch: Batch) -> list[tuple[bytes, bytes]]:
+    rows, targets = batch.inputs.cpu().numpy(), batch.targets.cpu().numpy()
+    return [(x.tobytes(), y.tobytes()) for x, y in zip(rows, targets, strict=True)]
