@@ -31,17 +31,20 @@ class MeasureConfig:
     """How carefully to measure; the profiles quick, standard and publish live in conf/measure."""
 
     profile: str = "quick"
-    rounds: int = 10  # ABBA rounds per comparison
+    rounds: int = 6  # ABBA rounds per comparison
     num_inputs: int = 64  # real inputs per pass
     batch_sizes: list[int] = field(default_factory=lambda: [1, 64])
     warmup_s: float = 0.3
     block_ms: float = 50.0  # shortest timed block
     all_points: bool = False  # time every operating point, not only the default one
     energy_window_s: float = 2.0
+    workload: str = "forward"  # forward, or generate: what one call of a language model does
+    robustness: bool = False  # also corrupted and unanswerable inputs
 
     def __post_init__(self) -> None:
         if not self.batch_sizes:
             raise ValueError("batch_sizes is empty: give at least one, such as [1]")
+        _one_of(("forward", "generate"), workload=self.workload)
         _at_least(1, rounds=self.rounds, num_inputs=self.num_inputs)
         for size in self.batch_sizes:
             _at_least(1, batch_sizes=size)

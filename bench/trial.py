@@ -30,6 +30,7 @@ from bench import environment
 from bench.config import Config, typed
 from bench.dense import DenseStart, dense_start
 from bench.measure import Findings, Subject, measure
+from bench.measure.generation import refuse_unsupported
 from bench.measure.probe import TrainingProbe
 from bench.measure.training_energy import TrainingEnergy, training_devices
 from bench.meters.time import pinned_threads
@@ -129,6 +130,7 @@ def prepare(trial: Trial, tell: OnPhase) -> tuple[Subject, dict[str, Metric]]:
     """Build, train and calibrate what `trial` describes: ready to be measured, and its cost."""
     tell("build", 0.0)
     task, backbone, method = (trial.plugin(kind) for kind in ("task", "backbone", "method"))
+    refuse_unsupported(trial.config.measure, task.spec, method)
     _seed(trial.config.seed)
     tell("train", 0.0)
     model, metrics = _trained(trial, task, backbone, method, tell)

@@ -22,7 +22,7 @@ from bench.plan.explain import PlanError
 from bench.plugins import GROUPS, unknown
 
 COMMAND_LINE = "command line"
-CHOICE_GROUPS = ("experiment", *GROUPS, "gpu", "measure")
+CHOICE_GROUPS = ("experiment", *GROUPS, "gpu", "measure", "workload")
 Choices = Callable[[str], list[str]]  # the choices of a group
 
 

@@ -1,0 +1,211 @@
+"""The workload `generate`: a call continues a prompt, one token after the other.
+
+    workload=forward     a call answers for the whole input at once (prefill, for a language model)
+    workload=generate    a call reads the first half of the input and writes the second, greedily
+
+Every meter works on calls, so quality apart (which a task judges as always), FLOPs, speed-up, memory
+and energy of a record are then those of whole generations. What only generating has comes on top:
+time to first token, and time, FLOPs, memory and energy of every further one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bench.config import MeasureConfig
+from bench.measure.inputs import Inputs
+from bench.measure.subject import Metrics, Subject
+from bench.meters.flops import count_samples
+from bench.meters.guard import refuse_if_watched
+from bench.meters.memory import inference_memory
+from bench.meters.stopwatch import Stopwatch, stopwatch_for
+from bench.meters.time import evaluating, no_collection
+from bench.record import Metric, missing
+from bench.routing import Observation
+from bench.types import Batch, Point, TaskSpec, Unsupported
+
+NUM_PASSES = 3  # over the inputs, for times; the median per batch counts
+FEWER_INPUTS = 4  # a generation is as many calls as it has tokens: every fourth input is used
+
+
+class Generating(nn.Module):
+    """A model whose call generates: [B, T] tokens in, the likeliest after the first half out.
+
+    `num_tokens` of them, None for as many as the second half has.
+    """
+
+    def __init__(self, model: nn.Module, num_tokens: int | None = None) -> None:
+        super().__init__()
+        self.model, self.num_tokens = model, num_tokens
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Tokens [B, num_tokens]."""
+        model: Any = self.model
+        length = self.num_tokens or num_output_tokens(batch)
+        return torch.stack(list(model.generate(prompt_of(batch), length)), 1)
+
+
+class GeneratingMethod:
+    """The method's operating points and declared FLOPs, for its model inside `Generating`."""
+
+    def __init__(self, method: Any) -> None:
+        self._method = method
+
+    def __getattr__(self, name: str) -> Any:
+        """The hooks that do not take a model."""
+        if name.startswith("_"):  # not made yet: unpickling looks before __init__
+            raise AttributeError(name)
+        hook = getattr(self._method, name)
+        if name not in ("set_point", "declared_flops"):
+            return hook
+
+        def unwrapped(model: Generating, given: Point | Observation) -> Any:
+            return hook(model.model, given)
+
+        return unwrapped
+
+
+def refuse_unsupported(config: MeasureConfig, spec: TaskSpec, method: Any) -> None:
+    """Raises Unsupported, before anything is trained, where the workload cannot be measured."""
+    if config.workload != "generate":
+        return
+    if not spec.causal:
+        raise Unsupported("workload=generate needs a language model")
+    if not getattr(method, "batch_invariant", True):
+        raise Unsupported(
+            "workload=generate: what a token gets depends on the other tokens of its pass, "
+            "and with a cache these are others than without"
+        )
+
+
+def called(subject: Subject) -> Subject:
+    """The subject as the workload calls it: as it is, or generating.
+
+    Raises Unsupported for a model that cannot.
+    """
+    if subject.config.workload == "forward":
+        return subject
+    if not hasattr(subject.model, "generate"):
+        raise Unsupported("workload=generate: the model has no generate(prompt, num_tokens)")
+    config = subject.config
+    return replace(
+        subject,
+        model=Generating(subject.model),
+        method=GeneratingMethod(subject.method),
+        make_baseline=lambda: Generating(subject.make_baseline()),
+        config=replace(config, num_inputs=max(1, config.num_inputs // FEWER_INPUTS)),
+    )
+
+
+def prompt_of(batch: Batch) -> Batch:
+    """The first half of every sequence."""
+    return replace(batch, inputs=batch.inputs[:, : batch.inputs.shape[1] // 2])
+
+
+def num_output_tokens(batch: Batch) -> int:
+    """How many tokens the second half has."""
+    length = batch.inputs.shape[1]
+    return length - length // 2
+
+
+def measure_generation(subject: Subject, inputs: Inputs, flops: Metrics) -> Metrics:
+    """What only generating has, at the operating point that is set, per batch size B.
+
+    `infer/ttft_ms_b{B}`: prompt to first token; `infer/tpot_ms_b{B}`: per further token;
+    `infer/flops_first_token_b{B}`, `infer/flops_per_output_token_b{B}`: of a sample, the second for
+    further tokens; `infer/bytes_per_output_token_b{B}`: what a further token of a sample adds to the
+    peak. `flops` holds the metrics of whole generations, energy among them.
+    """
+    assert isinstance(subject.model, Generating)
+    sample = inputs.samples[0]
+    num_tokens = num_output_tokens(sample)
+    metrics: Metrics = {
+        "infer/num_prompt_tokens": _count(prompt_of(sample).inputs.shape[1]),
+        "infer/num_output_tokens": _count(num_tokens),
+        "infer/energy_j_per_output_token": _energy(flops, num_tokens),
+    }
+    for size, batches in inputs.by_size.items():
+        metrics |= _times(subject, batches, size)
+        metrics |= _growth(subject, batches, size, num_tokens)
+    return metrics
+
+
+def _count(value: int) -> Metric:
+    return Metric(value=value, unit="count")
+
+
+def _energy(whole: Metrics, num_tokens: int) -> Metric:
+    """A sample's energy over its tokens, the prompt's share included."""
+    energy = whole.get("infer/energy_j_per_sample", missing("j", "not measured"))
+    if energy.shown is None:
+        return missing("j", energy.reason or "unknown")
+    return Metric(value=energy.shown / num_tokens, unit="j")
+
+
+def _times(subject: Subject, batches: list[Batch], size: int) -> Metrics:
+    refuse_if_watched("time per token")
+    watch = stopwatch_for(subject.device)
+    generate = subject.model.model.generate  # type: ignore[union-attr, operator]
+    with evaluating(subject.model), no_collection():
+        first, rest = token_times(generate, batches, watch)
+    return {
+        f"infer/ttft_ms_b{size}": _median_ms(first),
+        f"infer/tpot_ms_b{size}": _median_ms(rest),
+    }
+
+
+def token_times(
+    generate: Callable[[Batch, int], Any], batches: list[Batch], watch: Stopwatch
+) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds to the first token, and per further one, of every batch [passes, batches]."""
+    first, rest = np.empty((2, NUM_PASSES, len(batches)))
+    for number in range(-1, NUM_PASSES):  # the first pass warms up
+        for position, batch in enumerate(batches):
+            prompt, num_tokens = prompt_of(batch), num_output_tokens(batch)
+            begin_s = watch.now_s()
+            tokens = iter(generate(prompt, num_tokens))
+            next(tokens)
+            first_s = watch.now_s()
+            for _ in tokens:
+                pass
+            end_s = watch.now_s()
+            if number >= 0:
+                first[number, position] = first_s - begin_s
+                rest[number, position] = (end_s - first_s) / max(1, num_tokens - 1)
+    return first, rest
+
+
+def _median_ms(seconds: np.ndarray) -> Metric:
+    """Median over batches of each one's median, in milliseconds."""
+    return Metric(value=float(np.median(np.median(seconds, axis=0)) * 1e3), unit="ms")
+
+
+def _growth(subject: Subject, batches: list[Batch], size: int, num_tokens: int) -> Metrics:
+    """FLOPs of the first token, and what every further one adds in FLOPs and in peak memory."""
+    short, long = Generating(subject.model.model, 1), subject.model  # type: ignore[arg-type]
+    with evaluating(short):
+        first, whole = (count_samples(model, batches) for model in (short, long))
+    issued, further = len(batches) * size, max(1, num_tokens - 1)
+    doubt = None if whole.complete else "operations without a FLOP formula"
+    low, high = (
+        max(inference_memory(model, batch).peak_tensor_bytes for batch in batches[:2])
+        for model in (short, long)
+    )
+    each = (whole.total - first.total) / issued / further
+
+    def flop(value: float) -> Metric:
+        return Metric(value=value, unit="flop", valid=doubt is None, reason=doubt)
+
+    return {
+        f"infer/flops_first_token_b{size}": flop(first.total / issued),
+        f"infer/flops_per_output_token_b{size}": flop(each),
+        f"infer/bytes_per_output_token_b{size}": missing("bytes", "a single token is generated")
+        if num_tokens == 1
+        else Metric(value=(high - low) / size / further, unit="bytes"),
+    }
