@@ -12,18 +12,23 @@ from typing import Any
 from torch import nn
 
 from bench.types import Backbone, TaskSpec, Unsupported
+from methods.backbone.conv import sample_flops
+
+NUM_HALVINGS = 9  # steps of 1/512 of the channels
 
 
 @dataclass
 class ShrunkDense:
     """The backbone with a `share` of its blocks' FLOPs: fewer blocks, the last ones' rest taken
     from the feed-forward width where whole blocks do not come out even.
+
+    A convolutional network keeps its depth and gets fewer channels.
     """
 
     share: float = 0.5
 
     def build(self, spec: TaskSpec, backbone: Backbone) -> nn.Module:
-        """The smaller trunk. Raises Unsupported for families without depth and hidden width."""
+        """The smaller trunk. Raises Unsupported for families without a dimension to shrink."""
         trunk: nn.Module = self.shrink(spec, backbone).build(spec)
         return trunk
 
@@ -31,8 +36,10 @@ class ShrunkDense:
         """The backbone's dataclass with smaller `depth` and `hidden_multiple`.
 
         Takes the smallest depth that reaches the share, then narrows the feed-forward layers of all
-        blocks to meet it.
+        blocks to meet it. Where the family says how it is `narrowed`, that is used instead.
         """
+        if hasattr(backbone, "narrowed"):
+            return self._narrowed(spec, backbone)
         for name in ("depth", "hidden_multiple", "block_flops"):
             if not hasattr(backbone, name):
                 raise Unsupported(f"{type(backbone).__name__} has no {name} to shrink")
@@ -44,3 +51,24 @@ class ShrunkDense:
         if multiple * backbone.dim < 1:
             raise Unsupported(f"share={self.share} leaves less than the attention of one block")
         return replace(backbone, depth=depth, hidden_multiple=multiple)
+
+    def _narrowed(self, spec: TaskSpec, backbone: Any) -> Any:
+        """The share of the channels whose FLOPs come nearest; channels are whole numbers.
+
+        Raises Unsupported where that misses the wanted FLOPs by more than a tenth.
+        """
+        wanted = self.share * sample_flops(backbone, spec)
+        low, high = 0.0, 1.0  # of the channels: too few, and enough
+        for _ in range(NUM_HALVINGS):
+            middle = (low + high) / 2
+            if sample_flops(backbone.narrowed(middle), spec) < wanted:
+                low = middle
+            else:
+                high = middle
+        off, nearest = min(
+            (abs(sample_flops(backbone.narrowed(share), spec) - wanted), share)
+            for share in (low, high)
+        )
+        if off > 0.1 * wanted:
+            raise Unsupported(f"no number of channels spends share={self.share} of the FLOPs")
+        return backbone.narrowed(nearest)

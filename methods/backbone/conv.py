@@ -129,6 +129,16 @@ def initialise(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
+def sample_flops(backbone: Any, spec: TaskSpec) -> int:
+    """FLOPs (2 x MAC) of one sample in the trunk that `backbone` builds, from shapes alone."""
+    with torch.device("meta"), torch.no_grad():
+        trunk = backbone.build(spec).eval()
+        inputs = torch.zeros(1, *spec.input_shape)
+        with layer_flops(trunk) as calls:
+            trunk(Batch(inputs, inputs))
+    return sum(calls)
+
+
 @contextmanager
 def layer_flops(model: nn.Module) -> Iterator[list[int]]:
     """FLOPs (2 x MAC) of every call of a convolution or linear layer of `model`, as it happens.

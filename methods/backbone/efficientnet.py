@@ -6,7 +6,7 @@ Squeeze-and-excitation (Hu et al. 2018) weighs a block's channels by what is in 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch.nn.functional as F
@@ -76,3 +76,7 @@ class EfficientNet:
             weigh=SqueezeExcite,
             block=block,
         )
+
+    def narrowed(self, share: float) -> EfficientNet:
+        """The same network with `share` of the channels."""
+        return replace(self, width=self.width * share)

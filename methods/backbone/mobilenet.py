@@ -10,7 +10,7 @@ block's input, filters it depthwise, and narrows it again without an activation.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from torch import nn
@@ -63,17 +63,24 @@ class MobileNetV1:
         """
         refuse_replacements("mobilenet_v1", ffn=ffn, attention=attention)
         inputs = num_channels("mobilenet_v1", spec)
-        channels, relu = [round(32 * self.width)], nn.ReLU(inplace=True)
+        channels, relu = [self._times(32)], nn.ReLU(inplace=True)
         stem = conv_norm(inputs, channels[0], 3, stride=self.stem_stride, activation=relu)
         made = []
         for i, (wide, stride) in enumerate(V1_BLOCKS):
-            make = partial(_separable, channels[-1], round(wide * self.width), stride)
+            make = partial(_separable, channels[-1], self._times(wide), stride)
             made.append(block(i, make) if block else make())
-            channels.append(round(wide * self.width))
+            channels.append(self._times(wide))
         make_head = partial(PoolHead, spec.num_outputs)
         trunk = ConvTrunk(spec, MapStem(stem), made, channels, make_head)
         initialise(trunk)
         return trunk
+
+    def narrowed(self, share: float) -> MobileNetV1:
+        """The same network with `share` of the channels."""
+        return replace(self, width=self.width * share)
+
+    def _times(self, channels: int) -> int:
+        return max(1, round(channels * self.width))
 
 
 def _separable(inputs: int, outputs: int, stride: int) -> MapBlock:
@@ -119,3 +126,7 @@ class MobileNetV2:
             activation=partial(nn.ReLU6, inplace=True),
             block=block,
         )
+
+    def narrowed(self, share: float) -> MobileNetV2:
+        """The same network with `share` of the channels."""
+        return replace(self, width=self.width * share)

@@ -86,6 +86,10 @@ class Res15:
         initialise(trunk)
         return trunk
 
+    def narrowed(self, share: float) -> Res15:
+        """The same network with `share` of the channels (rounded)."""
+        return replace(self, width=max(1, round(self.width * share)))
+
     def _residual(self, first: int) -> DilatedBlock:
         return DilatedBlock(self._layer(first), self._layer(first + 1))
 

@@ -113,6 +113,10 @@ class ResNet:
         initialise(trunk)
         return trunk
 
+    def narrowed(self, share: float) -> ResNet:
+        """The same network with `share` of the channels (rounded) everywhere."""
+        return replace(self, widths=[max(1, round(width * share)) for width in self.widths])
+
     def _stem(self, inputs: int) -> MapStem:
         relu = nn.ReLU(inplace=True)
         if self.stem == "small":
