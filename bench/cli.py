@@ -120,6 +120,8 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("--into", type=Path, default=Path(), metavar="DIR", help="default: here")
     check = verb("check", "try the contract on a method: seconds, tiny tasks", _check)
     check.add_argument("names", nargs="+", metavar="METHOD", help="as in condbench list")
+    doctor = verb("doctor", "what this machine can measure, what not and why; a self-test", _doctor)
+    doctor.add_argument("--json", action="store_true", help="for programs")
     verb("list", "methods, backbones, tasks and experiments there are", _list)
     return top
 
@@ -201,6 +203,14 @@ def _trend(arguments: argparse.Namespace) -> int:
         paths = trend(arguments.path, arguments.out)
     print("trend:", *paths)
     return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from bench.doctor.report import as_json, as_text, examine_and_test, exit_code
+
+    findings = examine_and_test(Path("results"))
+    print(as_json(findings) if arguments.json else as_text(findings))
+    return exit_code(findings)
 
 
 def _new(arguments: argparse.Namespace) -> int:

@@ -44,6 +44,7 @@ FLOORS = {
     "bench.compare": READING,
     "bench.publish": READING,
     "bench.mirror": READING,
+    "bench.doctor": METERS,
     "bench.statistics": METERS,
     "bench.meters": METERS,
     "bench.measure": METERS,

@@ -80,3 +80,18 @@ def moves(samples: list[Sample]) -> list[float]:
         if after.energy_mj > before.energy_mj:
             found.append((before.time_s + after.time_s) / 2)
     return found
+
+
+def longest_silence_s(samples: list[Sample]) -> float:
+    """How long the counter was seen at one value; time in which nobody looked convicts nobody.
+
+    Raises CounterReset when it went backwards.
+    """
+    longest_s, first = 0.0, None
+    for sample in samples:
+        if first is None or sample.energy_mj != first.energy_mj:
+            if first is not None:
+                refuse_backwards(first.energy_mj, sample.energy_mj)
+            first = sample
+        longest_s = max(longest_s, sample.time_s - first.time_s)
+    return longest_s

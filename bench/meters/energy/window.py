@@ -15,7 +15,12 @@ from typing import Any
 import numpy as np
 
 from bench.meters.energy.calibration import Calibration
-from bench.meters.energy.edges import Edge, moves, refuse_backwards, wait_for_edge
+from bench.meters.energy.edges import (
+    Edge,
+    longest_silence_s,
+    refuse_backwards,
+    wait_for_edge,
+)
 from bench.meters.energy.polling import Polling, Sample, integral_j
 from bench.meters.energy.reading import EnergyReading
 from bench.meters.energy.refusals import CounterStuck, WindowTooShort
@@ -103,9 +108,8 @@ class Window:
 
     def _refuse(self, samples: list[Sample], window_s: float) -> None:
         refuse_if_short(window_s, self._known)
-        found = [self.start_s, *moves(samples), self.start_s + window_s]
-        silence_s = max(np.diff(found))
-        if silence_s > self._known.timeout_s + 2 * self._poll_s:
+        silence_s = longest_silence_s(samples)
+        if silence_s > self._known.timeout_s + self._poll_s:
             raise CounterStuck(f"for {silence_s:.2g} s within the window")
 
     def _tail(self) -> tuple[Edge, list[Sample]]:

@@ -1,0 +1,1 @@
+"""`condbench doctor`: what this machine can measure, what not and why, and a self-test."""

@@ -1,0 +1,98 @@
+"""The self-test: what it measures, and when it calls a machine wrong rather than noisy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from bench.doctor import selftest
+from bench.doctor.selftest import (
+    judge_energy,
+    judge_noise,
+    judge_ratio,
+    known_flops_counted,
+    known_peaks_seen,
+)
+from bench.meters import known_bytes, known_flops
+from bench.meters.energy import EnergyMeter
+from bench.meters.time import PairedTiming
+from tests.fakes.nvml import FakeGpu
+
+
+def timing(ratio=None, low=None, high=None, floor=None, reason=None) -> PairedTiming:
+    return PairedTiming(
+        ratio, low, high, floor, True, (), 1, (1, 1), 0, num_threads=1, warmup_s=0.0, reason=reason
+    )
+
+
+def test_known_flops_and_peaks_are_exact_here():
+    """The closed forms of `make meters`, on this machine."""
+    assert known_flops_counted().status == "ok"
+    assert known_peaks_seen().status == "ok"
+
+
+def test_a_wrong_count_or_peak_fails(monkeypatch):
+    """A closed form that the meter misses is named."""
+    case = known_flops.CASES[0]
+    wrong = known_flops.Case(case.name, case.build, case.flops + 1)
+    monkeypatch.setattr(known_flops, "CASES", (wrong,))
+    assert known_flops_counted().status == "failed"
+    assert case.name in known_flops_counted().text
+    monkeypatch.setitem(known_bytes.WORKLOADS, "mlp", (known_bytes.mlp, 1, 0))
+    assert known_peaks_seen().status == "failed"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "low", "high", "floor", "status"),
+    [
+        (1.051, 1.045, 1.056, 0.004, "ok"),
+        (1.065, 1.058, 1.072, 0.004, "ok"),  # its bound is within 1 % of 1.05
+        (1.080, 1.070, 1.090, 0.004, "failed"),
+        (1.000, 0.995, 1.005, 0.004, "failed"),
+        (1.080, 1.070, 1.090, 0.025, "ok"),  # the same model differs from itself by as much
+        (1.300, 1.200, 1.400, 0.080, "warning"),  # a noisy machine convicts no meter
+        (1.050, None, None, 0.004, "warning"),
+    ],
+)
+def test_a_known_ratio_fails_only_on_a_quiet_machine(ratio, low, high, floor, status):
+    """The interval must come within 1 % (or the noise floor) of 1.05, unless noise is above 3 %."""
+    assert judge_ratio(timing(ratio, low, high), floor).status == status
+
+
+def test_the_noise_floor_is_a_warning_above_3_percent():
+    """And where it cannot be told."""
+    assert judge_noise(timing(1.0, 0.99, 1.01, 0.01)).status == "ok"
+    assert judge_noise(timing(1.0, 0.95, 1.05, 0.05)).status == "warning"
+    assert judge_noise(timing(reason="too few rounds")).status == "warning"
+
+
+@pytest.mark.parametrize(("gain", "status"), [(1.0, "ok"), (1.1, "failed")])
+def test_a_counter_that_its_power_contradicts_fails(gain, status):
+    """10 % off is a broken sensor or meter, whatever the reading says."""
+    gpu = FakeGpu(gain=gain)
+    meter = EnergyMeter("fake", gpu.rig())
+    finding = judge_energy("energy", meter.measure(gpu.work(0.01), 2.0), meter.facts())
+    assert finding.status == status
+    assert "every 100 ms, idle" in finding.text
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_calibrated_in_the_self_test():
+    """Every GPU that torch sees has its energy checked, or a named reason."""
+    finding = selftest.energy_read(0)
+    assert finding.status in ("ok", "no"), finding.text
+
+
+@pytest.mark.soak
+def test_the_whole_examination_runs_as_a_command():
+    """Exit code 0 or, where a meter is wrong, 1; every quantity answered."""
+    started = time.monotonic()
+    command = [sys.executable, "-m", "bench.cli", "doctor"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "this machine measures" in done.stdout
+    assert "known 1.05, measured" in done.stdout
+    print(f"took {time.monotonic() - started:.0f} s")
