@@ -72,7 +72,7 @@ def measure_golden(folder: Path, recorded: Arrays | None) -> Golden:
 
 @contextmanager
 def _own_convolutions() -> Iterator[None]:
-    with torch.backends.mkldnn.flags(enabled=False):  # type: ignore[no-untyped-call, attr-defined]
+    with torch.backends.mkldnn.flags(enabled=False):
         yield
 
 
