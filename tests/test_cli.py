@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,15 @@ def test_list_shows_plugins_their_sentence_and_what_is_broken(
     assert "BROKEN: method 'broken'" in broken
     assert "ModuleNotFoundError" in broken
     assert any(line.startswith("  quickstart ") for line in lines)
+
+
+def test_list_shows_kinds_and_sizes(capsys: pytest.CaptureFixture[str]) -> None:
+    """Our tasks say what they are made of, and every named size what it costs."""
+    assert cli.main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(re.match(r"  keywords +audio: ", line) for line in lines)
+    assert any(re.match(r"    resnet56 .* 853 K parameters, 125 M MAC at", line) for line in lines)
+    assert any(re.match(r"    moe_top1 ", line) for line in lines)
 
 
 def test_a_report_of_nothing_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
