@@ -40,6 +40,7 @@ class EarlyExit:
     every: int = 2
     budgets: list[float] = field(default_factory=lambda: [0.5, 0.4, 0.7, 0.85])
     train_share: float = 0.3
+    open_is_dense = True  # nothing leaves: the dense model
 
     def build(self, spec: TaskSpec, backbone: Backbone) -> ExitModel:
         """The untrained backbone with exit heads."""

@@ -48,6 +48,7 @@ class TopkFFN:
     k: int = 2
     predictor_weight: float = 0.1
     train_share: float = 0.3
+    open_is_dense = True  # all blocks of neurons: the dense layer
 
     def build(self, spec: TaskSpec, backbone: Backbone) -> nn.Module:
         """The same from an untrained backbone."""

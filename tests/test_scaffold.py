@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from bench import cli, scaffold
+from bench.check import check
+from bench.plugins import Plugin
+from bench.record import read_record
 from bench.scaffold import BadName, write
 
 
@@ -45,6 +48,42 @@ def test_its_own_test_passes(package: Path) -> None:
     done = subprocess.run(command, cwd=package, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
+
+
+def test_it_keeps_every_contract(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`condbench check` has nothing against the method as written."""
+    monkeypatch.syspath_prepend(str(package))
+    verdict = check(Plugin("method", "my_gate", "my_gate:MyGate", "my-gate", "0.1.0"))
+    monkeypatch.delitem(sys.modules, "my_gate")
+    assert verdict.ok, "\n".join(verdict.lines())
+
+
+@pytest.mark.soak
+def test_three_commands_from_nothing_to_a_record(tmp_path: Path) -> None:
+    """new, check and run, each a real process, end in a measured record of the new method."""
+    site = tmp_path / "env" / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"
+    env = {
+        **os.environ,
+        "PIP_PREFIX": str(tmp_path / "env"),  # beside this repository's own environment
+        "PYTHONPATH": os.pathsep.join([str(site), str(tmp_path / "my_gate")]),
+    }
+    quick = ("train.steps=2", "measure.rounds=6", "measure.num_inputs=8", "measure.warmup_s=0.1")
+    for command in (
+        ["new", "my_gate"],
+        ["check", "my_gate"],
+        ["run", "method=my_gate", "task=digits", *quick, "wandb.mode=disabled"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "bench.cli", *command],
+            cwd=tmp_path,
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = (tmp_path / "results").glob("**/my_gate*/**/record.json")
+    assert read_record(path).status == "ok"
 
 
 def test_it_keeps_the_style_of_the_house(package: Path) -> None:
@@ -82,7 +121,8 @@ def test_new_installs_what_it_wrote(
     monkeypatch.setattr(scaffold, "install", lambda place: installed.append(place) or "")
     assert cli.main(["new", "my_gate", "--into", str(tmp_path)]) == 0
     assert installed == [tmp_path / "my_gate"]
-    assert "condbench run method=my_gate task=digits" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "condbench check my_gate\n  condbench run method=my_gate task=digits" in said
 
 
 def test_a_failed_installation_is_exit_1(
