@@ -1,7 +1,7 @@
 """`make kernels`: our dense ViT and GPT-2 beside Hugging Face's, time ratios in one run.
 
-DeiT-Ti at 224 pixels and GPT-2 small's block (6 of them, 128 tokens, a small vocabulary), with equal
-weights and equal outputs, at batch 1 and 64, with 1 and 2 threads, fp32. Hugging Face's use
+DeiT-Ti at 224 pixels and GPT-2 small's block (6 of them, 128 tokens, a small vocabulary), with
+equal weights and equal outputs, at batch 1 and 64, with 1 and 2 threads, fp32. Hugging Face's use
 PyTorch's fused attention (`sdpa`), their default. Each round times both in alternating order; the
 ratio is taken inside a round. The limit is 1.05: a slow baseline would flatter every method.
 """
@@ -25,9 +25,7 @@ LIMIT = 1.05
 VIT = Transformer(
     dim=192, depth=12, num_heads=3, stem="patch", image_stride=16, pool="class", norm_eps=1e-6
 )
-GPT2 = Transformer(
-    dim=768, depth=6, num_heads=12, activation="gelu_tanh", tied_embeddings="output"
-)
+GPT2 = Transformer(dim=768, depth=6, num_heads=12, activation="gelu_tanh", tied_embeddings="output")
 VOCABULARY, LENGTH = 512, 128
 BATCHES = (1, 64)
 

@@ -6,6 +6,7 @@
     FLOPs    at every point: each input alone, then batched; the dense model over the same inputs
     time     at the default point (at all with measure.all_points), paired with the dense model
     energy   last, at the same points as time, in windows that alternate with the dense model's
+    asked    what only some experiments ask for: time per token, robustness
 
 Probes never run inside the timed region. What cannot be true is marked invalid at the end.
 """
@@ -18,13 +19,17 @@ from torch import nn
 
 from bench.measure.cost import measure_cost, measure_dense_cost
 from bench.measure.crosscheck import measure_crosscheck
+from bench.measure.deployability import measure_deployability
+from bench.measure.diagnostics import measure_routing
 from bench.measure.energy import measure_energy
 from bench.measure.footprint import measure_footprint
+from bench.measure.generation import Generating, called, measure_generation
 from bench.measure.inputs import Inputs, choose_inputs
 from bench.measure.latency import measure_latency, measure_time_shares
 from bench.measure.plausibility import Facts, check
 from bench.measure.quality import evaluate, quality_label, quality_metric, quality_notes
 from bench.measure.resident import Resident
+from bench.measure.robustness import measure_robustness
 from bench.measure.saving import measure_saving
 from bench.measure.speed import measure_speed
 from bench.measure.subject import Findings, Metrics, OnPhase, Subject
@@ -39,12 +44,15 @@ __all__ = ["Findings", "Subject", "measure"]
 
 def measure(subject: Subject, tell: OnPhase) -> Findings:
     """Run every meter on `subject`; `tell(phase, share)` hears where it is."""
+    trained, subject = subject, called(subject)
     config = subject.config
     findings = Findings()
     points = subject.points()
     inputs = choose_inputs(subject.task, config.num_inputs, config.batch_sizes, subject.device)
     resident = Resident(subject, inputs)
-    _judge_quality(subject, points, findings, tell)
+    _judge_quality(trained, points, findings, tell)
+    if compaction := getattr(subject.method, "compaction", None):
+        findings.notes.append(f"in a batch, {compaction}")
     tell("memory", 0.0)
     whole = measure_footprint(subject, inputs)
     crosschecked, details = measure_crosscheck(subject, inputs)
@@ -71,7 +79,11 @@ def measure(subject: Subject, tell: OnPhase) -> Findings:
     energies = measure_energy(subject, baseline, inputs, findings)
     for result, energy in zip(findings.points, energies, strict=True):
         result.metrics = check({**result.metrics, **energy}, facts)
+    whole |= _on_request(trained, subject, baseline, inputs, findings)
     findings.metrics = check({**findings.points[0].metrics, **whole}, facts)
+    flops = findings.raw["flops_point0"]
+    findings.diagnostics["routing"] = measure_routing(trained, inputs, flops, findings.metrics)
+    findings.diagnostics["deployability"] = measure_deployability(trained, inputs)
     findings.diagnostics["canary_s"] = canary_s(subject.device)
     return findings
 
@@ -101,6 +113,20 @@ def _timed(
     findings.raw |= {f"{name}_point{number}": values for name, values in rounds.items()}
     alone, findings.raw[f"latency_ms_point{number}"] = measure_latency(subject, inputs)
     return {**speed, **alone, **measure_time_shares(subject, inputs)}
+
+
+def _on_request(
+    trained: Subject, subject: Subject, baseline: nn.Module, inputs: Inputs, findings: Findings
+) -> Metrics:
+    """What only some experiments ask for; `trained` is the subject as the task sees it."""
+    metrics: Metrics = {}
+    dense = baseline
+    if isinstance(baseline, Generating):
+        metrics |= measure_generation(subject, inputs, findings.points[0].metrics)
+        dense = baseline.model
+    if subject.config.robustness:
+        metrics |= measure_robustness(trained, dense)
+    return metrics
 
 
 def _untimed(sizes: list[int], profile: str) -> Metrics:

@@ -3,9 +3,9 @@
     workload=forward     a call answers for the whole input at once (prefill, for a language model)
     workload=generate    a call reads the first half of the input and writes the second, greedily
 
-Every meter works on calls, so quality apart (which a task judges as always), FLOPs, speed-up, memory
-and energy of a record are then those of whole generations. What only generating has comes on top:
-time to first token, and time, FLOPs, memory and energy of every further one.
+Every meter works on calls, so apart from quality (which a task judges as always) FLOPs, speed-up,
+memory and energy of a record are then those of whole generations. What only generating has comes on
+top: time to first token, and time, FLOPs, memory and energy of every further one.
 """
 
 from __future__ import annotations
@@ -114,13 +114,13 @@ def num_output_tokens(batch: Batch) -> int:
     return length - length // 2
 
 
-def measure_generation(subject: Subject, inputs: Inputs, flops: Metrics) -> Metrics:
+def measure_generation(subject: Subject, inputs: Inputs, whole: Metrics) -> Metrics:
     """What only generating has, at the operating point that is set, per batch size B.
 
     `infer/ttft_ms_b{B}`: prompt to first token; `infer/tpot_ms_b{B}`: per further token;
     `infer/flops_first_token_b{B}`, `infer/flops_per_output_token_b{B}`: of a sample, the second for
-    further tokens; `infer/bytes_per_output_token_b{B}`: what a further token of a sample adds to the
-    peak. `flops` holds the metrics of whole generations, energy among them.
+    further tokens; `infer/bytes_per_output_token_b{B}`: what a further token of a sample adds to
+    the peak. `whole` holds the metrics of whole generations, energy among them.
     """
     assert isinstance(subject.model, Generating)
     sample = inputs.samples[0]
@@ -128,7 +128,7 @@ def measure_generation(subject: Subject, inputs: Inputs, flops: Metrics) -> Metr
     metrics: Metrics = {
         "infer/num_prompt_tokens": _count(prompt_of(sample).inputs.shape[1]),
         "infer/num_output_tokens": _count(num_tokens),
-        "infer/energy_j_per_output_token": _energy(flops, num_tokens),
+        "infer/energy_j_per_output_token": _energy(whole, num_tokens),
     }
     for size, batches in inputs.by_size.items():
         metrics |= _times(subject, batches, size)

@@ -3,7 +3,7 @@
     infer/{quality,flops_per_sample,confidence}_{noise}_s{1..5}     a corruption at five severities
     infer/{quality,flops_per_sample,confidence}_clean               the same samples as they are
     infer/{flops_per_sample,confidence}_{garbage,unseen}            no answer is right
-    infer/dense_quality_..., infer/dense_confidence_...             the dense model on the same inputs
+    infer/dense_{quality,confidence}_...                            the dense model on the same
 
 Does the method spend more when it is hard, and does it hold up better than dense? At the default
 operating point, on the first test samples, in batches.
@@ -17,11 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from bench.measure.corruptions import KINDS, SEVERITIES, corrupted, garbage
 from bench.measure.quality import quality_metric
 from bench.measure.subject import Metrics, Subject
 from bench.meters.flops import count
-from bench.record import Metric
-from bench.tasks.corruptions import KINDS, SEVERITIES, corrupted, garbage
+from bench.record import Metric, missing
 from bench.types import Batch, Output, Quality, Task
 
 NUM_SAMPLES, BATCH = 512, 64
@@ -38,7 +38,13 @@ class Condition:
 
 
 def measure_robustness(subject: Subject, baseline: nn.Module) -> Metrics:
-    """Quality, executed FLOPs and confidence of method and dense model per condition."""
+    """Quality, executed FLOPs and confidence of method and dense model per condition.
+
+    Only for tasks with one answer per sample.
+    """
+    spec = subject.task.spec
+    if spec.causal or spec.kind == "seq2seq":
+        return {"infer/quality_clean": missing("1", "robustness is for tasks of classification")}
     metrics: Metrics = {}
     for condition in conditions(subject.task, subject.device):
         metrics |= _judged(subject.task, subject.model, condition, "infer/")
@@ -77,41 +83,41 @@ def _first(task: Task) -> list[Batch]:
 
 def _judged(task: Task, model: nn.Module, condition: Condition, prefix: str) -> Metrics:
     """What one model does under one condition, FLOPs per sample at batch size `BATCH`."""
-    confidences: list[Tensor] = []
-
-    def watched(batch: Batch) -> Output:
-        output: Output = model(batch)
-        confidences.append(_confidence(output.logits, batch))
-        return output
-
-    def work() -> Quality | None:
-        if condition.answerable:
-            return task.evaluate(watched, condition.batches)
-        for batch in condition.batches:
-            watched(batch)
-        return None
-
+    watched = Watched(model)
+    quality: Quality | None = None
     model.eval()
     with torch.inference_mode():
-        counted = count(work)
-    doubt = None if counted.complete else "operations without a FLOP formula"
-    issued = sum(map(len, condition.batches))
+        if condition.answerable:
+            quality = task.evaluate(watched, condition.batches)
+        else:
+            for batch in condition.batches:
+                watched(batch)
+    doubt = None if watched.complete else "operations without a FLOP formula"
+    per_sample = watched.flops / sum(map(len, condition.batches))
+    confidence = float(torch.cat(watched.confidences).mean())
     metrics = {
         f"{prefix}flops_per_sample_{condition.name}": Metric(
-            value=counted.total / issued, unit="flop", valid=doubt is None, reason=doubt
+            value=per_sample, unit="flop", valid=doubt is None, reason=doubt
         ),
-        f"{prefix}confidence_{condition.name}": Metric(
-            value=float(torch.cat(confidences).mean()), unit="1"
-        ),
+        f"{prefix}confidence_{condition.name}": Metric(value=confidence, unit="1"),
     }
-    if counted.result is not None:
-        metrics[f"{prefix}quality_{condition.name}"] = quality_metric(counted.result)
+    if quality is not None:
+        metrics[f"{prefix}quality_{condition.name}"] = quality_metric(quality)
     return metrics
 
 
-def _confidence(logits: Tensor, batch: Batch) -> Tensor:
-    """The largest softmax probability of every answer, real positions only, [N]."""
-    largest = logits.float().softmax(-1).amax(-1)  # [B] or [B, T]
-    if largest.dim() == 2 and batch.mask is not None and batch.mask.shape == largest.shape:
-        return largest[batch.mask]
-    return largest.flatten()
+class Watched:
+    """A model whose calls are counted; what a task computes around them is not the model's."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.flops, self.complete = 0, True
+        self.confidences: list[Tensor] = []  # the largest softmax probability of every answer
+
+    def __call__(self, batch: Batch) -> Output:
+        counted = count(self.model, batch)
+        self.flops += counted.total
+        self.complete &= counted.complete
+        output: Output = counted.result
+        self.confidences.append(output.logits.float().softmax(-1).amax(-1))  # [B]
+        return output

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.tasks.corruptions import KINDS, SEVERITIES, corrupted, garbage
+from bench.measure.corruptions import KINDS, SEVERITIES, corrupted, garbage
 from bench.types import Batch
 
 

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from bench.tasks.scoring import IGNORED
 from bench.types import Batch, Kind
 
+NO_TARGET = -100  # as in bench.types.Batch
 SEVERITIES = (1, 2, 3, 4, 5)
 KINDS: dict[Kind, tuple[str, ...]] = {
     "image": ("noise", "blur", "contrast", "shift"),
@@ -53,7 +53,7 @@ def garbage(batch: Batch, seed: int) -> Batch:
         inputs = inputs.mean() + inputs.std() * _normal(inputs, generator)
     else:
         inputs = torch.where(_real(batch), _symbols(batch, generator), inputs)
-    return replace(batch, inputs=inputs, targets=torch.full_like(batch.targets, IGNORED))
+    return replace(batch, inputs=inputs, targets=torch.full_like(batch.targets, NO_TARGET))
 
 
 def _noise(batch: Batch, severity: int, generator: Generator) -> Tensor:

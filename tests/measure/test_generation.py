@@ -1,0 +1,166 @@
+"""The workload `generate`: what a call is, what is refused, and the arithmetic of its columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench.config import MeasureConfig
+from bench.measure import generation
+from bench.measure.generation import Generating, called, measure_generation, refuse_unsupported
+from bench.measure.inputs import Inputs
+from bench.measure.subject import Subject
+from bench.record import Metric, missing
+from bench.types import Batch, TaskSpec, Unsupported
+
+TEXT = TaskSpec("t", "tokens", (6,), 5, vocab_size=5, causal=True)
+LABELS = TaskSpec("t", "tokens", (6,), 2, vocab_size=5)
+ENERGY = "infer/energy_j_per_sample"
+
+
+class Counter(nn.Module):
+    """Says the last prompt token + 1, + 2, ...: the prompt costs 1,000 FLOPs, a token 40 more.
+
+    Every token keeps 4,000 bytes until the end.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def generate(self, prompt: Batch, num_tokens: int) -> Iterator[Tensor]:
+        kept = []
+        _ = torch.ones(5, 10) @ torch.ones(10, 10)  # 2 x 5 x 10 x 10 = 1,000
+        for number in range(num_tokens):
+            if number:
+                _ = torch.ones(2, 10) @ torch.ones(10, 1)  # 2 x 2 x 10 x 1 = 40
+            kept.append(torch.empty(1_000))  # 4,000 bytes
+            yield prompt.inputs[:, -1] + number + 1
+
+
+class Clock:
+    """10 s to a first token, 2 s per further one: every reading is one event later."""
+
+    def __init__(self, num_tokens: int) -> None:
+        self.times, self.steps = 0.0, [0.0, 10.0, 2.0 * (num_tokens - 1)]
+        self.readings = 0
+
+    def now_s(self) -> float:
+        self.times += self.steps[self.readings % 3]
+        self.readings += 1
+        return self.times
+
+    def measure(self, work: Any) -> Any:
+        raise NotImplementedError
+
+
+def _batch(size: int = 1) -> Batch:
+    inputs = torch.arange(6).expand(size, 6)
+    return Batch(inputs, inputs)
+
+
+def _subject(model: nn.Module, method: Any = None, workload: str = "generate") -> Subject:
+    return Subject(
+        model=model,
+        method=method or SimpleNamespace(),
+        task=SimpleNamespace(spec=TEXT),  # type: ignore[arg-type]
+        device=torch.device("cpu"),
+        config=MeasureConfig(workload=workload, num_inputs=64),
+        make_baseline=Counter,
+        is_dense=False,
+    )
+
+
+def test_a_call_continues_the_first_half() -> None:
+    """[0 1 2 | 3 4 5]: after 2 come as many tokens as the second half has."""
+    assert Generating(Counter())(_batch(2)).tolist() == [[3, 4, 5], [3, 4, 5]]
+    assert Generating(Counter(), 1)(_batch()).tolist() == [[3]]
+
+
+def test_forward_stays_as_it_is() -> None:
+    """Without the workload the subject is not touched."""
+    subject = _subject(nn.Identity(), workload="forward")
+    assert called(subject) is subject
+
+
+def test_both_models_generate() -> None:
+    """The method's model and the dense one are called alike, on a quarter of the inputs."""
+    subject = called(_subject(Counter()))
+    assert isinstance(subject.model, Generating)
+    assert isinstance(subject.make_baseline(), Generating)
+    assert subject.config.num_inputs == 16
+
+
+def test_hooks_get_the_model_inside() -> None:
+    """A method sets points and declares FLOPs on its own model, not on what is around it."""
+    seen = []
+    method = SimpleNamespace(
+        points=lambda: [{"k": 2}, {"k": 1}],
+        set_point=lambda model, point: seen.append((model, point)),
+        declared_flops=lambda model, observation: seen.append((model, observation)),
+    )
+    model = Counter()
+    subject = called(_subject(model, method))
+    with subject.at({"k": 1}):
+        subject.method.declared_flops(subject.model, "decisions")
+    assert seen == [(model, {"k": 1}), (model, "decisions"), (model, {"k": 2})]
+    assert not hasattr(subject.method, "loss")
+
+
+def test_columns_per_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """3 tokens: 1,000 FLOPs and 10 s to the first; 40 FLOPs, 2 s, 4,000 bytes for each further."""
+    monkeypatch.setattr(generation, "stopwatch_for", lambda device: Clock(3))
+    subject = called(_subject(Counter()))
+    inputs = Inputs({1: [_batch(), _batch()], 4: [_batch(4)]})
+    whole = {ENERGY: Metric(value=6.0, unit="j")}
+    found = {
+        key: metric.shown for key, metric in measure_generation(subject, inputs, whole).items()
+    }
+    assert found["infer/num_prompt_tokens"] == 3
+    assert found["infer/num_output_tokens"] == 3
+    assert found["infer/ttft_ms_b1"] == pytest.approx(10_000)
+    assert found["infer/tpot_ms_b1"] == pytest.approx(2_000)
+    assert found["infer/flops_first_token_b1"] == 1_000
+    assert found["infer/flops_per_output_token_b1"] == 40
+    assert found["infer/flops_per_output_token_b4"] == 10  # the same products for four samples
+    assert found["infer/energy_j_per_output_token"] == 2.0  # 6 J for 3 tokens
+    assert found["infer/bytes_per_output_token_b1"] == pytest.approx(4_000, rel=0.05)
+
+
+def test_energy_is_missing_with_the_meters_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a sample's energy is missing, a token's is, for the same reason."""
+    monkeypatch.setattr(generation, "stopwatch_for", lambda device: Clock(3))
+    whole = {ENERGY: missing("j", "no NVIDIA GPU")}
+    found = measure_generation(called(_subject(Counter())), Inputs({1: [_batch()]}), whole)
+    assert found["infer/energy_j_per_output_token"].reason == "no NVIDIA GPU"
+
+
+@pytest.mark.parametrize(
+    ("spec", "method", "reason"),
+    [
+        (LABELS, SimpleNamespace(), "language model"),
+        (TEXT, SimpleNamespace(batch_invariant=False), "other tokens of its pass"),
+    ],
+)
+def test_refusals_come_before_training(spec: TaskSpec, method: Any, reason: str) -> None:
+    """Tasks without a next token and methods whose tokens compete answer Unsupported."""
+    with pytest.raises(Unsupported, match=reason):
+        refuse_unsupported(MeasureConfig(workload="generate"), spec, method)
+    refuse_unsupported(MeasureConfig(), spec, method)
+
+
+def test_a_model_that_cannot_generate_says_so() -> None:
+    """A model without `generate` is refused by the name of what is missing."""
+    with pytest.raises(Unsupported, match="no generate"):
+        called(_subject(nn.Identity()))
+
+
+def test_the_workload_is_one_of_two() -> None:
+    """A misspelt workload is refused with the choices."""
+    with pytest.raises(ValueError, match="'forward', 'generate'"):
+        MeasureConfig(workload="decode")
