@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak lint meters kernels overhead
+.PHONY: help run test suite soak lint exact nightly trend nightly-summary nightly-wandb nightly-issue meters kernels energy overhead
 
 help: ## print the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -31,11 +31,46 @@ lint: $(VENV)/.dev ## ruff, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint ## lint, types and the deterministic suite (<= 15 min)
+test: lint suite ## lint, types and the deterministic suite (<= 15 min)
+
+# TORCH=oldest or newest: not the pinned one, but an end of what pyproject.toml supports.
+TORCH_oldest := torch==2.11.0
+TORCH_newest := --upgrade torch
+suite: $(VENV)/.dev ## the deterministic suite alone
+	$(if $(TORCH),$(PIP) install $(TORCH_$(TORCH)))
 	$(BIN)/python -m pytest -m 'not soak' -p no:cacheprovider --durations=15
 
 soak: $(VENV)/.dev ## real processes, browser, LaTeX (<= 30 min)
 	$(BIN)/python -m pytest -m soak -p no:cacheprovider --durations=15
+
+exact: $(VENV)/.run ## every method's counts against results/baseline (<= 5 min)
+	$(BIN)/condbench compare --exact
+
+NIGHT := results/nights/latest
+GPU ?= cpu
+HISTORY ?=
+nightly: $(VENV)/.run ## BASELINE against CANDIDATE in turns: body, verdict, history (GPU=one)
+	@rm -rf $(NIGHT)
+	$(BIN)/condbench nightly "baseline=$${BASELINE:-nightly-baseline}" "candidate=$${CANDIDATE:-HEAD}" \
+	  "history=$${HISTORY:-}" out=$(NIGHT) gpu=$(GPU)
+
+trend: $(VENV)/.run ## every metric over the nights, beside the verdict
+	$(BIN)/condbench trend "$${HISTORY:-$${XDG_DATA_HOME:-$$HOME/.local/share}/condbench/history}" \
+	  --out $(NIGHT)/trend
+
+nightly-summary: ## the night's body, as Markdown
+	@cat $(NIGHT)/body.md 2>/dev/null || echo "The night ended without a verdict; the log says why."
+
+nightly-wandb: $(VENV)/.run ## send the night to W&B, where WANDB_API_KEY is set
+	@if [ -n "$$WANDB_API_KEY" ]; then $(BIN)/condbench publish $(NIGHT) --mode online; \
+	  else echo "no WANDB_API_KEY: not mirrored"; fi
+
+nightly-issue: ## open the nightly's one issue, or comment on it (gh)
+	@$(MAKE) --no-print-directory nightly-summary > $(VENV)/.night.md
+	@number=$$(gh issue list --label nightly --state open --limit 1 --json number --jq '.[0].number // empty') \
+	  && if [ -n "$$number" ]; then gh issue comment "$$number" --body-file $(VENV)/.night.md; \
+	  else gh label create nightly --force && gh issue create --label nightly \
+	    --title "The nightly is not green" --body-file $(VENV)/.night.md; fi
 
 meters: $(VENV)/.dev ## our meters beside other tools on known cases, on this machine
 	$(BIN)/python -m bench.meters
@@ -43,6 +78,10 @@ meters: $(VENV)/.dev ## our meters beside other tools on known cases, on this ma
 kernels: $(VENV)/.dev ## time ratios of our layers beside other implementations
 	$(BIN)/python -m tests.dense_kernels
 	$(BIN)/python -m tests.kernels
+	$(BIN)/python -m tests.routing_overhead
+
+energy: $(VENV)/.dev ## a GPU's energy counter examined: what docs/energy.md still has to say
+	$(BIN)/python -m bench.meters.energy
 
 overhead: $(VENV)/.dev ## what the harness adds to an empty trial
 	$(BIN)/python -m bench.launch.overhead

@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 import math
 import random
+from bisect import bisect_right
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -101,6 +102,8 @@ class FakeGpu:
         self.clock = FakeClock()
         self.random = random.Random(self.seed)
         self.begun_s = self.clock.now
+        self._seen = [0.0]
+        self.times = [self.clock.now]
         self.changes = [(self.clock.now, self.idle_w, self.idle_w, 0.0)]  # time, start, target, J
 
     # The board's physics
@@ -108,7 +111,9 @@ class FakeGpu:
     def set_power(self, target_w: float) -> None:
         """From now on relax to `target_w`."""
         now = self.clock.now
-        self.changes.append((now, self.watts(now), target_w, self.joules(now)))
+        change = (now, self.watts(now), target_w, self.joules(now))
+        self.changes.append(change)
+        self.times.append(now)
 
     def watts(self, time_s: float) -> float:
         begun, start_w, target_w, _ = self._segment(time_s)
@@ -128,22 +133,25 @@ class FakeGpu:
         return self.joules(end_s) - self.joules(start_s)
 
     def _segment(self, time_s: float) -> tuple[float, float, float, float]:
-        return next(change for change in reversed(self.changes) if change[0] <= time_s)
+        return self.changes[max(0, bisect_right(self.times, time_s) - 1)]
 
     def counter_mj(self) -> int:
         """What the counter shows: the energy at its last update."""
         now = min(self.clock.now, self.stuck_at_s)
         updates = math.floor((now - self.begun_s - self.phase_s) / self.update_s)
         last_s = max(self.begun_s, self.begun_s + self.phase_s + updates * self.update_s)
-        joules = self._seen_j(last_s, updates) if self.part_s else self.joules(last_s)
+        joules = self._seen_j(updates) if self.part_s else self.joules(last_s)
         if self.clock.now >= self.resets_at_s:
             joules -= 1e6
         return int((5e6 + joules * self.gain) * 1e3) // self.quantum_mj * self.quantum_mj
 
-    def _seen_j(self, last_s: float, updates: int) -> float:
-        scale = self.update_s / self.part_s
-        starts = [last_s - k * self.update_s for k in range(1, updates + 1)]
-        return scale * sum(self.true_j(start, start + self.part_s) for start in starts)
+    def _seen_j(self, updates: int) -> float:
+        """What the sensor has seen in so many periods, scaled to whole ones."""
+        while len(self._seen) <= updates:
+            start = self.begun_s + self.phase_s + (len(self._seen) - 1) * self.update_s
+            seen_j = self.true_j(start, start + self.part_s) * self.update_s / self.part_s
+            self._seen.append(self._seen[-1] + seen_j)
+        return self._seen[max(0, updates)]
 
     # What uses the board
 

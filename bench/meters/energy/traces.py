@@ -1,0 +1,93 @@
+"""Raw readings of a board in a file, so that what a real GPU did can be replayed without one.
+
+NAME.csv    time_s, energy_mj, power_w: every look, finer than the counter moves
+NAME.json   when the meter began and the work ended, what was measured, the board's facts
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.meters.energy.calibration import Calibration, Step
+from bench.meters.energy.meter import EnergyMeter
+from bench.meters.energy.polling import Sample
+
+COLUMNS = ("time_s", "energy_mj", "power_w")
+FINE_S = 0.001
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Looks at a board around one window. Times count from the first look."""
+
+    samples: list[Sample]
+    begin_s: float  # when the meter began to wait for an update
+    end_s: float  # when the work ended
+    gross_j: float  # what the meter then read
+    calibration: Calibration
+    facts: dict[str, Any]
+
+
+def record_trace(meter: EnergyMeter, step: Step, seconds: float) -> Trace:
+    """Measure `step` for `seconds` while a second poller notes everything, tail included."""
+    rig, calibration = meter.rig, meter.known(seconds, step)
+    polling = rig.start_polling(FINE_S)
+    ended_s = begin_s = rig.clock.now_s()
+
+    def noting() -> None:
+        nonlocal ended_s
+        step()
+        rig.launches.drain()
+        ended_s = rig.clock.now_s()
+
+    try:
+        reading = meter.measure(noting, seconds)
+        rig.clock.sleep(2 * calibration.update_period_s)
+    finally:
+        samples = polling.stop()
+    first_s = samples[0].time_s
+    shifted = [Sample(s.time_s - first_s, s.energy_mj, s.power_w) for s in samples]
+    return Trace(
+        shifted,
+        begin_s - first_s,
+        ended_s - first_s,
+        reading.gross_j,
+        calibration,
+        meter.facts(),
+    )
+
+
+def write_trace(folder: Path, name: str, trace: Trace) -> None:
+    """Write `name`.csv and `name`.json into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{name}.csv").open("w", newline="", encoding="ascii") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        rows = ((f"{s.time_s:.6f}", s.energy_mj, f"{s.power_w:.3f}") for s in trace.samples)
+        writer.writerows(rows)
+    told = {
+        "begin_s": trace.begin_s,
+        "end_s": trace.end_s,
+        "gross_j": trace.gross_j,
+        "calibration": asdict(trace.calibration),
+        "facts": trace.facts,
+    }
+    text = json.dumps(told, indent=1, allow_nan=False) + "\n"
+    (folder / f"{name}.json").write_text(text, encoding="utf-8")
+
+
+def read_trace(folder: Path, name: str) -> Trace:
+    """The trace that `write_trace` wrote. Raises OSError, ValueError or KeyError if damaged."""
+    told = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    with (folder / f"{name}.csv").open(newline="", encoding="ascii") as file:
+        rows: Sequence[dict[str, str]] = list(csv.DictReader(file))
+    samples = [
+        Sample(float(row["time_s"]), int(row["energy_mj"]), float(row["power_w"])) for row in rows
+    ]
+    calibration = Calibration(**told.pop("calibration"))
+    return Trace(samples=samples, calibration=calibration, **told)
