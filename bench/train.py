@@ -149,7 +149,11 @@ class _Module(pl.LightningModule):
             if hasattr(self.method, "param_groups")
             else [p for p in self.model.parameters() if p.requires_grad]
         )
-        optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=self.recipe.weight_decay)
+        # One kernel for all parameters. Under fp16's loss scaling it could not clip gradients.
+        is_fused = self.trainer.precision != "16-mixed"
+        optimizer = torch.optim.AdamW(
+            groups, lr=lr, weight_decay=self.recipe.weight_decay, fused=is_fused
+        )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_scale)
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 

@@ -48,7 +48,7 @@ class Text(Preloaded):
 
     @property
     def recipe(self) -> Recipe:
-        return Recipe(steps=220, batch_size=20, lr=2e-3)
+        return Recipe(steps=220, batch_size=20, lr=3e-3)
 
     def samples(self) -> Mapping[Split, Batch]:
         return _samples(self.length)
