@@ -39,7 +39,8 @@ RUN_HELP = """KEY=VALUE in Hydra's grammar; a comma sweeps. Without any: experim
 
 
 COMPARE_HELP = """BASELINE CANDIDATE: folders that `run` wrote, one machine each
-with --rev: two git revisions, then KEY=VALUE as for run (experiment=nightly)"""
+with --rev: two git revisions, then KEY=VALUE as for run (experiment=nightly)
+with --exact: [DIR of golden trials] [KEY=VALUE ... to choose some]"""
 
 NIGHTLY_HELP = """baseline=REV (nightly-baseline), candidate=REV (HEAD), history=PATH, out=DIR
   and what `run` takes (experiment=nightly)"""
@@ -159,10 +160,18 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _publish(arguments: argparse.Namespace) -> int:
-    from bench.publish import publish_all
+    from bench.publish import NIGHT_NAME, publish_all, publish_night
 
+    nights = [folder for folder in arguments.folders if (folder / NIGHT_NAME).is_file()]
+    with refusing(OSError, ValueError, KeyError):
+        for folder in nights:
+            publish_night(folder, arguments.mode, arguments.project)
+            print(f"{folder}: sent to project {arguments.project} ({arguments.mode})")
+    others = [folder for folder in arguments.folders if folder not in nights]
+    if not others:
+        return 0
     with refusing(FileNotFoundError):
-        num_sent, problems = publish_all(arguments.folders, arguments.mode, arguments.project)
+        num_sent, problems = publish_all(others, arguments.mode, arguments.project)
     for problem in problems:
         print(f"not sent: {problem}", file=sys.stderr)
     print(f"{num_sent} records sent to project {arguments.project} ({arguments.mode})")

@@ -27,8 +27,9 @@ from bench.mirror import GRACE_S, SEND_TIMEOUT_S, Mirror, PublishWarning
 from bench.record import RECORD_NAME, BadRecord, Metric, Record, read_record
 
 TAG_LENGTH = 64  # the longest tag that W&B takes
+NIGHT_NAME = "verdict.json"
 
-__all__ = ["Mirror", "PublishWarning", "publish", "publish_all"]
+__all__ = ["Mirror", "PublishWarning", "publish", "publish_all", "publish_night"]
 
 
 def publish(folder: Path, mode: str, project: str) -> None:
@@ -58,6 +59,32 @@ def publish(folder: Path, mode: str, project: str) -> None:
     )
     run.summary.update(summary(record))
     run.finish(exit_code=1 if record.status == "failed" else 0)
+
+
+def publish_night(folder: Path, mode: str, project: str) -> None:
+    """Send the verdict.json in `folder`, a night's, as one W&B run of job type nightly.
+
+    Raises OSError, ValueError and KeyError for a missing or damaged verdict, and whatever wandb
+    raises.
+    """
+    verdict = json.loads((folder / NIGHT_NAME).read_text(encoding="utf-8"))
+    rows = {f"{row['model']} {row['metric']}": row for row in verdict["rows"]}
+    told = {"outcome": verdict["outcome"], "canary_s": verdict["canary_s"]}
+    for name, row in rows.items():
+        told[f"{name}/judgement"] = row["judgement"]
+        if row["ratio"] is not None:
+            told[f"{name}/cost_ratio"] = row["ratio"]["value"]
+    import wandb
+
+    run = wandb.init(
+        project=project,
+        job_type="nightly",
+        tags=[verdict["hardware"][:TAG_LENGTH]],
+        config={side: verdict[side] for side in ("baseline", "candidate", "hardware")},
+        settings=wandb.Settings(**_settings(folder, mode)),
+    )
+    run.summary.update(told)
+    run.finish(exit_code=verdict["exit_code"])
 
 
 def _settings(root: Path, mode: str) -> dict[str, Any]:

@@ -61,9 +61,11 @@ def _revisions(baseline: str, candidate: str, overrides: list[str]) -> Verdict:
     return compare_revisions(Path(), baseline, candidate, asked(overrides), say=say)
 
 
-def _exact(sides: list[str], *, update: bool) -> int:
+def _exact(words: list[str], *, update: bool) -> int:
     from bench.nightly.exact import exact
 
-    if len(sides) > 1:
+    folders = [word for word in words if "=" not in word]
+    if len(folders) > 1:
         raise BadInput("compare --exact takes at most one folder, that of the golden trials")
-    return exact(Path(sides[0]) if sides else None, update=update)
+    overrides = [word for word in words if "=" in word]
+    return exact(Path(folders[0]) if folders else None, overrides, update=update)

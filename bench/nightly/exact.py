@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,12 @@ OURS = "condbench"  # the distribution whose methods are gated
 SETTINGS = ("method", "task", "backbone", "seed", "train")
 
 
-def exact(folder: Path | None = None, *, update: bool = False) -> int:
+def exact(
+    folder: Path | None = None, overrides: Sequence[str] = (), *, update: bool = False
+) -> int:
     """Compare every golden trial with the records in `folder`; the exit code.
 
-    0 all equal (or, with `update`, rewritten), 1 something differs, 4 recorded with another torch.
+    `overrides` choose some of them, such as method=moe. 0 all equal (or, with `update`, rewritten), 1 something differs, 4 recorded with another torch.
     Raises BadInput for a missing or damaged baseline and for trials that cannot be planned.
     """
     place = folder or BASELINE
@@ -36,11 +38,11 @@ def exact(folder: Path | None = None, *, update: bool = False) -> int:
             f"{place}: no golden records; condbench compare --exact --update writes them"
         )
     with tempfile.TemporaryDirectory(prefix="condbench-") as scratch:
-        return _all(place, Path(scratch), update=update)
+        return _all(place, Path(scratch), overrides, update=update)
 
 
-def _all(place: Path, scratch: Path, *, update: bool) -> int:
-    contents = _planned(scratch / "results")
+def _all(place: Path, scratch: Path, overrides: Sequence[str], *, update: bool) -> int:
+    contents = _planned(scratch / "results", overrides)
     paths = [_path(place, content) for content in contents]
     if not update and (foreign := _other_torch(paths)):
         print(f"not comparable: {foreign}", file=sys.stderr)
@@ -54,17 +56,19 @@ def _all(place: Path, scratch: Path, *, update: bool) -> int:
         print(f"{name}: {'equal' if not lines else ''}", flush=True)
         for line in lines:
             print(f"  {line}", flush=True)
-    num_changed += _gone(place, paths, update=update)
+    if not overrides:
+        num_changed += _gone(place, paths, update=update)
     print(f"{len(contents)} golden trials, {num_changed} {'rewritten' if update else 'differ'}")
     return 0 if update or not num_changed else 1
 
 
-def _planned(results: Path) -> list[dict[str, Any]]:
-    """The golden trials: every method of this house on the experiment's tasks."""
+def _planned(results: Path, overrides: Sequence[str]) -> list[dict[str, Any]]:
+    """The golden trials: every method of this house on the experiment's tasks, or those chosen."""
     ours = [p.name for p in plugins.choices("method").values() if p.distribution == OURS]
-    overrides = [f"experiment={EXPERIMENT}", f"method={','.join(ours)}", f"results={results}"]
+    chosen = {key: value for key, _, value in (text.partition("=") for text in overrides)}
+    chosen = {"experiment": EXPERIMENT, "method": ",".join(ours), **chosen, "results": str(results)}
     try:
-        plan = make_plan(overrides)
+        plan = make_plan([f"{key}={value}" for key, value in chosen.items()])
     except PlanError as error:
         raise BadInput(str(error)) from error
     if plan.left_out:

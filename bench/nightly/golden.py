@@ -72,8 +72,11 @@ def measure_golden(folder: Path, recorded: Arrays | None) -> Golden:
 
 @contextmanager
 def _own_convolutions() -> Iterator[None]:
-    with torch.backends.mkldnn.flags(enabled=False):
+    before = torch.backends.mkldnn.set_flags(_enabled=False)
+    try:
         yield
+    finally:
+        torch.backends.mkldnn.set_flags(_enabled=before[0])
 
 
 def _record(subject: Subject, inputs: Inputs) -> Arrays:

@@ -1,0 +1,119 @@
+"""The workflow files say what they promise: pinned actions, make targets, one night at a time."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yaml"))
+MAKEFILE = (ROOT / "Makefile").read_text()
+TARGETS = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
+PINNED = re.compile(r"^[\w.-]+/[\w./-]+@[0-9a-f]{40}$")
+
+
+def read(path: Path) -> dict[str, Any]:
+    found = yaml.safe_load(path.read_text())
+    return {"on" if key is True else key: value for key, value in found.items()}  # YAML's own yes
+
+
+def jobs(path: Path) -> Iterator[dict[str, Any]]:
+    yield from read(path)["jobs"].values()
+
+
+def steps(path: Path) -> Iterator[dict[str, Any]]:
+    for job in jobs(path):
+        yield from job["steps"]
+
+
+CI, NIGHTLY = (ROOT / ".github" / "workflows" / f"{name}.yaml" for name in ("ci", "nightly"))
+
+
+def test_these_are_the_workflows() -> None:
+    """One for every change, one for every night."""
+    assert WORKFLOWS == [CI, NIGHTLY]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_foreign_actions_are_pinned_by_commit(path) -> None:
+    """An action's tag can be moved; its commit cannot."""
+    used = [step["uses"] for step in steps(path) if "uses" in step]
+    assert used
+    assert [name for name in used if not PINNED.match(name)] == []
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_steps_are_make_targets(path) -> None:
+    """What runs there, a person runs here: `make TARGET` and nothing else."""
+    commands = [step["run"] for step in steps(path) if "run" in step]
+    assert commands
+    for command in commands:
+        name, target, *_ = command.split()
+        assert name == "make"
+        assert target in TARGETS
+        assert not re.search(r"[;&|`]|\$\((?!\{)", command), command
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_nothing_foreign_is_pasted_into_a_command(path) -> None:
+    """Inputs reach a command through its environment, so that none becomes part of the shell."""
+    for step in steps(path):
+        assert "inputs." not in step.get("run", "")
+        assert "secrets." not in step.get("run", "")
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_every_job_ends(path) -> None:
+    """Every job has a time limit and the least rights."""
+    assert all("timeout-minutes" in job for job in jobs(path))
+    assert read(path)["permissions"]["contents"] == "read"
+
+
+def test_ci_lints_tests_and_gates_exactly() -> None:
+    """Lint, suite on the oldest and newest torch, and the exact gate, on the CPU."""
+    commands = " ".join(step.get("run", "") for step in steps(CI))
+    assert {"make lint", "make exact", "make suite"} <= set(re.findall(r"make \w+", commands))
+    matrix = read(CI)["jobs"]["test"]["strategy"]["matrix"]["include"]
+    assert [each["torch"] for each in matrix] == ["oldest", "newest"]
+    assert "pull_request" in read(CI)["on"]
+
+
+def test_the_oldest_torch_is_the_lower_bound() -> None:
+    """TORCH=oldest installs what pyproject.toml says is the least."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (bound,) = [name for name in project["dependencies"] if name.startswith("torch>=")]
+    (oldest,) = re.findall(r"^TORCH_oldest := torch==([\d.]+)$", MAKEFILE, re.MULTILINE)
+    assert oldest.startswith(bound.removeprefix("torch>="))
+
+
+def test_one_night_at_a_time_on_the_gpu_runner() -> None:
+    """Scheduled and by hand, on the runner labelled gpu, one at once, never cancelled."""
+    night = read(NIGHTLY)
+    assert set(night["on"]) == {"schedule", "workflow_dispatch"}
+    assert night["jobs"]["night"]["runs-on"] == ["self-hosted", "gpu"]
+    assert night["concurrency"] == {"group": "nightly", "cancel-in-progress": False}
+
+
+def test_a_night_leaves_artifacts_summary_and_issue() -> None:
+    """The verdict is uploaded and summarised whatever it says; an issue only if not green."""
+    found = {step.get("name", step.get("uses", "")): step for step in steps(NIGHTLY)}
+    assert found["summary"]["run"].endswith('>> "$GITHUB_STEP_SUMMARY"')
+    (upload,) = [step for name, step in found.items() if name.startswith("actions/upload-artifact")]
+    assert upload["with"]["path"] == "results/nights/latest"
+    assert "cancelled()" in upload["if"]
+    assert found["issue"]["if"] == "${{ failure() }}"
+    assert read(NIGHTLY)["permissions"]["issues"] == "write"
+
+
+def test_secrets_are_seen_by_their_step_alone() -> None:
+    """The night runs without any secret; W&B's key is optional and its own step's."""
+    for step in steps(NIGHTLY):
+        holds = any("secrets." in str(value) for value in step.get("env", {}).values())
+        assert holds == (step.get("name") == "mirror to W&B")
+    assert "no WANDB_API_KEY" in MAKEFILE
