@@ -29,8 +29,9 @@ def exact(
 ) -> int:
     """Compare every golden trial with the records in `folder`; the exit code.
 
-    `overrides` choose some of them, such as method=moe. 0 all equal (or, with `update`, rewritten), 1 something differs, 4 recorded with another torch.
-    Raises BadInput for a missing or damaged baseline and for trials that cannot be planned.
+    `overrides` choose some of them, such as method=moe. 0: all equal (or, with `update`,
+    rewritten), 1: something differs, 4: recorded with another torch. Raises BadInput for a missing
+    or damaged baseline and for trials that cannot be planned.
     """
     place = folder or BASELINE
     if not update and not any(place.rglob("*.json")):

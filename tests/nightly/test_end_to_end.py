@@ -113,7 +113,7 @@ def exact(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 
 @pytest.mark.soak
 def test_a_change_of_flops_is_caught_by_the_exact_gate(repository) -> None:
-    """One product more per pass: exit code 1 and the count before and after; --update accepts it."""
+    """One product more per pass: exit code 1, the count before and after; --update accepts it."""
     chosen = ("golden", "method=dense", "task=digits")
     shutil.rmtree(repository / "results" / "baseline", ignore_errors=True)
     assert exact(repository, *chosen, "--update").returncode == 0
