@@ -4,50 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-import transformers
-from torch import nn
 
 from bench.types import Batch, TaskSpec
-from methods.backbone.conv import ConvTrunk
 from methods.backbone.resnet import PadShortcut, ResNet
+from tests.huggingface_resnet import resnet
 
 SPEC = TaskSpec("i", "image", (3, 64, 64), 7)
-
-
-def _huggingface(backbone: ResNet) -> nn.Module:
-    """Their model of the same dimensions."""
-    outputs = [width * (4 if backbone.bottleneck else 1) for width in backbone.widths]
-    config = transformers.ResNetConfig(
-        embedding_size=backbone.widths[0],
-        hidden_sizes=outputs,
-        depths=backbone.blocks,
-        layer_type="bottleneck" if backbone.bottleneck else "basic",
-        downsample_in_bottleneck=backbone.stride_in == "1x1",
-        num_labels=SPEC.num_outputs,
-    )
-    return transformers.ResNetForImageClassification(config)
-
-
-def _copy(ours: nn.Module, theirs: nn.Module) -> None:
-    """Weights and statistics of `theirs` into `ours`, in order; raises where shapes differ."""
-    names, values = list(ours.state_dict()), list(theirs.state_dict().values())
-    ours.load_state_dict(dict(zip(names, values, strict=True)))
-
-
-def _with_their_weights(trunk: ConvTrunk, model: nn.Module) -> ConvTrunk:
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):  # fresh statistics would hide a wrong order
-            nn.init.uniform_(module.running_mean, -0.1, 0.1)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.1, 0.1)
-    _copy(trunk.stem, model.resnet.embedder)
-    layers = [layer for stage in model.resnet.encoder.stages for layer in stage.layers]
-    for block, layer in zip(trunk.blocks, layers, strict=True):
-        _copy(block.layers, layer.layer)
-        _copy(block.shortcut, layer.shortcut)
-    _copy(trunk.head.linear, model.classifier[1])
-    return trunk.eval()
 
 
 @pytest.mark.parametrize(
@@ -58,8 +20,7 @@ def _with_their_weights(trunk: ConvTrunk, model: nn.Module) -> ConvTrunk:
 def test_equals_huggingface(settings: dict) -> None:
     """With equal weights every block, and the whole model, gives what Hugging Face's gives."""
     backbone = ResNet([2, 1, 2], [8, 16, 24], stem="large", shortcut="projection", **settings)
-    model = _huggingface(backbone).eval()
-    trunk = _with_their_weights(backbone.build(SPEC), model)
+    model, trunk = resnet(backbone, image_size=64, num_classes=7)
     images = torch.randn(3, *SPEC.input_shape)
     with torch.no_grad():
         theirs = model(images, output_hidden_states=True)
