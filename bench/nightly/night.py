@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -70,6 +72,7 @@ def compare_revisions(
     """
     machine = machine or Machine.observed()
     with (
+        _ended_in_order(),
         tempfile.TemporaryDirectory(prefix="condbench-") as scratch,
         checked_out(repository, [baseline, candidate], Path(scratch)) as (old, new),
     ):
@@ -84,6 +87,23 @@ def compare_revisions(
         except NoSuchDevice as error:
             raise BadInput(str(error)) from error
     return verdict
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Let SIGTERM, with which CI ends a job, clean up like Ctrl-C: worktrees and workers go."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _command(old: Revision, new: Revision, overrides: Sequence[str]) -> str:

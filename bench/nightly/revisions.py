@@ -20,6 +20,7 @@ from typing import Any
 from bench.compare.sides import BadInput
 
 LOCK = "constraints.txt"
+SECRETS = ("WANDB_API_KEY", "GH_TOKEN", "GITHUB_TOKEN")  # no revision needs to see them
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ def checked_out(repository: Path, names: Sequence[str], where: Path) -> Iterator
     root = Path(_git(repository, "rev-parse", "--show-toplevel"))
     commits = [_commit(root, name) for name in names]
     folders = [where / f"tree{number}" for number in range(len(names))]
+    _git(root, "worktree", "prune")  # of a night that was killed
     try:
         for folder, commit in zip(folders, commits, strict=True):
             _git(root, "worktree", "add", "--detach", "--quiet", str(folder), commit)
@@ -84,7 +86,8 @@ def _environment(folder: Path, name: str) -> dict[str, str]:
     if not conf.exists():  # the package bench.conf is conf/ beside it
         conf.symlink_to(folder / "conf", target_is_directory=True)
     path = os.pathsep.join([str(folder), str(site)])
-    return {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    ours = {key: value for key, value in os.environ.items() if key not in SECRETS}
+    return {**ours, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def _write_metadata(place: Path, project: dict[str, Any]) -> None:

@@ -1,0 +1,171 @@
+"""A whole night over toy revisions, in real processes: every way in which it can end."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.compare.sides import BadInput
+
+
+def said(verdict, metric: str) -> list[str]:
+    return [row.judgement for row in verdict.rows if row.metric == metric]
+
+
+def test_an_unchanged_revision_is_green(compared, toy) -> None:
+    """Equal times, equal qualities, equal controls: ok, and no worktree stays behind."""
+    verdict = compared()
+    assert said(verdict, "time b64") == ["equal", "equal"]
+    assert said(verdict, "quality") == ["equal", "equal"]
+    assert [row.metric for row in verdict.controls] == [
+        "A/A control, time b64",
+        "canary, candidate's process / baseline's",
+    ]
+    assert (verdict.outcome, verdict.exit_code) == ("ok", 0)
+    assert toy.git("worktree", "list").count("\n") == 0
+    assert verdict.canary_s == 0.003
+
+
+def test_a_slower_revision_is_regressed_and_confirmed(compared) -> None:
+    """8 % more time: regressed, measured twice, code as the cause, exit code 1."""
+    verdict = compared(pass_s=0.108)
+    times = [row for row in verdict.rows if row.metric == "time b64"]
+    assert [row.judgement for row in times] == ["regressed", "regressed"]
+    assert all(row.rerun is not None and row.rerun.low > 1.02 for row in times)
+    assert times[0].ratio.value == pytest.approx(1.08, abs=0.01)
+    assert times[0].cause.startswith("code: the same counts, another speed")
+    assert verdict.exit_code == 1
+
+
+def test_more_work_is_named_as_the_cause(compared) -> None:
+    """Where executed FLOPs changed as well, the cause says by how much."""
+    verdict = compared(pass_s=0.108, flops=1100)
+    assert "infer/flops_per_sample: 1,000 -> 1,100" in verdict.rows[0].cause
+
+
+def test_a_faster_revision_is_green(compared) -> None:
+    """Improved is no failure."""
+    verdict = compared(pass_s=0.09)
+    assert (said(verdict, "time b64"), verdict.exit_code) == (["improved"] * 2, 0)
+
+
+def test_noise_without_end_voids_the_night(compared, toy) -> None:
+    """An A/A control that differs by 40 % from block to block concludes nothing, and ends there."""
+    noisy = {"spread": 0.4}
+    verdict = compared(old=noisy, **noisy)
+    assert (verdict.outcome, verdict.exit_code) == ("void", 3)
+    assert verdict.rows == []
+    assert not any(line.startswith("[1/") for line in toy.said)
+
+
+def test_times_that_never_settle_are_not_green(compared) -> None:
+    """An unsettled warm-up makes a time inconclusive; in the control it voids the night."""
+    verdict = compared(steady=False)  # the candidate alone
+    assert said(verdict, "time b64") == ["inconclusive"] * 2
+    assert verdict.exit_code == 3
+
+
+def test_a_candidate_that_fails_is_regressed(compared) -> None:
+    """A worker that dies is a regression with its last words."""
+    verdict = compared(crash=True)
+    assert said(verdict, "trial") == ["regressed"] * 2
+    assert "toy crashed" in verdict.rows[0].reason
+
+
+def test_a_candidate_that_hangs_is_regressed(compared) -> None:
+    """A worker that gives no answer within the trial's limit is ended and named."""
+    slow = {"methods": ["dense"], "timeout_s": 1.0}
+    verdict = compared(old=slow, sleep_s=60, **slow)
+    assert "no answer within 1 s" in verdict.rows[0].reason
+
+
+def test_a_baseline_that_fails_is_bad_input(compared) -> None:
+    """Nothing can be held against a baseline that does not run."""
+    with pytest.raises(BadInput, match="a trial of the baseline fails"):
+        compared(old={"crash": True})
+
+
+def test_what_became_unsupported_is_regressed(compared) -> None:
+    """An answer like Unsupported where there was a result is a regression."""
+    verdict = compared(skipped="needs tokens")
+    assert verdict.rows[0].reason == "now unsupported: needs tokens"
+    assert verdict.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"config": {"num_experts": 16}}, "method.num_experts 8 -> 16"),
+        ({"torch": "2.14.0"}, "version of torch 2.13.0 -> 2.14.0"),
+        ({"methods": ["branches"]}, "no trial in common"),
+    ],
+)
+def test_what_is_not_comparable_is_said(compared, change, words) -> None:
+    """Another configuration or version, or no common trial: exit code 4 and what differs."""
+    verdict = compared(**change)
+    assert verdict.exit_code == 4
+    assert any(words in line for line in verdict.differences)
+
+
+def test_another_protocol_is_not_comparable(compared) -> None:
+    """A revision whose worker speaks another protocol is named."""
+    verdict = compared(protocol=2)
+    assert verdict.exit_code == 4
+    assert "worker protocol 2" in verdict.differences[0]
+
+
+def test_a_trial_that_is_gone_is_not_green(compared) -> None:
+    """What only the baseline plans is inconclusive; what only the candidate plans is a note."""
+    verdict = compared(methods=["dense", "branches"])
+    assert said(verdict, "trial") == ["inconclusive"]
+    assert any("branches" in note for note in verdict.notes)
+    assert verdict.exit_code == 3
+
+
+def test_another_quality_asks_for_more_seeds(compared) -> None:
+    """Ten points less on five seeds, paired: a regression of quality."""
+    verdict = compared(quality=70.0)
+    quality = [row for row in verdict.rows if row.metric == "quality"]
+    assert [row.judgement for row in quality] == ["regressed"] * 2
+    # seeds 0 to 4 give 80 to 84 and 70 to 74: means 82 and 72, each pair 10 apart
+    assert (quality[0].baseline, quality[0].candidate) == (82.0, 72.0)
+    assert quality[0].ratio.num_values == 5
+    assert quality[0].ratio.value == pytest.approx(1 + 10 / 82)
+
+
+def test_an_unknown_revision_is_bad_input(toy) -> None:
+    """A name that git does not know is said, with where to look."""
+    toy.commit()
+    with pytest.raises(BadInput, match="'nowhere' is no revision"):
+        toy.night("nowhere", "HEAD")
+
+
+def test_a_name_is_never_an_option(toy) -> None:
+    """A revision that begins with a hyphen is a revision that does not exist."""
+    toy.commit()
+    with pytest.raises(BadInput, match="is no revision"):
+        toy.night("--help", "HEAD")
+
+
+def test_a_revision_that_cannot_plan_is_bad_input(compared) -> None:
+    """A plan's refusal comes through with the revision's name."""
+    with pytest.raises(BadInput, match=r"cannot plan .*no such method"):
+        compared(refuse="no such method")
+
+
+def test_outside_a_repository_is_bad_input(tmp_path, toy) -> None:
+    """Revisions need a repository."""
+    toy.commit()
+    toy.folder = tmp_path
+    with pytest.raises(BadInput, match="git rev-parse failed"):
+        toy.night("HEAD", "HEAD")
+
+
+def test_secrets_do_not_reach_a_revision(toy, monkeypatch) -> None:
+    """A revision's processes run without the keys that this one may hold."""
+    from bench.nightly.revisions import checked_out
+
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    toy.commit()
+    with checked_out(toy.folder, ["HEAD"], toy.locks) as (revision,):
+        assert "secret" not in revision.environment.values()
+        assert revision.environment["PYTHONPATH"].startswith(str(revision.folder))
