@@ -36,12 +36,14 @@ def publish(folder: Path, mode: str, project: str) -> None:
     """Mirror the record in `folder` as a W&B run whose id is the trial's key.
 
     `mode` is offline (files below the experiment's folder, to be sent by `wandb sync`) or online;
-    with disabled nothing happens. Raises BadRecord for an unreadable record, and whatever wandb
-    raises.
+    with disabled nothing happens. Raises BadRecord for an unreadable record and for one of a
+    fake device, and whatever wandb raises.
     """
     if mode == "disabled":
         return
     record = read_record(folder / RECORD_NAME)
+    if record.is_fake:
+        raise BadRecord(f"{folder / RECORD_NAME}: measured with a fake device")
     root = wandb_root(folder, record)
     os.environ.setdefault("WANDB_CACHE_DIR", str(root / "wandb" / "cache"))  # its own debug log
     import wandb

@@ -122,7 +122,7 @@ def _trial(path: Path) -> Trial:
         record = read_record(path)
     except BadRecord as error:
         raise BadInput(f"{error}; delete that folder or run it again") from error
-    if record.labels.device == "fake":
+    if record.is_fake:
         raise BadInput(f"{path}: measured with a fake device, which nothing is compared with")
     return Trial(record, path.parent)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from bench.record import Labels, Metric, Record, write_record
+from bench.compare.sides import BadInput, read_side
+from bench.publish import publish
+from bench.record import BadRecord, Labels, Metric, Record, write_record
 from bench.report.reading import NothingToReport, read
 
 
@@ -38,6 +40,15 @@ def test_a_fake_reading_is_left_out_and_named(tmp_path, device, energy):
     reading = read([tmp_path])
     assert [found.folder.name for found in reading.found] == ["real"]
     assert len(reading.problems) == 1
+
+
+def test_a_fake_reading_is_neither_compared_nor_sent_to_wandb(tmp_path):
+    """The nightly and the mirror refuse it too."""
+    write(tmp_path / "fake", "cuda", [{"device": "fake"}])
+    with pytest.raises(BadInput, match="fake device"):
+        read_side(tmp_path)
+    with pytest.raises(BadRecord, match="fake device"):
+        publish(tmp_path / "fake", "offline", "condbench")
 
 
 @pytest.mark.parametrize("energy", [None, {}, [], "fake", [None, 3], [{"refused": "no GPU"}]])
