@@ -54,7 +54,7 @@ def test_it_keeps_every_contract(package: Path, monkeypatch: pytest.MonkeyPatch)
     """`condbench check` has nothing against the method as written."""
     monkeypatch.syspath_prepend(str(package))
     verdict = check(Plugin("method", "my_gate", "my_gate:MyGate", "my-gate", "0.1.0"))
-    monkeypatch.delitem(sys.modules, "my_gate")
+    sys.modules.pop("my_gate")
     assert verdict.ok, "\n".join(verdict.lines())
 
 

@@ -15,7 +15,7 @@ from bench.check.tiny import TINY, Tiny, tiny_backbones
 from bench.routing import Observation
 from bench.types import Batch, Point, Unsupported
 
-NUM_STEPS = 6  # enough to tell inputs apart; nothing is learned from random targets
+NUM_STEPS = 4  # enough to tell inputs apart; nothing is learned from random targets
 LEARNING_RATE = 0.02
 
 
@@ -47,9 +47,9 @@ class Candidate:
         """The model that contracts share, in inference mode; they leave it as they found it."""
         return self.made()
 
-    def made(self, seed: int = 0) -> nn.Module:
+    def made(self) -> nn.Module:
         """A new model: trained for a few steps, calibrated, in inference mode."""
-        model = self.untrained(seed)
+        model = self.untrained()
         if self.trains:
             self.train(model)
         model.eval()
@@ -142,22 +142,23 @@ def _descend(
 def candidates(name: str, method: Any) -> tuple[list[Candidate], dict[str, str]]:
     """`method` on every tiny task that it supports, and the other tasks with its reasons.
 
-    The first backbone that serves both is taken; a reason is the last backbone's. What `build` or
-    `convert` raises besides Unsupported passes through.
+    The first backbone that serves both is taken; a reason is that of the first one tried. What
+    `build` or `convert` raises besides Unsupported passes through.
     """
     found: list[Candidate] = []
     refused: dict[str, str] = {}
+    backbones = tiny_backbones().values()
     for tiny in TINY.values():
-        reason = "no backbone is installed"
-        for backbone in tiny_backbones().values():
+        reasons: list[str] = []
+        for backbone in backbones:
             candidate = Candidate(name, method, tiny, backbone)
             try:
                 candidate.untrained()
             except Unsupported as answer:
-                reason = str(answer)
+                reasons.append(str(answer))
                 continue
             found.append(candidate)
             break
         else:
-            refused[tiny.spec.name] = reason
+            refused[tiny.spec.name] = [*reasons, "no backbone is installed"][0]
     return found, refused

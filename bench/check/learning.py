@@ -112,7 +112,7 @@ def _gradients(model: nn.Module) -> Gradients:
 
 def same_seed(candidate: Candidate) -> None:
     """Building and training twice from one seed gives bit-equal weights and buffers."""
-    one, two = candidate.made(3).state_dict(), candidate.made(3).state_dict()
+    one, two = candidate.model.state_dict(), candidate.made().state_dict()
     different = [key for key in one if not torch.equal(one[key], two[key])]
     if different:
         raise Broken(f"two runs from one seed differ in {', '.join(different[:4])}")
@@ -148,8 +148,7 @@ def bf16(candidate: Candidate) -> None:
     if not gap <= ROUGH:
         raise Broken(f"bfloat16 moves the logits by {gap:.0%} of their spread, equal decisions")
     if candidate.trains:
-        trained = candidate.made()
-        trained.train()
+        trained = candidate.untrained().train()
         with autocast:
             loss = candidate.loss(trained, batch)
         loss.backward()
