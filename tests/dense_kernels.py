@@ -1,10 +1,10 @@
-"""`make kernels`: our dense ViT and GPT-2 beside Hugging Face's, time ratios in one run.
+"""`make kernels`: our dense ViT, GPT-2 and ResNet beside Hugging Face's, time ratios in one run.
 
-Stem, head and some blocks of DeiT-Ti (4 blocks, 224 pixels) and of GPT-2 small (3 blocks, 64
-tokens, a small vocabulary) with equal weights and equal outputs, at batch 1 and 64, with 1 and 2
-threads, fp32. Hugging Face's use PyTorch's fused attention (`sdpa`), their default. Each round
-times both in alternating order; the ratio is taken inside a round. The limit is 1.05: a slow
-baseline would flatter every method.
+Stem, head and some blocks of DeiT-Ti (4 blocks, 224 pixels), of GPT-2 small (3 blocks, 64 tokens,
+a small vocabulary) and of ResNet-18 (4 blocks, 64 pixels) with equal weights and equal outputs, at
+batch 1 and 64, with 1 and 2 threads, fp32. Hugging Face's use PyTorch's fused attention (`sdpa`),
+their default. Each round times both in alternating order; the ratio is taken inside a round. The
+limit is 1.05: a slow baseline would flatter every method.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 
 from bench.types import Batch
+from methods.backbone.resnet import ResNet
 from methods.backbone.transformer import Transformer
 from tests import huggingface
+from tests.huggingface_resnet import resnet
 from tests.kernels import Candidates, seconds, threads
 
 LIMIT = 1.05
@@ -27,6 +29,7 @@ VIT = Transformer(
     dim=192, depth=4, num_heads=3, stem="patch", image_stride=16, pool="class", norm_eps=1e-6
 )
 GPT2 = Transformer(dim=768, depth=3, num_heads=12, activation="gelu_tanh", tied_embeddings="output")
+RESNET = ResNet([2, 2], [64, 128], stem="large", shortcut="projection")
 VOCABULARY, LENGTH = 512, 64
 BATCHES = (1, 64)
 
@@ -46,6 +49,12 @@ def gpt2() -> Candidates:
     }
 
 
+def residual() -> Candidates:
+    """Both by name; each takes images [B, 3, 64, 64]."""
+    theirs, ours = resnet(RESNET, image_size=64, num_classes=1000)
+    return {"HF": lambda x: theirs(x).logits, "ours": lambda x: ours(Batch(x, x)).logits}
+
+
 def images(size: int) -> Tensor:
     return torch.randn(size, 3, 224, 224)
 
@@ -54,9 +63,14 @@ def tokens(size: int) -> Tensor:
     return torch.randint(VOCABULARY, (size, LENGTH))
 
 
+def small_images(size: int) -> Tensor:
+    return torch.randn(size, 3, 64, 64)
+
+
 MODELS: dict[str, tuple[Callable[[], Candidates], Callable[[int], Tensor]]] = {
     "DeiT-Ti, 4 blocks": (vit, images),
     "GPT-2 small, 3 blocks": (gpt2, tokens),
+    "ResNet, 4 basic blocks": (residual, small_images),
 }
 
 
