@@ -186,7 +186,8 @@ class ExitModel(nn.Module):
 
     def _remember(self, number: int, state: State) -> None:
         """Keys and values of samples that left at exit `number`, for all blocks above it."""
-        for block in list(self.trunk.blocks)[self.ends[number] :]:
+        blocks: list[Any] = list(self.trunk.blocks)
+        for block in blocks[self.ends[number] :]:
             block.remember(state)
 
     def _decide(self, number: int, state: State, sure: Tensor, run: Tensor) -> Tensor:
@@ -202,8 +203,7 @@ class ExitModel(nn.Module):
     def _cost(self, number: int, num_tokens: int, cache: Cache | None) -> float:
         """FLOPs of the stage after exit `number` for one more sample, or one more asking token.
 
-        Attention: 2 T D for the scores and 2 T D for the mixing, per asking token and block, with
-        T the tokens that it looks at.
+        Attention: 2 T D for scores and for mixing each, per asking token and block; it sees T.
         """
         if self._of_maps:
             return self._of_maps[number]
@@ -211,7 +211,9 @@ class ExitModel(nn.Module):
         num_keys = num_tokens + (0 if cache is None else cache.length)
         per_token = self._linear[number] + num_blocks * 4 * num_keys * self.trunk.dim
         if self.trunk.spec.causal:
-            return per_token - num_blocks * self._key_value + self._head
+            # Of a prompt only the last token asks the final head.
+            unread = cache is not None and num_tokens > 1 and number + 2 == len(self.ends)
+            return per_token - num_blocks * self._key_value + (0 if unread else self._head)
         return num_tokens * per_token + self._head
 
     def _traced(self) -> list[int]:

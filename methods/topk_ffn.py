@@ -59,7 +59,7 @@ class TopkFFN:
         return self._converted(deepcopy(dense))
 
     def _converted(self, model: nn.Module) -> nn.Module:
-        """Raises ValueError where k or the hidden width does not fit, Unsupported without layers."""
+        """Raises ValueError where k or the width does not fit, Unsupported for other layers."""
         if not 1 <= self.k <= self.num_blocks:
             raise ValueError(f"k is {self.k}, but there are {self.num_blocks} blocks")
         layer = count()
@@ -71,7 +71,7 @@ class TopkFFN:
             ),
         )
         if num_layers == 0:
-            raise Unsupported("topk_ffn needs feed-forward layers of the form W2 gelu(W1 x)")
+            raise Unsupported("topk_ffn needs feed-forward layers of the form W2 f(W1 x)")
         return model
 
     def points(self) -> list[Point]:
@@ -157,7 +157,10 @@ class Blocks(nn.Module):
 
     def __init__(self, dense: FeedForward, order: Tensor, num_blocks: int) -> None:
         super().__init__()
+        if dense.up.bias is None:
+            raise Unsupported("topk_ffn needs feed-forward layers with biases")
         dim, per_block = dense.dim, dense.hidden // num_blocks
+        self.activate = dense.activate
         with torch.no_grad():
             up = dense.up.weight[order].view(num_blocks, per_block, dim).transpose(1, 2)
             bias = dense.up.bias[order].view(num_blocks, per_block)
@@ -174,7 +177,7 @@ class Blocks(nn.Module):
     def hidden_all(self, x: Tensor) -> Tensor:
         """Activations of every block: [..., D] -> [..., E, h]."""
         up = self.up.transpose(0, 1).flatten(1)  # [D, H]
-        return F.gelu(x @ up + self.bias.flatten()).unflatten(-1, self.bias.shape)
+        return self.activate(x @ up + self.bias.flatten()).unflatten(-1, self.bias.shape)
 
     def down_all(self, hidden: Tensor) -> Tensor:
         """What the activations of all blocks contribute: [..., E, h] -> [..., D]."""
@@ -183,7 +186,7 @@ class Blocks(nn.Module):
     def each(self) -> Sequence[Callable[[Tensor], Tensor]]:
         """The blocks, each [n, D] -> [n, D]."""
         weights = zip(self.up.unbind(0), self.bias.unbind(0), self.down.unbind(0), strict=True)
-        return [partial(_block, *parts) for parts in weights]
+        return [partial(_block, self.activate, *parts) for parts in weights]
 
     def can_sort(self, rows: Tensor) -> bool:
         return all(dispatch.can_group(rows, weight) for weight in (self.up, self.down))
@@ -191,12 +194,14 @@ class Blocks(nn.Module):
     def sorted(self, rows: Tensor, order: dispatch.Order) -> Tensor:
         """Each block on its part of `rows` [P, D] -> [P, D]."""
         hidden = dispatch.grouped_linear(rows, self.up, order.ends)
-        hidden = F.gelu(hidden + self.bias.index_select(0, order.groups))
+        hidden = self.activate(hidden + self.bias.index_select(0, order.groups))
         return dispatch.grouped_linear(hidden, self.down, order.ends)
 
 
-def _block(up: Tensor, bias: Tensor, down: Tensor, rows: Tensor) -> Tensor:
-    return F.gelu(torch.addmm(bias, rows, up)) @ down
+def _block(
+    activate: Callable[[Tensor], Tensor], up: Tensor, bias: Tensor, down: Tensor, rows: Tensor
+) -> Tensor:
+    return activate(torch.addmm(bias, rows, up)) @ down
 
 
 def balanced_clusters(

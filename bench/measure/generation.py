@@ -151,9 +151,9 @@ def _energy(whole: Metrics, num_tokens: int) -> Metric:
 def _times(subject: Subject, batches: list[Batch], size: int) -> Metrics:
     refuse_if_watched("time per token")
     watch = stopwatch_for(subject.device)
-    generate = subject.model.model.generate  # type: ignore[union-attr, operator]
-    with evaluating(subject.model), no_collection():
-        first, rest = token_times(generate, batches, watch)
+    model: Any = subject.model
+    with evaluating(model), no_collection():
+        first, rest = token_times(model.model.generate, batches, watch)
     return {
         f"infer/ttft_ms_b{size}": _median_ms(first),
         f"infer/tpot_ms_b{size}": _median_ms(rest),
@@ -188,7 +188,8 @@ def _median_ms(seconds: np.ndarray) -> Metric:
 
 def _growth(subject: Subject, batches: list[Batch], size: int, num_tokens: int) -> Metrics:
     """FLOPs of the first token, and what every further one adds in FLOPs and in peak memory."""
-    short, long = Generating(subject.model.model, 1), subject.model  # type: ignore[arg-type]
+    long: Any = subject.model
+    short = Generating(long.model, 1)
     with evaluating(short):
         first, whole = (count_samples(model, batches) for model in (short, long))
     issued, further = len(batches) * size, max(1, num_tokens - 1)

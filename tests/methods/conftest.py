@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 
 import pytest
@@ -48,6 +48,14 @@ def built_in(request: pytest.FixtureRequest) -> Candidate:
 def text_built_in(request: pytest.FixtureRequest) -> Candidate:
     """Every built-in language model whose result does not depend on the batch."""
     return request.param
+
+
+@pytest.fixture
+def text_built_in_named() -> Callable[[str], Candidate]:
+    """A built-in method's language model by the method's name."""
+    return lambda name: next(
+        each for each in _built_ins() if each.name == name and each.tiny.spec.causal
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import routing
+from bench.meters.flops import count
 from bench.types import Batch, TaskSpec, Unsupported
 from methods.backbone.cache import Cache
 from methods.backbone.transformer import Transformer
@@ -92,6 +93,28 @@ def test_open_gates_generate_the_dense_models_tokens(tiny_text) -> None:
         model = method.convert(dense, []).eval()
         with routing.force("open"):
             assert torch.equal(_generated(model, prompt, NUM_TOKENS), wanted)
+
+
+@pytest.mark.parametrize("name", ["early_exit", "mixture_of_depths"])
+def test_generations_declare_what_they_execute(text_built_in_named, name) -> None:
+    """Executed FLOPs beyond closed gates' are the declared ones, but for a prompt's head."""
+    found = text_built_in_named(name)
+    model, prompt = found.model, _prompt(found.tiny, 1)
+
+    def spent() -> tuple[int, float]:
+        with torch.no_grad(), routing.observe() as seen:
+            executed = count(lambda: list(model.generate(prompt, NUM_TOKENS))).total
+        return executed, found.declared_flops(model, seen)
+
+    with routing.force("closed"):
+        least, nothing = spent()
+    with routing.force("open"):
+        most, declared = spent()
+    assert nothing == 0
+    head = 2 * 16 * 11
+    assert most - least - declared in (0, head)
+    executed, declared = spent()
+    assert executed - least - declared in (0, head)
 
 
 def test_only_language_models_generate(tiny_image) -> None:

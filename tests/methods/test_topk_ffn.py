@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from bench import routing
 from bench.meters.flops import count
+from bench.types import Unsupported
 from methods.backbone.transformer import FeedForward
 from methods.topk_ffn import BlockFFN, TopkFFN, balanced_clusters
 
@@ -23,6 +26,24 @@ def test_all_blocks_are_the_dense_layer() -> None:
     dense, ffn = layer(4)
     x = torch.randn(3, 5, 8)
     torch.testing.assert_close(ffn(x), dense(x))
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu_tanh"])
+def test_other_activations_are_kept(activation: str) -> None:
+    """GPT-2's GELU and ReLU stay what they are, with few rows and with many."""
+    dense = FeedForward(8, 16, activation=activation).eval()
+    ffn = BlockFFN(dense, 4, 4, 0.1).eval()
+    for num_tokens in (1, 40):
+        x = torch.randn(3, num_tokens, 8)
+        torch.testing.assert_close(ffn(x), dense(x))
+
+
+def test_other_layers_are_refused(tiny_text) -> None:
+    """Gated layers and layers without biases have no form in blocks here."""
+    for settings in ({"activation": "swiglu"}, {"bias": False}):
+        backbone = replace(tiny_text.backbone, **settings)
+        with pytest.raises(Unsupported, match="feed-forward layers"):
+            TopkFFN(num_blocks=4, k=1).build(tiny_text.spec, backbone)
 
 
 def test_forced_open_is_the_dense_model(tiny) -> None:
