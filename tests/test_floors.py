@@ -29,6 +29,7 @@ METERS = LIGHTNING | HYDRA | PLUGINS | {"wandb", "pandas", "matplotlib"}
 TRAINING = HYDRA | PLUGINS | {"wandb", "pandas"}  # Lightning brings matplotlib
 DOOR = HEAVY | LIGHTNING | HYDRA | PLUGINS | {"wandb", "pynvml"}
 PLAN = DOOR - HYDRA
+NIGHT = READING - HYDRA
 SIDE = LIGHTNING | HYDRA | {"wandb", "pynvml", "fvcore", "bench.meters", "bench.record"}
 
 # The longest name that a module's name begins with decides.
@@ -42,6 +43,9 @@ FLOORS = {
     "bench.layout": WORDS,
     "bench.report": READING,
     "bench.compare": READING,
+    "bench.nightly": NIGHT,
+    "bench.nightly.worker": TRAINING,
+    "bench.nightly.golden": TRAINING,
     "bench.publish": READING,
     "bench.mirror": READING,
     "bench.doctor": METERS,
