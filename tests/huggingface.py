@@ -48,6 +48,8 @@ def gpt2(shape: Transformer, vocab_size: int, length: int) -> Pair:
         n_head=shape.num_heads,
         n_inner=shape.hidden,
         layer_norm_epsilon=shape.norm_eps,
+        bos_token_id=None,  # no symbol is special here
+        eos_token_id=None,
     )
     return _pair(GPT2LMHeadModel(config), shape, _text(vocab_size, length), _gpt2)
 
@@ -64,6 +66,8 @@ def llama(shape: Transformer, vocab_size: int, length: int) -> Pair:
         intermediate_size=shape.hidden,
         rms_norm_eps=shape.norm_eps,
         rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
+        bos_token_id=None,
+        eos_token_id=None,
     )
     return _pair(LlamaForCausalLM(config), shape, _text(vocab_size, length), _llama)
 

@@ -127,11 +127,6 @@ class Trunk(nn.Module):
         """
         return self._make_head()
 
-    @property
-    def causal(self) -> bool:
-        """Whether a token of the state may depend on earlier ones only: language model, decoder."""
-        return self.spec.causal or self.spec.kind == "seq2seq"
-
     def begin(self, batch: Batch, cache: Cache | None = None) -> State:
         """The stem's state; with a cache, that of the tokens after those which the cache holds."""
         state: State

@@ -139,3 +139,17 @@ def test_padded_prompts_are_refused() -> None:
     tokens = torch.zeros(2, 4, dtype=torch.long)
     with pytest.raises(Unsupported, match="different lengths"):
         model.generate(Batch(tokens, tokens, mask=tokens == 0), 2)
+
+
+def test_attention_without_a_cache_is_refused_by_name(tiny_text) -> None:
+    """A replaced attention layer that keeps no keys and values does not generate wrongly."""
+
+    class Average(nn.Module):
+        def forward(self, x: Tensor, mask: Any, context: Any = None) -> Tensor:
+            return x.cumsum(1) / torch.arange(1, x.shape[1] + 1)[:, None]
+
+    model = tiny_text.backbone.build(
+        tiny_text.spec, attention=lambda dim, num_heads, causal: Average()
+    )
+    with pytest.raises(Unsupported, match="Average keeps no keys and values"):
+        next(model.generate(_prompt(tiny_text), 2))

@@ -13,9 +13,7 @@ from tests import huggingface
 VIT = Transformer(
     dim=32, depth=3, num_heads=4, stem="patch", image_stride=4, pool="class", norm_eps=1e-6
 )
-GPT2 = Transformer(
-    dim=32, depth=3, num_heads=4, activation="gelu_tanh", tied_embeddings="output"
-)
+GPT2 = Transformer(dim=32, depth=3, num_heads=4, activation="gelu_tanh", tied_embeddings="output")
 MODERN = {"norm": "rms", "positions": "rotary", "activation": "swiglu", "bias": False}
 LLAMA = Transformer(dim=32, depth=3, num_heads=4, num_kv_heads=2, hidden_multiple=2.5, **MODERN)
 NAMES = {"gpt2": (huggingface.gpt2, GPT2), "llama": (huggingface.llama, LLAMA)}
