@@ -167,6 +167,8 @@ static void uuid(int k, char *text, unsigned size) {
 }
 
 int nvmlDeviceGetHandleByUUID(const char *wanted, void **handle) {
+    if (!strcmp(wanted, "MIG-51ce0000-0000-0000-0000-00000000fa4e")) /* a slice of board 0 */
+        return *handle = (void *)(uintptr_t)1, OK;
     for (int k = 0; k < NUM_BOARDS; k++) {
         char name[96];
         uuid(k, name, sizeof name);

@@ -23,6 +23,7 @@ from bench.meters.energy.refusals import (
 )
 
 IDLE_UTILISATION = 1  # percent; above it somebody computes
+MIG = "MIG: power and energy are those of the whole board"
 FAKE = "fake"  # what a stand-in driver begins its version with
 Device = torch.device | str
 
@@ -47,7 +48,7 @@ def open_board(device: Device) -> Iterator[Board]:
     named = isinstance(device, str)
     uuid = device if isinstance(device, str) else uuid_of(device)
     if uuid.startswith("MIG-"):
-        raise EnergyUnsupported("MIG: power and energy are those of the whole board")
+        raise EnergyUnsupported(MIG)
     import pynvml
 
     try:
@@ -61,10 +62,20 @@ def open_board(device: Device) -> Iterator[Board]:
 
 
 def _handle(nvml: Any, uuid: str) -> Any:
+    """NVML's handle of a board. CUDA gives a MIG slice's UUID like a board's, without a prefix."""
     try:
         return nvml.nvmlDeviceGetHandleByUUID(uuid)
     except nvml.NVMLError as error:
+        if _is_slice(nvml, uuid):
+            raise EnergyUnsupported(MIG) from error
         raise EnergyUnsupported(f"NVML knows no board {uuid}: {error}") from error
+
+
+def _is_slice(nvml: Any, uuid: str) -> bool:
+    try:
+        return bool(nvml.nvmlDeviceGetHandleByUUID(uuid.replace("GPU-", "MIG-", 1)))
+    except nvml.NVMLError:
+        return False
 
 
 class Board:
@@ -82,7 +93,7 @@ class Board:
         self.device = FAKE if driver.startswith(FAKE) else device
         mode = self.ask("nvmlDeviceGetMigMode")
         if mode is not None and mode[0] == nvml.NVML_DEVICE_MIG_ENABLE:
-            raise EnergyUnsupported("MIG: power and energy are those of the whole board")
+            raise EnergyUnsupported(MIG)
         self.scope, self.power_source = self._find_power()
         try:
             self.energy_mj()
@@ -107,8 +118,8 @@ class Board:
 
     def sample(self, clock: Clock) -> Sample:
         """Counter and power together."""
-        energy_mj, power_w = self.energy_mj(), self.power_w()
-        return Sample(clock.now_s(), energy_mj, power_w)
+        now_s = clock.now_s()  # before the looks: a thread that is not run ages no reading
+        return Sample(now_s, self.energy_mj(), self.power_w())
 
     @property
     def temperature_c(self) -> int | None:

@@ -6,7 +6,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench.meters.energy.edges import Edge, moves, period_s, refuse_backwards, wait_for_edge
+from bench.meters.energy.edges import (
+    Edge,
+    longest_silence_s,
+    moves,
+    period_s,
+    refuse_backwards,
+    wait_for_edge,
+)
 from bench.meters.energy.polling import Sample
 from bench.meters.energy.refusals import CounterStuck
 from bench.meters.energy.rig import Rig
@@ -26,7 +33,7 @@ class Calibration:
     """What a session knows of its board. The idle power is that of this process's context."""
 
     idle_period_s: float
-    loaded_period_s: float | None  # None where it was calibrated without a load
+    loaded_period_s: float | None  # None without a load, or on a host too busy to look
     resolution_mj: int  # largest number that divides every count seen
     idle_w: float
     idle_s: float  # how long idle power was measured
@@ -55,9 +62,10 @@ def calibrate(rig: Rig, idle_s: float, step: Step | None = None) -> Calibration:
     idle_w = _idle_w(rig, edges[-1], idle_s, NUM_PERIODS * idle_period_s)
     rig.board.refuse_if_busy()
     loaded = [] if step is None else _loaded(rig, step, idle_period_s)
+    moved = moves(loaded)
     return Calibration(
         idle_period_s=idle_period_s,
-        loaded_period_s=period_s(moves(loaded)) if loaded else None,
+        loaded_period_s=period_s(moved) if len(moved) > 2 else None,
         resolution_mj=math.gcd(*[e.energy_mj for e in edges], *[s.energy_mj for s in loaded]),
         idle_w=idle_w,
         idle_s=idle_s,
@@ -106,7 +114,7 @@ def _loaded(rig: Rig, step: Step, idle_period_s: float) -> list[Sample]:
         run_for(rig, step, (NUM_EDGES + 2) * idle_period_s)
     finally:
         samples = polling.stop()
-    num_moves = len(moves(samples))
-    if num_moves < NUM_EDGES // 2:
-        raise CounterStuck(f"{num_moves} updates in {NUM_EDGES + 2} periods under load")
+    silence_s = longest_silence_s(samples)
+    if silence_s > NUM_PERIODS * idle_period_s + FINE_S:
+        raise CounterStuck(f"for {silence_s:.2g} s under load")
     return samples

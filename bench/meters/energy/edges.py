@@ -41,17 +41,18 @@ def wait_for_edge(
 
     Raises CounterStuck after `timeout_s` and CounterReset when it moves backwards.
     """
-    begun_s = before_s = clock.now_s()
     old_mj = board.energy_mj()
+    begun_s = before_s = clock.now_s()
     while True:
         meanwhile()
+        looked_s = clock.now_s()
         new_mj = board.energy_mj()
         now_s = clock.now_s()
         refuse_backwards(old_mj, new_mj)
         if new_mj > old_mj:
             return Edge(new_mj, before_s, now_s)
-        if now_s - begun_s > timeout_s:
-            raise CounterStuck(f"at {old_mj} mJ for {now_s - begun_s:.2g} s")
+        if looked_s - begun_s > timeout_s:  # not `now_s`: we may have slept after the look
+            raise CounterStuck(f"at {old_mj} mJ for {looked_s - begun_s:.2g} s")
         before_s = now_s
 
 

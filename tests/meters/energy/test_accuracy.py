@@ -77,3 +77,21 @@ def test_a_step_of_the_wall_clock_has_no_effect(monkeypatch):
     monkeypatch.setattr(time, "time_ns", lambda: int((1.7e9 + next(jumps)) * 1e9))
     after = window(FakeGpu(), 2.0)[0]
     assert (after.gross_j, after.window_s) == (before.gross_j, before.window_s)
+
+
+def test_a_plain_difference_would_be_wrong():
+    """What all this is for: readings at any moment miss up to a period. At 100 ms updates and 1 s
+    the mean error is -(500 - 75) W x 50 ms / 500 J = -4.25 %, at 0.15 s single ones half."""
+    means, worst = [], []
+    for seconds in (0.15, 1.0):
+        found = []
+        for step in range(100):
+            gpu = FakeGpu(phase_s=0.001 * step, latency_s=0.0)
+            gpu.clock.sleep(1.0)
+            before_mj = gpu.counter_mj()
+            gpu.work(seconds)()
+            found.append((gpu.counter_mj() - before_mj) / 1e3 / (500 * seconds) - 1)
+        means.append(np.mean(found))
+        worst.append(max(abs(each) for each in found))
+    assert means[1] == pytest.approx(-0.0425, abs=0.002)
+    assert worst[0] > 0.4

@@ -57,6 +57,26 @@ def test_the_same_work_twice_is_one():
     assert long["low"] <= 1 <= long["high"]
 
 
+def test_every_part_is_asked_and_written(tmp_path):
+    """The whole program but for CUDA: answers as JSON and tables, traces that can be read."""
+    gpu, meter, busy = board(noise_w=2.0)
+    load = SimpleNamespace(
+        device=torch.device("cuda", 0),
+        busy=busy,
+        wave=lambda period_s: (busy(period_s / 2), gpu.clock.sleep(period_s / 2)),
+        host_over_device_time=lambda: 1.02,
+    )
+    parts = ["periods", "waves", "zeus", "traces"]
+    answers = __main__._ask(meter, load, parts, 2, tmp_path)
+    text = markdown({"idle_w_without_context": 70.0, **answers})
+    assert json.dumps(answers, allow_nan=False)
+    assert "### Updates" in text
+    assert "### Square waves" in text
+    assert answers["steady_load"]["counter_over_integral"] == pytest.approx(1, abs=0.02)
+    assert answers["facts"]["device"] == "fake"
+    assert read_trace(tmp_path / "traces", "wave").gross_j > 0
+
+
 def test_a_second_opinion_on_the_same_passes():
     """A monitor that reads 2 % less over as many passes: 1.02."""
     gpu, meter, _ = board()
