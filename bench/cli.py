@@ -28,6 +28,7 @@ EXAMPLES = f"""examples:
   condbench nightly                                that for experiment=nightly, with history
   condbench new my_gate                            a method of your own: a package, ready to edit
   condbench check my_gate                          does it keep the contract? seconds
+  condbench doctor                                 what this machine can measure, and why not
   condbench list                                   methods, backbones, tasks, experiments
 
 {EXIT_CODES}"""

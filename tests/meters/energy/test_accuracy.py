@@ -56,6 +56,13 @@ def test_error_and_bias_stay_below_their_limits(update_s, seconds, limit):
     assert abs(found.mean()) <= 0.001
 
 
+def test_power_that_follows_slowly_is_measured_as_well():
+    """A board that relaxes with 0.15 s: the energy after the work is not the window's."""
+    found = errors(2.0, 12, update_s=0.1, tau_s=0.15)
+    assert abs(found).max() <= 0.005
+    assert abs(found.mean()) <= 0.002
+
+
 def test_the_uncertainty_covers_the_truth_and_is_not_padded():
     """At least 90 of 100 windows lie within their uncertainty, at most 3 times the real spread."""
     found, said = [], []

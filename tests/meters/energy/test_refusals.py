@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pynvml
 import pytest
 import torch
@@ -77,7 +79,13 @@ def test_a_boards_power_that_is_only_the_modules_is_labelled():
     assert measure(FakeGpu()).scope == "gpu"
 
 
-@pytest.mark.parametrize(("pids", "alone"), [([], True), ([7], True), ([7, 8], False)])
+OWN = os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("pids", "alone"),
+    [([], True), ([7], True), ([OWN], True), ([7, 8], False), ([OWN, 7], False)],
+)
 def test_another_process_on_the_board_is_refused(pids, alone):
     """No process or one unknown (a container hides numbers) may be this one; two are not."""
     if alone:
