@@ -21,7 +21,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -55,6 +55,7 @@ class Composer:
         self.known = {kind: plugins.choices(kind) for kind in plugins.GROUPS}
         self.schemas: dict[tuple[str, type | None], Plugin] = {}
         self.checked: dict[tuple[Any, str, str], Any] = {}
+        self.own_settings: dict[str, dict[str, Any]] = {}
         self.loader = GlobalHydra.instance().config_loader()
         store = ConfigStore.instance()
         store.store(name="condbench", node=Config)
@@ -110,6 +111,22 @@ class Composer:
         except OmegaConfBaseException as error:
             raise plugin.broken(f"its settings cannot be typed: {error}") from error
         self.schemas[plugin.kind, cls] = plugin
+
+    def chosen(self, arguments: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
+        """One typed configuration, and which choice of each group it comes from."""
+        config = self.compose(arguments, hydra=True)
+        names = {kind: str(config.hydra.runtime.choices[kind]) for kind in plugins.GROUPS}
+        with open_dict(config):
+            del config["hydra"]
+        return config, names
+
+    def settings(self, kind: str, name: str) -> dict[str, Any]:
+        """What conf/<kind>/<name>.yaml says, without an experiment or an override."""
+        choice = f"{kind}={name}"
+        if choice not in self.own_settings:
+            others = [f"{other}={UNTYPED}" for other in plugins.GROUPS if other != kind]
+            self.own_settings[choice] = _plain(self.compose([choice, *others])[kind])
+        return self.own_settings[choice]
 
     def plugins_of(self, config: DictConfig) -> dict[str, Plugin]:
         """The plugin behind each typed block. Raises PlanError for a variant of none."""

@@ -19,7 +19,7 @@ from bench.plan import overrides
 from bench.plan.compose import Composer, composing
 from bench.plan.explain import PlanError
 from bench.plan.overrides import COMMAND_LINE, Axis
-from bench.plan.planned import PlannedTrial, TrialMaker
+from bench.plan.planned import PlannedTrial, TrialMaker, Variant
 from bench.plugins import BrokenPlugin, Plugin
 
 DEFAULT_EXPERIMENT = "quickstart"
@@ -73,21 +73,38 @@ def _matrix(
     dense = plugins.find("method", "dense")
     for choices in product(*(axis.values for axis in axes.values() if axis.composed)):
         try:
-            config = composer.compose([*start, *choices])
+            config, names = composer.chosen([*start, *choices])
             chosen = composer.plugins_of(config)
+            variants = _variants(composer, chosen, names)
             for resolved in composer.expand(config, values):
-                yield _cell(maker, _named(resolved, experiment), chosen, dense)
+                yield _cell(maker, _named(resolved, experiment), chosen, dense, variants)
         except BrokenPlugin as error:
             yield error
 
 
+def _variants(
+    composer: Composer, chosen: dict[str, Plugin], names: dict[str, str]
+) -> dict[str, Variant]:
+    """The named variants among the choices: their trials are called by these names."""
+    return {
+        kind: Variant(name.replace("/", "-"), composer.settings(kind, name))
+        for kind, name in names.items()
+        if name != chosen[kind].name
+    }
+
+
 def _cell(
-    maker: TrialMaker, config: dict[str, Any], chosen: dict[str, Plugin], dense: Plugin
+    maker: TrialMaker,
+    config: dict[str, Any],
+    chosen: dict[str, Plugin],
+    dense: Plugin,
+    variants: dict[str, Variant],
 ) -> Cell:
     try:
         typed(config)
         layout.check_name(config["name"])
-        return maker.make(config, chosen), maker.dense_twin(config, chosen, dense)
+        dense_twin = maker.dense_twin(config, chosen, dense, variants)
+        return maker.make(config, chosen, variants), dense_twin
     except (ValueError, LookupError) as error:
         raise PlanError(str(error)) from error
     except TypeError as error:  # +key=value, past the schema

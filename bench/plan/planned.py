@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from bench import environment, layout
@@ -19,6 +20,15 @@ from bench.plugins import BrokenPlugin, Plugin, construct
 from bench.record import Labels
 
 Config = dict[str, Any]
+NO_VARIANTS: Mapping[str, Variant] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A named variant of a plugin, conf/<kind>/NAME.yaml: its name and all its settings."""
+
+    name: str
+    settings: Config
 
 
 @dataclass(frozen=True)
@@ -53,8 +63,13 @@ class TrialMaker:
     versions: dict[str, str] = field(default_factory=environment.versions)
     _shared: dict[Any, Any] = field(default_factory=dict)
 
-    def make(self, config: Config, plugins: Mapping[str, Plugin]) -> PlannedTrial:
-        """The trial that `config` describes with the plugins of each kind.
+    def make(
+        self,
+        config: Config,
+        plugins: Mapping[str, Plugin],
+        variants: Mapping[str, Variant] = NO_VARIANTS,
+    ) -> PlannedTrial:
+        """The trial that `config` describes with the plugins, and variants of them, of each kind.
 
         Raises BrokenPlugin for a task that cannot find its data, LookupError for a GPU that is not
         there, and ValueError for settings that a plugin refuses or that JSON cannot hold.
@@ -64,7 +79,7 @@ class TrialMaker:
         device = "cpu" if config["gpu"]["kind"] == "cpu" else "cuda"
         hardware = self._once(("hardware", device), lambda: environment.hardware_class(device))
         whole = self._identity(config, plugins, hardware)
-        labels = self._labels(config, plugins, hardware, device)
+        labels = self._labels(config, plugins, variants, hardware, device)
         key = identity.key_of(whole)
         return PlannedTrial(
             folder=layout.trial_folder(Path(config["results"]), labels, key),
@@ -77,27 +92,39 @@ class TrialMaker:
         )
 
     def dense_twin(
-        self, config: Config, plugins: Mapping[str, Plugin], dense: Plugin
+        self,
+        config: Config,
+        plugins: Mapping[str, Plugin],
+        dense: Plugin,
+        variants: Mapping[str, Variant] = NO_VARIANTS,
     ) -> PlannedTrial:
         """The same trial with the dense method, which the others start from or compare with."""
         same = {block: config[block] for block in identity.KEY_BLOCKS if block != "method"}
+        others = {kind: variant for kind, variant in variants.items() if kind != "method"}
+        names = tuple(sorted((kind, variant.name) for kind, variant in others.items()))
         return self._once(
-            ("dense", identity.canonical(same)),
+            ("dense", identity.canonical(same), names),
             lambda: self.make(
-                {**config, "method": self._defaults(dense)}, {**plugins, "method": dense}
+                {**config, "method": self._defaults(dense)}, {**plugins, "method": dense}, others
             ),
         )
 
     def _labels(
-        self, config: Config, plugins: Mapping[str, Plugin], hardware: str, device: str
+        self,
+        config: Config,
+        plugins: Mapping[str, Plugin],
+        variants: Mapping[str, Variant],
+        hardware: str,
+        device: str,
     ) -> Labels:
-        defaults = {kind: self._defaults(plugin) for kind, plugin in plugins.items()}
+        named = {k: Variant(p.name, self._defaults(p)) for k, p in plugins.items()} | {**variants}
+        defaults = {kind: variant.settings for kind, variant in named.items()}
         return Labels(
             experiment=config["name"],
             hardware=hardware,
-            task=plugins["task"].name,
-            backbone=plugins["backbone"].name,
-            method=plugins["method"].name,
+            task=named["task"].name,
+            backbone=named["backbone"].name,
+            method=named["method"].name,
             variant=layout.variant(config, defaults),
             seed=config["seed"],
             device=device,

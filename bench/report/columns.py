@@ -56,7 +56,7 @@ class Line:
     """A row as text."""
 
     row: Row
-    remarks: tuple[str, ...]  # "masked", "2 of 3 seeds": what a reader must not overlook
+    remarks: tuple[str, ...]  # "masked", "padded", "2 of 3 seeds": what a reader must not overlook
     texts: list[Text]
 
     @property
@@ -93,7 +93,7 @@ def sheet(table: Table, narrow: bool = False) -> Sheet:
 def _remarks(table: Table, row: Row) -> tuple[str, ...]:
     few = len(row.seeds) < len(table.seeds)
     count = (f"{len(row.seeds)} of {len(table.seeds)} seeds",) if few else ()
-    return count + (("masked",) if row.masked else ())
+    return count + ((row.shortfall,) if row.shortfall else ())
 
 
 def headline_batches(table: Table) -> list[int]:

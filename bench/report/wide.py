@@ -17,7 +17,7 @@ from bench.report.rows import QUALITY, Row, Table
 FORMULA = ("=", "+", "-", "@")
 LEADING = (
     *("hardware", "task", "backbone", "settings", "profile", "precision"),
-    *("method", "variant", "point", "status", "seeds", "num_seeds", "masked"),
+    *("method", "variant", "point", "status", "seeds", "num_seeds", "shortfall"),
     *("quality_unit", "quality_direction"),
 )
 
@@ -58,7 +58,7 @@ def _line(table: Table, row: Row) -> dict[str, Any]:
         "status": "ok",
         "seeds": " ".join(map(str, row.seeds)),
         "num_seeds": len(row.seeds),
-        "masked": row.masked,
+        "shortfall": row.shortfall,
         "quality_unit": row.cells[QUALITY].unit if QUALITY in row.cells else "",
         "quality_direction": table.quality.direction if table.quality else "",
     }

@@ -50,7 +50,7 @@ def test_the_quickstart_is_the_promised_matrix(quickstart: list[PlannedTrial]) -
         (task, method) for task in ("digits", "text") for method in methods
     ]
     assert {t.labels.seed for t in quickstart} == {0}
-    assert {t.labels.backbone for t in quickstart} == {"transformer"}
+    assert {t.labels.backbone for t in quickstart} == {"transformer_small"}
     assert {t.config["measure"]["profile"] for t in quickstart} == {"quick"}
 
 

@@ -120,13 +120,34 @@ def test_an_experiment_may_choose_and_set_a_method(house: House) -> None:
 
 
 def test_a_named_variant_is_its_method_with_other_settings(house: House) -> None:
-    """conf/method/NAME.yaml over a plugin's defaults is labelled by what differs."""
+    """conf/method/NAME.yaml is labelled by its name, and by what differs from its own settings."""
     (house.conf / "method").mkdir(exist_ok=True)
     (house.conf / "method" / "moe_small.yaml").write_text("defaults:\n  - moe\nnum_experts: 2\n")
-    variant = make_plan(["method=moe_small"]).trials[-1]
-    assert variant.labels.method == "moe"
-    assert variant.labels.variant == "num_experts=2"
+    dense, variant = make_plan(["method=moe_small"]).trials
+    assert (dense.labels.method, variant.labels.method) == ("dense", "moe_small")
+    assert variant.labels.variant == ""
     assert variant.key == only("method.num_experts=2").key
+    changed = make_plan(["method=moe_small", "method.num_experts=4"]).trials[-1]
+    assert changed.labels.variant == "num_experts=4"
+
+
+def test_a_named_size_names_the_trials_of_the_dense_model_too(house: House) -> None:
+    """conf/backbone/NAME.yaml is the backbone's label for a method and for its dense model."""
+    (house.conf / "backbone").mkdir(exist_ok=True)
+    (house.conf / "backbone" / "small.yaml").write_text("defaults:\n  - transformer\ndepth: 8\n")
+    trials = make_plan(["method=moe", "backbone=small"]).trials
+    assert [trial.labels.backbone for trial in trials] == ["small", "small"]
+    assert [trial.labels.variant for trial in trials] == ["", ""]
+
+
+def test_an_experiment_that_changes_a_variant_shows_what_it_changed(house: House) -> None:
+    """Settings of an experiment file are no part of the name."""
+    (house.conf / "method").mkdir(exist_ok=True)
+    (house.conf / "method" / "moe_small.yaml").write_text("defaults:\n  - moe\nnum_experts: 2\n")
+    text = "defaults:\n  - override /method: moe_small\nmethod:\n  num_experts: 16\n"
+    house.experiment("table", text)
+    labels = make_plan(["experiment=table"]).trials[-1].labels
+    assert (labels.method, labels.variant) == ("moe_small", "num_experts=16")
 
 
 def test_a_glob_chooses_every_plugin(house: House) -> None:
