@@ -103,7 +103,7 @@ def test_an_installed_plugin_is_discovered(place: Place) -> None:
     said = place.condbench("list").stdout
     line = "Runs the second layer for the samples that a gate chooses. [sometimes]"
     assert f"  sometimes            {line}\n" in said
-    assert "  sides                On which side of a plane does a point lie? [sometimes]\n" in said
+    assert "  sides                image: On which side of a plane does a point lie? [sometimes]\n" in said
 
 
 def test_an_installed_plugin_is_trained_and_measured(
