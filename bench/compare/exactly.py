@@ -76,14 +76,13 @@ def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _shown(value: Any) -> str:
-    """A number with thousands, a list by its sum and length, nothing as none."""
+    """A number with thousands, a list of numbers by its sum and length, nothing as none."""
     if value is None:
         return "none"
     if isinstance(value, bool) or not isinstance(value, int | list):
         return json.dumps(value)
     if isinstance(value, int):
         return f"{value:,}"
-    numbers = value and all(isinstance(each, int) for each in value)
-    if numbers and len(value) > 1:
+    if len(value) > 1 and all(isinstance(each, int) for each in value):
         return f"{sum(value):,} in {len(value)}"
-    return json.dumps(value[0] if numbers else value)
+    return json.dumps(value)

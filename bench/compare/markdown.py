@@ -47,8 +47,9 @@ def _sections(verdict: Verdict) -> Iterator[str]:
     changed = [row for name in ORDER[:3] for row in verdict.named(name)]  # type: ignore[arg-type]
     if changed:
         yield from ("", "### What changed", "", *_table(changed), *_causes(changed))
-    if verdict.controls:
-        yield from ("", "### Controls (must be equal)", "", *_table(verdict.controls))
+    controls = [*verdict.controls, *([verdict.canary] if verdict.canary else [])]
+    if controls:
+        yield from ("", "### Controls: the same code on both sides", "", *_table(controls))
     if verdict.changes:
         yield from _list("Counts that changed (not gated after training)", verdict.changes)
     if same := verdict.named("equal"):

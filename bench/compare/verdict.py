@@ -53,7 +53,8 @@ class Verdict:
     candidate: str
     hardware: str
     rows: list[Row] = field(default_factory=list)
-    controls: list[Row] = field(default_factory=list)  # A/A arm and canary: must be equal
+    controls: list[Row] = field(default_factory=list)  # the A/A arm: must be equal
+    canary: Row | None = None  # the fixed workload in both processes: must not differ
     differences: list[str] = field(default_factory=list)  # what is not comparable
     changes: list[str] = field(default_factory=list)  # of counts, not gated: FLOPs, parameters
     notes: list[str] = field(default_factory=list)
@@ -64,7 +65,7 @@ class Verdict:
     @property
     def outcome(self) -> Outcome:
         """The worst that holds: void, regressed, not comparable, inconclusive, ok."""
-        if any(control.judgement != "equal" for control in self.controls):
+        if any(control.judgement != "equal" for control in self.controls) or self.canary_differs:
             return "void"
         found = {row.judgement for row in self.rows}
         if "regressed" in found:
@@ -72,6 +73,11 @@ class Verdict:
         if self.differences:
             return "not comparable"
         return "inconclusive" if "inconclusive" in found or not found else "ok"
+
+    @property
+    def canary_differs(self) -> bool:
+        """Whether the machine treats the two processes differently, whatever they run."""
+        return self.canary is not None and self.canary.judgement in ("regressed", "improved")
 
     @property
     def exit_code(self) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -101,6 +102,10 @@ def _one(path: Path, content: dict[str, Any], work: Path, *, update: bool) -> It
         found = measure_golden(work, recorded)
     except KeyError as error:  # a gate that the recording does not know
         yield f"decisions: {error.args[0]}"
+        return
+    except Exception as error:  # whatever a method does; the others still count
+        traceback.print_exc()
+        yield f"fails: {type(error).__name__}: {error}"
         return
     now = {
         "torch": metadata.version("torch").partition("+")[0],

@@ -206,7 +206,7 @@ def _one(night: Night, cell: Cell, contents: tuple[Content, Content], *, first: 
         return
     for row in seen.rows:
         if row.metric == f"time {CANARY}":
-            verdict.controls.append(_control(row, "canary, candidate's process / baseline's"))
+            verdict.canary = _control(row, "canary, candidate's process / baseline's")
         else:
             verdict.rows.append(row)
             night.say(f"  {row.metric}: {row.judgement}")

@@ -76,3 +76,10 @@ def test_a_regression_beats_what_is_not_comparable() -> None:
     """What regressed is said even where other trials cannot be compared."""
     verdict = Verdict("A", "B", "cpu", rows=[row("regressed")], differences=["x"])
     assert verdict.outcome == "regressed"
+
+
+def test_a_canary_that_differs_voids_the_night() -> None:
+    """The fixed workload slower in one process is the machine; that it is only noisy is not."""
+    rows = [row("equal")]
+    assert Verdict("A", "B", "cpu", rows=rows, canary=row("regressed")).outcome == "void"
+    assert Verdict("A", "B", "cpu", rows=rows, canary=row("inconclusive")).outcome == "ok"

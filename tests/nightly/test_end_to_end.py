@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 TINY = (
     *("task=digits", "method=dense", "train.steps=1", "gpu.threads=1"),
     *("measure.rounds=20", "measure.num_inputs=64", "measure.batch_sizes=[64]"),
-    *("measure.block_ms=20", "measure.warmup_s=0.5", "backbone.depth=2"),
+    *("measure.block_ms=100", "measure.warmup_s=0.5", "backbone.depth=2"),
 )
 # Appended to the backbone: every forward pass of a model does extra products first.
 SLOWER = """
