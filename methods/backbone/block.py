@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from bench.types import Unsupported
 from methods.backbone.cache import Past
+from methods.backbone.feedforward import FeedForward
 from methods.backbone.trunk import State
 
 MakeNorm = Callable[[int], nn.Module]
@@ -59,13 +59,13 @@ class Block(nn.Module):
         around = None if context is None else context.x
         if around is not None and self.norm_first:
             around = self.norm_mix(around)
-        if state.cache is None and getattr(self.attention, "rotary", None) is None:
-            mixed = state.x + self.attention(x, mask, around)
+        attention = self.attention  # a module's attribute costs more than a name
+        if state.cache is None and getattr(attention, "rotary", None) is None:
+            mixed = state.x + attention(x, mask, around)
         else:
-            places = self._places(state, context)
-            mixed = state.x + self.attention(x, mask, around, **places)
+            mixed = state.x + attention(x, mask, around, **self._places(state, context))
         mixed = mixed if self.norm_first else self.norm_mix(mixed)
-        return replace(state, x=mixed if self.cross is None else self._read(state, mixed))
+        return state.with_x(mixed if self.cross is None else self._read(state, mixed))
 
     def _read(self, state: State, x: Tensor) -> Tensor:
         """`x` [B, T, D] after looking at the encoder's output."""
@@ -77,12 +77,16 @@ class Block(nn.Module):
     def feed(self, state: State) -> State:
         """The feed-forward half; adds the layer's auxiliary loss to the state's, if it has one."""
         x = self.norm_feed(state.x) if self.norm_first else state.x
-        fed = self.ffn(x, state.mask) if getattr(self.ffn, "takes_mask", False) else self.ffn(x)
-        aux_loss = state.aux_loss
-        if isinstance(fed, tuple):
-            fed, aux_loss = fed[0], aux_loss + fed[1]
+        ffn = self.ffn
+        # Asking a module for what it has not costs more than a small layer's activation.
+        takes_mask = type(ffn) is not FeedForward and getattr(ffn, "takes_mask", False)
+        fed = ffn(x, state.mask) if takes_mask else ffn(x)
+        fed, aux_loss = fed if isinstance(fed, tuple) else (fed, None)
         x = state.x + fed
-        return replace(state, x=x if self.norm_first else self.norm_feed(x), aux_loss=aux_loss)
+        new = state.with_x(x if self.norm_first else self.norm_feed(x))
+        if aux_loss is not None:
+            new.aux_loss = state.aux_loss + aux_loss
+        return new
 
     def remember(self, state: State) -> None:
         """Put the keys and values of the state's tokens into its cache; nobody asks, x stays."""
