@@ -62,6 +62,7 @@ class TrialMaker:
 
     versions: dict[str, str] = field(default_factory=environment.versions)
     _shared: dict[Any, Any] = field(default_factory=dict)
+    _texts: dict[int, tuple[Config, str]] = field(default_factory=dict)  # kept: an id stays theirs
 
     def make(
         self,
@@ -173,7 +174,7 @@ class TrialMaker:
 
     def _check(self, plugin: Plugin, settings: Config) -> None:
         """Make the plugin once, so that what it refuses is said before anything runs."""
-        what = ("made", plugin.target, identity.canonical(settings))
+        what = ("made", plugin.target, self._text(settings))
         try:
             self._once(what, lambda: construct(plugin.load(), settings))
         except (TypeError, ValueError) as error:
@@ -183,8 +184,14 @@ class TrialMaker:
 
     def _data(self, task: Plugin, settings: Config) -> str:
         return self._once(
-            ("data", task.target, identity.canonical(settings)), lambda: _data_hash(task, settings)
+            ("data", task.target, self._text(settings)), lambda: _data_hash(task, settings)
         )
+
+    def _text(self, settings: Config) -> str:
+        """Canonical JSON, once per dict: trials share the settings that no axis touches."""
+        if id(settings) not in self._texts:
+            self._texts[id(settings)] = (settings, identity.canonical(settings))
+        return self._texts[id(settings)][1]
 
     def _defaults(self, plugin: Plugin) -> Config:
         return self._once(("defaults", plugin.target), lambda: _defaults(plugin.load()))
