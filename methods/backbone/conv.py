@@ -122,6 +122,19 @@ def conv_norm(
     return nn.Sequential(*layers, *([activation] if activation is not None else []))
 
 
+def kept_strides(strides: Sequence[int], num_halvings: int) -> list[int]:
+    """`strides`, of which the last `num_halvings` that are 2 stay so; earlier ones become 1.
+
+    Raises ValueError where there are fewer.
+    """
+    num_early = list(strides).count(2) - num_halvings
+    if num_early < 0:
+        raise ValueError(f"num_halvings is {num_halvings}, {list(strides).count(2)} at most")
+    halving = [place for place, stride in enumerate(strides) if stride == 2]
+    early = set(halving[:num_early])
+    return [1 if place in early else stride for place, stride in enumerate(strides)]
+
+
 def initialise(model: nn.Module) -> None:
     """He et al. 2015: convolutions begin with variance 2 / (outputs x kernel area)."""
     for module in model.modules():

@@ -44,13 +44,14 @@ class SqueezeExcite(nn.Module):
 
 @dataclass
 class EfficientNet:
-    """EfficientNet-B0, all channels times `width`; for 224 x 224 pixels with `stem_stride` 2.
+    """EfficientNet-B0, all channels times `width`; for 224 x 224 pixels with all five halvings.
 
-    As at inference: without the dropout and the stochastic depth of the paper's training.
+    Fewer `num_halvings` leave out the earliest, for small images. As at inference: without the
+    dropout and the stochastic depth of the paper's training.
     """
 
     width: float = 1.0
-    stem_stride: int = 2
+    num_halvings: int = 5
 
     def build(
         self,
@@ -71,7 +72,7 @@ class EfficientNet:
             STAGES,
             width=self.width,
             last=in_eights(1280 * self.width),
-            stem_stride=self.stem_stride,
+            num_halvings=self.num_halvings,
             activation=partial(nn.SiLU, inplace=True),
             weigh=SqueezeExcite,
             block=block,

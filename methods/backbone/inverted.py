@@ -18,6 +18,7 @@ from methods.backbone.conv import (
     PoolHead,
     conv_norm,
     initialise,
+    kept_strides,
 )
 
 Activation = Callable[[], nn.Module]
@@ -69,7 +70,7 @@ def inverted_trunk(
     *,
     width: float,
     last: int,
-    stem_stride: int,
+    num_halvings: int,
     activation: Activation,
     weigh: Callable[[int, int], nn.Module] | None = None,
     block: Callable[..., nn.Module] | None = None,
@@ -77,12 +78,13 @@ def inverted_trunk(
     """A 3x3 layer with 32 channels, the stages, a 1x1 layer with `last` channels, the pooling head.
 
     `inputs` are the task's channels; the others but `last` are multiplied by `width` and rounded to
-    eights. `block` as in `build`.
+    eights. The last `num_halvings` strides are kept. `block` as in `build`.
     """
     channels = [in_eights(32 * width)]
-    stem = conv_norm(inputs, channels[0], 3, stride=stem_stride, activation=activation())
+    first, *strides = kept_strides([2, *(stage[-1] for stage in stages)], num_halvings)
+    stem = conv_norm(inputs, channels[0], 3, stride=first, activation=activation())
     makes: list[Callable[[], nn.Module]] = []
-    for expansion, kernel, wide, num_blocks, stride in stages:
+    for (expansion, kernel, wide, num_blocks, _), stride in zip(stages, strides, strict=True):
         for i in range(num_blocks):
             make = partial(
                 InvertedResidual,

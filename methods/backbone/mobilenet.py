@@ -23,6 +23,7 @@ from methods.backbone.conv import (
     PoolHead,
     conv_norm,
     initialise,
+    kept_strides,
     num_channels,
     refuse_replacements,
 )
@@ -44,10 +45,13 @@ V2_STAGES: Stages = (  # as `inverted.Stages` says
 
 @dataclass
 class MobileNetV1:
-    """MobileNet V1, all channels times `width`; for 224 x 224 pixels with `stem_stride` 2."""
+    """MobileNet V1, all channels times `width`; for 224 x 224 pixels with all five halvings.
+
+    Fewer `num_halvings` leave out the earliest, for small images.
+    """
 
     width: float = 1.0
-    stem_stride: int = 2
+    num_halvings: int = 5
 
     def build(
         self,
@@ -64,9 +68,10 @@ class MobileNetV1:
         refuse_replacements("mobilenet_v1", ffn=ffn, attention=attention)
         inputs = num_channels("mobilenet_v1", spec)
         channels, relu = [self._times(32)], nn.ReLU(inplace=True)
-        stem = conv_norm(inputs, channels[0], 3, stride=self.stem_stride, activation=relu)
+        first, *strides = kept_strides([2, *(s for _, s in V1_BLOCKS)], self.num_halvings)
+        stem = conv_norm(inputs, channels[0], 3, stride=first, activation=relu)
         made = []
-        for i, (wide, stride) in enumerate(V1_BLOCKS):
+        for i, ((wide, _), stride) in enumerate(zip(V1_BLOCKS, strides, strict=True)):
             make = partial(_separable, channels[-1], self._times(wide), stride)
             made.append(block(i, make) if block else make())
             channels.append(self._times(wide))
@@ -95,13 +100,14 @@ def _separable(inputs: int, outputs: int, stride: int) -> MapBlock:
 
 @dataclass
 class MobileNetV2:
-    """MobileNet V2, all channels times `width`; for 224 x 224 pixels with `stem_stride` 2.
+    """MobileNet V2, all channels times `width`; for 224 x 224 pixels with all five halvings.
 
-    Channels are rounded to multiples of 8; the last layer stays at 1,280 or more.
+    Fewer `num_halvings` leave out the earliest, for small images. Channels are rounded to multiples
+    of 8; the last layer stays at 1,280 or more.
     """
 
     width: float = 1.0
-    stem_stride: int = 2
+    num_halvings: int = 5
 
     def build(
         self,
@@ -122,7 +128,7 @@ class MobileNetV2:
             V2_STAGES,
             width=self.width,
             last=in_eights(1280 * max(1.0, self.width)),
-            stem_stride=self.stem_stride,
+            num_halvings=self.num_halvings,
             activation=partial(nn.ReLU6, inplace=True),
             block=block,
         )

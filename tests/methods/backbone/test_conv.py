@@ -8,7 +8,7 @@ from torch import nn
 
 from bench.meters.flops import count
 from bench.types import Batch, TaskSpec, Unsupported
-from methods.backbone.conv import layer_flops
+from methods.backbone.conv import kept_strides, layer_flops
 from methods.backbone.efficientnet import EfficientNet, SqueezeExcite
 from methods.backbone.inverted import InvertedResidual, in_eights
 from methods.backbone.mobilenet import MobileNetV1, MobileNetV2
@@ -22,9 +22,9 @@ FAMILIES = {
     "resnet": ResNet([1, 2], [8, 16]),
     "bottleneck": ResNet([1, 1], [4, 8], bottleneck=True, stem="large", shortcut="projection"),
     "res15": Res15(width=6, num_blocks=2),
-    "mobilenet_v1": MobileNetV1(width=0.125, stem_stride=1),
-    "mobilenet_v2": MobileNetV2(width=0.125, stem_stride=1),
-    "efficientnet": EfficientNet(width=0.125, stem_stride=1),
+    "mobilenet_v1": MobileNetV1(width=0.125, num_halvings=3),
+    "mobilenet_v2": MobileNetV2(width=0.125, num_halvings=3),
+    "efficientnet": EfficientNet(width=0.125, num_halvings=3),
     "msdnet": MSDNet(layers=[1, 2, 1, 2], width=4, growth=4, head_width=8),
 }
 
@@ -209,6 +209,20 @@ def test_res15_dilations_double_every_third_layer() -> None:
     trunk = Res15(width=4).build(SPEC)
     layers = [m.conv for m in trunk.blocks.modules() if isinstance(m, DilatedLayer)]
     assert [c.dilation[0] for c in layers] == [1, 1, 1, 2, 2, 2, 4, 4, 4, 8, 8, 8, 16]
+
+
+@pytest.mark.parametrize(
+    ("num_halvings", "wanted"), [(3, [2, 1, 2, 2]), (2, [1, 1, 2, 2]), (0, [1, 1, 1, 1])]
+)
+def test_the_last_strides_are_kept(num_halvings: int, wanted: list[int]) -> None:
+    """Fewer halvings give up the earliest ones."""
+    assert kept_strides([2, 1, 2, 2], num_halvings) == wanted
+
+
+def test_more_halvings_than_there_are_are_refused() -> None:
+    """Three strides of 2 cannot halve four times."""
+    with pytest.raises(ValueError, match="3 at most"):
+        kept_strides([2, 1, 2, 2], 4)
 
 
 @pytest.mark.parametrize(
