@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,9 @@ def _timing_metrics(timing: PairedTiming, size: int) -> Metrics:
             reason=doubt,
         ),
     }
+    if timing.candidate_device_share is not None:
+        share = Metric(value=timing.candidate_device_share, unit="1")
+        metrics[f"infer/device_time_share_b{size}"] = share  # well below 1: bound by launches
     if timing.noise_floor is not None:
         metrics[f"infer/noise_floor_b{size}"] = Metric(value=timing.noise_floor, unit="1")
     return metrics
@@ -101,7 +105,20 @@ def _metric(interval: Interval) -> Metric:
 
 
 def _raw_rounds(timing: PairedTiming, size: int) -> dict[str, np.ndarray]:
-    return {
+    """Every round's seconds; on a GPU also device seconds and clocks (NaN: unknown)."""
+    raw = {
         f"candidate_s_b{size}": np.array([each.candidate_s for each in timing.rounds]),
         f"baseline_s_b{size}": np.array([each.baseline_s for each in timing.rounds]),
     }
+    if any(each.candidate_device_s is not None for each in timing.rounds):
+        for name in ("candidate_device_s", "baseline_device_s"):
+            raw[f"{name}_b{size}"] = _numbers(getattr(each, name) for each in timing.rounds)
+    states = [each.state for each in timing.rounds if each.state is not None]
+    if states:
+        for name in ("sm_mhz", "memory_mhz", "temperature_c", "power_w"):
+            raw[f"{name}_b{size}"] = _numbers(getattr(state, name) for state in states)
+    return raw
+
+
+def _numbers(values: Iterable[float | None]) -> np.ndarray:
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)

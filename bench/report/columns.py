@@ -22,9 +22,11 @@ BINARY = ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B"))
 SECONDS = ((1.0, "s"),)
 PERCENT = ((0.01, "%"),)
 CPU_ENERGY = "infer/cpu_energy_j_per_sample"
-OPTIONAL = (CPU_ENERGY, "train/energy_j", "train/dense_time_s", VS_DENSE)
+ACTIVE, FVCORE = "model/active_params_per_sample", "infer/macs_fvcore"
+RESIDENT = "infer/peak_rss_bytes"
+OPTIONAL = (CPU_ENERGY, ACTIVE, FVCORE, RESIDENT, "train/energy_j", "train/dense_time_s", VS_DENSE)
 OF_THE_MODEL = (  # one training serves all operating points
-    *("model/params", "train/peak_tensor_bytes", "train/energy_j"),
+    *("model/params", ACTIVE, FVCORE, RESIDENT, "train/peak_tensor_bytes", "train/energy_j"),
     *("train/time_s", "train/dense_time_s"),
 )
 
@@ -143,9 +145,11 @@ def _columns(table: Table) -> list[Column]:
     inference = f"infer/peak_tensor_bytes_b{largest}"
     columns = [
         _scaled(table, "params", "model/params", SI),
+        _scaled(table, "params active", ACTIVE, SI, narrow=False),
         _quality(table),
         Column("vs dense", "", VS_DENSE, difference, narrow=False),
         _scaled(table, "FLOPs", "infer/flops_per_sample", SI, "/sample", narrow=False),
+        _scaled(table, "MACs fvcore", FVCORE, SI, "/sample", narrow=False),
         _scaled(table, "of dense", "infer/flops_share", PERCENT),
         *(Column(f"speed-up b{n}", "x", f"infer/speedup_b{n}", ratio) for n in batches),
         *(
@@ -153,6 +157,7 @@ def _columns(table: Table) -> list[Column]:
             for n in batches
         ),
         _scaled(table, f"memory b{largest}", inference, BINARY),
+        _scaled(table, "memory process", RESIDENT, BINARY, narrow=False),
         _scaled(table, "memory train", "train/peak_tensor_bytes", BINARY),
         _scaled(table, "energy /sample", "infer/energy_j_per_sample", SI, "J", spread=True),
         _scaled(table, "energy CPU/sample", CPU_ENERGY, SI, "J", spread=True),

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from bench.config import MeasureConfig
 from bench.measure import speed
 from bench.measure.inputs import Inputs
+from bench.meters.clocks import DeviceState
 from bench.meters.rounds import Round
 from bench.meters.time import PairedTiming
 from bench.record import Metric
 
+ROUND = Round(order="ABBA", candidate_s=2.0, baseline_s=3.0)
 
-def metrics_of(monkeypatch: pytest.MonkeyPatch, *, steady: bool) -> dict[str, Metric]:
+
+def metrics_of(
+    monkeypatch: pytest.MonkeyPatch, *, steady: bool, timed: Round = ROUND
+) -> dict[str, Metric]:
     """The timing metrics of a method with tau 2 whose clock said 1.5 [1.4, 1.6]."""
+    return found_by(monkeypatch, steady=steady, timed=timed)[0]
+
+
+def found_by(
+    monkeypatch: pytest.MonkeyPatch, *, steady: bool, timed: Round
+) -> tuple[dict[str, Metric], dict[str, np.ndarray]]:
+    """The same metrics, and the raw rounds."""
     timing = PairedTiming(
         ratio=1.5,
         ci_low=1.4,
         ci_high=1.6,
         noise_floor=None,
         steady=steady,
-        rounds=(Round(order="ABBA", candidate_s=2.0, baseline_s=3.0),),
+        rounds=(timed,),
         num_samples=4,
         num_passes=(1, 1),
         num_outliers=0,
@@ -32,8 +46,24 @@ def metrics_of(monkeypatch: pytest.MonkeyPatch, *, steady: bool) -> dict[str, Me
     monkeypatch.setattr(speed, "compare", lambda *arguments, **settings: timing)
     subject = SimpleNamespace(config=MeasureConfig(), is_dense=False, model=None)
     flops = {"infer/tau_b1": Metric(value=2.0, unit="1")}
-    found, _ = speed.measure_speed(subject, None, Inputs({1: []}), flops)  # type: ignore[arg-type]
-    return found
+    return speed.measure_speed(subject, None, Inputs({1: []}), flops)  # type: ignore[arg-type]
+
+
+def test_a_gpu_adds_its_own_clock_to_every_round(monkeypatch: pytest.MonkeyPatch):
+    """0.5 s of 2 s on the device is a share of a quarter; clocks that it does not tell are NaN."""
+    state = DeviceState(sm_mhz=1980, temperature_c=41)
+    timed = replace(ROUND, candidate_device_s=0.5, baseline_device_s=1.5, state=state)
+    found, raw = found_by(monkeypatch, steady=True, timed=timed)
+    assert found["infer/device_time_share_b1"].shown == 0.25
+    assert (raw["candidate_device_s_b1"], raw["sm_mhz_b1"]) == ([0.5], [1980])
+    assert np.isnan(raw["power_w_b1"]).all()
+
+
+def test_a_cpu_has_no_device_clock(monkeypatch: pytest.MonkeyPatch):
+    """Only the host's seconds are kept."""
+    found, raw = found_by(monkeypatch, steady=True, timed=ROUND)
+    assert "infer/device_time_share_b1" not in found
+    assert set(raw) == {"candidate_s_b1", "baseline_s_b1"}
 
 
 def test_a_steady_time_gives_speedup_and_realised_share(monkeypatch: pytest.MonkeyPatch):
