@@ -8,7 +8,7 @@ Which trials share a table, and which of them count, is the matter of `grouping`
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -191,8 +191,18 @@ def _notes(found: Sequence[Found], rows: Sequence[Row]) -> list[str]:
             said[note].append(f"{_trial_name(labels)} (seed {labels.seed})")
         if len(points) > 1:
             said[f"runs at {point_name(points[0].settings)} by default"].append(_trial_name(labels))
+        if start := _start(item.record.metrics):
+            said[start].append(_trial_name(labels))
     notes = [f"{', '.join(dict.fromkeys(names))}: {note}" for note, names in said.items()]
     return notes + [_shortfall_note(row) for row in rows if row.shortfall]
+
+
+def _start(metrics: Mapping[str, Metric]) -> str:
+    """That a method trained on from the dense model, an advantage in a short training."""
+    dense, steps = (metrics.get(f"train/{name}") for name in ("dense_time_s", "num_steps"))
+    if dense is None or dense.shown is None or steps is None or not steps.shown:
+        return ""
+    return f"starts from the trained dense model and takes {steps.shown:.0f} training steps more"
 
 
 def _shortfall_note(row: Row) -> str:

@@ -44,6 +44,16 @@ def test_skipped_and_failed_trials_keep_their_reasons(make, tabulated):
     assert table.unfinished == lines
 
 
+def test_training_on_top_of_the_dense_model_is_said(make, tabulated):
+    """More steps than dense had are an advantage of their own; training free methods have none."""
+    start = Metric(value=12.5, unit="s")
+    on_top = {"train/dense_time_s": start, "train/num_steps": Metric(value=138, unit="count")}
+    free = {"train/dense_time_s": start, "train/num_steps": Metric(value=0, unit="count")}
+    (table,) = tabulated(make(), make("early_exit", changed=on_top), make("merge", changed=free))
+    said = "starts from the trained dense model and takes 138 training steps more"
+    assert table.notes == [f"early_exit: {said}"]
+
+
 def test_notes_are_said_once_with_their_trials(make, tabulated):
     """The same remark of two seeds is one note that names both."""
     note = "quality is at chance level"
