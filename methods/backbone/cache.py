@@ -87,14 +87,19 @@ class Layer:
         if length > self.capacity:
             raise ValueError(f"the cache holds {self.capacity} tokens, not {length}")
         if self.keys is None or self.values is None or self.keys.shape[2] < length:
-            shape = (self.num_samples, like.shape[1], min(2 * length, self.capacity), like.shape[3])
-            old, self.keys = self.keys, like.new_zeros(shape)
-            if old is not None:
-                self.keys[:, :, : old.shape[2]] = old
-            old, self.values = self.values, like.new_zeros(shape)
-            if old is not None:
-                self.values[:, :, : old.shape[2]] = old
+            room = min(2 * length, self.capacity)
+            shape = (self.num_samples, like.shape[1], room, like.shape[3])
+            self.keys, self.values = (
+                _grown(old, like.new_zeros(shape)) for old in (self.keys, self.values)
+            )
         return self.keys, self.values
+
+
+def _grown(old: Tensor | None, new: Tensor) -> Tensor:
+    """`new` [B, heads, room, d] with what `old` holds in its first places."""
+    if old is not None:
+        new[:, :, : old.shape[2]] = old
+    return new
 
 
 @dataclass(frozen=True)
