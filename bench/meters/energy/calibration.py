@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench.meters.energy.edges import (
-    Edge,
+    NUM_PERIODS,
     longest_silence_s,
     moves,
     period_s,
     refuse_backwards,
     wait_for_edge,
+    wait_for_sharp_edge,
 )
 from bench.meters.energy.polling import Sample
 from bench.meters.energy.refusals import CounterStuck
@@ -22,7 +23,6 @@ Step = Callable[[], object]  # one whole pass over a list of batches
 
 NUM_EDGES = 20
 FIRST_EDGE_S = 2.0  # the longest wait while the update period is unknown
-NUM_PERIODS = 5  # the longest wait afterwards
 FINE_S = 0.002  # between polls that find the period under load
 HEATING_C_PER_S = 0.1  # steady below: 1 C in 10 s
 LONGEST_HEATING_S = 60.0
@@ -58,8 +58,8 @@ def calibrate(rig: Rig, idle_s: float, step: Step | None = None) -> Calibration:
     rig.launches.drain()
     rig.board.refuse_if_shared()
     edges = [wait_for_edge(rig.board, rig.clock, FIRST_EDGE_S) for _ in range(NUM_EDGES + 1)]
-    idle_period_s = period_s([edge.time_s for edge in edges])
-    idle_w = _idle_w(rig, edges[-1], idle_s, NUM_PERIODS * idle_period_s)
+    idle_period_s = period_s(edges)
+    idle_w = _idle_w(rig, idle_s, idle_period_s)
     rig.board.refuse_if_busy()
     loaded = [] if step is None else _loaded(rig, step, idle_period_s)
     moved = moves(loaded)
@@ -99,10 +99,11 @@ def run_for(rig: Rig, step: Step, seconds: float) -> int:
     return num_passes
 
 
-def _idle_w(rig: Rig, start: Edge, idle_s: float, timeout_s: float) -> float:
+def _idle_w(rig: Rig, idle_s: float, update_s: float) -> float:
     """Mean power from one edge to another, at least `idle_s` apart, in which we do nothing."""
+    start = wait_for_sharp_edge(rig.board, rig.clock, update_s)
     rig.clock.sleep(idle_s)
-    end = wait_for_edge(rig.board, rig.clock, timeout_s)
+    end = wait_for_sharp_edge(rig.board, rig.clock, update_s)
     refuse_backwards(start.energy_mj, end.energy_mj)
     return (end.energy_mj - start.energy_mj) / 1e3 / (end.time_s - start.time_s)
 

@@ -7,7 +7,7 @@ Read just after an update it is exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
@@ -15,6 +15,11 @@ from statistics import median
 from bench.meters.energy.board import Board
 from bench.meters.energy.polling import Clock, Sample
 from bench.meters.energy.refusals import CounterReset, CounterStuck
+
+NUM_PERIODS = 5  # without an update: stuck
+NUM_TRIES = 5  # for a sharp edge
+SHARP = 0.1  # of a period between the looks around an edge
+MIN_SHARP = 3
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,11 @@ class Edge:
     def time_s(self) -> float:
         """When it moved: half way, wrong by at most half the time between the looks."""
         return (self.before_s + self.after_s) / 2
+
+    @property
+    def width_s(self) -> float:
+        """The time between the two looks."""
+        return self.after_s - self.before_s
 
 
 def wait_for_edge(
@@ -62,28 +72,56 @@ def refuse_backwards(before_mj: int, after_mj: int) -> None:
         raise CounterReset(f"from {before_mj} to {after_mj} mJ")
 
 
-def period_s(moments: list[float]) -> float:
-    """The typical time between updates; a gap of missed ones does not count."""
-    gaps = [after - before for before, after in pairwise(moments)]
+def wait_for_sharp_edge(
+    board: Board,
+    clock: Clock,
+    period_s: float,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Edge:
+    """An update seen to a tenth of the counter's period; on a busy host the best of five.
+
+    Raises as `wait_for_edge` does, which waits five periods for each.
+    """
+    edges: list[Edge] = []
+    while len(edges) < NUM_TRIES:
+        edges.append(wait_for_edge(board, clock, NUM_PERIODS * period_s, meanwhile))
+        if edges[-1].width_s <= SHARP * period_s:
+            break
+    return min(edges, key=lambda edge: edge.width_s)
+
+
+def period_s(moves: Sequence[Edge]) -> float:
+    """The typical time between updates, from neighbours that were both seen sharply.
+
+    On a busy host looks are far apart: their updates are uncertain, and several may have passed
+    between them. Raises ValueError with fewer than two moves.
+    """
+    pairs = list(pairwise(moves))
+    if not pairs:
+        raise ValueError("a period needs two updates of the counter")
+    rough_s = median(after.time_s - before.time_s for before, after in pairs)
+    sharp = [
+        after.time_s - before.time_s
+        for before, after in pairs
+        if max(before.width_s, after.width_s) <= rough_s / 4
+    ]
+    gaps = sharp if len(sharp) >= MIN_SHARP else [b.time_s - a.time_s for a, b in pairs]
     typical = median(gaps)
     single = [gap for gap in gaps if gap < 1.5 * typical]
     return sum(single) / len(single)
 
 
-def moves(samples: list[Sample]) -> list[float]:
-    """When the counter moved in a trace: half way between the samples.
-
-    Raises CounterReset when it went backwards.
-    """
+def moves(samples: Sequence[Sample]) -> list[Edge]:
+    """Every update of the counter in a trace. Raises CounterReset when it went backwards."""
     found = []
     for before, after in pairwise(samples):
         refuse_backwards(before.energy_mj, after.energy_mj)
         if after.energy_mj > before.energy_mj:
-            found.append((before.time_s + after.time_s) / 2)
+            found.append(Edge(after.energy_mj, before.time_s, after.time_s))
     return found
 
 
-def longest_silence_s(samples: list[Sample]) -> float:
+def longest_silence_s(samples: Sequence[Sample]) -> float:
     """How long the counter was seen at one value; time in which nobody looked convicts nobody.
 
     Raises CounterReset when it went backwards.

@@ -13,7 +13,7 @@ from statistics import mean
 from typing import Any
 
 from bench.meters.energy.calibration import Step, run_for
-from bench.meters.energy.edges import moves, period_s, wait_for_edge
+from bench.meters.energy.edges import Edge, moves, period_s, wait_for_edge
 from bench.meters.energy.meter import EnergyMeter
 from bench.meters.energy.polling import Sample
 from bench.meters.energy.refusals import EnergyRefused
@@ -65,16 +65,16 @@ def _looks(rig: Rig, step: Step, read: Callable[[], Sample]) -> list[Sample]:
     return samples
 
 
-def _typical(moments: list[float]) -> float | None:
-    return period_s(moments) if len(moments) > 2 else None
+def _typical(moved: list[Edge]) -> float | None:
+    return period_s(moved) if len(moved) > 2 else None
 
 
-def power_moves(samples: Sequence[Sample]) -> list[float]:
+def power_moves(samples: Sequence[Sample]) -> list[Edge]:
     """When the power reading changed."""
     found, last = [], samples[0]
     for sample in samples:
         if sample.power_w != last.power_w:
-            found.append((sample.time_s + last.time_s) / 2)
+            found.append(Edge(sample.energy_mj, last.time_s, sample.time_s))
         last = sample
     return found
 

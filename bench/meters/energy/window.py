@@ -19,7 +19,7 @@ from bench.meters.energy.edges import (
     Edge,
     longest_silence_s,
     refuse_backwards,
-    wait_for_edge,
+    wait_for_sharp_edge,
 )
 from bench.meters.energy.polling import Polling, Sample, integral_j
 from bench.meters.energy.reading import EnergyReading
@@ -49,7 +49,7 @@ class Window:
         rig.launches.drain()
         rig.board.refuse_if_shared()
         self._before_c = rig.board.temperature_c
-        self._start = wait_for_edge(rig.board, rig.clock, self._known.timeout_s)
+        self._start = wait_for_sharp_edge(rig.board, rig.clock, self._known.update_period_s)
         self._polling = rig.start_polling(self._poll_s)
         self.start_s = rig.clock.now_s()
 
@@ -121,7 +121,7 @@ class Window:
             if rig.clock.now_s() - tail[-1].time_s >= pause_s:
                 tail.append(rig.sample())
 
-        return wait_for_edge(rig.board, rig.clock, self._known.timeout_s, look), tail
+        return wait_for_sharp_edge(rig.board, rig.clock, self._known.update_period_s, look), tail
 
     def _taken_out(self, samples: list[Sample]) -> tuple[float, float]:
         """Joules and seconds of what is left out; its energy is integrated power."""
@@ -131,7 +131,7 @@ class Window:
     def _deviation_j(self, edge: Edge, tail: list[Sample], around_s: float) -> float:
         """One standard deviation: when the updates were, the counter's steps, the tail's power."""
         powers = [sample.power_w for sample in tail]
-        looks_s = [each.after_s - each.before_s for each in (self._start, edge)]
+        looks_s = [each.width_s for each in (self._start, edge)]
         when_j = float(np.mean(powers)) * math.hypot(*looks_s) / math.sqrt(12)
         steps_j = self._known.resolution_mj / 1e3 / math.sqrt(6)
         spread_w = float(np.std(powers, ddof=1)) if len(powers) > 1 else 0.0

@@ -30,14 +30,14 @@ def told(tmp_path_factory) -> dict:
 
 
 def test_windows_in_real_time_are_exact(told):
-    """Idle 75 W, loaded 500 W: power x duration within 2 %, whatever else the machine does; the
+    """Idle 75 W, loaded 500 W: power x duration within 5 %, whatever else the machine does; the
     update period is found, and another board's work is not counted."""
     found = told["readings"]
     assert 0.015 < found["period_s"] < 0.04  # exact in simulated time; here the host is shared
-    assert found["idle_w"] == pytest.approx(75, rel=0.02)
+    assert found["idle_w"] == pytest.approx(75, rel=0.05)
     for name, watts in (("idle", 75), ("loaded", 500), ("other", 75)):
-        assert found[name]["mean_power_w"] == pytest.approx(watts, rel=0.02), name
-        assert found[name]["integral_ratio"] == pytest.approx(1, rel=0.02), name
+        assert found[name]["mean_power_w"] == pytest.approx(watts, rel=0.05), name
+        assert found[name]["integral_ratio"] == pytest.approx(1, rel=0.05), name
         assert found[name]["reason"] is None
         assert found[name]["device"] == "fake"
 
