@@ -164,8 +164,7 @@ def _precision(trial: Trial) -> AbstractContextManager[Any]:
 def _execute(trial: Trial, tell: OnPhase) -> Findings:
     subject, metrics = prepare(trial, tell)
     with _precision(trial):
-        findings = measure(subject, tell)
-    findings.metrics = {**metrics, **findings.metrics}
+        findings = measure(subject, tell, metrics)
     if findings.raw:
         np.savez_compressed(trial.folder / RAW_NAME, **findings.raw)  # type: ignore[arg-type]
     return findings

@@ -42,8 +42,11 @@ from bench.types import Point
 __all__ = ["Findings", "Subject", "measure"]
 
 
-def measure(subject: Subject, tell: OnPhase) -> Findings:
-    """Run every meter on `subject`; `tell(phase, share)` hears where it is."""
+def measure(subject: Subject, tell: OnPhase, training: Metrics | None = None) -> Findings:
+    """Run every meter on `subject`; `tell(phase, share)` hears where it is.
+
+    `training` holds what training cost: it goes through the same gates and into the findings.
+    """
     trained, subject = subject, called(subject)
     config = subject.config
     findings = Findings()
@@ -80,7 +83,7 @@ def measure(subject: Subject, tell: OnPhase) -> Findings:
     for result, energy in zip(findings.points, energies, strict=True):
         result.metrics = check({**result.metrics, **energy}, facts)
     whole |= _on_request(trained, subject, baseline, inputs, findings)
-    findings.metrics = check({**findings.points[0].metrics, **whole}, facts)
+    findings.metrics = check({**(training or {}), **findings.points[0].metrics, **whole}, facts)
     flops = findings.raw["flops_point0"]
     findings.diagnostics["routing"] = measure_routing(trained, inputs, flops, findings.metrics)
     findings.diagnostics["deployability"] = measure_deployability(trained, inputs)

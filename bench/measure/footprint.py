@@ -12,8 +12,8 @@ from bench.meters.parameters import active_params, resident_params
 from bench.record import Metric, missing
 from bench.types import Batch
 
-NUM_ACTIVE_INPUTS = 16  # for active parameters: every operator is watched, which is slow
-NUM_BATCHES = 4  # per size, for the peak: routing differs between inputs
+NUM_ACTIVE_INPUTS = 8  # for active parameters: every operator is watched, which is slow
+NUM_BATCHES = 2  # per size, for the peak: routing differs between inputs
 
 
 def measure_footprint(subject: Subject, inputs: Inputs) -> Metrics:

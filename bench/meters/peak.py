@@ -15,7 +15,7 @@ from bench.meters.stopwatch import stopwatch_for
 from bench.meters.time import pinned_threads
 
 SIZES = {"cpu": (256, 512, 1024), "cuda": (4096, 8192)}
-SECONDS_PER_SIZE = 0.15
+SECONDS_PER_SIZE = 0.1
 
 
 @cache

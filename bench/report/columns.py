@@ -24,7 +24,17 @@ PERCENT = ((0.01, "%"),)
 CPU_ENERGY = "infer/cpu_energy_j_per_sample"
 ACTIVE, FVCORE = "model/active_params_per_sample", "infer/macs_fvcore"
 RESIDENT = "infer/peak_rss_bytes"
-OPTIONAL = (CPU_ENERGY, ACTIVE, FVCORE, RESIDENT, "train/energy_j", "train/dense_time_s", VS_DENSE)
+ENERGY_RATIO = "infer/energy_ratio"
+OPTIONAL = (
+    CPU_ENERGY,
+    ENERGY_RATIO,
+    ACTIVE,
+    FVCORE,
+    RESIDENT,
+    "train/energy_j",
+    "train/dense_time_s",
+    VS_DENSE,
+)
 OF_THE_MODEL = (  # one training serves all operating points
     *("model/params", ACTIVE, FVCORE, RESIDENT, "train/peak_tensor_bytes", "train/energy_j"),
     *("train/time_s", "train/dense_time_s"),
@@ -160,6 +170,7 @@ def _columns(table: Table) -> list[Column]:
         _scaled(table, "memory process", RESIDENT, BINARY, narrow=False),
         _scaled(table, "memory train", "train/peak_tensor_bytes", BINARY),
         _scaled(table, "energy /sample", "infer/energy_j_per_sample", SI, "J", spread=True),
+        Column("energy ratio", "x", ENERGY_RATIO, ratio, narrow=False),
         _scaled(table, "energy CPU/sample", CPU_ENERGY, SI, "J", spread=True),
         _scaled(table, "energy train", "train/energy_j", SI, "J", narrow=False),
         _scaled(table, "train time", "train/time_s", SECONDS),

@@ -1,0 +1,35 @@
+"""What training cost goes through the same gates as what inference costs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench import trial
+from bench.plan.matrix import make_plan
+from bench.plan.staleness import write_trials
+from bench.record import Metric
+
+
+def test_a_training_that_beats_the_machine_is_implausible(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1e18 FLOPs in every one of two steps within a second is faster than any processor."""
+    trained = trial._train
+
+    def too_fast(*arguments: object) -> dict[str, Metric]:
+        return {
+            **trained(*arguments),  # type: ignore[arg-type]
+            "train/flops_per_step": Metric(value=1e18, unit="flop"),
+            "train/time_s": Metric(value=1.0, unit="s"),
+        }
+
+    monkeypatch.setattr(trial, "_train", too_fast)
+    brief = ["train.steps=2", "measure.num_inputs=2", "measure.batch_sizes=[1]", "gpu.threads=1"]
+    plan = make_plan(["method=dense", "backbone.depth=1", *brief, f"results={tmp_path}"])
+    write_trials(plan.trials)
+    found = trial.run(plan.trials[0].folder).metrics["train/time_s"]
+    assert not found.valid
+    assert "implausible" in json.dumps(found.reason)
