@@ -130,7 +130,9 @@ def report(num_nights: int = 2000) -> Iterator[str]:
         )
     nights = num_nights // 10
     green = green_nights(nights)
-    yield f"an unchanged program with {NUM_METRICS} metrics: green in {green:.1%} of {nights} nights"
+    yield (
+        f"an unchanged program with {NUM_METRICS} metrics: green in {green:.1%} of {nights} nights"
+    )
 
 
 def _at_most(share: float, number: int) -> str:
