@@ -18,7 +18,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 LEVEL = 0.95
 NUM_DRAWS = 10_000  # bootstrap resamples
@@ -96,7 +96,7 @@ def mean_interval(values: ArrayLike) -> Interval:
     if data.size < 2:
         return Interval(mean, None, None, data.size, "none", "one seed has no interval")
     error = float(data.std(ddof=1)) / math.sqrt(data.size)
-    half = error * float(stats.t.ppf((1 + LEVEL) / 2, data.size - 1))
+    half = error * float(stdtrit(data.size - 1, (1 + LEVEL) / 2))
     return Interval(mean, mean - half, mean + half, data.size, "student t")
 
 
@@ -116,6 +116,8 @@ def paired_p_value(candidate: ArrayLike, baseline: ArrayLike) -> float | None:
         return None
     if np.ptp(difference) == 0:  # no spread: t is infinite, or undefined when all are 0
         return 1.0 if difference[0] == 0 else 0.0
+    from scipy import stats  # here: a second to load, which a report need not wait for
+
     return float(stats.ttest_1samp(difference, 0.0).pvalue)
 
 
@@ -170,6 +172,8 @@ def _differences(candidate: ArrayLike, baseline: ArrayLike) -> Vector:
 
 def _order_statistics(data: Vector, quantile: float, value: float) -> Interval:
     """The binomial interval between two order statistics: no assumption on the distribution."""
+    from scipy import stats
+
     bounds = stats.quantile_test(data, p=quantile).confidence_interval(LEVEL)
     low, high = float(bounds.low), float(bounds.high)
     if math.isnan(low) or math.isnan(high):

@@ -87,7 +87,7 @@ def difference(unit: str, pairs: Sequence[tuple[float, float]]) -> Cell:
 
 
 def _mean_interval(values: Sequence[float]) -> Bounded:
-    from bench.statistics import mean_interval  # scipy.stats: a second, only for several seeds
+    from bench.statistics import mean_interval  # scipy: half a second, only for several seeds
 
     with np.errstate(over="ignore", invalid="ignore"):  # a diverged run's squares
         interval = mean_interval(values)
