@@ -1,6 +1,6 @@
 """Every named size of the backbones: parameters and MACs, counted on the meta device.
 
-`python tests/backbone_sizes.py` rewrites the table in docs/backbones.md and what the files in
+`python -m tests.backbone_sizes` rewrites the table in docs/backbones.md and what the files in
 conf/backbone say about their size; a test keeps both true.
 """
 

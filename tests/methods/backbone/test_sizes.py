@@ -65,7 +65,7 @@ def test_agreement_is_to_the_last_printed_digit(counts: int, printed: str, wante
 
 
 def test_the_page_shows_what_is_counted() -> None:
-    """docs/backbones.md is up to date; `python tests/backbone_sizes.py` rewrites its table."""
+    """docs/backbones.md is up to date; `python -m tests.backbone_sizes` rewrites its table."""
     assert shown()[1].splitlines() == list(table())
 
 
