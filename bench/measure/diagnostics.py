@@ -13,6 +13,8 @@
     exit_histogram                  the same where gates are nested, that is exits
     num_paths, path_entropy         different routes that elements took; entropy in nat
     compute_difficulty_correlation  Spearman's, of FLOPs per input with the task's difficulty
+    by_task[]                       per task of a mixture: task, num_samples, flops_per_sample, and
+                                    of every gate name, executed_share and load
     router_flops_share, router_time_share_b1, ..._b{largest}
     reasons                         why a field is null
 
@@ -30,6 +32,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from bench.measure.by_task import measure_by_task
 from bench.measure.difficulty import NoCorrelation, compute_difficulty_correlation
 from bench.measure.frames import Frame, watch
 from bench.measure.inputs import Inputs
@@ -58,6 +61,7 @@ def measure_routing(subject: Subject, inputs: Inputs, flops: np.ndarray, metrics
         "collapsed": [gate["name"] for gate in gates if gate["collapsed"]],
         **_paths(frames, reasons),
         "compute_difficulty_correlation": _correlation(subject, inputs, flops, reasons),
+        "by_task": _by_task(subject, inputs, frames, flops, reasons),
         **_router_shares(bool(gates), metrics, size, reasons),
         "reasons": reasons,
     }
@@ -174,6 +178,20 @@ def _correlation(
         return compute_difficulty_correlation(subject.task, inputs, flops)
     except NoCorrelation as answer:
         reasons["compute_difficulty_correlation"] = str(answer)
+        return None
+
+
+def _by_task(
+    subject: Subject,
+    inputs: Inputs,
+    frames: list[Frame],
+    flops: np.ndarray,
+    reasons: dict[str, str],
+) -> list[Entry] | None:
+    try:
+        return measure_by_task(subject.task, inputs, frames, flops)
+    except NoCorrelation as answer:
+        reasons["by_task"] = str(answer)
         return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ def compute_difficulty_correlation(task: Task, inputs: Inputs, flops: np.ndarray
     attributes = task.attributes("test") if hasattr(task, "attributes") else {}
     if "difficulty" not in attributes:
         raise NoCorrelation("the task states no difficulty of its samples")
-    difficulty = attributes["difficulty"].numpy()[_places(task, inputs)]
+    difficulty = attributes["difficulty"].numpy()[places(task, inputs.samples)]
     if len(np.unique(flops)) < 2:
         raise NoCorrelation("every input costs the same")
     if len(np.unique(difficulty)) < 2:
@@ -33,15 +34,18 @@ def compute_difficulty_correlation(task: Task, inputs: Inputs, flops: np.ndarray
     return float(stats.spearmanr(flops, difficulty).statistic)
 
 
-def _places(task: Task, inputs: Inputs) -> list[int]:
-    """Where each input stands in the test split's own order, found by its content."""
+def places(task: Task, batches: Sequence[Batch]) -> list[int]:
+    """Where each sample of `batches` stands in the test split's own order, found by its content.
+
+    Raises NoCorrelation where samples repeat.
+    """
     where: dict[Any, int] = {}
     for batch in task.batches("test", MATCHING_BATCH):
         for key in _contents(batch):
             where.setdefault(key, len(where))
     if len(where) != task.num_samples("test"):
         raise NoCorrelation("test samples repeat: which is which is unknown")
-    return [where[key] for batch in inputs.samples for key in _contents(batch)]
+    return [where[key] for batch in batches for key in _contents(batch)]
 
 
 def _contents(batch: Batch) -> list[tuple[bytes, bytes]]:

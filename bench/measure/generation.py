@@ -120,12 +120,14 @@ def measure_generation(subject: Subject, inputs: Inputs, whole: Metrics) -> Metr
     `infer/ttft_ms_b{B}`: prompt to first token; `infer/tpot_ms_b{B}`: per further token;
     `infer/flops_first_token_b{B}`, `infer/flops_per_output_token_b{B}`: of a sample, the second for
     further tokens; `infer/bytes_per_output_token_b{B}`: what a further token of a sample adds to
-    the peak. `whole` holds the metrics of whole generations, energy among them.
+    the peak; `infer/num_generated_inputs`: how many prompts there were. `whole` holds the metrics
+    of whole generations, energy among them.
     """
     assert isinstance(subject.model, Generating)
     sample = inputs.samples[0]
     num_tokens = num_output_tokens(sample)
     metrics: Metrics = {
+        "infer/num_generated_inputs": _count(len(inputs.samples)),
         "infer/num_prompt_tokens": _count(prompt_of(sample).inputs.shape[1]),
         "infer/num_output_tokens": _count(num_tokens),
         "infer/energy_j_per_output_token": _energy(whole, num_tokens),

@@ -3,7 +3,7 @@
     infer/{quality,flops_per_sample,confidence}_{noise}_s{1..5}     a corruption at five severities
     infer/{quality,flops_per_sample,confidence}_clean               the same samples as they are
     infer/{flops_per_sample,confidence}_{garbage,unseen}            no answer is right
-    infer/dense_{quality,confidence}_...                            the dense model on the same
+    infer/dense_{quality,flops_per_sample,confidence}_...           the dense model on the same
 
 Does the method spend more when it is hard, and does it hold up better than dense? At the default
 operating point, on the first test samples, in batches.
@@ -49,8 +49,7 @@ def measure_robustness(subject: Subject, baseline: nn.Module) -> Metrics:
     for condition in conditions(subject.task, subject.device):
         metrics |= _judged(subject.task, subject.model, condition, "infer/")
         if not subject.is_dense:
-            dense = _judged(subject.task, baseline, condition, "infer/dense_")
-            metrics |= {key: value for key, value in dense.items() if "flops" not in key}
+            metrics |= _judged(subject.task, baseline, condition, "infer/dense_")
     return metrics
 
 

@@ -32,6 +32,7 @@ class Multitask(Preloaded):
     """Ten digits and ten keywords; accuracy in percent over both, and of each."""
 
     version: ClassVar[int] = 1
+    task_names: ClassVar[tuple[str, ...]] = NAMES  # by the attribute `task`
 
     @property
     def spec(self) -> TaskSpec:

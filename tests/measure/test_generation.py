@@ -121,6 +121,7 @@ def test_columns_per_token(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {
         key: metric.shown for key, metric in measure_generation(subject, inputs, whole).items()
     }
+    assert found["infer/num_generated_inputs"] == 2
     assert found["infer/num_prompt_tokens"] == 3
     assert found["infer/num_output_tokens"] == 3
     assert found["infer/ttft_ms_b1"] == pytest.approx(10_000)

@@ -89,10 +89,10 @@ def test_a_method_spends_more_on_what_it_cannot_tell() -> None:
 
 
 def test_the_dense_model_sees_the_same_inputs() -> None:
-    """Beside an equal model every quality and confidence is equal, also of random corruptions."""
+    """Beside an equal model quality, FLOPs and confidence are equal, also of random corruptions."""
     found = measure_robustness(_subject(), Brightness())
     for name in ("clean", "noise_s5", "shift_s3"):
-        for quantity in ("quality", "confidence"):
+        for quantity in ("quality", "flops_per_sample", "confidence"):
             own, dense = (found[f"infer/{who}{quantity}_{name}"] for who in ("", "dense_"))
             assert own == dense
 
