@@ -261,7 +261,7 @@ def _advance(blocks: Sequence[Any], state: State, asking: Selection) -> tuple[St
     mask: Tensor | None = None  # the same for all of these blocks
     for block in blocks:
         with routing.region("dispatch"):
-            queries = state.take(asking.tokens)  # [n, K, D]
+            queries = asking.take(state)  # x [1, N, D], positions and mask [n, K]
             if mask is None and state.cache is None:
                 mask = _additive(attention_mask(queries, state, causal=True), state.x.dtype)
         packed = run_block(block, queries, asking, context=state, mask=mask)
@@ -275,7 +275,7 @@ def _last(live: Tensor, state: State) -> tuple[Selection, State]:
     only = torch.zeros_like(live)
     only[:, -1] = live[:, -1]
     asking = select_running(only)
-    return asking, replace(state, x=asking.pack(state.take(asking.tokens).x))
+    return asking, asking.take(state)
 
 
 def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor:

@@ -164,7 +164,7 @@ class RoutedBlock(nn.Module):
         if state.cache is not None and score.shape[1] == 1:
             return self._next(state, score, selection.places)
         with routing.region("dispatch"):
-            picked = state.take(selection.tokens)  # x [B, K, D]
+            picked = selection.take(state)  # x [1, N, D], positions and mask [B, K]
             if selection.valid is not None and (not self.causal or state.cache is not None):
                 # In a causal model padding comes last, where no token sees it, but a cache would.
                 real = selection.valid if picked.mask is None else picked.mask & selection.valid
@@ -173,7 +173,7 @@ class RoutedBlock(nn.Module):
             new = run_block(self.block, picked, selection)  # x [1, N, D]
         with routing.region("combine"):
             gate = 2 * score.flatten().index_select(0, selection.places).sigmoid()  # [N]
-            changed = torch.lerp(selection.pack(picked.x), new.x, gate[:, None].to(new.x))
+            changed = torch.lerp(picked.x, new.x, gate[:, None].to(new.x))
             return replace(state, x=selection.put(state.x, changed), aux_loss=new.aux_loss)
 
     def _next(self, state: State, score: Tensor, rows: Tensor) -> State:

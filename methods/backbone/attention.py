@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from methods.backbone.cache import Past
 from methods.backbone.feedforward import start
 from methods.backbone.positions import Rotary
+from methods.backbone.tokens import Selection
 
 
 class Attention(nn.Module):
@@ -17,6 +18,8 @@ class Attention(nn.Module):
     `num_kv_heads` heads of keys and values serve all queries (grouped-query attention, Ainslie et
     al. 2023; None: one each). `rotary` turns queries and keys by their positions.
     """
+
+    takes_selection = True
 
     def __init__(
         self,
@@ -55,6 +58,7 @@ class Attention(nn.Module):
         positions: Tensor | None = None,
         context_positions: Tensor | None = None,
         past: Past | None = None,
+        selection: Selection | None = None,
     ) -> Tensor:
         """Mix `x` [B, T, D]; returns [B, T, D].
 
@@ -62,9 +66,10 @@ class Attention(nn.Module):
         `mask`: broadcastable to [B, heads, T, S]; bool, true where a query may look, or an
         additive bias. None: everywhere, or causal. `positions` [B, T], `context_positions` [B, S]:
         for rotary positions (None: 0, 1, ...). `past`: earlier tokens, of which a new token sees
-        all; it remembers the new ones and brings its own mask.
+        all; it remembers the new ones and brings its own mask. `selection`: x is packed
+        [1, N, D] and padded to [B, T] for the products alone; the result is packed again.
         """
-        query, key, value = self._project(x, x if context is None else context)
+        query, key, value = self._project(x, x if context is None else context, selection)
         if self.rotary is not None:
             query = self.rotary(query, positions)
             key = self.rotary(key, positions if context is None else context_positions)
@@ -74,7 +79,8 @@ class Attention(nn.Module):
         mixed = F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=self.grouped
         )  # [B, heads, T, D / heads]
-        return self.out(mixed.transpose(1, 2).flatten(2))
+        mixed = mixed.transpose(1, 2).flatten(2)  # [B, T, D]
+        return self.out(mixed if selection is None else selection.pack(mixed))
 
     def remember(self, x: Tensor, past: Past, positions: Tensor | None = None) -> None:
         """Append the keys and values of `x` [B, T, D] to `past`; nobody asks."""
@@ -83,13 +89,17 @@ class Attention(nn.Module):
             key = self.rotary(key, positions)
         past.extend(key, value)
 
-    def _project(self, x: Tensor, context: Tensor) -> tuple[Tensor, ...]:
+    def _project(
+        self, x: Tensor, context: Tensor, selection: Selection | None
+    ) -> tuple[Tensor, ...]:
         """Queries of `x`, keys and values of `context`, each [B, heads, T or S, D / heads]."""
         if context is not x:
             weight, bias = self.qkv.weight, self.qkv.bias
             query = F.linear(x, weight[: self.dim], None if bias is None else bias[: self.dim])
+            query = query if selection is None else selection.pad(query)
             return *self._heads(query, 1), *self._project_context(context)
         joint = self.qkv(x)
+        joint = joint if selection is None else selection.pad(joint)
         if not self.grouped:
             return self._heads(joint, 3)
         query, rest = joint.split([self.dim, 2 * self.kv_dim], -1)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bench.types import Unsupported
 from methods.backbone.cache import Past
 from methods.backbone.feedforward import FeedForward
+from methods.backbone.tokens import Selection
 from methods.backbone.trunk import State
 
 MakeNorm = Callable[[int], nn.Module]
@@ -46,12 +47,24 @@ class Block(nn.Module):
     def forward(self, state: State) -> State:
         return self.feed(self.mix(state))
 
-    def mix(self, state: State, context: State | None = None, mask: Tensor | None = None) -> State:
+    @property
+    def takes_selection(self) -> bool:
+        """Whether `mix` works on packed tokens: attention must know how, and read nothing else."""
+        return self.cross is None and getattr(self.attention, "takes_selection", False)
+
+    def mix(
+        self,
+        state: State,
+        context: State | None = None,
+        mask: Tensor | None = None,
+        selection: Selection | None = None,
+    ) -> State:
         """The attention half. With `context`, the tokens of `state` look at those of `context`.
 
         `mask` is used instead of the one that follows from the states. Where the state has a cache,
         its tokens also look at all earlier ones, and those of `context` (or its own) join them.
-        A decoder's block then looks at `state.memory` [B, S, D].
+        A decoder's block then looks at `state.memory` [B, S, D]. With `selection`, x is packed
+        [1, N, D], as `selection.take` gives it, and stays so.
         """
         if mask is None and state.cache is None:
             mask = attention_mask(state, context, causal=self.causal)
@@ -60,10 +73,11 @@ class Block(nn.Module):
         if around is not None and self.norm_first:
             around = self.norm_mix(around)
         attention = self.attention  # a module's attribute costs more than a name
-        if state.cache is None and getattr(attention, "rotary", None) is None:
-            mixed = state.x + attention(x, mask, around)
-        else:
-            mixed = state.x + attention(x, mask, around, **self._places(state, context))
+        plain = state.cache is None and getattr(attention, "rotary", None) is None
+        places = {} if plain else self._places(state, context)
+        if selection is not None:
+            places["selection"] = selection
+        mixed = state.x + attention(x, mask, around, **places)
         mixed = mixed if self.norm_first else self.norm_mix(mixed)
         return state.with_x(mixed if self.cross is None else self._read(state, mixed))
 

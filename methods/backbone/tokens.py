@@ -1,7 +1,8 @@
 """Ragged tokens: which ones to work on, gathered for attention, packed for everything else.
 
-Attention needs a sample's tokens side by side, so they are padded to the longest sample [B, K]. All
-other layers look at one token at a time and get the N real ones in one row [1, N], without padding.
+Attention's products need a sample's tokens side by side, padded to the longest sample [B, K]. All
+other layers, its projections too, look at one token at a time and get the N real ones in one row
+[1, N], without padding.
 """
 
 from __future__ import annotations
@@ -29,10 +30,21 @@ class Selection:
     valid: Tensor | None = None
     rows: Tensor | None = None
 
+    def take(self, state: State) -> State:
+        """These tokens of `state`: x packed [1, N, D], positions, mask and sizes padded [B, K]."""
+        return state.take(self.tokens, self.places)
+
     def pack(self, x: Tensor) -> Tensor:
         """The real tokens of `x` [B, K, D], in one row [1, N, D]."""
         rows = x.flatten(0, 1)
         return (rows if self.rows is None else rows.index_select(0, self.rows))[None]
+
+    def pad(self, packed: Tensor) -> Tensor:
+        """`packed` [1, N, C] as a rectangle [B, K, C] with zeros in the padding."""
+        if self.rows is None:
+            return packed[0].unflatten(0, self.tokens.shape)
+        rectangle = packed.new_zeros(self.tokens.numel(), packed.shape[2])
+        return rectangle.index_copy(0, self.rows, packed[0]).unflatten(0, self.tokens.shape)
 
     def put(self, x: Tensor, packed: Tensor) -> Tensor:
         """`x` [B, T, D] with `packed` [1, N, D] in its places; all else stays bit for bit."""
@@ -65,13 +77,18 @@ def run_block(
     context: State | None = None,
     mask: Tensor | None = None,
 ) -> State:
-    """`block` on the selected tokens, which `state` holds padded [B, K, D]; gives [1, N, D].
+    """`block` on the selected tokens, which `state` is as `selection.take` gives it: [1, N, D].
 
-    `context` and `mask` as in `Block.mix`. The padding takes part as queries nobody reads.
+    `context` and `mask` as in `Block.mix`. A block that does not say `takes_selection` mixes the
+    padded rectangle; the padding then takes part as queries nobody reads.
     """
-    mixed = block.mix(state, context, mask)
-    packed = replace(mixed, x=selection.pack(mixed.x), positions=None, mask=None, sizes=None)
-    fed: State = block.feed(packed)
+    if selection.valid is not None and getattr(block, "takes_selection", False):
+        mixed = block.mix(state, context, mask, selection)
+        x = mixed.x
+    else:
+        mixed = block.mix(state.with_x(selection.pad(state.x)), context, mask)
+        x = selection.pack(mixed.x)
+    fed: State = block.feed(replace(mixed, x=x, positions=None, mask=None, sizes=None))
     return fed
 
 

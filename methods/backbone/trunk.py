@@ -69,17 +69,21 @@ class State:
             memory_mask=pick(self.memory_mask),
         )
 
-    def take(self, tokens: Tensor) -> State:
-        """The tokens `tokens` [B, K] of each sample (increasing), with their original positions."""
+    def take(self, tokens: Tensor, places: Tensor | None = None) -> State:
+        """The tokens `tokens` [B, K] of each sample (increasing), with their original positions.
 
-        places = flat_places(tokens, self.x.shape[1])
+        With `places` [N], where some of them are in a flattened [B, T], x is theirs alone, in one
+        row [1, N, D]; all else stays [B, K].
+        """
+        everywhere = flat_places(tokens, self.x.shape[1])
 
         def pick(value: Tensor) -> Tensor:
-            return value.flatten(0, 1).index_select(0, places).unflatten(0, tokens.shape)
+            return value.flatten(0, 1).index_select(0, everywhere).unflatten(0, tokens.shape)
 
+        rows = self.x.flatten(0, 1)
         return replace(
             self,
-            x=pick(self.x),
+            x=pick(self.x) if places is None else rows.index_select(0, places)[None],
             positions=tokens if self.positions is None else pick(self.positions),
             mask=None if self.mask is None else pick(self.mask),
             sizes=None if self.sizes is None else pick(self.sizes),

@@ -37,6 +37,36 @@ def test_a_batch_costs_its_samples(method, tiny_image) -> None:
     assert count(model, batch).total == sum(alone)
 
 
+@pytest.mark.parametrize("method", [EarlyExit(), MixtureOfDepths()])
+@torch.inference_mode()
+def test_a_ragged_batch_pads_attention_alone(method, tiny_text) -> None:
+    """Beyond its samples a batch pays 4 D FLOPs for every padded pair of a query and a key.
+
+    Of the longest sample's K tokens a sample has k: Mixture-of-Depths pads k x k pairs to K x K,
+    early exit k queries to K, each looking at all T tokens, in each of two blocks.
+    """
+    model, batch = method.build(tiny_text.spec, tiny_text.backbone).eval(), tiny_text.batch(6)
+    random = torch.Generator().manual_seed(0)
+    with routing.force("random", share=0.5, generator=random), routing.observe() as seen:
+        model(batch)
+    pairs = 0
+    for decision in seen.decisions:
+        run = decision.run[decision.run.any(1)] if isinstance(method, EarlyExit) else decision.run
+        per_sample, most = run.sum(1), int(run.sum(1).max())
+        if isinstance(method, EarlyExit):
+            pairs += int((most - per_sample).sum()) * run.shape[1] * 2
+        else:
+            pairs += int((most**2 - per_sample**2).sum())
+    assert pairs > 0  # ragged
+    with routing.replay(seen):
+        together = count(model, batch).total
+    alone = 0
+    for one in torch.arange(6)[:, None]:
+        with routing.replay(seen.select(one)):
+            alone += count(model, batch.select(one)).total
+    assert together - alone == 4 * tiny_text.backbone.dim * pairs
+
+
 @torch.inference_mode()
 def test_shrunk_dense_executes_its_share(tiny) -> None:
     """Half of the blocks' FLOPs: the difference to dense is two blocks of four."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
-from methods.backbone.tokens import linear_flops, select_running
+from bench.types import TaskSpec
+from methods.backbone.tokens import linear_flops, run_block, select_running
+from methods.backbone.transformer import Transformer
 from methods.backbone.trunk import State
 
 
@@ -37,9 +40,36 @@ def test_taken_and_put_back_is_unchanged(rows: list[list[bool]]) -> None:
     packed = selection.pack(State(x).take(selection.tokens).x)
     assert torch.equal(packed[0], x[run])
     assert torch.equal(selection.put(x, packed), x)
+    assert torch.equal(selection.take(State(x)).x, packed)
+    rectangle = selection.pad(packed)
+    assert rectangle.shape == (*selection.tokens.shape, 3)
+    assert torch.equal(selection.pack(rectangle), packed)
     changed = selection.put(x, packed + 1)
     assert torch.equal(changed[~run], x[~run])
     assert torch.equal(changed[run], x[run] + 1)
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("settings", [{}, {"positions": "rotary", "num_kv_heads": 1}])
+@pytest.mark.parametrize("with_context", [False, True])
+def test_packed_projections_equal_padded_ones(norm_first, settings, with_context) -> None:
+    """A block that does not know packed tokens gives the same results and gradients."""
+    torch.manual_seed(0)
+    spec = TaskSpec("text", "tokens", (7,), 5, vocab_size=5, causal=True)
+    dims = {"dim": 8, "depth": 1, "num_heads": 2, "norm_first": norm_first}
+    block = Transformer(**dims, **settings).build(spec).blocks[0]
+    selection = select_running(torch.rand(3, 7) < 0.6)
+    assert selection.valid is not None  # ragged
+
+    def run(unaware: bool) -> tuple[Tensor, ...]:
+        state = State(torch.linspace(-1, 1, 3 * 7 * 8).sin().view(3, 7, 8).requires_grad_())
+        block.attention.takes_selection = not unaware
+        context = state if with_context else None
+        new = run_block(block, selection.take(state), selection, context).x
+        return new, *torch.autograd.grad(new.square().sum(), (state.x, block.attention.qkv.weight))
+
+    for packed, padded in zip(run(False), run(True), strict=True):
+        torch.testing.assert_close(packed, padded)
 
 
 def test_linear_flops_counts_each_weight_twice() -> None:
