@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 REGIONS = ("backbone", "router", "dispatch", "expert", "combine", "exit_head")
 Force = Literal["open", "closed", "random"]
+# How far the executed saving of a batch may fall short of what its decisions declare, as a share of
+# all FLOPs: beyond that a method is said to mask, or to pad.
+SHORTFALL = 0.05
 
 
 @dataclass

@@ -20,7 +20,6 @@ from bench.routing import Observation
 from bench.types import Batch, Point
 
 LINEAR = 0.01  # how far executed FLOPs may be from the declared ones, as a share of them
-MASKED = 0.05  # of the whole: from here on a saving that is not executed is called masked
 
 
 def open_is_dense(candidate: Candidate) -> None:
@@ -138,7 +137,7 @@ def _saves_in_a_batch(candidate: Candidate, model: Any, batch: Batch) -> None:
         opened = spend(candidate, model, batch)
     declared = (opened.declared - own.declared) / opened.executed
     executed = (opened.executed - own.executed) / opened.executed
-    if executed < declared - MASKED:
+    if executed < declared - routing.SHORTFALL:
         raise Broken(
             f"masked: in a batch of {len(batch)} half of the decisions save {declared:.0%} of the "
             f"FLOPs by their own account, and {executed:.0%} by the count",

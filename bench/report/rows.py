@@ -16,8 +16,8 @@ from bench.record import Labels, Metric, QualityLabel
 from bench.report.cells import Cell, aggregate, difference
 from bench.report.grouping import TableKey, current_trials, own_variant, subtitles, table_key
 from bench.report.reading import Found, point_name
+from bench.routing import SHORTFALL
 
-SHORTFALL = 0.05  # of the dense FLOPs: from here on a declared saving was not executed
 DENSE = "dense"
 QUALITY = "infer/quality"
 VS_DENSE = "infer/quality_vs_dense"  # made here: mean difference over shared seeds
