@@ -33,16 +33,19 @@ def identity_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> l
 
 
 def record_differences(before: Record, now: Record) -> list[str]:
-    """What keeps two records of one cell from being compared; [] if nothing does."""
+    """What keeps two records of one cell from being compared; [] if nothing does.
+
+    A trial that died left no word about its machine's state: what was planned must be equal then.
+    """
     found = []
     if before.labels.hardware != now.labels.hardware:
         found.append(_change("hardware", before.labels.hardware, now.labels.hardware))
-    if before.labels.device != now.labels.device:
+    died = now.status == "failed" and not now.environment
+    if before.labels.device != now.labels.device and not died:
         found.append(_change("device", before.labels.device, now.labels.device))
     identities = [record.provenance.get("identity", {}) for record in (before, now)]
     found += [each for each in identity_differences(*identities) if each not in found]
-    found += environment_differences(before.environment, now.environment)
-    return found
+    return found if died else found + environment_differences(before.environment, now.environment)
 
 
 def environment_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

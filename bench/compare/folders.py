@@ -6,6 +6,7 @@ dense; quality over the seeds that both have. Dense itself is each run's A/A con
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +43,7 @@ def compare_folders(baseline: Path, candidate: Path, rerun: Path | None = None) 
             raise BadInput(f"{rerun}: not comparable with {baseline}: {again.differences[0]}")
         verdict = _confirmed(verdict, again)
     verdict.rows = [_with_cause(row, old, new) for row in verdict.rows]
-    verdict.commands = [_command(baseline, candidate)]
+    verdict.commands = [_command(baseline, candidate, rerun)]
     return verdict
 
 
@@ -65,6 +66,11 @@ def _compare(old: Side, new: Side) -> Verdict:
     verdict.notes += [f"{cell}: only in the candidate" for cell in new.trials if cell not in shared]
     verdict.controls += [*_controls(old, "baseline"), *_controls(new, "candidate")]
     verdict.notes += _canary_notes(old, new)
+    verdict.notes += [
+        f"{side.folder}: {side.num_older} older record(s) left out, the newest of each trial counts"
+        for side in (old, new)
+        if side.num_older
+    ]
     return verdict
 
 
@@ -138,14 +144,20 @@ def _time_row(cell: Cell, size: int, old: Trial, new: Trial) -> Row:
 
 
 def _energy_row(cell: Cell, old: Trial, new: Trial) -> Row | None:
-    """Energy relative to dense; None where neither side could measure it."""
+    """Energy relative to dense; None where neither side has a board that could tell it."""
     name, key = "energy relative to dense", "infer/energy_ratio"
     metrics = [trial.record.metrics.get(key) for trial in (old, new)]
-    if cell.method == DENSE or all(metric is None or metric.value is None for metric in metrics):
+    missing = all(metric is None or metric.value is None for metric in metrics)
+    on_cpu = all(trial.record.labels.device == "cpu" for trial in (old, new))
+    if cell.method == DENSE or all(metric is None for metric in metrics) or (missing and on_cpu):
         return None
     bounds = [_bounds(metric) for metric in metrics]
     if bounds[0] is None or bounds[1] is None:
-        return Row(str(cell), name, "inconclusive", ENERGY, reason="one side has no valid energy")
+        which = 0 if bounds[0] is None else 1
+        metric = metrics[which]
+        said = (metric.reason if metric else None) or "no valid energy with its interval"
+        reason = f"{('baseline', 'candidate')[which]}: {said}"
+        return Row(str(cell), name, "inconclusive", ENERGY, reason=reason)
     ratio = sessions.independent_ratio(bounds[1], bounds[0])  # dense / method: above 1 saves
     return Row(str(cell), name, judge(ratio, ENERGY), ENERGY, ratio)
 
@@ -199,9 +211,11 @@ def _confirmed(first: Verdict, again: Verdict) -> Verdict:
     rows = []
     for row in first.rows:
         second = by_name.get(row.name)
-        if row.judgement == "regressed" and second is not None:
-            final = row.judgement if second.judgement == "regressed" else second.judgement
-            row = replace(row, judgement=final, rerun=second.ratio)
+        if row.judgement == "regressed" and second is None:
+            why = f"the rerun does not show it (first: {row.reason or 'regressed'})"
+            row = replace(row, judgement="inconclusive", reason=why)
+        elif row.judgement == "regressed" and second is not None:
+            row = replace(row, judgement=second.judgement, rerun=second.ratio)
         rows.append(row)
     return replace(first, rows=rows, confirmed=True, controls=[*first.controls, *again.controls])
 
@@ -212,5 +226,6 @@ def _with_cause(row: Row, old: Side, new: Side) -> Row:
     return replace(row, cause=cause_between_sessions(row.judgement, old.canary_s, new.canary_s))
 
 
-def _command(baseline: Path, candidate: Path) -> str:
-    return f"condbench compare {baseline} {candidate}"
+def _command(baseline: Path, candidate: Path, rerun: Path | None) -> str:
+    again = ["--rerun", str(rerun)] if rerun else []
+    return shlex.join(["condbench", "compare", str(baseline), str(candidate), *again])

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 from bench.statistics import LEVEL, Interval, mean_interval, ratio_interval
 
@@ -99,7 +99,17 @@ def decide(
     return judged
 
 
-def confirm(first: Judged, again: Callable[[], Judged]) -> tuple[Judged, Judged | None]:
+class Says(Protocol):
+    """Whatever carries a judgement."""
+
+    @property
+    def judgement(self) -> Judgement: ...
+
+
+Said = TypeVar("Said", bound=Says)
+
+
+def confirm(first: Said, again: Callable[[], Said]) -> tuple[Said, Said | None]:
     """What counts after one rerun, and the rerun (None where none was needed).
 
     A regression counts if the rerun regresses too; if it does not, what the rerun says counts.
@@ -111,7 +121,7 @@ def confirm(first: Judged, again: Callable[[], Judged]) -> tuple[Judged, Judged 
 
 
 def family_wise_error(num_metrics: int, num_looks: int, *, confirmed: bool) -> float:
-    """Bound on the chance of any false regression in a family of metrics.
+    """Bound on the chance of any false regression in a family of metrics, `num_looks` at most each.
 
     Where no true change exceeds its margin, one look at a 95 % interval is wrong on the upper side
     with 2.5 %; looks and metrics add up (Bonferroni), and an independent rerun has to repeat the

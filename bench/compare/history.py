@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -116,7 +118,7 @@ def _read_one(path: Path) -> History:
     for number, line in enumerate(lines, start=1):
         try:
             history.nights.append(_night(line))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError) as error:
             history.problems.append(f"{path}:{number}: not a night ({error})")
     history.nights.sort(key=lambda night: night["unix_s"])
     return history
@@ -127,10 +129,23 @@ def _night(line: str) -> dict[str, Any]:
     content = json.loads(line)
     if content["schema_version"] != SCHEMA_VERSION:
         raise ValueError(f"schema version {content['schema_version']!r}")
-    float(content["unix_s"])
+    datetime.fromtimestamp(content["unix_s"], UTC)
+    _refuse_text(content, ("unix_s", "canary_s"))
     for metric in content["metrics"].values():
-        metric["judgement"]
+        _refuse_text(metric, ("value", "ratio", "low", "high"))
+    words = [metric["judgement"] for metric in content["metrics"].values()]
+    words += [content[name] for name in ("baseline", "candidate", "outcome")]
+    if not all(isinstance(word, str) for word in words):
+        raise ValueError("a name is no text")
     return dict(content)
+
+
+def _refuse_text(content: dict[str, Any], names: Sequence[str]) -> None:
+    """Raise ValueError where one of these is neither a finite number nor null."""
+    for name in names:
+        value = content[name]
+        if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
+            raise ValueError(f"{name} is {value!r}")
 
 
 def machine_note(folder: Path, verdict: Verdict) -> Iterator[str]:

@@ -60,16 +60,30 @@ class Trial:
                 names = [f"{which}_s_b{size}_point0" for which in ("candidate", "baseline")]
                 if any(name not in raw for name in names):
                     return None
-                return raw[names[0]], raw[names[1]]
+                return _paired(raw[names[0]], raw[names[1]])
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise BadInput(f"{path}: damaged ({error}); run that trial again") from error
 
     @property
     def sizes(self) -> list[int]:
-        """Batch sizes that were timed."""
-        return [int(size) for size in self.record.config.get("measure", {}).get("batch_sizes", [])]
+        """Batch sizes that were timed. Raises BadInput where the configuration is damaged."""
+        try:
+            sizes = self.record.config.get("measure", {}).get("batch_sizes", [])
+            return [int(size) for size in sizes]
+        except (AttributeError, TypeError, ValueError) as error:
+            where = self.folder / RECORD_NAME
+            raise BadInput(f"{where}: damaged batch sizes ({error}); run it again") from error
+
+
+def _paired(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as seconds [K]. Raises ValueError and TypeError for what rounds cannot be."""
+    if one.ndim != 1 or one.shape != other.shape or not one.size:
+        raise ValueError(f"rounds of shapes {one.shape} and {other.shape}")
+    if not (np.isfinite([one, other]).all() and min(one.min(), other.min()) > 0):
+        raise ValueError("rounds that took no time")
+    return one, other
 
 
 @dataclass

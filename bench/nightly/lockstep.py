@@ -73,6 +73,9 @@ class Windows:
                 if "refused" in told:
                     raise NoEnergy(f"{self.sides[which].revision}: {told['refused']}")
                 self.doubt = self.doubt or told["doubt"]
+                if not told["joules"] > 0:
+                    why = told["doubt"] or f"a pass of {told['joules']:.3g} J"
+                    raise NoEnergy(f"{self.sides[which].revision}: {why}")
                 self.joules[which].append(told["joules"])
         baseline, candidate = (side[start:] for side in self.joules)
         return [math.log(new / old) for old, new in zip(baseline, candidate, strict=True)]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 import signal
-import subprocess
 import tempfile
 import threading
 import time
@@ -13,20 +12,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from bench.compare.comparable import environment_differences, identity_differences
-from bench.compare.gate import QUALITY
-from bench.compare.quality import quality_row
 from bench.compare.sides import BadInput, Cell, model_name
 from bench.compare.verdict import Row, Verdict
 from bench.launch.devices import Machine, NoSuchDevice
 from bench.nightly.partner import WorkerFailed
-from bench.nightly.revisions import Revision, checked_out
+from bench.nightly.plans import hardware_of, planned
+from bench.nightly.revisions import Revision, checked_out, uncommitted
+from bench.nightly.seeds import judge_quality
 from bench.nightly.turns import (
     CANARY,
     Content,
     OtherProtocol,
+    Pair,
     Seen,
     Told,
     Turn,
@@ -34,9 +33,7 @@ from bench.nightly.turns import (
     qualities,
 )
 
-PLANNING = "bench.nightly.planning"
 POLL_S = 1.0
-NUM_SEEDS = 5  # whose qualities are compared where one seed's differ
 Say = Callable[[str], None]
 
 
@@ -76,9 +73,10 @@ def compare_revisions(
         tempfile.TemporaryDirectory(prefix="condbench-") as scratch,
         checked_out(repository, [baseline, candidate], Path(scratch)) as (old, new),
     ):
-        plans = [_planned(rev, overrides, Path(scratch)) for rev in (old, new)]
-        verdict = Verdict(str(old), str(new), _hardware(plans[0]), confirmed=True)
+        plans = [planned(rev, overrides, Path(scratch)) for rev in (old, new)]
+        verdict = Verdict(str(old), str(new), hardware_of(plans[0]), confirmed=True)
         verdict.commands = [_command(old, new, overrides)]
+        verdict.notes += uncommitted(repository)
         night = Night(old, new, Path(scratch), machine, say, verdict)
         try:
             _run(night, plans[0], plans[1])
@@ -107,32 +105,8 @@ def _ended_in_order() -> Iterator[None]:
 
 
 def _command(old: Revision, new: Revision, overrides: Sequence[str]) -> str:
-    revisions = f"{old.commit[:12]} {new.commit[:12]}"
-    return " ".join(["condbench compare --rev", revisions, *overrides])
-
-
-def _planned(revision: Revision, overrides: Sequence[str], scratch: Path) -> dict[Cell, Content]:
-    """The trials that a revision plans, results below `scratch`."""
-    results = scratch / f"results-{revision.folder.name}"
-    arguments = [*overrides, f"results={results}", "wandb.mode=disabled"]
-    command = [revision.python, "-m", PLANNING, *arguments]
-    run = subprocess.run(
-        command, capture_output=True, text=True, cwd=revision.folder, env=revision.environment
-    )
-    if run.returncode:
-        raise BadInput(f"{revision} cannot plan {' '.join(overrides)}: {run.stderr.strip()[-800:]}")
-    told = json.loads(run.stdout)
-    if told["left_out"]:
-        raise BadInput(f"{revision}: {told['left_out'][0]}")
-    return {_cell(content["labels"]): content for content in told["trials"]}
-
-
-def _cell(labels: dict[str, Any]) -> Cell:
-    return Cell(*(labels[name] for name in Cell._fields))
-
-
-def _hardware(plan: dict[Cell, Content]) -> str:
-    return str(next(iter(plan.values()))["labels"]["hardware"])
+    command = ["condbench", "compare", "--rev", old.commit[:12], new.commit[:12]]
+    return shlex.join([*command, *overrides])
 
 
 def _run(night: Night, old: dict[Cell, Content], new: dict[Cell, Content]) -> None:
@@ -151,11 +125,11 @@ def _run(night: Night, old: dict[Cell, Content], new: dict[Cell, Content]) -> No
     verdict.notes += [f"{cell}: only in the candidate" for cell in new if cell not in old]
     if not same:
         return
-    if not _controlled(night, same[0], old[same[0]]):
+    if not _controlled(night, {cell: old[cell] for cell in same}):
         return
     for number, cell in enumerate(same, start=1):
         night.say(f"[{number}/{len(same)}] {cell}")
-        _one(night, cell, (old[cell], new[cell]), first=number == 1)
+        _one(night, cell, (old[cell], new[cell]))
     for model, told in night.told.items():
         verdict.rows.append(_quality(night, model_name(model), told))
 
@@ -166,12 +140,25 @@ def _comparable(night: Night, cell: Cell, old: Content, new: Content) -> bool:
     return not found
 
 
-def _controlled(night: Night, cell: Cell, content: Content) -> bool:
-    """The A/A arm: the baseline against itself in two processes. Whether it came out equal."""
-    night.say(f"A/A control: {cell}")
-    with _device(night, content) as variables:
-        turn = _turn(night, cell, (night.old, night.old), (content, content), variables)
-        rows = _baseline_works(lambda: judge_turn(turn), night.old).rows
+def _controlled(night: Night, plan: dict[Cell, Content]) -> bool:
+    """The A/A arm: the baseline against itself in two processes. Whether it came out equal.
+
+    On the first trial that the baseline does not answer with Unsupported.
+    """
+    rows: list[Row] = []
+    for cell, content in plan.items():
+        night.say(f"A/A control: {cell}")
+        try:
+            with _device(night, content) as variables:
+                turn = _turn(night, cell, (night.old, night.old), (content, content), variables)
+                rows = judge_turn(turn).rows
+        except WorkerFailed as error:
+            _refuse_baseline(night, error)
+        if rows:
+            break
+    else:
+        night.verdict.notes.append("the baseline supports none of the trials: no control")
+        return False
     for row in rows:
         night.verdict.controls.append(_control(row, f"A/A control, {row.metric}"))
     equal = all(row.judgement == "equal" for row in rows)
@@ -185,56 +172,61 @@ def _control(row: Row, metric: str) -> Row:
     return replace(row, metric=metric, cause=None)
 
 
-def _baseline_works(measure: Callable[[], Seen], old: Revision) -> Seen:
-    try:
-        return measure()
-    except WorkerFailed as error:
+def _refuse_baseline(night: Night, error: WorkerFailed) -> None:
+    """Raise BadInput where it was the baseline that failed: nothing can be held against it."""
+    if error.revision is night.old:
         raise BadInput(f"a trial of the baseline fails: {error}") from error
 
 
-def _one(night: Night, cell: Cell, contents: tuple[Content, Content], *, first: bool) -> None:
-    """One trial in turns; its rows go into the verdict."""
+def _one(night: Night, cell: Cell, contents: tuple[Content, Content]) -> None:
+    """One trial in turns; its rows go into the verdict. A candidate that fails has two tries."""
     verdict = night.verdict
     try:
-        with _device(night, contents[0]) as variables:
-            turn = _turn(night, cell, (night.old, night.new), contents, variables)
-            seen = judge_turn(turn, canary=first)
+        try:
+            turn, seen = _seen(night, cell, contents)
+        except WorkerFailed as error:
+            _refuse_baseline(night, error)
+            night.say("  fails; once more")
+            turn, seen = _seen(night, cell, contents)
+            verdict.notes.append(f"{cell}: failed once and worked in the rerun: {error}")
     except WorkerFailed as error:
-        if error.revision is night.old:
-            raise BadInput(f"a trial of the baseline fails: {error}") from error
+        _refuse_baseline(night, error)
         verdict.rows.append(Row(str(cell), "trial", "regressed", reason=f"fails: {error}"))
         return
     for row in seen.rows:
         if row.metric == f"time {CANARY}":
             verdict.canary = _control(row, "canary, candidate's process / baseline's")
+            verdict.canary_s = row.candidate
         else:
             verdict.rows.append(row)
             night.say(f"  {row.metric}: {row.judgement}")
     verdict.changes += seen.changes
     if all("quality" in told for told in seen.told):
         night.told[cell.model].append((turn, seen.told))
-        verdict.canary_s = verdict.canary_s or seen.told[1]["canary_s"]
         found = environment_differences(*(told["environment"] for told in seen.told))
         verdict.differences += [each for each in found if each not in verdict.differences]
 
 
+def _seen(night: Night, cell: Cell, contents: tuple[Content, Content]) -> tuple[Turn, Seen]:
+    """The trial measured in turns; the canary with the first that has times."""
+    with _device(night, contents[0]) as variables:
+        turn = _turn(night, cell, (night.old, night.new), contents, variables)
+        return turn, judge_turn(turn, canary=night.verdict.canary is None)
+
+
 def _quality(night: Night, model: str, told: Sequence[tuple[Turn, Told]]) -> Row:
-    """Quality by paired seeds. Where it differs, seeds are added as rounds are, up to five."""
-    pairs = [(old["quality"], new["quality"]) for _, (old, new) in told]
-    if any(old != new for old, new in pairs) and len(pairs) < NUM_SEEDS:
-        turn = told[0][0]
-        used = {turn.contents[0]["config"]["seed"] for turn, _ in told}
-        seeds = [seed for seed in range(2 * NUM_SEEDS) if seed not in used]
+    turn = told[0][0]
+
+    def more(seeds: Sequence[int]) -> list[Pair]:
         night.say(f"{model}: quality differs, more seeds")
         with _device(night, turn.contents[0]) as variables:
-            again = replace(turn, variables=variables)
-            pairs += qualities(again, seeds[: NUM_SEEDS - len(pairs)])
-    old, new = ([pair[which] for pair in pairs] for which in range(2))
-    if None in old or None in new:
-        reason = "quality is not a finite number"
-        return Row(model, "quality", "inconclusive", QUALITY, reason=reason)
-    last = told[0][1][1]
-    return quality_row(model, old, new, last["direction"], last["quality_unit"])
+            return qualities(replace(turn, variables=variables), seeds)
+
+    try:
+        return judge_quality(model, told, more)
+    except WorkerFailed as error:
+        _refuse_baseline(night, error)
+        return Row(model, "quality", "regressed", reason=f"fails with another seed: {error}")
 
 
 def _turn(

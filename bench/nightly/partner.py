@@ -73,10 +73,15 @@ class Partner:
 
     def receive(self) -> dict[str, Any]:
         """Wait for the answer to what was sent. Raises WorkerFailed."""
-        told = json.loads(self._line())
-        if "error" in told:
-            raise self._failed(told["error"])
-        return dict(told["ok"])
+        line = self._line()
+        try:
+            told = json.loads(line)
+            if "ok" in told:
+                return dict(told["ok"])
+            error = str(told["error"])
+        except (ValueError, KeyError, TypeError):
+            error = f"gave no answer but {line[:80]!r}"
+        raise self._failed(error)
 
     def _line(self) -> bytes:
         assert self.process.stdout is not None

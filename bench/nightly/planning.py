@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import redirect_stdout
 
 from bench.plan.matrix import PlanError, make_plan
 
@@ -14,11 +15,12 @@ from bench.plan.matrix import PlanError, make_plan
 def main(arguments: list[str]) -> int:
     """Print {"trials": [trial.json content], "left_out": [...]}; exit code 2 with the reason."""
     try:
-        plan = make_plan(arguments)
+        with redirect_stdout(sys.stderr):  # whatever a plugin prints is no plan
+            plan = make_plan(arguments)
+            trials = [trial.content() for trial in plan.trials]
     except PlanError as error:
         print(error, file=sys.stderr)
         return 2
-    trials = [trial.content() for trial in plan.trials]
     json.dump({"trials": trials, "left_out": plan.left_out}, sys.stdout)
     return 0
 

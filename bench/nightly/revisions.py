@@ -21,6 +21,8 @@ from bench.compare.sides import BadInput
 
 LOCK = "constraints.txt"
 SECRETS = ("WANDB_API_KEY", "GH_TOKEN", "GITHUB_TOKEN")  # no revision needs to see them
+MAKES_OWN = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "PYTHONPATH")  # of the caller's
+PLANNER = Path("bench") / "nightly" / "planning.py"
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,12 @@ def checked_out(repository: Path, names: Sequence[str], where: Path) -> Iterator
     try:
         for folder, commit in zip(folders, commits, strict=True):
             _git(root, "worktree", "add", "--detach", "--quiet", str(folder), commit)
-        pythons = _pythons(folders)
+        projects = [_project(*each) for each in zip(names, folders, strict=True)]
+        pythons = _pythons(names, folders, projects)
+        environments = [_environment(*each) for each in zip(folders, projects, strict=True)]
         yield [
-            Revision(name, commit, folder, python, _environment(folder, name))
-            for name, commit, folder, python in zip(names, commits, folders, pythons, strict=True)
+            Revision(*each)
+            for each in zip(names, commits, folders, pythons, environments, strict=True)
         ]
     finally:
         for folder in folders:
@@ -74,20 +78,42 @@ def _commit(root: Path, name: str) -> str:
         ) from error
 
 
-def _environment(folder: Path, name: str) -> dict[str, str]:
-    """Variables with which an interpreter finds the revision's code and entry points."""
+def uncommitted(repository: Path) -> list[str]:
+    """A line where files differ from the commit that is checked out: they are not compared."""
+    changed = _git(repository, "status", "--porcelain", "--untracked-files=no").splitlines()
+    return [f"{len(changed)} file(s) with changes not committed: not compared"] if changed else []
+
+
+def _project(name: str, folder: Path) -> dict[str, Any]:
+    """The revision's [project]. Raises BadInput where there is none, or nothing to plan with."""
     try:
-        project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    except (OSError, ValueError, KeyError) as error:
+        text = (folder / "pyproject.toml").read_text(encoding="utf-8")
+        project = dict(tomllib.loads(text)["project"])
+        project["name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{name}: no readable pyproject.toml in that revision ({error})") from error
+    if not (folder / PLANNER).is_file():
+        raise BadInput(
+            f"{name}: no {PLANNER} in that revision: it is older than the nightly, or this is not "
+            "condbench's own repository"
+        )
+    return project
+
+
+def _environment(folder: Path, project: dict[str, Any]) -> dict[str, str]:
+    """Variables with which an interpreter finds the revision's code and entry points."""
     site = folder / ".site"
     _write_metadata(site / f"{project['name']}-0.dist-info", project)
     conf = folder / "bench" / "conf"
     if not conf.exists():  # the package bench.conf is conf/ beside it
         conf.symlink_to(folder / "conf", target_is_directory=True)
     path = os.pathsep.join([str(folder), str(site)])
-    ours = {key: value for key, value in os.environ.items() if key not in SECRETS}
-    return {**ours, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**_ours(), "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def _ours(*less: str) -> dict[str, str]:
+    """This process's variables without secrets, and without those named `less`."""
+    return {key: value for key, value in os.environ.items() if key not in (*SECRETS, *less)}
 
 
 def _write_metadata(place: Path, project: dict[str, Any]) -> None:
@@ -99,22 +125,33 @@ def _write_metadata(place: Path, project: dict[str, Any]) -> None:
     (place / "entry_points.txt").write_text("\n".join(lines) + "\n")
 
 
-def _pythons(folders: Sequence[Path]) -> list[str]:
+def _pythons(
+    names: Sequence[str], folders: Sequence[Path], projects: Sequence[dict[str, Any]]
+) -> list[str]:
     """This interpreter for all if their locks are equal, else one environment each."""
-    if len({_lock(folder) for folder in folders}) == 1:
+    locks = {_lock(*each) for each in zip(folders, projects, strict=True)}
+    if len(locks) == 1:
         return [sys.executable] * len(folders)
-    for folder in folders:
-        command = ["make", "-C", str(folder), f"PYTHON={sys.executable}", ".venv/.run"]
-        run = subprocess.run(command, capture_output=True, text=True)
-        if run.returncode:
-            raise BadInput(f"the environment of {folder} cannot be installed: {run.stderr[-500:]}")
-    return [str(folder / ".venv" / "bin" / "python") for folder in folders]
+    return [_installed(*each) for each in zip(names, folders, strict=True)]
 
 
-def _lock(folder: Path) -> str:
+def _installed(name: str, folder: Path) -> str:
+    """The interpreter of an environment that the revision's own Makefile makes in its folder.
+
+    Without secrets, and without what a `make` that started us was told. Raises BadInput.
+    """
+    command = ["make", "-C", str(folder), f"PYTHON={sys.executable}", "VENV=.venv", ".venv/.run"]
+    run = subprocess.run(command, capture_output=True, text=True, env=_ours(*MAKES_OWN))
+    python = folder / ".venv" / "bin" / "python"
+    if run.returncode or not python.exists():
+        said = (run.stderr or run.stdout).strip()[-500:]
+        raise BadInput(f"{name}: the environment of that revision cannot be installed: {said}")
+    return str(python)
+
+
+def _lock(folder: Path, project: dict[str, Any]) -> str:
     """What decides the environment: pinned versions and dependencies."""
     pinned = folder / LOCK
-    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     asked = (project.get("dependencies"), project.get("optional-dependencies", {}).get("tasks"))
     return f"{pinned.read_text() if pinned.exists() else ''}{asked}"
 

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bench.compare.causes import cause_between_revisions
-from bench.compare.gate import ENERGY, TIME, Judged, confirm, decide, mean_ratio
+from bench.compare.gate import (
+    ENERGY,
+    MAX_ROUNDS,
+    TIME,
+    Judged,
+    confirm,
+    decide,
+    looks,
+    mean_ratio,
+)
 from bench.compare.verdict import Row
 from bench.nightly.lockstep import NoEnergy, Sides, Windows, open_both, warmed
 from bench.nightly.partner import Partner, write_trial
@@ -22,6 +32,7 @@ WINDOWS, MOST_WINDOWS = 5, 10  # energy windows a side: they last seconds each
 UNSETTLED = "times never settled in the warm-up"
 Content = Mapping[str, Any]  # a trial.json
 Told = tuple[dict[str, Any], dict[str, Any]]  # what baseline and candidate say of themselves
+Pair = tuple[float | None, float | None]  # quality of one seed: baseline, candidate
 
 
 class OtherProtocol(Exception):
@@ -67,6 +78,9 @@ class Seen:
     changes: list[str] = field(default_factory=list)
 
 
+Measure = Callable[[Sides, Turn], Row]
+
+
 def judge_turn(turn: Turn, *, canary: bool = False) -> Seen:
     """Measure the trial in turns at every batch size; a suspected regression a second time.
 
@@ -77,16 +91,15 @@ def judge_turn(turn: Turn, *, canary: bool = False) -> Seen:
         if any("skipped" in each for each in told):
             return Seen(_skipped(turn, told), told)
         works = [*turn.works, *([CANARY] if canary else [])]
-        timed = [_timed(sides, turn, work) for work in works]
-        energy = [_energy(sides, turn)] if turn.on_gpu else []
+        measures: list[Measure] = [partial(_timed, work=work) for work in works]
+        measures += [_energy] if turn.on_gpu else []
+        rows = [measure(sides, turn) for measure in measures]
     changes = _changes(turn.name, told)
-    times = zip(works, timed, strict=True)
-    rows = [_confirmed(turn, work, row, judged, changes) for work, (row, judged) in times]
-    rows += [_confirmed_energy(turn, row, judged, changes) for row, judged in energy]
-    return Seen(rows, told, changes)
+    pairs = zip(rows, measures, strict=True)
+    return Seen([_confirmed(turn, row, again, changes) for row, again in pairs], told, changes)
 
 
-def qualities(turn: Turn, seeds: Sequence[int]) -> list[tuple[float | None, float | None]]:
+def qualities(turn: Turn, seeds: Sequence[int]) -> list[Pair]:
     """Quality (baseline, candidate) of more seeds of the trial, in fresh workers."""
     found = []
     with _started(turn) as sides:
@@ -125,8 +138,8 @@ def _opened(turn: Turn) -> Iterator[tuple[Sides, Told]]:
     with _started(turn) as sides:
         told = open_both(sides, (_fresh_folder(turn, 0), _fresh_folder(turn, 1)))
         for side, each in zip(sides, told, strict=True):
-            if each["protocol"] != PROTOCOL:
-                raise OtherProtocol(f"{side.revision}: worker protocol {each['protocol']}")
+            if each.get("protocol") != PROTOCOL:
+                raise OtherProtocol(f"{side.revision}: worker protocol {each.get('protocol')}")
         yield sides, told
 
 
@@ -135,71 +148,61 @@ def _fresh_folder(turn: Turn, which: int) -> str:
     return str(write_trial(turn.scratch / f"{number}-{'ab'[which]}", turn.contents[which]))
 
 
-def _timed(sides: Sides, turn: Turn, work: str) -> tuple[Row, Judged]:
-    """The row of one work's times before any rerun, and what it rests on."""
+def _timed(sides: Sides, turn: Turn, work: str) -> Row:
+    """The row of one work's times before any rerun."""
+    start = int(turn.measure["rounds"])
     rounds = warmed(sides, work, float(turn.measure["block_ms"]))
-    judged = decide(rounds.more, int(turn.measure["rounds"]))
-    row = _row(turn, f"time {work}", judged, "s", rounds.median_s)
-    if not rounds.steady:
-        row = replace(row, judgement="inconclusive", reason=UNSETTLED)
-    return replace(row, margins=TIME), judged
+    judged = decide(rounds.more, start)
+    row = _row(turn, f"time {work}", judged, rounds.median_s)
+    row = replace(row, unit="s", margins=TIME, num_looks=_most_looks(start, MAX_ROUNDS))
+    return row if rounds.steady else _doubted(row, UNSETTLED)
 
 
-def _energy(sides: Sides, turn: Turn) -> tuple[Row, Judged | None]:
-    """The row of energy at the largest batch size."""
-    size = max(turn.measure["batch_sizes"])
-    windows = Windows(sides, f"b{size}", float(turn.measure["energy_window_s"]))
+def _energy(sides: Sides, turn: Turn) -> Row:
+    """The row of energy at the largest batch size, before any rerun."""
+    name = f"b{max(turn.measure['batch_sizes'])}"
+    windows = Windows(sides, name, float(turn.measure["energy_window_s"]))
     try:
         judged = decide(windows.more, WINDOWS, ENERGY, MOST_WINDOWS, mean_ratio)
     except NoEnergy as error:
-        reason = str(error)
-        return Row(turn.name, f"energy b{size}", "inconclusive", ENERGY, reason=reason), None
-    row = _row(turn, f"energy b{size}", judged, "j", windows.mean_j)
-    if windows.doubt:
-        row = replace(row, judgement="inconclusive", reason=windows.doubt)
-    return replace(row, margins=ENERGY), judged
+        return Row(turn.name, f"energy {name}", "inconclusive", ENERGY, reason=str(error))
+    row = _row(turn, f"energy {name}", judged, windows.mean_j)
+    row = replace(row, unit="j", margins=ENERGY, num_looks=_most_looks(WINDOWS, MOST_WINDOWS))
+    return _doubted(row, windows.doubt) if windows.doubt else row
 
 
-def _row(turn: Turn, metric: str, judged: Judged, unit: str, values: tuple[float, float]) -> Row:
+def _row(turn: Turn, metric: str, judged: Judged, values: tuple[float, float]) -> Row:
     return Row(
         turn.name,
         metric,
         judged.judgement,
         ratio=judged.ratio,
-        unit=unit,
         baseline=values[0],
         candidate=values[1],
-        num_looks=judged.num_looks,
         reason=judged.ratio.reason,
     )
 
 
-def _confirmed(turn: Turn, work: str, row: Row, judged: Judged, changes: list[str]) -> Row:
-    def again() -> Judged:
+def _most_looks(start: int, most: int) -> int:
+    """How often the gate may look: the error is that of all looks, also of those not needed."""
+    return sum(1 for _ in looks(start, most))
+
+
+def _doubted(row: Row, why: str) -> Row:
+    return replace(row, judgement="inconclusive", reason=why)
+
+
+def _confirmed(turn: Turn, row: Row, measure: Measure, changes: list[str]) -> Row:
+    """The row after a rerun in new processes, if one is needed, and the cause of what it says."""
+
+    def again() -> Row:
         with _opened(turn) as (sides, _):
-            return _timed(sides, turn, work)[1]
+            return measure(sides, turn)
 
-    return _final(row, judged, confirm(judged, again), changes)
-
-
-def _confirmed_energy(turn: Turn, row: Row, judged: Judged | None, changes: list[str]) -> Row:
-    if judged is None:
-        return row
-
-    def again() -> Judged:
-        with _opened(turn) as (sides, _):
-            return _energy(sides, turn)[1] or judged
-
-    return _final(row, judged, confirm(judged, again), changes)
-
-
-def _final(
-    row: Row, first: Judged, outcome: tuple[Judged, Judged | None], changes: list[str]
-) -> Row:
-    """The row after the rerun, with the probable cause of what it says."""
-    final, rerun = outcome
-    if rerun is not None and row.judgement == first.judgement:
-        row = replace(row, judgement=final.judgement, rerun=rerun.ratio)
+    final, rerun = confirm(row, again)
+    if rerun is not None:
+        why = f"rerun: {rerun.reason}" if rerun.reason else row.reason
+        row = replace(row, judgement=final.judgement, rerun=rerun.ratio, reason=why)
     if row.judgement == "equal":
         return row
     return replace(row, cause=cause_between_revisions(row.judgement, changes))
@@ -218,7 +221,11 @@ def _changes(name: str, told: Told) -> list[str]:
     """Counts that differ between the sides."""
     old, new = (each["counts"] for each in told)
     return [
-        f"{name} {key}: {old.get(key, 0):,.10g} -> {new.get(key, 0):,.10g}"
+        f"{name} {key}: {_shown(old.get(key))} -> {_shown(new.get(key))}"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
     ]
+
+
+def _shown(count: float | None) -> str:
+    return "none" if count is None else f"{count:,.10g}"

@@ -30,13 +30,14 @@ import numpy as np
 import torch
 
 from bench import environment
-from bench.measure.footprint import measure_footprint
 from bench.measure.inputs import Inputs, choose_inputs
 from bench.measure.quality import evaluate
 from bench.measure.subject import Subject
-from bench.meters.canary import canary, canary_s
-from bench.meters.energy import EnergyMeter, EnergyRefused
+from bench.meters.canary import canary
+from bench.meters.energy import EnergyMeter, EnergyReading, EnergyRefused
 from bench.meters.flops import count_samples
+from bench.meters.memory import inference_memory
+from bench.meters.parameters import resident_params
 from bench.meters.stopwatch import stopwatch_for
 from bench.meters.time import evaluating, no_collection, pinned_threads
 from bench.meters.warmup import warm_up
@@ -69,7 +70,6 @@ class Worker:
         inputs = choose_inputs(subject.task, config.num_inputs, config.batch_sizes, subject.device)
         told = {"protocol": PROTOCOL, **_quality(subject), "counts": _counts(subject, inputs)}
         self._ready(subject, inputs)
-        told["canary_s"] = canary_s(subject.device)
         told["environment"] = {"num_threads": threads, "gpus": environment.gpus()}
         return told
 
@@ -99,7 +99,7 @@ class Worker:
             reading = self.meter.measure(step, seconds)
         except EnergyRefused as refusal:
             return {"refused": refusal.reason}
-        return {"joules": reading.j_per_pass, "doubt": reading.reason}
+        return {"joules": reading.j_per_pass, "doubt": _doubt(reading)}
 
     def quality(self, folder: str) -> Answer:
         """Train the trial in `folder`, another seed, and say how well it does."""
@@ -119,6 +119,15 @@ def _run(model: Callable[[Any], object], batches: list[Any], num_passes: int) ->
             model(batch)
 
 
+def _doubt(reading: EnergyReading) -> str | None:
+    """Why the joules must not count; None where they do."""
+    if reading.device == "fake":
+        return "measured with a fake device"
+    if reading.scope != "gpu":
+        return f"only the whole {reading.scope}'s energy can be read"
+    return reading.reason
+
+
 def _quality(subject: Subject) -> Answer:
     quality = evaluate(subject, subject.points()[0])
     value = float(quality.value)
@@ -130,11 +139,20 @@ def _quality(subject: Subject) -> Answer:
 
 
 def _counts(subject: Subject, inputs: Inputs) -> dict[str, float]:
-    """Parameters, executed FLOPs and peak of live tensors: what points at code."""
+    """Parameters, executed FLOPs and peak of live tensors: what points at code.
+
+    Nothing of the device's own memory: the other revision trains there at the same time.
+    """
     with torch.inference_mode():
         alone = count_samples(subject.model, inputs.samples)
-    found = {name: float(m.value or 0) for name, m in measure_footprint(subject, inputs).items()}
-    return {**found, "infer/flops_per_sample": float(np.mean(alone.per_batch))}
+    counts = {
+        "model/params": float(resident_params(subject.model)),
+        "infer/flops_per_sample": float(np.mean(alone.per_batch)),
+    }
+    for size, batches in inputs.by_size.items():
+        seen = inference_memory(subject.model, batches[0])
+        counts[f"infer/peak_tensor_bytes_b{size}"] = float(seen.peak_tensor_bytes)
+    return counts
 
 
 def serve(requests: queue.Queue[dict[str, Any]], answer: Callable[[Answer], None]) -> None:

@@ -31,10 +31,11 @@ toy = json.loads(Path("toy.json").read_text())
 if "refuse" in toy:
     sys.exit(toy["refuse"])
 trials = []
+print(toy.get("noise", ""), end="", flush=True)
 for method in toy["methods"]:
     measure = {"rounds": 20, "batch_sizes": [64], "block_ms": 1.0, "energy_window_s": 5.0}
     config = {"seed": 0, "timeout_s": toy["timeout_s"], "measure": measure,
-              "gpu": {"kind": "cpu", "device": None}}
+              "gpu": {"kind": toy["kind"], "device": None}}
     trials.append({
         "labels": {"experiment": "e", "hardware": "cpu-toy", "task": "digits", "method": method,
                    "backbone": "transformer", "variant": "", "seed": 0},
@@ -46,40 +47,55 @@ for method in toy["methods"]:
 print(json.dumps({"trials": trials, "left_out": []}))
 """
 
-# Answers as the worker does; blocks take toy.json's seconds, with 0.5 % of noise.
+# Answers as the worker does: blocks take toy.json's seconds with 0.5 % of noise, windows joules.
+# With `marks`, a folder, `once` holds for the candidate's first worker and `later` for its others.
 WORKER = """
 import json, os, random, sys, time
 from pathlib import Path
 toy = json.loads(Path("toy.json").read_text())
 vary = random.Random(os.getpid())
+if "marks" in toy:
+    number = len(list(Path(toy["marks"]).iterdir()))
+    Path(toy["marks"], str(number)).touch()
+    toy |= toy["later"] if number else toy["once"]
 def answer(request):
     do = request["do"]
     folder = request.get("folder")
     if folder:
-        config = json.loads(Path(folder, "trial.json").read_text())["config"]
-        quality = toy["quality"] + config["seed"]
+        trial = json.loads(Path(folder, "trial.json").read_text())
+        seed, method = trial["config"]["seed"], trial["labels"]["method"]
+        quality = toy["quality"] + seed + (toy.get("bonus", 0) if seed > 4 else 0)
     if do == "open":
         if toy.get("crash"):
             sys.exit("toy crashed")
         time.sleep(toy.get("sleep_s", 0))
         return {"protocol": toy.get("protocol", 1), "quality": quality, "quality_unit": "%",
                 "direction": "higher", "counts": {"infer/flops_per_sample": toy["flops"]},
-                "canary_s": 0.003, "environment": {"num_threads": 1, "gpus": []},
-                **({"skipped": toy["skipped"]} if "skipped" in toy else {})}
+                "environment": {"num_threads": 1, "gpus": []},
+                **({"skipped": toy["skipped"]} if toy.get("only", method) == method and "skipped" in toy else {})}
     if do == "warm":
         return {"pass_s": 0.001, "steady": toy.get("steady", True)}
     if do == "block":
         pass_s = 0.001 if request["work"] == "canary" else toy["pass_s"]
         spread = toy.get("spread", 0.005)
         return {"seconds": request["passes"] * pass_s * vary.gauss(1, spread)}
+    if do == "window" and "refused" in toy:
+        return {"refused": toy["refused"]}
+    if do == "window":
+        return {"joules": toy["joules"] * vary.gauss(1, toy.get("joule_spread", 0.002)),
+                "doubt": toy.get("doubt")}
+    if toy.get("crash_later"):
+        sys.exit("toy crashed with another seed")
     return {"quality": quality}
 for line in sys.stdin:
-    print(json.dumps({"ok": answer(json.loads(line))}), flush=True)
+    print(toy.get("answer") or json.dumps({"ok": answer(json.loads(line))}), flush=True)
 """
 
 TOY = {
     "methods": ["dense", "moe"],
+    "kind": "cpu",
     "pass_s": 0.1,
+    "joules": 50.0,
     "quality": 80.0,
     "flops": 1000,
     "torch": "2.13.0",
@@ -117,7 +133,7 @@ class ToyProject:
         return self.git("rev-parse", "HEAD")
 
     def night(self, baseline: str, candidate: str) -> Verdict:
-        machine = Machine((), self.locks)
+        machine = Machine(("GPU-toy",), self.locks)
         return compare_revisions(
             self.folder, baseline, candidate, [], machine=machine, say=self.said.append
         )
