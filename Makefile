@@ -83,5 +83,6 @@ kernels: $(VENV)/.dev ## time ratios of our layers beside other implementations
 energy: $(VENV)/.dev ## a GPU's energy counter examined: what docs/energy.md still has to say
 	$(BIN)/python -m bench.meters.energy
 
-overhead: $(VENV)/.dev ## what the harness adds to an empty trial
+overhead: $(VENV)/.dev ## what the harness adds to a trial; 10,000 trials planned, 1,000 records read
 	$(BIN)/python -m bench.launch.overhead
+	$(BIN)/python -m tests.large_plans
