@@ -125,7 +125,7 @@ def _on_request(
     metrics: Metrics = {}
     dense = baseline
     if isinstance(baseline, Generating):
-        metrics |= measure_generation(subject, inputs, findings.points[0].metrics)
+        metrics |= measure_generation(subject, baseline, inputs, findings.points[0].metrics)
         dense = baseline.model
     if subject.config.robustness:
         metrics |= measure_robustness(trained, dense)

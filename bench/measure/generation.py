@@ -10,7 +10,7 @@ top: time to first token, and time, FLOPs, memory and energy of every further on
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,9 +28,10 @@ from bench.meters.stopwatch import Stopwatch, stopwatch_for
 from bench.meters.time import evaluating, no_collection
 from bench.record import Metric, missing
 from bench.routing import Observation
+from bench.statistics import ratio_interval
 from bench.types import Batch, Point, TaskSpec, Unsupported
 
-NUM_PASSES = 3  # over the inputs, for times; the median per batch counts
+NUM_ROUNDS = 6  # over the inputs, for times: the fewest with a 95 % interval
 FEWER_INPUTS = 4  # a generation is as many calls as it has tokens: every fourth input is used
 
 
@@ -114,10 +115,13 @@ def num_output_tokens(batch: Batch) -> int:
     return length - length // 2
 
 
-def measure_generation(subject: Subject, inputs: Inputs, whole: Metrics) -> Metrics:
+def measure_generation(
+    subject: Subject, baseline: nn.Module, inputs: Inputs, whole: Metrics
+) -> Metrics:
     """What only generating has, at the operating point that is set, per batch size B.
 
     `infer/ttft_ms_b{B}`: prompt to first token; `infer/tpot_ms_b{B}`: per further token;
+    `infer/{ttft,tpot}_speedup_b{B}`: the dense model's over the method's, in turns on each batch;
     `infer/flops_first_token_b{B}`, `infer/flops_per_output_token_b{B}`: of a sample, the second for
     further tokens; `infer/bytes_per_output_token_b{B}`: what a further token of a sample adds to
     the peak; `infer/num_generated_inputs`: how many prompts there were. `whole` holds the metrics
@@ -133,7 +137,7 @@ def measure_generation(subject: Subject, inputs: Inputs, whole: Metrics) -> Metr
         "infer/energy_j_per_output_token": _energy(whole, num_tokens),
     }
     for size, batches in inputs.by_size.items():
-        metrics |= _times(subject, batches, size)
+        metrics |= _times(subject, baseline, batches, size)
         metrics |= _growth(subject, batches, size, num_tokens)
     return metrics
 
@@ -150,42 +154,62 @@ def _energy(whole: Metrics, num_tokens: int) -> Metric:
     return Metric(value=energy.shown / num_tokens, unit="j")
 
 
-def _times(subject: Subject, batches: list[Batch], size: int) -> Metrics:
+def _times(subject: Subject, baseline: nn.Module, batches: list[Batch], size: int) -> Metrics:
+    """Times to and per token, and both paired with the dense model's."""
     refuse_if_watched("time per token")
-    watch = stopwatch_for(subject.device)
-    model: Any = subject.model
-    with evaluating(model), no_collection():
-        first, rest = token_times(model.model.generate, batches, watch)
-    return {
-        f"infer/ttft_ms_b{size}": _median_ms(first),
-        f"infer/tpot_ms_b{size}": _median_ms(rest),
-    }
+    models: list[Any] = [subject.model, baseline]
+    with evaluating(*models), no_collection():
+        times = token_times(
+            [m.model.generate for m in models], batches, stopwatch_for(subject.device)
+        )
+    metrics: Metrics = {}
+    for name, seconds in zip(("ttft", "tpot"), times, strict=True):
+        metrics[f"infer/{name}_ms_b{size}"] = _median_ms(seconds[:, 0])
+        metrics[f"infer/{name}_speedup_b{size}"] = _speedup(seconds.sum(-1))
+    return metrics
 
 
 def token_times(
-    generate: Callable[[Batch, int], Any], batches: list[Batch], watch: Stopwatch
-) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds to the first token, and per further one, of every batch [passes, batches]."""
-    first, rest = np.empty((2, NUM_PASSES, len(batches)))
-    for number in range(-1, NUM_PASSES):  # the first pass warms up
+    generates: Sequence[Callable[[Batch, int], Any]], batches: list[Batch], watch: Stopwatch
+) -> np.ndarray:
+    """Seconds to the first token, and per further one: [2, NUM_ROUNDS, models, batches].
+
+    The models take turns at every batch, and in every round another one begins.
+    """
+    times = np.empty((2, NUM_ROUNDS, len(generates), len(batches)))
+    for number in range(-1, NUM_ROUNDS):  # -1 warms up; the last overwrites it
+        order = list(enumerate(generates))[:: -1 if number % 2 else 1]
         for position, batch in enumerate(batches):
-            prompt, num_tokens = prompt_of(batch), num_output_tokens(batch)
-            begin_s = watch.now_s()
-            tokens = iter(generate(prompt, num_tokens))
-            next(tokens)
-            first_s = watch.now_s()
-            for _ in tokens:
-                pass
-            end_s = watch.now_s()
-            if number >= 0:
-                first[number, position] = first_s - begin_s
-                rest[number, position] = (end_s - first_s) / max(1, num_tokens - 1)
-    return first, rest
+            for which, generate in order:
+                times[:, number, which, position] = _timed_generation(generate, batch, watch)
+    return times
+
+
+def _timed_generation(
+    generate: Callable[[Batch, int], Any], batch: Batch, watch: Stopwatch
+) -> tuple[float, float]:
+    prompt, num_tokens = prompt_of(batch), num_output_tokens(batch)
+    begin_s = watch.now_s()
+    tokens = iter(generate(prompt, num_tokens))
+    next(tokens)
+    first_s = watch.now_s()
+    for _ in tokens:
+        pass
+    end_s = watch.now_s()
+    return first_s - begin_s, (end_s - first_s) / max(1, num_tokens - 1)
 
 
 def _median_ms(seconds: np.ndarray) -> Metric:
-    """Median over batches of each one's median, in milliseconds."""
+    """Median over batches of each one's median, in milliseconds; `seconds` [rounds, batches]."""
     return Metric(value=float(np.median(np.median(seconds, axis=0)) * 1e3), unit="ms")
+
+
+def _speedup(seconds: np.ndarray) -> Metric:
+    """Dense time / own time with its interval over rounds; `seconds` [rounds, (own, dense)]."""
+    if not (seconds > 0).all():
+        return missing("1", "the clock saw no time pass")
+    found = ratio_interval(np.log(seconds[:, 1] / seconds[:, 0]))
+    return Metric(value=found.value, unit="1", low=found.low, high=found.high)
 
 
 def _growth(subject: Subject, batches: list[Batch], size: int, num_tokens: int) -> Metrics:

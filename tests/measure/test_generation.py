@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from bench.config import MeasureConfig
 from bench.measure import generation
-from bench.measure.generation import Generating, called, measure_generation, refuse_unsupported
+from bench.measure.generation import (
+    Generating,
+    called,
+    measure_generation,
+    refuse_unsupported,
+    token_times,
+)
 from bench.measure.inputs import Inputs
 from bench.measure.subject import Subject
 from bench.record import Metric, missing
@@ -23,40 +29,39 @@ LABELS = TaskSpec("t", "tokens", (6,), 2, vocab_size=5)
 ENERGY = "infer/energy_j_per_sample"
 
 
+class Clock:
+    """What the models that are told so let pass: 10 s to a first token, 2 s per further one."""
+
+    def __init__(self) -> None:
+        self.time_s = 0.0
+
+    def now_s(self) -> float:
+        return self.time_s
+
+    def measure(self, work: Any) -> Any:
+        raise NotImplementedError
+
+
 class Counter(nn.Module):
     """Says the last prompt token + 1, + 2, ...: the prompt costs 1,000 FLOPs, a token 40 more.
 
     Every token keeps 4,000 bytes until the end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None, slowness: float = 1.0) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(1))
+        self.clock, self.slowness = clock or Clock(), slowness
 
     def generate(self, prompt: Batch, num_tokens: int) -> Iterator[Tensor]:
         kept = []
         _ = torch.ones(5, 10) @ torch.ones(10, 10)  # 2 x 5 x 10 x 10 = 1,000
         for number in range(num_tokens):
+            self.clock.time_s += 2.0 if number else 10.0 * self.slowness
             if number:
                 _ = torch.ones(2, 10) @ torch.ones(10, 1)  # 2 x 2 x 10 x 1 = 40
             kept.append(torch.empty(1_000))  # 4,000 bytes
             yield prompt.inputs[:, -1] + number + 1
-
-
-class Clock:
-    """10 s to a first token, 2 s per further one: every reading is one event later."""
-
-    def __init__(self, num_tokens: int) -> None:
-        self.times, self.steps = 0.0, [0.0, 10.0, 2.0 * (num_tokens - 1)]
-        self.readings = 0
-
-    def now_s(self) -> float:
-        self.times += self.steps[self.readings % 3]
-        self.readings += 1
-        return self.times
-
-    def measure(self, work: Any) -> Any:
-        raise NotImplementedError
 
 
 def _batch(size: int = 1) -> Batch:
@@ -113,19 +118,29 @@ def test_hooks_get_the_model_inside() -> None:
 
 
 def test_columns_per_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    """3 tokens: 1,000 FLOPs and 10 s to the first; 40 FLOPs, 2 s, 4,000 bytes for each further."""
-    monkeypatch.setattr(generation, "stopwatch_for", lambda device: Clock(3))
-    subject = called(_subject(Counter()))
+    """3 tokens: 1,000 FLOPs and 10 s to the first; 40 FLOPs, 2 s, 4,000 bytes for each further.
+
+    The dense model takes 30 s to the first and as long per token: a ratio of 3, and one of 1.
+    """
+    clock = Clock()
+    monkeypatch.setattr(generation, "stopwatch_for", lambda device: clock)
+    subject = called(_subject(Counter(clock)))
+    dense = Generating(Counter(clock, slowness=3.0))
     inputs = Inputs({1: [_batch(), _batch()], 4: [_batch(4)]})
     whole = {ENERGY: Metric(value=6.0, unit="j")}
     found = {
-        key: metric.shown for key, metric in measure_generation(subject, inputs, whole).items()
+        key: metric.shown
+        for key, metric in measure_generation(subject, dense, inputs, whole).items()
     }
     assert found["infer/num_generated_inputs"] == 2
     assert found["infer/num_prompt_tokens"] == 3
     assert found["infer/num_output_tokens"] == 3
     assert found["infer/ttft_ms_b1"] == pytest.approx(10_000)
     assert found["infer/tpot_ms_b1"] == pytest.approx(2_000)
+    ratios = [
+        found[f"infer/{name}_speedup_b{size}"] for name in ("ttft", "tpot") for size in (1, 4)
+    ]
+    assert ratios == pytest.approx([3.0, 3.0, 1.0, 1.0])
     assert found["infer/flops_first_token_b1"] == 1_000
     assert found["infer/flops_per_output_token_b1"] == 40
     assert found["infer/flops_per_output_token_b4"] == 10  # the same products for four samples
@@ -133,11 +148,29 @@ def test_columns_per_token(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["infer/bytes_per_output_token_b1"] == pytest.approx(4_000, rel=0.05)
 
 
+def test_models_take_turns_and_another_one_begins_each_round() -> None:
+    """Drift is the same for both: after the warm-up A B, then B A, at every batch."""
+    calls = []
+
+    def named(name: str):
+        def generate(prompt: Batch, num_tokens: int) -> Iterator[int]:
+            calls.append(name)
+            return iter(range(num_tokens))
+
+        return generate
+
+    times = token_times([named("A"), named("B")], [_batch(), _batch()], Clock())  # type: ignore[arg-type]
+    assert times.shape == (2, generation.NUM_ROUNDS, 2, 2)
+    assert "".join(calls) == "BABA" + ("ABAB" + "BABA") * (generation.NUM_ROUNDS // 2)
+
+
 def test_energy_is_missing_with_the_meters_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a sample's energy is missing, a token's is, for the same reason."""
-    monkeypatch.setattr(generation, "stopwatch_for", lambda device: Clock(3))
+    monkeypatch.setattr(generation, "stopwatch_for", lambda device: Clock())
     whole = {ENERGY: missing("j", "no NVIDIA GPU")}
-    found = measure_generation(called(_subject(Counter())), Inputs({1: [_batch()]}), whole)
+    dense = Generating(Counter())
+    found = measure_generation(called(_subject(Counter())), dense, Inputs({1: [_batch()]}), whole)
+    assert "no time pass" in str(found["infer/tpot_speedup_b1"].reason)  # this clock stands still
     assert found["infer/energy_j_per_output_token"].reason == "no NVIDIA GPU"
 
 
