@@ -37,7 +37,7 @@ test: lint suite ## lint, types and the deterministic suite (<= 15 min)
 TORCH_oldest := torch==2.11.0
 TORCH_newest := --upgrade torch
 suite: $(VENV)/.dev ## the deterministic suite alone
-	$(if $(TORCH),$(PIP) install $(TORCH_$(TORCH)))
+	$(if $(TORCH),$(PIP) install $(or $(TORCH_$(TORCH)),$(error TORCH is oldest or newest)))
 	$(BIN)/python -m pytest -m 'not soak' -p no:cacheprovider --durations=15
 
 soak: $(VENV)/.dev ## real processes, browser, LaTeX (<= 30 min)
@@ -58,19 +58,21 @@ trend: $(VENV)/.run ## every metric over the nights, beside the verdict
 	$(BIN)/condbench trend "$${HISTORY:-$${XDG_DATA_HOME:-$$HOME/.local/share}/condbench/history}" \
 	  --out $(NIGHT)/trend
 
+SUMMARY := cat $(NIGHT)/body.md 2>/dev/null || echo "The night ended without a verdict; the log says why."
 nightly-summary: ## the night's body, as Markdown
-	@cat $(NIGHT)/body.md 2>/dev/null || echo "The night ended without a verdict; the log says why."
+	@$(SUMMARY)
 
 nightly-wandb: $(VENV)/.run ## send the night to W&B, where WANDB_API_KEY is set
-	@if [ -n "$$WANDB_API_KEY" ]; then $(BIN)/condbench publish $(NIGHT) --mode online; \
-	  else echo "no WANDB_API_KEY: not mirrored"; fi
+	@if [ -z "$$WANDB_API_KEY" ]; then echo "no WANDB_API_KEY: not mirrored"; \
+	  elif [ "$$WANDB_MODE" = disabled ]; then echo "WANDB_MODE=disabled: not mirrored"; \
+	  else $(BIN)/condbench publish $(NIGHT) --mode "$${WANDB_MODE:-online}"; fi
 
 nightly-issue: ## open the nightly's one issue, or comment on it (gh)
-	@$(MAKE) --no-print-directory nightly-summary > $(VENV)/.night.md
 	@number=$$(gh issue list --label nightly --state open --limit 1 --json number --jq '.[0].number // empty') \
-	  && if [ -n "$$number" ]; then gh issue comment "$$number" --body-file $(VENV)/.night.md; \
-	  else gh label create nightly --force && gh issue create --label nightly \
-	    --title "The nightly is not green" --body-file $(VENV)/.night.md; fi
+	  || exit; body() { { $(SUMMARY); } | head -c 60000; }; \
+	  if [ -n "$$number" ]; then body | gh issue comment "$$number" --body-file -; \
+	  else gh label create nightly --force && body | gh issue create --label nightly \
+	    --title "The nightly is not green" --body-file -; fi
 
 meters: $(VENV)/.dev ## our meters beside other tools on known cases, on this machine
 	$(BIN)/python -m bench.meters

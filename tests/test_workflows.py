@@ -111,6 +111,26 @@ def test_a_night_leaves_artifacts_summary_and_issue() -> None:
     assert read(NIGHTLY)["permissions"]["issues"] == "write"
 
 
+def test_a_night_without_end_is_told_too() -> None:
+    """The night's step ends before its job does, so that the steps behind it still run; what only
+    mirrors cannot turn a green night red."""
+    night = read(NIGHTLY)["jobs"]["night"]
+    named = {step.get("name"): step for step in night["steps"]}
+    assert named["night"]["timeout-minutes"] < night["timeout-minutes"]
+    assert named["mirror to W&B"]["continue-on-error"] is True
+    assert not any("continue-on-error" in named[name] for name in ("night", "trend", "summary"))
+
+
+def test_no_token_is_left_where_a_revision_runs() -> None:
+    """The checkout keeps no credentials, and the night's own step gets no secret or token."""
+    (checkout,) = [
+        step for step in steps(NIGHTLY) if step.get("uses", "").startswith("actions/checkout@")
+    ]
+    assert checkout["with"]["persist-credentials"] is False
+    (night,) = [step for step in steps(NIGHTLY) if step.get("name") == "night"]
+    assert set(night["env"]) == {"BASELINE", "CANDIDATE"}
+
+
 def test_secrets_are_seen_by_their_step_alone() -> None:
     """The night runs without any secret; W&B's key is optional and its own step's."""
     for step in steps(NIGHTLY):

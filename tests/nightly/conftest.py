@@ -26,6 +26,7 @@ dense = "methods.dense:Dense"
 # Plans what toy.json says; `config` stands for all that must be equal.
 PLANNING = """
 import json, sys
+from importlib.metadata import version
 from pathlib import Path
 toy = json.loads(Path("toy.json").read_text())
 if "refuse" in toy:
@@ -40,7 +41,9 @@ for method in toy["methods"]:
         "labels": {"experiment": "e", "hardware": "cpu-toy", "task": "digits", "method": method,
                    "backbone": "transformer", "variant": "", "seed": 0},
         "config": config,
-        "identity": {"hardware": "cpu-toy", "data": "d", "versions": {"torch": toy["torch"]},
+        "identity": {"hardware": "cpu-toy", "data": "d",
+                     "versions": {name: version(name) for name in toy.get("ask_versions", [])}
+                     or {"torch": toy["torch"]},
                      "config": {"method": toy["config"]}},
         "dense": {"checkpoint": "checkpoints/a.pt"},
     })
@@ -72,7 +75,7 @@ def answer(request):
         return {"protocol": toy.get("protocol", 1), "quality": quality, "quality_unit": "%",
                 "direction": "higher", "counts": {"infer/flops_per_sample": toy["flops"]},
                 "environment": {"num_threads": 1, "gpus": []},
-                **({"skipped": toy["skipped"]} if toy.get("only", method) == method and "skipped" in toy else {})}
+                **({"skipped": toy["skipped"]} if method in toy.get("unsupported", []) else {})}
     if do == "warm":
         return {"pass_s": 0.001, "steady": toy.get("steady", True)}
     if do == "block":

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+
 import pytest
 
 from bench.compare.sides import BadInput
+from bench.launch.devices import Machine
+from bench.nightly import planning
+from bench.nightly.night import compare_revisions
+from bench.plan.matrix import Plan
 
 
 def said(verdict, metric: str) -> list[str]:
@@ -84,7 +91,7 @@ def test_a_baseline_that_fails_is_bad_input(compared) -> None:
 
 def test_what_became_unsupported_is_regressed(compared) -> None:
     """An answer like Unsupported where there was a result is a regression."""
-    verdict = compared(skipped="needs tokens")
+    verdict = compared(skipped="needs tokens", unsupported=["dense", "moe"])
     assert verdict.rows[0].reason == "now unsupported: needs tokens"
     assert verdict.exit_code == 1
 
@@ -128,6 +135,113 @@ def test_another_quality_asks_for_more_seeds(compared) -> None:
     assert (quality[0].baseline, quality[0].candidate) == (82.0, 72.0)
     assert quality[0].ratio.num_values == 5
     assert quality[0].ratio.value == pytest.approx(1 + 10 / 82)
+
+
+def test_a_loss_of_quality_counts_if_other_seeds_show_it(compared) -> None:
+    """Ten points less on seeds 0 to 4 and none on five others: what the others say counts."""
+    verdict = compared(quality=70.0, bonus=10.0, methods=["moe"])
+    (quality,) = [row for row in verdict.rows if row.metric == "quality"]
+    assert (quality.judgement, quality.rerun.num_values, quality.rerun.value) == ("equal", 5, 1.0)
+    assert verdict.exit_code == 0
+
+
+def test_a_candidate_that_fails_with_another_seed_is_regressed(compared) -> None:
+    """Its worker dies while seeds are added: a regression with its last words, no traceback."""
+    verdict = compared({"methods": ["moe"]}, methods=["moe"], quality=70.0, crash_later=True)
+    (quality,) = [row for row in verdict.rows if row.metric == "quality"]
+    assert quality.judgement == "regressed"
+    assert "toy crashed with another seed" in quality.reason
+    assert verdict.exit_code == 1
+
+
+def test_a_baseline_that_fails_with_another_seed_is_bad_input(compared) -> None:
+    """The same in the baseline: nothing can be held against it."""
+    with pytest.raises(BadInput, match="a trial of the baseline fails"):
+        compared({"methods": ["moe"], "crash_later": True}, methods=["moe"], quality=70.0)
+
+
+def test_a_candidate_that_fails_once_is_measured_again(compared, tmp_path) -> None:
+    """A suspected failure is confirmed by one rerun too: a crash that does not repeat is a note."""
+    (tmp_path / "marks").mkdir()
+    once = {"marks": str(tmp_path / "marks"), "once": {"crash": True}, "later": {}}
+    verdict = compared({"methods": ["moe"]}, methods=["moe"], **once)
+    assert (verdict.outcome, said(verdict, "time b64")) == ("ok", ["equal"])
+    assert any("failed once and worked in the rerun" in note for note in verdict.notes)
+    assert verdict.canary is not None
+
+
+def test_the_control_runs_on_a_trial_that_is_supported(compared) -> None:
+    """Where the first trial is Unsupported on both sides, the next is the control, with canary."""
+    neither = {"skipped": "needs tokens", "unsupported": ["dense"]}
+    verdict = compared(neither, **neither)
+    assert [control.model for control in verdict.controls] == ["digits/transformer/moe/seed0"]
+    assert verdict.canary.judgement == "equal"
+    assert verdict.outcome == "ok"
+
+
+def test_without_a_supported_trial_there_is_no_verdict(compared) -> None:
+    """Nothing to control and nothing to measure: never green."""
+    neither = {"skipped": "needs tokens", "unsupported": ["dense", "moe"]}
+    verdict = compared(neither, **neither)
+    assert (verdict.rows, verdict.exit_code) == ([], 3)
+    assert "the baseline supports none of the trials: no control" in verdict.notes
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "words"),
+    [("hello", 1, "gave no answer but b'hello"), ('{"ok": {}}', 4, "worker protocol None")],
+)
+def test_an_answer_that_is_none_is_named(compared, answer, code, words) -> None:
+    """A worker that prints something else, or knows no protocol, ends in a verdict all the same."""
+    verdict = compared({"methods": ["moe"]}, methods=["moe"], answer=answer)
+    assert verdict.exit_code == code
+    told = [*verdict.differences, *(row.reason or "" for row in verdict.rows)]
+    assert any(words in each for each in told)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"noise": "loading plugins ..."}, "plans what is no plan: 'loading plugins"),
+        ({"methods": []}, "plans no trial"),
+        ({"methods": ["moe", "moe"]}, "plans digits/transformer/moe/seed0 more than once"),
+    ],
+)
+def test_a_plan_that_is_none_is_bad_input(compared, change, words) -> None:
+    """Text instead of a plan, an empty one, and trials that nothing tells apart are refused."""
+    with pytest.raises(BadInput, match=words):
+        compared(**change)
+
+
+def test_what_a_plugin_prints_is_no_plan(monkeypatch, capsys) -> None:
+    """The plan alone goes to stdout, whatever is printed while plugins are loaded."""
+
+    def chatty(arguments: list[str]) -> Plan:
+        print("loading plugins ...")
+        return Plan([], ["broken"], set())
+
+    monkeypatch.setattr(planning, "make_plan", chatty)
+    assert planning.main([]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {"trials": [], "left_out": ["broken"]}
+    assert "loading plugins" in printed.err
+
+
+def test_the_error_is_that_of_all_looks(compared) -> None:
+    """From 20 rounds on there are 4 looks, and each of 4 metrics needs 2 errors: 4 x (4 x 2.5 %)^2,
+    however few looks a quiet night took."""
+    assert compared().family_wise_error == pytest.approx(4 * (4 * 0.025) ** 2)
+
+
+def test_the_command_can_be_pasted(toy) -> None:
+    """Overrides reach a shell as they were: brackets and blanks are quoted."""
+    revision = toy.commit()
+    machine = Machine((), toy.locks)
+    odd = ["measure.batch_sizes=[1, 64]", "name=$(x)"]
+    verdict = compare_revisions(toy.folder, revision, revision, odd, machine=machine)
+    (command,) = verdict.commands
+    start = ["condbench", "compare", "--rev", revision[:12], revision[:12]]
+    assert shlex.split(command) == [*start, *odd]
 
 
 def test_an_unknown_revision_is_bad_input(toy) -> None:
