@@ -1,8 +1,8 @@
 """The report of one or more result trees: read, tabulate, write, and a text for the terminal.
 
-    table.md  table.tex  table.csv  report.html  speedup.png  quality_cost.png
+    table.md  table.tex  table.csv  report.html  speedup.png  quality_cost.png  robustness.png
 
-The two figures are written where there is something to draw.
+The figures are written where there is something to draw.
 """
 
 from __future__ import annotations
@@ -56,9 +56,13 @@ def build(dirs: Sequence[Path], out: Path | None = None) -> Report:
 
 
 def _images(made: Sequence[Table]) -> dict[str, bytes]:
-    from bench.report.figures import quality_figure, speedup_figure  # matplotlib: half a second
+    from bench.report import figures  # matplotlib: half a second
 
-    drawn = {"speedup.png": speedup_figure(made), "quality_cost.png": quality_figure(made)}
+    drawn = {
+        "speedup.png": figures.speedup_figure(made),
+        "quality_cost.png": figures.quality_figure(made),
+        "robustness.png": figures.robustness_figure(made),
+    }
     return {name: image for name, image in drawn.items() if image is not None}
 
 

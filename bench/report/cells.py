@@ -16,8 +16,11 @@ import numpy as np
 
 from bench.record import Metric
 
-RATIO = re.compile(r"infer/(speedup_b\d+|realised_b\d+|energy_ratio)$")
-SPREAD = re.compile(r"infer/(quality|energy_j_per_sample|cpu_energy_j_per_sample)$|train/energy_j$")
+RATIO = re.compile(r"infer/((ttft_|tpot_)?speedup_b\d+|realised_b\d+|energy_ratio)$")
+SPREAD = re.compile(
+    r"infer/(quality|(cpu_)?energy_j_per_sample|energy_j_per_output_token|(ttft|tpot)_ms_b\d+)$"
+    r"|train/energy_j$"
+)
 
 Bounded = tuple[float | None, float | None, float | None]  # value, low, high
 MAX_LOG = 700.0  # e to that is still a float

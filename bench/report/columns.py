@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from bench.report.cells import Cell
 from bench.report.numbers import Text, difference, plain, ratio
@@ -24,6 +25,7 @@ PERCENT = ((0.01, "%"),)
 CPU_ENERGY = "infer/cpu_energy_j_per_sample"
 ACTIVE, FVCORE = "model/active_params_per_sample", "infer/macs_fvcore"
 RESIDENT = "infer/peak_rss_bytes"
+TOKEN_ENERGY = "infer/energy_j_per_output_token"
 ENERGY_RATIO = "infer/energy_ratio"
 OPTIONAL = (
     CPU_ENERGY,
@@ -125,12 +127,12 @@ def _text(column: Column, row: Row, letters: dict[str, str]) -> Text:
         return Text("")
     if cell is None:
         where = "measured at this operating point" if row.point else "in the record"
-        return Text("-", marks=_letters([f"not {where}"], letters))
+        return Text("-", marks=footnote_letters([f"not {where}"], letters))
     if cell.value is None:
-        return Text("-", marks=_letters(cell.reasons, letters))
+        return Text("-", marks=footnote_letters(cell.reasons, letters))
     reasons = [f"{cell.num_seeds} of {len(row.seeds)} seeds: {why}" for why in cell.reasons]
     text = column.write(cell)
-    return replace(text, marks=_letters(reasons + [text.doubt] * bool(text.doubt), letters))
+    return replace(text, marks=footnote_letters(reasons + [text.doubt] * bool(text.doubt), letters))
 
 
 def _is_blank(key: str, row: Row) -> bool:
@@ -140,7 +142,7 @@ def _is_blank(key: str, row: Row) -> bool:
     return key == VS_DENSE or (bool(row.point) and key in OF_THE_MODEL)
 
 
-def _letters(reasons: Sequence[str], letters: dict[str, str]) -> str:
+def footnote_letters(reasons: Sequence[str], letters: dict[str, str]) -> str:
     """Footnote letters of `reasons`: one letter per reason, however often it is needed."""
     for reason in reasons:
         used = len(letters)
@@ -166,6 +168,7 @@ def _columns(table: Table) -> list[Column]:
             Column(f"realised b{n}", "", f"infer/realised_b{n}", plain, narrow=n == largest)
             for n in batches
         ),
+        *_per_token(table, batches),
         _scaled(table, f"memory b{largest}", inference, BINARY),
         _scaled(table, "memory process", RESIDENT, BINARY, narrow=False),
         _scaled(table, "memory train", "train/peak_tensor_bytes", BINARY),
@@ -177,6 +180,31 @@ def _columns(table: Table) -> list[Column]:
         _scaled(table, "dense start", "train/dense_time_s", SECONDS, narrow=False),
     ]
     return [c for c in columns if c.key not in OPTIONAL or _values(table, c.key)]
+
+
+def _per_token(table: Table, batches: Sequence[int]) -> list[Column]:
+    """What only generating has: columns where some row has the metric, with a number or not."""
+    columns: list[Column] = []
+    for title, name in (("TTFT", "ttft"), ("TPOT", "tpot")):
+        columns += [_time(f"{title} b{n}", f"infer/{name}_ms_b{n}") for n in batches]
+        columns += [
+            Column(f"{title} speed-up b{n}", "x", f"infer/{name}_speedup_b{n}", ratio, narrow=False)
+            for n in batches
+        ]
+    for title, name, prefixes in (("FLOPs", "flops", SI), ("memory", "bytes", BINARY)):
+        columns += [
+            _scaled(table, f"{title} /token b{n}", key, prefixes, narrow=False)
+            for n in batches
+            for key in (f"infer/{name}_per_output_token_b{n}",)
+        ]
+    columns.append(
+        _scaled(table, "energy /token", TOKEN_ENERGY, SI, "J", narrow=False, spread=True)
+    )
+    return [column for column in columns if any(column.key in row.cells for row in table.rows)]
+
+
+def _time(title: str, key: str) -> Column:
+    return Column(title, "ms", key, partial(plain, spread=True), narrow=title.startswith("TPOT"))
 
 
 def _values(table: Table, key: str) -> list[float]:

@@ -1,7 +1,8 @@
-"""Two figures: what of a FLOP saving became a time saving, and what quality costs.
+"""The figures: what of a FLOP saving became a time saving, what quality costs, what is hard.
 
     speedup.png       theoretical speed-up (x) against the measured one (y), one panel per table
     quality_cost.png  executed FLOPs (x) against quality (y) over the operating points
+    robustness.png    quality and executed FLOPs (y) over the severity of corruptions (x)
 
 Drawn without pyplot: no global state, no window, safe in any process. A method looks the same in
 every panel; one legend below names the methods, so that no label can cover another.
@@ -19,6 +20,8 @@ from matplotlib.lines import Line2D
 
 from bench.report.columns import headline_batches
 from bench.report.panels import FAINT, INK, Style, draw_quality, draw_speedup, speedup_marks
+from bench.report.robust_panels import draw_flops_under, draw_quality_under
+from bench.report.robustness import asked_rows, at
 from bench.report.rows import DENSE, Table
 
 # Okabe and Ito (2008), told apart also by the colour-blind; black is dense's.
@@ -30,6 +33,7 @@ LEGEND_LINE_INCHES = 0.26
 ENTRY_INCHES = 1.75
 
 Draw = Callable[[Axes, Table, dict[str, Style]], None]
+Panels = Sequence[tuple[Table, Draw]]
 
 
 def speedup_figure(tables: Sequence[Table]) -> bytes | None:
@@ -41,7 +45,7 @@ def speedup_figure(tables: Sequence[Table]) -> bytes | None:
     faces = [("white", min(sizes))] + [(FAINT, size) for size in sizes[1:]]
     extra = [_entry(f"batch {size}", FAINT, "o", face) for face, size in faces]
     shown = {mark.row.method_name for table in drawn for mark in speedup_marks(table)}
-    return _figure(drawn, draw_speedup, shown, extra)
+    return _figure([(table, draw_speedup) for table in drawn], shown, extra)
 
 
 def quality_figure(tables: Sequence[Table]) -> bytes | None:
@@ -51,25 +55,38 @@ def quality_figure(tables: Sequence[Table]) -> bytes | None:
         return None
     extra = [_entry("other operating point", FAINT, "o", "white", size=5)]
     shown = {row.method_name for table in drawn for row in table.rows}
-    return _figure(drawn, draw_quality, shown, extra)
+    return _figure([(table, draw_quality) for table in drawn], shown, extra)
 
 
-def _figure(tables: Sequence[Table], draw: Draw, shown: set[str], extra: list[Line2D]) -> bytes:
-    """A grid of panels above one legend, as PNG."""
+def robustness_figure(tables: Sequence[Table]) -> bytes | None:
+    """robustness.png: two panels for each table that tried harder inputs; None if none did."""
+    tried = [table for table in tables if any(at(row, "quality", "5") for row in asked_rows(table))]
+    draws: tuple[Draw, Draw] = (draw_quality_under, draw_flops_under)
+    panels = [(table, draw) for table in tried for draw in draws][:MAX_PANELS]
+    if not panels:
+        return None
+    shown = {row.method_name for table, _ in panels for row in asked_rows(table)}
+    return _figure(panels, shown, [], num_columns=2 if len(panels) < 8 else 4)
+
+
+def _figure(
+    panels: Panels, shown: set[str], extra: list[Line2D], num_columns: int | None = None
+) -> bytes:
+    """A grid of panels above one legend, as PNG; the grid's width follows from their number."""
     styles = _styles(shown)
     entries = [_entry(name, s.colour, s.marker, s.colour) for name, s in styles.items()] + extra
-    num_columns = min(len(tables), 2 if len(tables) == 4 else 3)
-    num_rows = math.ceil(len(tables) / num_columns)
+    num_columns = num_columns or min(len(panels), 2 if len(panels) == 4 else 3)
+    num_rows = math.ceil(len(panels) / num_columns)
     width = num_columns * PANEL_INCHES
     longest = max(len(str(entry.get_label())) for entry in entries)
     per_line = max(1, int(width / max(ENTRY_INCHES, 0.5 + 0.075 * longest)))
     legend = LEGEND_LINE_INCHES * math.ceil(len(entries) / per_line) + 0.2
     height = num_rows * PANEL_INCHES + legend
     figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
-    for number, table in enumerate(tables, start=1):
+    for number, (table, draw) in enumerate(panels, start=1):
         axes = figure.add_subplot(num_rows, num_columns, number)
         draw(axes, table, styles)
-        _frame(axes, _title(table, tables))
+        _frame(axes, _title(table, [table for table, _ in panels]))
     legend_box = figure.legend(
         handles=entries, loc="outside lower center", ncols=per_line, fontsize=9, labelcolor=INK
     )

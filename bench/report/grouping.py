@@ -20,6 +20,8 @@ from bench.report.reading import Found, config_block, profile
 
 # What differs from the defaults: the method's own settings, then the shared ones with their block.
 SHARED_SETTINGS = re.compile(r"(?:^|,)((?:backbone|task|train|gpu)\..*)$", re.DOTALL)
+FORWARD = "forward"
+WORKLOAD = "measure.workload"  # a title names it wherever it is not FORWARD
 ONE_OF_EQUAL_DEVICES = re.compile(r"(?:^|,)gpu\.device=[^,]*")
 
 
@@ -40,6 +42,7 @@ def table_key(found: Found) -> TableKey:
     blocks = ("task", "backbone", "train", "measure", "gpu")
     settings = {name: dict(config_block(found.record, name)) for name in blocks}
     settings["gpu"].pop("device", None)  # which of several equal GPUs it was
+    settings["measure"].setdefault("workload", FORWARD)  # older records had no other
     conditions = json.dumps(_flat(settings), sort_keys=True, default=str)
     where = (labels.hardware, labels.device, labels.task, labels.backbone)
     return TableKey(*where, profile(found.record), conditions)
@@ -75,16 +78,22 @@ def subtitles(groups: Mapping[TableKey, Sequence[Found]]) -> dict[TableKey, str]
         namesakes[key[:-1]].append(key)
     shared = {key: _shared_variant(found[0].record.labels) for key, found in groups.items()}
     return {
-        key: ", ".join(filter(None, [shared[key].replace(",", ", "), *differences]))
+        key: ", ".join(filter(None, [_workload(key), shared[key].replace(",", ", "), *differences]))
         for same in namesakes.values()
         for key, differences in _unnamed_differences(same, " ".join(shared[k] for k in same))
     }
 
 
+def _workload(key: TableKey) -> str:
+    workload = json.loads(key.conditions).get(WORKLOAD, FORWARD)
+    return "" if workload == FORWARD else f"workload={workload}"
+
+
 def _unnamed_differences(same: Sequence[TableKey], named: str) -> list[tuple[TableKey, list[str]]]:
     """The settings in which namesakes differ and that `named` does not mention."""
     settings = [json.loads(key.conditions) for key in same]
-    names = sorted({name for flat in settings for name in flat if f"{name}=" not in named})
+    told = {name for flat in settings for name in flat if f"{name}=" in named} | {WORKLOAD}
+    names = sorted({name for flat in settings for name in flat} - told)
     differ = [n for n in names if len({json.dumps(flat.get(n)) for flat in settings}) > 1]
     return [
         (key, [f"{name}={flat.get(name)}" for name in differ])

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from bench.report.columns import Sheet
+from bench.report.diagnostics import alarm_lines
 from bench.report.numbers import number
 from bench.report.reading import Found, config_block
 from bench.report.rows import Table
@@ -22,7 +23,8 @@ PRECISION = {"32": "fp32", "16": "fp16", "bf16": "bf16"}
 def conditions(table: Table) -> str:
     """Profile, hardware, threads, number format and seeds in one sentence."""
     measure = config_block(table.found[0].record, "measure")
-    care = [f"{measure[k]} {word}" for k, word in _CARE if k in measure]
+    counts = {**measure, **_generated(table)}
+    care = [f"{counts[k]} {word}" for k, word in _CARE if k in counts]
     threads = _values(table, lambda found: found.record.environment.get("num_threads"))
     precision = _values(table, lambda found: config_block(found.record, "gpu").get("precision"))
     parts = [
@@ -45,15 +47,43 @@ _CARE = (("rounds", "rounds"), ("num_inputs", "inputs"))
 
 
 def below(table: Table, sheet: Sheet) -> list[str]:
-    """The lines under a table: footnotes, unfinished trials, notes, references, conventions."""
+    """The lines under a table: alarms, footnotes, unfinished trials, notes, conventions."""
     return [
+        *alarm_lines(table),
         *(f"({letter}) {reason}" for letter, reason in sheet.footnotes),
         *table.unfinished,
         *table.notes,
         *references(table),
         *CONVENTION,
+        *generation(table),
         provenance(table),
     ]
+
+
+def generation(table: Table) -> list[str]:
+    """What the numbers of a table are of, where a call generates."""
+    lengths = [_number_of(table, f"infer/num_{name}_tokens") for name in ("prompt", "output")]
+    if None in lengths:
+        return []
+    return [
+        f"A call reads {lengths[0]} tokens and writes {lengths[1]}, greedily and with a cache: "
+        "FLOPs, speed-up, memory and energy are of whole generations. TTFT: time to the first "
+        "token of a batch; TPOT: time per further token of a batch; their speed-ups: in turns with "
+        "dense. FLOPs and memory per token: of a sample's further tokens; energy per "
+        "token: a sample's energy over all tokens that it wrote."
+    ]
+
+
+def _generated(table: Table) -> dict[str, int]:
+    """A generation is many calls, so fewer inputs than the config says may have been used."""
+    count = _number_of(table, "infer/num_generated_inputs")
+    return {} if count is None else {"num_inputs": count}
+
+
+def _number_of(table: Table, key: str) -> int | None:
+    """A count that all rows share, from the first row that has it."""
+    values = (row.cells[key].value for row in table.rows if key in row.cells)
+    return next((round(value) for value in values if value is not None), None)
 
 
 def references(table: Table) -> list[str]:

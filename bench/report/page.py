@@ -13,8 +13,10 @@ from typing import Any
 import jinja2
 
 from bench.report.columns import sheet
+from bench.report.diagnostics import alarms, cards
 from bench.report.legend import below, conditions
-from bench.report.rows import Table
+from bench.report.robustness import robustness
+from bench.report.rows import Table, trial_name
 
 CAPTIONS = {
     "speedup.png": "Theoretical against measured speed-up over the dense model, with its 95 % "
@@ -22,6 +24,9 @@ CAPTIONS = {
     "half the method is slower than dense.",
     "quality_cost.png": "Quality against executed FLOPs; a line joins the operating points of one "
     "trained model, the filled marker is its default.",
+    "robustness.png": "Quality and executed FLOPs as the inputs get harder: the clean samples, "
+    "corruptions of severity 1 to 5, inputs without a right answer. A method that spends where it "
+    "is hard rises to the right in the FLOPs.",
 }
 
 
@@ -55,4 +60,9 @@ def _section(table: Table) -> dict[str, Any]:
         "sheet": text,
         "conditions": conditions(table),
         "below": below(table, text),
+        "robustness": robustness(table),
+        "alarmed": {
+            trial_name(found.record.labels) for found in table.found if alarms(found.record)
+        },
+        "cards": cards(table),
     }

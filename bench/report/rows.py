@@ -171,14 +171,15 @@ def _name(method: str, variant: str) -> str:
     return f"{method},{variant}" if variant else method
 
 
-def _trial_name(labels: Labels) -> str:
+def trial_name(labels: Labels) -> str:
+    """The name of the row that a trial belongs to, whatever its operating point."""
     return _name(labels.method, own_variant(labels))
 
 
 def _unfinished(found: Found) -> str:
     labels = found.record.labels
     return (
-        f"{found.record.status}: {_trial_name(labels)} (seed {labels.seed}): {found.record.reason}"
+        f"{found.record.status}: {trial_name(labels)} (seed {labels.seed}): {found.record.reason}"
     )
 
 
@@ -188,11 +189,11 @@ def _notes(found: Sequence[Found], rows: Sequence[Row]) -> list[str]:
     for item in found:
         labels, points = item.record.labels, item.record.points
         for note in item.record.notes:
-            said[note].append(f"{_trial_name(labels)} (seed {labels.seed})")
+            said[note].append(f"{trial_name(labels)} (seed {labels.seed})")
         if len(points) > 1:
-            said[f"runs at {point_name(points[0].settings)} by default"].append(_trial_name(labels))
+            said[f"runs at {point_name(points[0].settings)} by default"].append(trial_name(labels))
         if start := _start(item.record.metrics):
-            said[start].append(_trial_name(labels))
+            said[start].append(trial_name(labels))
     notes = [f"{', '.join(dict.fromkeys(names))}: {note}" for note, names in said.items()]
     return notes + [_shortfall_note(row) for row in rows if row.shortfall]
 

@@ -13,6 +13,7 @@ import pandas as pd
 from bench.report.columns import Line, Sheet, sheet
 from bench.report.legend import below, conditions
 from bench.report.numbers import Text
+from bench.report.robustness import TITLE, Robustness, robustness
 from bench.report.rows import Table
 
 TERMINAL_WIDTH = 120
@@ -29,8 +30,29 @@ def _markdown_table(table: Table) -> str:
     parts = [f"## {_plain(table.title)}", _plain(conditions(table))]
     if text.lines:
         parts.append(_grid(text))
-    parts.append("\n".join(f"- {_plain(line)}" for line in below(table, text)))
-    return "\n\n".join(parts) + "\n"
+    parts.append(_listed(below(table, text)))
+    hard = robustness(table)
+    if hard is not None:
+        parts += [f"### {TITLE}", _robust_grid(hard), _listed([*hard.answers, *hard.notes])]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _listed(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {_plain(line)}" for line in lines)
+
+
+def _robust_grid(hard: Robustness) -> str:
+    """One line per quantity and method."""
+    rows = [
+        [_plain(block.title), _plain(name), *map(_markdown_cell, texts)]
+        for block in hard.blocks
+        for name, texts in block.lines
+    ]
+    if not rows:
+        return ""
+    frame = pd.DataFrame(rows, columns=["", "method", *hard.conditions])
+    align = ["left", "left"] + ["right"] * len(hard.conditions)
+    return frame.to_markdown(index=False, disable_numparse=True, colalign=align)
 
 
 def _grid(text: Sheet) -> str:

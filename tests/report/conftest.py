@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,11 @@ from bench.report.rows import Table, tables
 
 NO_GPU = "no NVIDIA GPU: the driver does not answer"
 HIGHER = {"direction": "higher", "chance": 0.1, "references": {"nearest": 0.71}}
+UNITS = {
+    **dict.fromkeys(("quality", "dense_quality"), "accuracy %"),
+    **dict.fromkeys(("flops_per_sample", "dense_flops_per_sample"), "flop"),
+    **dict.fromkeys(("confidence", "dense_confidence"), "1"),
+}
 Make = Callable[..., Record]
 Tree = Callable[..., Path]
 
@@ -131,3 +136,73 @@ def tabulated() -> Callable[..., list[Table]]:
         return tables(Found(record, Path(f"somewhere/{n}")) for n, record in enumerate(records))
 
     return run
+
+
+@pytest.fixture
+def harder() -> Callable[..., dict[str, Metric]]:
+    """`harder(quality=(...), flops=(...))`: metrics on clean, harder and garbage inputs.
+
+    Two corruptions, one as much above the given values as the other is below; dense loses 1 point
+    per severity from 90 and always executes 100 MFLOP.
+    """
+
+    def build(
+        quality: Sequence[float], flops: Sequence[float], garbage_flops: float = 70e6
+    ) -> dict[str, Metric]:
+        names = ["clean", *(f"s{severity}" for severity in range(1, 6))]
+        found: dict[str, Metric] = {}
+        for level, name in enumerate(names):
+            values = {
+                "quality": quality[level],
+                "flops_per_sample": flops[level],
+                "confidence": 0.9 - 0.1 * level,
+                "dense_quality": 90.0 - level,
+                "dense_flops_per_sample": 100e6,
+                "dense_confidence": 0.8,
+            }
+            apart = {"": 0.0} if name == "clean" else {"noise_": 0.02, "blur_": -0.02}
+            found |= {
+                f"infer/{kind}_{corruption}{name}": Metric(value=value * (1 + by), unit=UNITS[kind])
+                for kind, value in values.items()
+                for corruption, by in apart.items()
+            }
+        for who, count in (("", garbage_flops), ("dense_", 100e6)):
+            found[f"infer/{who}flops_per_sample_garbage"] = Metric(value=count, unit="flop")
+            found[f"infer/{who}confidence_garbage"] = Metric(value=0.3, unit="1")
+        return found
+
+    return build
+
+
+@pytest.fixture
+def routing() -> Callable[..., dict[str, Any]]:
+    """`routing(collapsed=[...])`: diagnostics of a model with one exit and one layer of experts."""
+
+    def build(**changed: Any) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "num_gates": 2,
+            "num_samples": 64,
+            "gates": [
+                {"name": "exit0", "executed_share": 0.25, "entropy": 0.5, "margin": 0.125},
+                {
+                    "name": "moe.1",
+                    "executed_share": 0.5,
+                    "load": [0.75, 0.25, 0.0],
+                    "imbalance": 2.25,
+                    "entropy": 0.75,
+                },
+            ],
+            "dead_branches": [],
+            "collapsed": [],
+            "exit_histogram": [0.75, 0.25],
+            "num_paths": 3,
+            "path_entropy": 0.875,
+            "compute_difficulty_correlation": None,
+            "router_flops_share": 0.0125,
+            "router_time_share_b1": 0.25,
+            "reasons": {"compute_difficulty_correlation": "every input costs the same"},
+            **changed,
+        }
+        return {"routing": found}
+
+    return build

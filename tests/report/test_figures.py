@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 
 from bench.record import Metric
 from bench.report import figures
-from bench.report.figures import quality_figure, speedup_figure
+from bench.report.figures import quality_figure, robustness_figure, speedup_figure
 from bench.report.panels import Style, draw_quality, draw_speedup, speedup_marks
+from bench.report.robust_panels import draw_flops_under, draw_quality_under
 
 STYLES = {name: Style("#0072B2", "o") for name in ("dense", "moe", "early_exit")}
 
@@ -114,6 +115,32 @@ def test_the_figures_are_pngs_with_a_panel_per_table(make, tabulated):
     for figure in (speedup_figure, quality_figure):
         one, two = figure(tabulated(records[0])), figure(tabulated(*records))
         assert png_size(two)[0] == 2 * png_size(one)[0]
+
+
+def test_harder_inputs_are_lines_over_severity(make, tabulated, harder):
+    """Quality falls from clean to severity 5; FLOPs rise, and garbage stands apart at the right."""
+    quality, flops = [80.0, 75, 70, 65, 60, 55], [5e7, 5.2e7, 5.4e7, 5.6e7, 5.8e7, 6e7]
+    (table,) = tabulated(make("early_exit", changed=harder(quality, flops)))
+    panel = axes()
+    draw_quality_under(panel, table, STYLES)
+    assert list(panel.lines[0].get_ydata()) == pytest.approx(quality)
+    assert [label.get_text() for label in panel.get_xticklabels()] == ["clean", *"12345"]
+    panel = axes()
+    draw_flops_under(panel, table, STYLES)
+    line, garbage = [found for found in panel.lines if found.get_marker() == "o"]
+    assert list(line.get_ydata()) == pytest.approx([0.5, 0.52, 0.54, 0.56, 0.58, 0.6])
+    assert (list(garbage.get_xdata()), list(garbage.get_ydata())) == ([6], [0.7])
+    assert panel.get_ylim()[0] == 0
+
+
+def test_the_robustness_figure_has_two_panels_per_table(make, tabulated, harder):
+    """Two tables make a figure about twice as high as one, and equally wide."""
+    changed = harder([80.0] * 6, [5e7] * 6)
+    records = [make("moe", changed=changed, labels={"task": task}) for task in ("digits", "text")]
+    one = png_size(robustness_figure(tabulated(records[0])))
+    two = png_size(robustness_figure(tabulated(*records)))
+    assert one[0] == two[0]
+    assert 1.8 < two[1] / one[1] < 2.2
 
 
 def test_many_tables_are_drawn_up_to_a_limit(make, tabulated, monkeypatch):

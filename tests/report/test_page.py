@@ -57,6 +57,37 @@ def test_foreign_text_is_text(make, tabulated):
     assert seen.text.count("<script>alert(1)</script>") >= 8
 
 
+def test_foreign_diagnostics_are_text(make, tabulated, routing, harder):
+    """Names of gates, tasks, alarms, and reasons, in cards as well as in the pictures' titles."""
+    gate = {"name": HOSTILE, "executed_share": 0.5, "load": [1.0, 0.0], "imbalance": 2.0}
+    routed = routing(
+        gates=[gate],
+        by_task=[{"task": HOSTILE, "gates": [gate]}],
+        collapsed=[HOSTILE],
+        reasons={"compute_difficulty_correlation": HOSTILE},
+        **{f"router_time_share_b{HOSTILE}": 0.5},
+    )
+    deployed = {"compile_reason": HOSTILE, "export_reason": HOSTILE}
+    changed = harder([80.0] * 6, [5e7] * 6)
+    hard = changed | {"infer/quality_clean": Metric(value=80.0, unit=HOSTILE)}
+    record = make(HOSTILE, changed=hard, diagnostics=routed | {"deployability": deployed})
+    seen = parsed(page("t", tabulated(record), {}, []))
+    assert not {"script", "img"} & {tag for tag, _ in seen.tags}
+    assert not any(name.startswith("on") for _, attrs in seen.tags for name in attrs)
+    assert seen.text.count("<script>alert(1)</script>") >= 12
+
+
+def test_harder_inputs_have_a_section(make, tabulated, harder):
+    """Three blocks of rows in a table of its own, and the answers above it."""
+    made = tabulated(make("early_exit", changed=harder([80.0] * 6, [5e7] * 6)), make())
+    seen = parsed(page("t", made, {}, []))
+    assert "When it gets hard" in seen.text
+    assert "spends the same when it is hard" in seen.text
+    assert [tag for tag, _ in seen.tags].count("tbody") == 1 + 3
+    plain = parsed(page("t", tabulated(make()), {}, []))
+    assert "When it gets hard" not in plain.text
+
+
 def test_the_page_needs_nothing_from_outside(make, tabulated):
     """No address, no script, figures inlined; a policy forbids everything else."""
     html = page("t", tabulated(make(), make("moe")), {"speedup.png": PIXEL}, [])

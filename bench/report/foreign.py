@@ -1,0 +1,42 @@
+"""What a record's free-form part says, taken only where it is of the expected kind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+Entry = Mapping[str, Any]
+
+
+def entry_of(value: Any) -> Entry:
+    """A JSON object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def entries_of(value: Any) -> list[Entry]:
+    """The objects of a list."""
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
+def names_of(value: Any) -> list[str]:
+    """The texts of a list."""
+    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
+
+
+def number_of(value: Any) -> float | None:
+    """A finite number, else None; a truth value is no number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer of hundreds of digits
+        return None
+
+
+def numbers_of(value: Any) -> list[float]:
+    """All of a list's finite numbers, or nothing: a gap would shift the places."""
+    if not isinstance(value, list):
+        return []
+    found = [number_of(each) for each in value]
+    return [each for each in found if each is not None] if None not in found else []

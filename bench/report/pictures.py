@@ -1,0 +1,63 @@
+"""Small pictures for the page, as SVG inside of it: bars, and maps of load.
+
+Colours come from the page's style, so that they follow its light and dark form. A picture is told
+in words in its `title`, which is escaped; everything else in it is numbers.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from markupsafe import Markup, escape
+
+HEIGHT, WIDTH = 48, 220  # pixels; the width is what many bars or cells are pressed into
+BAR, CELL, GAP = 14.0, 13.0, 0.2  # gap: share of a bar or cell that stays empty
+LEVELS = 5  # of shade
+EVEN = 0.5  # shade of a load that is exactly even; twice as much is full
+
+
+def bars(shares: Sequence[float], title: str) -> Markup:
+    """One bar per share in 0..1, each on a track that is full height."""
+    step = min(BAR, WIDTH / max(1, len(shares)))
+    wide = step * (1 - GAP)
+    tracks = "".join(f"M{n * step:.1f} 0h{wide:.1f}v{HEIGHT}h-{wide:.1f}z" for n in _count(shares))
+    tops = ((n * step, min(1.0, max(0.0, share)) * HEIGHT) for n, share in enumerate(shares))
+    filled = "".join(
+        f"M{x:.1f} {HEIGHT}h{wide:.1f}v-{top:.1f}h-{wide:.1f}z" for x, top in tops if top > 0
+    )
+    body = f'<path class="track" d="{tracks}"/><path class="bar" d="{filled}"/>'
+    return _svg(step * len(shares), HEIGHT, title, body)
+
+
+def load_map(rows: Sequence[Sequence[float]], title: str) -> Markup:
+    """One row per gate, one cell per group: the shade is its load against an even one.
+
+    Half shade is even, full shade twice that or more; a group that nothing went to is framed.
+    """
+    most = max((len(row) for row in rows), default=1)
+    step = min(CELL, WIDTH / max(1, most))
+    side = step * (1 - GAP)
+    paths: dict[str, list[str]] = defaultdict(list)
+    for line, row in enumerate(rows):
+        for place, load in enumerate(row):
+            square = f"M{place * step:.1f} {line * step + 1:.1f}h{side:.1f}v{side:.1f}h-{side:.1f}z"
+            paths[_shade(load, len(row))].append(square)
+    body = "".join(f'<path class="{shade}" d="{"".join(d)}"/>' for shade, d in paths.items())
+    return _svg(step * most, step * len(rows) + 2, title, body)
+
+
+def _count(values: Sequence[float]) -> range:
+    return range(len(values))
+
+
+def _shade(load: float, num_groups: int) -> str:
+    if load <= 0:
+        return "dead"
+    return f"load{min(LEVELS, 1 + int(EVEN * load * num_groups * LEVELS))}"
+
+
+def _svg(width: float, height: float, title: str, body: str) -> Markup:
+    wide, high = f"{width + 1:.0f}", f"{height:.0f}"
+    size = f'width="{wide}" height="{high}" viewBox="-0.5 0 {wide} {high}"'
+    return Markup(f'<svg role="img" {size}><title>{escape(title)}</title>{body}</svg>')

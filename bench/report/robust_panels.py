@@ -1,0 +1,73 @@
+"""The panels of robustness.png: quality, and executed FLOPs, as the inputs get harder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
+
+from bench.report.cells import Cell
+from bench.report.panels import FAINT, INK, Style
+from bench.report.robustness import CONDITIONS, QUALITY, SEVERITIES, asked_rows, at, flops_share
+from bench.report.rows import Row, Table
+
+HARDER = ("clean", *SEVERITIES)  # joined by a line; garbage and unseen stand apart
+
+
+def draw_quality_under(axes: Axes, table: Table, styles: Mapping[str, Style]) -> None:
+    """Quality from the clean samples to severity 5, one line per method."""
+    for row in asked_rows(table):
+        cells = [at(row, QUALITY, name) for name in HARDER]
+        _draw_line(axes, range(len(HARDER)), cells, styles[row.method_name])
+    _conditions_axis(axes, HARDER)
+    unit = _unit(asked_rows(table))
+    axes.set_ylabel("quality" if unit == "1" else unit, fontsize=9, color=INK)
+
+
+def draw_flops_under(axes: Axes, table: Table, styles: Mapping[str, Style]) -> None:
+    """Executed FLOPs as a share of dense's; inputs without an answer stand right of a gap."""
+    rows = asked_rows(table)
+    named = [name for name in CONDITIONS if any(flops_share(row, name) for row in rows)]
+    apart = [place for place, name in enumerate(named) if name not in HARDER]
+    joined = [place for place in range(len(named)) if place not in apart]
+    for row in rows:
+        style = styles[row.method_name]
+        cells = [flops_share(row, name) for name in named]
+        _draw_line(axes, joined, [cells[place] for place in joined], style)
+        for place in apart:
+            _draw_line(axes, [place], [cells[place]], style)
+    if apart:
+        axes.axvline(apart[0] - 0.5, color=FAINT, linewidth=0.8, linestyle=(0, (2, 3)))
+    _conditions_axis(axes, named)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+    axes.set_ylabel("executed FLOPs, share of dense", fontsize=9, color=INK)
+
+
+def _draw_line(
+    axes: Axes, places: Sequence[int], cells: Sequence[Cell | None], style: Style
+) -> None:
+    known = [
+        (place, cell.value)
+        for place, cell in zip(places, cells, strict=True)
+        if cell is not None and cell.value is not None
+    ]
+    axes.plot(
+        [place for place, _ in known],
+        [value for _, value in known],
+        color=style.colour,
+        marker=style.marker,
+        markersize=6,
+        linewidth=1.6,
+    )
+
+
+def _conditions_axis(axes: Axes, named: Sequence[str]) -> None:
+    axes.set_xticks(range(len(named)), list(named))
+    axes.set_xlim(-0.4, len(named) - 0.6)
+    axes.set_xlabel("severity, mean over the corruptions", fontsize=9, color=INK)
+
+
+def _unit(rows: Sequence[Row]) -> str:
+    return rows[0].cells[f"infer/{QUALITY}_clean"].unit
