@@ -11,6 +11,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.plugins import Plugin
 
 EXIT_CODES = """exit codes:
   0 ok, 1 a trial failed or a metric regressed, 2 bad usage or input, 3 inconclusive,
@@ -241,18 +245,27 @@ def _new(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from bench.plugins import PluginError, find
+    from bench.plan.explain import PlanError
+    from bench.plugins import PluginError, choices
 
-    with refusing(PluginError):
-        plugins = [find("method", name) for name in arguments.names]
+    with refusing(PluginError, PlanError):
+        known = choices("method")
+        methods = [(known[n], {}) if n in known else _variant(n) for n in arguments.names]
     from bench.check import check
 
     verdicts = []
-    for plugin in plugins:
+    for plugin, settings in methods:
         with refusing(PluginError):
-            verdicts.append(check(plugin))
+            verdicts.append(check(plugin, settings))
         print(*verdicts[-1].lines(), sep="\n", flush=True)
     return 0 if all(verdict.ok for verdict in verdicts) else 1
+
+
+def _variant(name: str) -> tuple[Plugin, dict[str, Any]]:
+    """A named variant's method and settings. Imports Hydra: only where a name is no plugin's."""
+    from bench.plan.compose import variant
+
+    return variant("method", name)
 
 
 if __name__ == "__main__":

@@ -121,6 +121,9 @@ def test_an_installed_plugin_is_trained_and_measured(
     assert metrics["infer/speedup_b16"].value > 0
     assert metrics["infer/quality"].value > 60
     assert records["sometimes"].provenance["identity"]["versions"]["sometimes"] == "0.3"
+    for name, num_gates in (("sometimes", 1), ("dense", 0)):
+        assert records[name].diagnostics["routing"]["num_gates"] == num_gates
+        assert "deployability" in records[name].diagnostics
 
 
 def test_answers_and_mistakes_are_rows_of_their_own(

@@ -20,6 +20,7 @@ CONTRACTS = (
     Contract("never_empty", "forced open, closed or random: no empty call", skipping.never_empty),
     Contract("alone_is_batched", "a sample alone = in a batch", independence.alone_is_batched),
     Contract("no_memory", "the same input costs the same again", independence.no_memory),
+    Contract("unseen_is_seen", "counting changes no answer", independence.unseen_is_seen),
     Contract("targets_unread", "a forward pass never reads targets", independence.targets_unread),
     Contract("no_look_ahead", "nothing depends on later tokens", independence.no_look_ahead),
     Contract("padding_ignored", "padding changes nothing", independence.padding_ignored),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from bench.routing import Observation
 from bench.types import Batch
 
 SLACK = 0.05  # between what equal work costs twice
+FEW, CROWD = 6, 64  # samples in a batch; methods are measured in batches as large as the second
 
 
 def _answer(model: Any, batch: Batch) -> tuple[Tensor, Observation]:
@@ -29,13 +31,13 @@ def _answer(model: Any, batch: Batch) -> tuple[Tensor, Observation]:
 def alone_is_batched(candidate: Candidate) -> None:
     """A sample alone gets what it gets in a batch: by replayed decisions, and by its own.
 
-    A decision within rounding of its threshold may fall either way, once: what breaks in two
-    different batches is no rounding.
+    And what it gets in a small batch is what it gets in a large one. A decision within rounding of
+    its threshold may fall either way, once: what breaks in two different batches is no rounding.
     """
     model = candidate.model.eval()
     broken: list[Broken] = []
     for seed in range(2):
-        batch = candidate.tiny.batch(6, seed)
+        batch = candidate.tiny.batch(FEW, seed)
         together, seen = _answer(model, batch)
         for sample in range(len(batch)):
             one = torch.tensor([sample])
@@ -43,7 +45,8 @@ def alone_is_batched(candidate: Candidate) -> None:
                 replayed, _ = _answer(model, batch.select(one))
             must_agree(replayed, together[one], "a sample alone, with its decisions replayed")
         if candidate.is_batch_invariant:
-            broken += _own_decisions(model, batch, together, seen)[:1]
+            found = _own_decisions(model, batch, together, seen)
+            broken += (found or _in_a_crowd(model, candidate.tiny.batch(CROWD, seed)))[:1]
     if len(broken) == 2:
         raise broken[0]
 
@@ -56,20 +59,32 @@ def _own_decisions(model: Any, batch: Batch, together: Tensor, seen: Observation
         alone, decided = _answer(model, batch.select(one))
         gate = differing_gate(seen.select(one), decided)
         try:
-            must_agree(alone, together[one], _whose_fault(sample, gate), gate)
+            what = f"sample {sample} alone is not what it is in a batch of {len(batch)}"
+            must_agree(alone, together[one], _whose_fault(what, gate), gate)
         except Broken as found:
             broken.append(found)
     return broken
 
 
-def _whose_fault(sample: int, gate: str | None) -> str:
+def _in_a_crowd(model: Any, crowd: Batch) -> list[Broken]:
+    """What is found when the first few samples of `crowd` are a batch of their own."""
+    few = torch.arange(FEW)
+    together, seen = _answer(model, crowd)
+    part, decided = _answer(model, crowd.select(few))
+    gate = differing_gate(seen.select(few), decided)
+    try:
+        what = f"{FEW} samples are not what they are in a batch of {len(crowd)}"
+        must_agree(part, together[few], _whose_fault(what, gate), gate)
+    except Broken as found:
+        return [found]
+    return []
+
+
+def _whose_fault(what: str, gate: str | None) -> str:
     decides = (
         f"gate {gate!r} decides otherwise" if gate else "the same decisions give another result"
     )
-    return (
-        f"sample {sample} alone is not what it is in a batch of 6: {decides} "
-        "(batch_invariant = False declares it, where that is the method)"
-    )
+    return f"{what}: {decides} (batch_invariant = False declares it, where that is the method)"
 
 
 def no_memory(candidate: Candidate) -> None:
@@ -103,11 +118,13 @@ def targets_unread(candidate: Candidate) -> None:
     """Other targets change neither decisions nor logits, in training and at inference."""
     if getattr(candidate.method, "reads_targets", False):
         raise NotDefined("a control that declares to read the targets (reads_targets)")
-    model, batch = candidate.model.eval(), candidate.tiny.batch(6)
-    others = replace(batch, targets=(batch.targets + 1) % candidate.tiny.spec.num_outputs)
-    _must_ignore(model, batch, others, "at inference other targets change the answer")
-    with masked_path(model):
-        _must_ignore(model, batch, others, "in training other targets change the forward pass")
+    model = candidate.model.eval()
+    for size in (FEW, 1):
+        batch = candidate.tiny.batch(size)
+        others = replace(batch, targets=(batch.targets + 1) % candidate.tiny.spec.num_outputs)
+        _must_ignore(model, batch, others, "at inference other targets change the answer")
+        with masked_path(model):
+            _must_ignore(model, batch, others, "in training other targets change the forward pass")
 
 
 def _must_ignore(model: Any, batch: Batch, others: Batch, what: str) -> None:
@@ -120,6 +137,33 @@ def _must_ignore(model: Any, batch: Batch, others: Batch, what: str) -> None:
         raise Broken(f"{what}: gate {gate!r} decides by them", gate=gate)
     if not torch.equal(logits, changed):
         raise Broken(f"{what}: the forward pass must not read batch.targets")
+
+
+def unseen_is_seen(candidate: Candidate) -> None:
+    """Whoever observes or counts a pass changes no bit of its answer, nor does inference mode."""
+    model = candidate.model.eval()
+    for size in (FEW, 1):
+        batch = candidate.tiny.batch(size, 4)
+
+        def answer(run: Callable[[Batch], Tensor], batch: Batch = batch) -> Tensor:
+            torch.manual_seed(0)
+            return run(batch)
+
+        with torch.no_grad():
+            plain = answer(lambda batch: model(batch).logits)
+        with torch.inference_mode():
+            seen = {
+                "in inference mode": answer(lambda batch: model(batch).logits),
+                "observed": answer(lambda batch: _answer(model, batch)[0]),
+                "counted": answer(lambda batch: count(model, batch).result.logits),
+            }
+        for how, logits in seen.items():
+            if not torch.equal(logits, plain):
+                gap = float((logits - plain).abs().max())
+                raise Broken(
+                    f"{how}, the model answers a batch of {size} otherwise than unwatched: logits "
+                    f"differ by up to {gap:.2g}; what is counted must be what is evaluated"
+                )
 
 
 def no_look_ahead(candidate: Candidate) -> None:

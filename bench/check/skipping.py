@@ -15,6 +15,7 @@ from bench import routing
 from bench.check.candidate import Candidate
 from bench.check.promise import Broken, NotDefined, are_close, must_agree, must_decide
 from bench.check.sites import current_line
+from bench.check.watching import refusing_empty_products, staying_in_torch
 from bench.meters.flops import count
 from bench.routing import Observation
 from bench.types import Batch, Point
@@ -94,11 +95,13 @@ class Spent:
 
 
 def spend(candidate: Candidate, model: Any, batch: Batch) -> Spent:
-    """Count one pass. Raises Broken for an operation that nobody can count."""
+    """Count one pass. Raises Broken for an operation that nobody can count, torch's or not."""
+    staying: AbstractContextManager[Any] = staying_in_torch(type(candidate.method))
     if getattr(candidate.method, "reads_targets", False):
+        staying = nullcontext()  # hindsight knows a sample by its bytes
         with torch.inference_mode():
-            model(batch)  # hindsight searches when it first meets a sample, and that is no route
-    with torch.inference_mode(), routing.observe() as seen:
+            model(batch)  # it searches when it first meets a sample, and that is no route
+    with torch.inference_mode(), routing.observe() as seen, staying:
         counted = count(model, batch)
     if counted.unknown_ops:
         names = ", ".join(sorted(counted.unknown_ops))
@@ -108,12 +111,13 @@ def spend(candidate: Candidate, model: Any, batch: Batch) -> Spent:
 
 def executed_is_declared(candidate: Candidate) -> None:
     """FLOPs above those with closed gates are the declared ones; in a batch the saving is real."""
-    alone = candidate.tiny.batch(1, 7)
+    alone, batch = candidate.tiny.batch(1, 7), candidate.tiny.batch(6)
     for point, model in candidate.at_points():
         _declares_truly(candidate, model, alone, f"its own{_at(point)}")
+        _saves_in_a_batch(candidate, model, batch, f"its own decisions{_at(point)} save")
     with _at_random(0.5):
         _declares_truly(candidate, candidate.model, alone, "random")
-        _saves_in_a_batch(candidate, candidate.model, candidate.tiny.batch(6))
+        _saves_in_a_batch(candidate, candidate.model, batch, "half of the decisions save")
 
 
 def _declares_truly(candidate: Candidate, model: Any, batch: Batch, how: str) -> None:
@@ -131,7 +135,7 @@ def _declares_truly(candidate: Candidate, model: Any, batch: Batch, how: str) ->
         )
 
 
-def _saves_in_a_batch(candidate: Candidate, model: Any, batch: Batch) -> None:
+def _saves_in_a_batch(candidate: Candidate, model: Any, batch: Batch, what: str) -> None:
     own = spend(candidate, model, batch)
     with routing.force("open"):
         opened = spend(candidate, model, batch)
@@ -139,14 +143,14 @@ def _saves_in_a_batch(candidate: Candidate, model: Any, batch: Batch) -> None:
     executed = (opened.executed - own.executed) / opened.executed
     if executed < declared - routing.SHORTFALL:
         raise Broken(
-            f"masked: in a batch of {len(batch)} half of the decisions save {declared:.0%} of the "
-            f"FLOPs by their own account, and {executed:.0%} by the count",
+            f"masked: in a batch of {len(batch)} {what} {declared:.0%} of the FLOPs by their own "
+            f"account, and {executed:.0%} by the count",
             gate=own.seen.decisions[0].name,
         )
 
 
 def never_empty(candidate: Candidate) -> None:
-    """No module is called on an empty tensor and all logits are finite, whatever is decided."""
+    """Nothing is called on an empty tensor and all logits are finite, whatever is decided."""
     for how in ("own", "open", "closed", "random"):
         for size in (1, 3):
             with _forced(how), _refusing_empty(candidate, how), torch.no_grad():
@@ -163,7 +167,7 @@ def _forced(how: Any) -> AbstractContextManager[None]:
 
 @contextmanager
 def _refusing_empty(candidate: Candidate, how: str) -> Iterator[None]:
-    """Every module refuses tensors without elements."""
+    """Every module, and every product of matrices, refuses tensors without elements."""
 
     def refuse(module: nn.Module, args: tuple[Any, ...]) -> None:
         if any(isinstance(arg, Tensor) and arg.numel() == 0 for arg in args):
@@ -174,7 +178,8 @@ def _refusing_empty(candidate: Candidate, how: str) -> Iterator[None]:
 
     handles = [m.register_forward_pre_hook(refuse) for m in candidate.model.modules()]
     try:
-        yield
+        with refusing_empty_products(how, type(candidate.method)):
+            yield
     finally:
         for handle in handles:
             handle.remove()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, Literal
 
 from bench.check.candidate import Candidate, candidates
 from bench.check.contracts import CONTRACTS, Broken, Contract, NotDefined
 from bench.check.sites import error_line, gate_line
-from bench.plugins import Plugin
+from bench.plugins import Plugin, construct
 
 BUILDS = "builds"
 Answer = Literal["kept", "broken", "not defined"]
@@ -73,16 +74,21 @@ def _contract_lines(findings: list[Finding]) -> list[str]:
     return [f"  -        {name} {findings[0].message}"]
 
 
-def check(plugin: Plugin, tell: Callable[[str], None] = lambda task: None) -> Verdict:
-    """Try every contract on the method with its default settings; `tell` hears each task.
+def check(
+    plugin: Plugin,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    tell: Callable[[str], None] = lambda task: None,
+) -> Verdict:
+    """Try every contract on the method, with its defaults but for `settings`.
 
-    Raises BrokenPlugin where the method cannot be imported or made.
+    `tell` hears each task. Raises BrokenPlugin where the method cannot be imported or made.
     """
     started, verdict, cls = time.perf_counter(), Verdict(plugin.name), plugin.load()
     try:
-        method = cls()
+        method = construct(cls, settings)
     except Exception as error:
-        raise plugin.broken(f"{type(error).__name__} without settings: {error}") from error
+        with_them = "with its settings" if settings else "without settings"
+        raise plugin.broken(f"{type(error).__name__} {with_them}: {error}") from error
     try:
         found, verdict.refused = candidates(plugin.name, method)
     except Exception as error:

@@ -48,6 +48,19 @@ def composing() -> Iterator[Composer]:
         raise PlanError(explain(error, COMMAND_LINE)) from error
 
 
+def variant(kind: str, name: str) -> tuple[Plugin, dict[str, Any]]:
+    """The plugin that conf/<kind>/<name>.yaml is made of, called `name`, and its settings.
+
+    Raises PlanError for a name that is neither a file nor a plugin, and what `compose` raises.
+    """
+    with composing() as composer:
+        settings = composer.settings(kind, name)
+        plugins_used = [each for (of, _), each in composer.schemas.items() if of == kind]
+    if not plugins_used:
+        raise PlanError(f"conf/{kind}/{name}.yaml is not based on a plugin")
+    return dataclasses.replace(plugins_used[0], name=name), settings
+
+
 class Composer:
     """Hydra with the schemas of the plugins that were chosen so far."""
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -14,17 +16,23 @@ from bench.check.verdict import Finding, attempt
 from bench.plugins import Plugin
 
 CHEATS = Path(__file__).parent / "cheats.py"
+SLY = CHEATS.with_name("sly_cheats.py")
+
+
+def load(name: str, path: Path) -> ModuleType:
+    """The file as an importable module."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cheats():
-    """The cheating methods as an importable module."""
-    spec = importlib.util.spec_from_file_location("condbench_cheats", CHEATS)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["condbench_cheats"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["condbench_cheats"]
+def cheats() -> Iterator[ModuleType]:
+    """The cheating methods; the second module is built from the first one's parts."""
+    load("condbench_cheats", CHEATS)
+    yield load("condbench_sly", SLY)
+    del sys.modules["condbench_cheats"], sys.modules["condbench_sly"]
 
 
 def judged(name: str) -> Verdict:
@@ -34,7 +42,9 @@ def judged(name: str) -> Verdict:
 def first_broken(name: str, contract: str) -> Finding | None:
     """What `contract` finds on the first tiny task where it is broken."""
     (tried,) = (each for each in CONTRACTS if each.name == contract)
-    found, _ = candidates(name, getattr(sys.modules["condbench_cheats"], name)())
+    modules = (sys.modules["condbench_cheats"], sys.modules["condbench_sly"])
+    cls = next(getattr(module, name) for module in modules if hasattr(module, name))
+    found, _ = candidates(name, cls())
     findings = (attempt(tried, candidate) for candidate in found)
     return next((finding for finding in findings if finding.answer == "broken"), None)
 
@@ -69,6 +79,17 @@ def test_an_honest_method_keeps_every_contract() -> None:
         ("SpoilsDense", "open_is_dense", "it must work on a copy"),
         ("FalselyDense", "open_is_dense", "the model is not the dense one"),
         ("Forgetful", "round_trip", "gives other answers"),
+        ("ComputesThenSlicesMethod", "executed_is_declared", "are executed above"),
+        ("ImproperlyDense", "executed_is_declared", "are executed above"),
+        ("FollowsInCrowdsMethod", "alone_is_batched", "6 samples are not what they are in a batch"),
+        ("SavesAloneMethod", "executed_is_declared", "masked: in a batch of 6 its own decisions"),
+        ("SavesWhenCountedMethod", "unseen_is_seen", "counted, the model answers"),
+        ("HelpedByThreadsMethod", "executed_is_declared", "are executed above"),
+        ("HelpedByServantsMethod", "executed_is_declared", "thread::"),
+        ("HelpedByNumpyMethod", "executed_is_declared", "floats out of torch"),
+        ("MultipliesNothingMethod", "never_empty", "linear is called on nothing"),
+        ("RemembersSamplesMethod", "no_memory", "something remembers it"),
+        ("PeeksAloneMethod", "targets_unread", "must not read batch.targets"),
     ],
 )
 def test_cheating_is_caught_and_named(name: str, contract: str, words: str) -> None:
@@ -76,7 +97,7 @@ def test_cheating_is_caught_and_named(name: str, contract: str, words: str) -> N
     broken = first_broken(name, contract)
     assert broken is not None
     assert words in broken.message
-    assert str(CHEATS) in broken.line
+    assert str(CHEATS.parent) in broken.line
 
 
 def test_the_line_is_where_the_gate_decides() -> None:
@@ -101,6 +122,14 @@ def test_the_verb_prints_the_verdict(capsys: pytest.CaptureFixture[str]) -> None
     assert out.startswith("dense on tiny-image, tiny-text, tiny-labels")
     assert "  kept     never_empty" in out
     assert "  -        executed_is_declared   announces no decision" in out
+
+
+def test_a_named_variant_is_checked_with_its_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    """A file in conf/method is tried like the method it names; misspelt, the nearest is named."""
+    assert cli.main(["check", "random_topk_ffn"]) == 0
+    assert capsys.readouterr().out.startswith("random_topk_ffn on tiny-image, tiny-text")
+    assert cli.main(["check", "moe_topp1"]) == 2
+    assert "did you mean 'moe_top1'?" in capsys.readouterr().err
 
 
 def test_an_unknown_method_is_exit_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,71 @@
+"""Watching functions while a method runs: products of nothing, and numbers that leave torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from bench.check.promise import Broken
+from bench.check.sites import current_line
+from bench.meters.threads import is_counted_here
+
+# By the names under which torch hands functions and methods to a function mode.
+PRODUCTS = {
+    *("linear", "bilinear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm"),
+    *("addbmm", "baddbmm", "einsum", "tensordot", "conv1d", "conv2d", "conv3d"),
+    *("scaled_dot_product_attention", "grouped_mm", "_grouped_mm"),
+}
+EXITS = {"numpy", "__array__", "tolist", "__dlpack__", "data_ptr"}
+
+
+class _Refusing(TorchFunctionMode):
+    """Raises what `judge(name, tensors)` answers about a function's name and its tensors."""
+
+    def __init__(self, judge: Callable[[str, list[Tensor]], Broken | None]) -> None:
+        super().__init__()
+        self.judge = judge
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        tensors = [arg for arg in (*args, *(kwargs or {}).values()) if isinstance(arg, Tensor)]
+        broken = self.judge(getattr(func, "__name__", ""), tensors)
+        if broken is not None:
+            raise broken
+        return func(*args, **(kwargs or {}))
+
+
+def refusing_empty_products(how: str, cls: type) -> TorchFunctionMode:
+    """While it is open, a product with a tensor without elements raises Broken.
+
+    `how` says what was decided, `cls` is the method, whose line is named.
+    """
+
+    def judge(name: str, tensors: list[Tensor]) -> Broken | None:
+        if name not in PRODUCTS or all(tensor.numel() for tensor in tensors):
+            return None
+        return Broken(f"{how} decisions: {name} is called on nothing", line=current_line(cls))
+
+    return _Refusing(judge)
+
+
+def staying_in_torch(cls: type) -> TorchFunctionMode:
+    """While it is open, counted code that takes several floats out of torch raises Broken.
+
+    An operation's own implementation may: its formula says what it costs.
+    """
+
+    def judge(name: str, tensors: list[Tensor]) -> Broken | None:
+        floats = [t.numel() for t in tensors if t.is_floating_point() and t.numel() > 1]
+        if name not in EXITS or not floats or not is_counted_here():
+            return None
+        return Broken(
+            f"{name} takes {floats[0]:,} floats out of torch, where nobody counts what is done to "
+            "them (an op of torch.library with a bench.routing.register_formula would be counted)",
+            line=current_line(cls),
+        )
+
+    return _Refusing(judge)
