@@ -66,6 +66,11 @@ class Trial:
     def device(self) -> torch.device:
         return torch.device("cpu" if self.config.gpu.kind == "cpu" else "cuda")
 
+    @property
+    def num_threads(self) -> int:
+        """Threads that the whole trial computes with."""
+        return self.config.gpu.threads or environment.num_physical_cores()
+
     def plugin(self, kind: str) -> Any:
         """The method, backbone or task with its settings."""
         module, _, name = self.entry_points[kind].partition(":")
@@ -107,7 +112,7 @@ def run(folder: Path, on_phase: OnPhase = lambda phase, share: None) -> Record:
 
     started = time.time()
     try:
-        with pinned_threads(trial.config.gpu.threads or environment.num_physical_cores()):
+        with pinned_threads(trial.num_threads):
             findings = _execute(trial, tell)
         record = _record(trial, started, findings)
     except Unsupported as answer:
@@ -251,7 +256,7 @@ def _record(
             "reason": reason,
             "labels": trial.labels,
             "config": trial.raw["config"],
-            "environment": {**environment.fingerprint(), "num_threads": torch.get_num_threads()},
+            "environment": {**environment.fingerprint(), "num_threads": trial.num_threads},
             "provenance": {
                 "identity": trial.raw["identity"],
                 "entry_points": trial.entry_points,

@@ -1,0 +1,29 @@
+"""The record's number of threads is the one that the trial computed with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import trial
+from bench.plan.matrix import make_plan
+from bench.plan.staleness import write_trials
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_the_record_names_the_threads_that_were_in_force(num_threads: int, tmp_path: Path) -> None:
+    """Whatever the process had before the trial and has again after it."""
+    brief = ["train.steps=2", "measure.num_inputs=2", "measure.batch_sizes=[1]"]
+    threads = f"gpu.threads={num_threads}"
+    plan = make_plan(["method=dense", "backbone.depth=1", *brief, threads, f"results={tmp_path}"])
+    write_trials(plan.trials)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        record = trial.run(plan.trials[0].folder)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert record.environment["num_threads"] == num_threads
