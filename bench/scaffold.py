@@ -33,6 +33,9 @@ dependencies = ["condbench"]
 [tool.setuptools]
 py-modules = ["$name"]
 
+[tool.pytest.ini_options]
+testpaths = ["test_$name.py"]
+
 [project.entry-points."condbench.methods"]
 $name = "$name:$cls"
 """)

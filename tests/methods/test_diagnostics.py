@@ -11,6 +11,7 @@ import torch
 
 from bench.measure.diagnostics import measure_routing
 from bench.measure.inputs import Inputs
+from bench.record import Metric
 from bench.types import Batch
 from methods.dense import Dense
 
@@ -37,7 +38,8 @@ def _described(tiny: Any, model: torch.nn.Module) -> dict[str, Any]:
     batch = tiny.batch(8)
     inputs = Inputs({1: [batch.select(row) for row in torch.arange(8)[:, None]], 8: [batch]})
     subject: Any = SimpleNamespace(model=model, task=_Data(batch))
-    return measure_routing(subject, inputs, np.arange(8), {})
+    flops = {"infer/flops_per_sample": Metric(value=100, unit="flop")}
+    return measure_routing(subject, inputs, np.arange(8), flops)
 
 
 def test_one_schema_serves_every_family(built_in) -> None:
