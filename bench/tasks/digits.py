@@ -50,7 +50,7 @@ class Digits(Preloaded):
 
     @property
     def recipe(self) -> Recipe:
-        return Recipe(steps=520, batch_size=32, lr=1.5e-3)
+        return Recipe(steps=500, batch_size=48, lr=2e-3)
 
     def samples(self) -> Mapping[Split, Batch]:
         return {split: _drawn(split)[0] for split in NUM_SAMPLES}
