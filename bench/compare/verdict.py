@@ -36,7 +36,7 @@ class Row:
     unit: str = ""
     baseline: float | None = None  # absolute values, for the reader and the history
     candidate: float | None = None
-    num_looks: int = 1
+    num_looks: int = 1  # at the rounds, that the gate may take: what the error adds up
     reason: str | None = None
     cause: str | None = None  # of a change: code, machine or noise, and why we think so
 

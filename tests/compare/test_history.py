@@ -43,6 +43,30 @@ def test_a_line_that_was_cut_off_costs_only_itself(tmp_path) -> None:
     assert ":2: not a night" in found.problems[0]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"unix_s": "1.0"},
+        {"unix_s": 1e300},
+        {"unix_s": None},
+        {"canary_s": "=1+1"},
+        {"metrics": []},
+        {"metrics": {"time": {"judgement": "equal"}}},
+        {"outcome": None},
+        {"schema_version": 2},
+    ],
+)
+def test_a_damaged_night_is_named_and_left_out(tmp_path, change) -> None:
+    """A line that is JSON and no night costs only itself: the trend of the others is drawn."""
+    path = history.append(tmp_path, verdict(1.0), 1.0)
+    night = {**json.loads(path.read_text()), **change}
+    with path.open("a") as file:
+        file.write(json.dumps(night) + "\n")
+    (found,) = history.read(path)
+    assert (len(found.nights), len(found.problems)) == (1, 1)
+    assert "Left out" in trend(path)[0].read_text()
+
+
 def test_the_default_lies_outside_the_checkout(monkeypatch, tmp_path) -> None:
     """Runners clean their checkout: the history lies in the user's data folder."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
