@@ -89,6 +89,7 @@ class Partner:
         while b"\n" not in self._unread:
             left_s = end_s - time.monotonic()
             if left_s <= 0 or not select.select([self.process.stdout], [], [], left_s)[0]:
+                self.process.kill()  # it would not end by itself either
                 raise self._failed(f"gave no answer within {self.timeout_s:g} s")
             got = os.read(self.process.stdout.fileno(), 65536)
             if not got:

@@ -107,7 +107,7 @@ def test_a_damaged_project_is_bad_input(toy, text) -> None:
 
 def test_another_repository_is_bad_input(toy) -> None:
     """Without condbench in it, the code that is installed here must not stand in for it."""
-    toy.git("mv", "bench/nightly/planning.py", "elsewhere.py")
+    (toy.folder / "bench" / "nightly" / "planning.py").unlink()
     revision = toy.commit()
     with pytest.raises(BadInput, match=r"no bench/nightly/planning\.py in that revision"):
         toy.night(revision, revision)
