@@ -70,8 +70,9 @@ def known_peaks_seen() -> Finding:
 def known_ratio_timed() -> Iterator[Finding]:
     """The same work against itself, then against work that is 5 % longer."""
     settings = {**known_ratios.SETTINGS, "rounds": ROUNDS}
-    candidate = known_ratios.busy_loop(known_ratios.PRODUCTS)
-    longer = known_ratios.busy_loop(round(known_ratios.PRODUCTS * TRUTH))
+    matrices = known_ratios.operands()
+    candidate = known_ratios.busy_loop(known_ratios.PRODUCTS, matrices)
+    longer = known_ratios.busy_loop(round(known_ratios.PRODUCTS * TRUTH), matrices)
     with pinned_threads(1), torch.inference_mode():
         same = control(candidate, [[0]], **settings)
         timed = compare(candidate, longer, [[0]], **settings)

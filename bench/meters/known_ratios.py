@@ -74,9 +74,18 @@ HEADERS = [
 ]
 
 
-def busy_loop(num_products: int) -> Callable[[Any], None]:
-    """A model that multiplies two 64 x 64 matrices `num_products` times."""
-    left, right, out = (torch.randn(64, 64) for _ in range(3))
+def operands() -> list[torch.Tensor]:
+    """Two 64 x 64 matrices and room for their product, shared by both sides of a ratio.
+
+    Where matrices lie in memory changes their product's time by some tenths of a percent, the same
+    in every session of a process: with operands of their own the true ratio would not be known.
+    """
+    return [torch.randn(64, 64) for _ in range(3)]
+
+
+def busy_loop(num_products: int, matrices: list[torch.Tensor]) -> Callable[[Any], None]:
+    """A model that multiplies the first two of `matrices` `num_products` times."""
+    left, right, out = matrices
 
     def run(batch: Any) -> None:
         for _ in range(num_products):
@@ -87,7 +96,9 @@ def busy_loop(num_products: int) -> Callable[[Any], None]:
 
 def measure_sessions(truth: float, num_sessions: int) -> list[Sessions]:
     """Every estimator's answers in `num_sessions` sessions of one known ratio."""
-    candidate, baseline = busy_loop(PRODUCTS), busy_loop(round(PRODUCTS * truth))
+    matrices = operands()
+    candidate = busy_loop(PRODUCTS, matrices)
+    baseline = busy_loop(round(PRODUCTS * truth), matrices)
     ours = Sessions(truth, "condbench, ABBA rounds", num_covered=0, num_different=0)
     others = {"sequential medians": _sequential, "torch.utils.benchmark": _torch_benchmark}
     found = {name: Sessions(truth, name) for name in others}
