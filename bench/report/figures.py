@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
@@ -29,6 +30,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 MARKERS = "os^DvPX<>"
 MAX_PANELS = 12
 PANEL_INCHES = 4.4
+TITLE_CHARACTERS = 44  # to a line above a panel
 LEGEND_LINE_INCHES = 0.26
 ENTRY_INCHES = 1.75
 
@@ -108,7 +110,8 @@ def _frame(axes: Axes, title: str) -> None:
 def _title(table: Table, tables: Sequence[Table]) -> str:
     """What tells this panel from the others."""
     several = len({(other.hardware, other.profile) for other in tables}) > 1
-    return table.title + (f"\n{table.hardware}, {table.profile}" if several else "")
+    title = textwrap.fill(table.title, TITLE_CHARACTERS)
+    return title + (f"\n{table.hardware}, {table.profile}" if several else "")
 
 
 def _styles(names: set[str]) -> dict[str, Style]:

@@ -9,10 +9,18 @@ from matplotlib.ticker import FuncFormatter
 
 from bench.report.cells import Cell
 from bench.report.panels import FAINT, INK, Style
-from bench.report.robustness import CONDITIONS, QUALITY, SEVERITIES, asked_rows, at, flops_share
+from bench.report.robustness import (
+    QUALITY,
+    SEVERITIES,
+    UNANSWERABLE,
+    asked_rows,
+    at,
+    flops_share,
+)
 from bench.report.rows import Row, Table
 
 HARDER = ("clean", *SEVERITIES)  # joined by a line; garbage and unseen stand apart
+APART = 1.6  # severities between those two: room for their words
 
 
 def draw_quality_under(axes: Axes, table: Table, styles: Mapping[str, Style]) -> None:
@@ -20,7 +28,7 @@ def draw_quality_under(axes: Axes, table: Table, styles: Mapping[str, Style]) ->
     for row in asked_rows(table):
         cells = [at(row, QUALITY, name) for name in HARDER]
         _draw_line(axes, range(len(HARDER)), cells, styles[row.method_name])
-    _conditions_axis(axes, HARDER)
+    _conditions_axis(axes, range(len(HARDER)), HARDER)
     unit = _unit(asked_rows(table))
     axes.set_ylabel("quality" if unit == "1" else unit, fontsize=9, color=INK)
 
@@ -28,25 +36,26 @@ def draw_quality_under(axes: Axes, table: Table, styles: Mapping[str, Style]) ->
 def draw_flops_under(axes: Axes, table: Table, styles: Mapping[str, Style]) -> None:
     """Executed FLOPs as a share of dense's; inputs without an answer stand right of a gap."""
     rows = asked_rows(table)
-    named = [name for name in CONDITIONS if any(flops_share(row, name) for row in rows)]
-    apart = [place for place, name in enumerate(named) if name not in HARDER]
-    joined = [place for place in range(len(named)) if place not in apart]
+    apart = [name for name in UNANSWERABLE if any(flops_share(row, name) for row in rows)]
+    named = [*HARDER, *apart]
+    places = [*range(len(HARDER)), *(len(HARDER) + APART * n for n in range(len(apart)))]
     for row in rows:
         style = styles[row.method_name]
         cells = [flops_share(row, name) for name in named]
-        _draw_line(axes, joined, [cells[place] for place in joined], style)
-        for place in apart:
-            _draw_line(axes, [place], [cells[place]], style)
+        joined = len(HARDER)
+        _draw_line(axes, places[:joined], cells[:joined], style)
+        for place, cell in zip(places[joined:], cells[joined:], strict=True):
+            _draw_line(axes, [place], [cell], style)
     if apart:
-        axes.axvline(apart[0] - 0.5, color=FAINT, linewidth=0.8, linestyle=(0, (2, 3)))
-    _conditions_axis(axes, named)
+        axes.axvline(len(HARDER) - 0.5, color=FAINT, linewidth=0.8, linestyle=(0, (2, 3)))
+    _conditions_axis(axes, places, named)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
     axes.set_ylabel("executed FLOPs, share of dense", fontsize=9, color=INK)
 
 
 def _draw_line(
-    axes: Axes, places: Sequence[int], cells: Sequence[Cell | None], style: Style
+    axes: Axes, places: Sequence[float], cells: Sequence[Cell | None], style: Style
 ) -> None:
     known = [
         (place, cell.value)
@@ -63,9 +72,9 @@ def _draw_line(
     )
 
 
-def _conditions_axis(axes: Axes, named: Sequence[str]) -> None:
-    axes.set_xticks(range(len(named)), list(named))
-    axes.set_xlim(-0.4, len(named) - 0.6)
+def _conditions_axis(axes: Axes, places: Sequence[float], named: Sequence[str]) -> None:
+    axes.set_xticks(list(places), list(named))
+    axes.set_xlim(-0.4, places[-1] + 0.7)
     axes.set_xlabel("severity, mean over the corruptions", fontsize=9, color=INK)
 
 

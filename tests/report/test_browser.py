@@ -50,6 +50,30 @@ def test_the_page_renders_without_complaint(make, tree, tmp_path: Path):
 
 
 @pytest.mark.soak
+def test_cards_and_harder_inputs_render_without_complaint(
+    make, tree, harder, routing, tmp_path: Path
+):
+    """Pictures are part of the page and folded away: opening them changes what is seen."""
+    changed = harder([80.0, 75, 70, 65, 60, 55], [5e7, 5.2e7, 5.4e7, 5.6e7, 5.8e7, 6e7])
+    on = routing(collapsed=["exit0"])
+    build([tree(make(), make("early_exit", changed=changed, diagnostics=on))], tmp_path / "out")
+    page = tmp_path / "out" / "report.html"
+    opened = page.with_name("opened.html")
+    closed = '<details class="diagnostics">'
+    opened.write_text(page.read_text().replace(closed, '<details class="diagnostics" open>'))
+    done = run(["--dump-dom"], page)
+    assert "CONSOLE" not in done.stderr
+    assert done.stdout.count("<svg") == 3
+    assert "When it gets hard" in done.stdout
+    seen = []
+    for each in (page, opened):
+        picture = each.with_suffix(".png")
+        run([f"--screenshot={picture}", "--window-size=1200,1600"], each)
+        seen.append(picture.read_bytes())
+    assert seen[0] != seen[1]
+
+
+@pytest.mark.soak
 def test_the_browser_would_have_complained(tmp_path: Path):
     """A page that logs to its console is noticed: the silence above means something."""
     page = tmp_path / "loud.html"
