@@ -6,9 +6,12 @@ are checked where the configuration is composed, ranges here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+NUM_SEEDS = 1_000_000  # passes over the training data of one seed count on from there
 
 
 @dataclass
@@ -97,6 +100,7 @@ class Config:
 
     def __post_init__(self) -> None:
         _at_least(0, seed=self.seed)
+        _below(NUM_SEEDS, seed=self.seed)
         _above_zero(timeout_s=self.timeout_s)
         _one_of(("", "invalid", "failed"), retry=self.retry)
 
@@ -136,5 +140,11 @@ def _at_least(lowest: float, **named: float | None) -> None:
 
 def _above_zero(**named: float | None) -> None:
     for name, value in named.items():
-        if value is not None and not value > 0:
-            raise ValueError(f"{name}={value}: must be above 0")
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{name}={value}: must be above 0, and finite")
+
+
+def _below(limit: float, **named: float) -> None:
+    for name, value in named.items():
+        if value >= limit:
+            raise ValueError(f"{name}={value}: must be below {limit}")

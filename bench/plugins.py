@@ -27,6 +27,10 @@ GROUPS = {
 DOORS = {"method": ("build", "convert"), "backbone": ("build",), "task": ("evaluate",)}
 
 
+# A name is one part of a path, and one word of a command line.
+NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
+
+
 class PluginError(Exception):
     """A plugin that is unknown or named twice; the message says what the choices are."""
 
@@ -47,6 +51,8 @@ class Plugin:
 
     def load(self) -> type:
         """The class, imported. Raises BrokenPlugin with the cause."""
+        if not NAME.fullmatch(self.name):
+            raise self.broken("its name may hold letters, digits and . _ - within, nothing else")
         module, _, attribute = self.target.partition(":")
         try:
             loaded = getattr(importlib.import_module(module), attribute)

@@ -33,7 +33,9 @@ def test_unknown_keys_are_refused() -> None:
     ("raw", "message"),
     [
         ({"seed": -1}, "seed=-1: must be at least 0"),
+        ({"seed": 1_000_000}, "seed=1000000: must be below 1000000"),
         ({"timeout_s": 0}, "timeout_s=0: must be above 0"),
+        ({"timeout_s": float("inf")}, "timeout_s=inf: must be above 0, and finite"),
         ({"retry": "all"}, "retry='all': choose one of '', 'invalid', 'failed'"),
         ({"train": {"steps": -1}}, "train.steps=-1: must be at least 0"),
         ({"train": {"batch_size": 0}}, "train.batch_size=0: must be at least 1"),

@@ -73,6 +73,14 @@ def test_a_plugin_that_fails_to_import_is_named_with_its_cause(
     )
 
 
+@pytest.mark.parametrize("name", ["..", "a/../../up", "we$ird", "-dash", "comma,comma", "dot."])
+def test_a_name_that_is_no_part_of_a_path_is_a_broken_plugin(house: House, name: str) -> None:
+    """Folders and overrides are made of names: an odd one is named and never used."""
+    house.offer("method", **{name: "MoE"})
+    with pytest.raises(BrokenPlugin, match="its name may hold letters, digits"):
+        plugins.find("method", name).load()
+
+
 def test_a_missing_class_is_a_broken_plugin(house: House) -> None:
     """An entry point whose class is not in its module is broken."""
     house.offer("method", lost="Lost")
