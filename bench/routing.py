@@ -104,7 +104,12 @@ def decide(
 
 @contextmanager
 def region(name: str) -> Iterator[None]:
-    """Name the work inside: backbone, router, dispatch, expert, combine or exit_head."""
+    """Name the work inside: backbone, router, dispatch, expert, combine or exit_head.
+
+    Raises ValueError for another name, which no table would show.
+    """
+    if name not in REGIONS:
+        raise ValueError(f"unknown region {name!r}: choices: {', '.join(REGIONS)}")
     _here.regions.append(name)
     _tell_border()
     try:

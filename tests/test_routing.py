@@ -172,6 +172,13 @@ def test_regions_nest_and_end_with_an_error() -> None:
     assert routing.current_region() == "backbone"
 
 
+def test_a_region_has_one_of_six_names() -> None:
+    """A misspelt region is refused with the choices: its work would be in no column."""
+    with pytest.raises(ValueError, match="unknown region 'routr': choices: backbone, router"):
+        region("routr").__enter__()
+    assert routing.current_region() == "backbone"
+
+
 def test_borders_are_told_on_both_sides() -> None:
     """Entering and leaving, each with the region that holds from there on."""
     told: list[str] = []

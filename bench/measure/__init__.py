@@ -13,12 +13,14 @@ Probes never run inside the timed region. What cannot be true is marked invalid 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
 
 from bench.measure.cost import measure_cost, measure_dense_cost
-from bench.measure.crosscheck import measure_crosscheck
+from bench.measure.crosscheck import measure_crosscheck, unseen_flops
 from bench.measure.deployability import measure_deployability
 from bench.measure.diagnostics import measure_routing
 from bench.measure.energy import measure_energy
@@ -63,7 +65,7 @@ def measure(subject: Subject, tell: OnPhase, training: Metrics | None = None) ->
     whole |= crosschecked | resident.metrics()
     baseline = subject.make_baseline()
     dense = measure_dense_cost(baseline, inputs)
-    facts = _facts(subject)
+    facts = _facts(subject, details)
     for number, (point, result) in enumerate(zip(points, findings.points, strict=True)):
         tell("flops", number / len(points))
         cost, findings.raw[f"flops_point{number}"] = measure_cost(subject, point, inputs, dense)
@@ -137,13 +139,14 @@ def _untimed(sizes: list[int], profile: str) -> Metrics:
     return {f"infer/speedup_b{size}": missing("1", reason) for size in sizes}
 
 
-def _facts(subject: Subject) -> Facts:
+def _facts(subject: Subject, crosschecked: dict[str, Any]) -> Facts:
     """What the numbers are held against."""
     return Facts(
         peak_flops=measured_peak_flops(_dtype(subject), device=subject.device.type),
         parameter_bytes=storage_bytes(subject.model.parameters()),
         device=subject.device.type,
         is_control=subject.is_dense,
+        unseen_flops=unseen_flops(crosschecked),
     )
 
 

@@ -8,7 +8,7 @@ import torch
 
 from bench.measure.inputs import Inputs
 from bench.measure.subject import Metrics, Subject
-from bench.meters.flop_crosscheck import FvcoreCount, macs_fvcore, profiler_flops
+from bench.meters.flop_crosscheck import FvcoreCount, macs_fvcore, profiled
 from bench.meters.flops import count
 from bench.record import Metric, missing
 
@@ -31,10 +31,24 @@ def measure_crosscheck(subject: Subject, inputs: Inputs) -> tuple[Metrics, dict[
     metrics = {"infer/macs_fvcore": _macs(fvcore), "infer/flops_profiler": _NO_PROFILER}
     if subject.device.type == "cpu":
         with torch.inference_mode():
-            by_op = profiler_flops(model, sample)
-        metrics["infer/flops_profiler"] = Metric(value=sum(by_op.values()), unit="flop")
-        details["profiler_flops"] = by_op
+            seen = profiled(model, sample)
+        metrics["infer/flops_profiler"] = Metric(value=sum(seen.by_op.values()), unit="flop")
+        details["profiler_flops"] = seen.by_op
+        details["has_sparse_operands"] = seen.has_sparse
     return metrics, {"flop_crosscheck": details}
+
+
+def unseen_flops(details: dict[str, Any]) -> int:
+    """FLOPs of that input that the profiler saw and the ledger did not; 0 where it cannot tell.
+
+    The profiler misses ops that the ledger knows and never the other way round, except that it
+    takes sparse operands for dense ones. More than the ledger's is work that hid from it: in a
+    thread that Python did not start, or with dispatch modes switched off.
+    """
+    told = details["flop_crosscheck"]
+    if told.get("has_sparse_operands", True):
+        return 0
+    return max(0, sum(told["profiler_flops"].values()) - told["flops"])
 
 
 _NO_PROFILER = missing("flop", "the profiler's FLOPs are read on a CPU")

@@ -27,6 +27,7 @@ ROUNDING = 1e-6  # relative, for identities between stored numbers
 TRAINING_PARTS = ("params", "buffers", "grads", "optimizer", "activation")
 TIME_REGIONS = ("backbone", "router", "dispatch", "expert", "combine", "exit_head")
 NEVER_NEGATIVE = ("flop", "bytes", "s", "ms", "j", "samples/s", "count")
+OF_FLOPS = tuple(f"infer/{x}" for x in ("flops_", "tau_", "realised_", "saving_realised_"))
 NEVER_ZERO = ("bytes", "ms", "j", "samples/s")  # at inference: missing is null, never 0
 
 
@@ -38,6 +39,7 @@ class Facts:
     parameter_bytes: int | None = None  # of the model, each storage once
     device: str = "cpu"  # cpu or cuda
     is_control: bool = False  # the candidate is the baseline: an A/A comparison
+    unseen_flops: int = 0  # of one input: torch's profiler saw them, the ledger did not
 
 
 def check(metrics: Metrics, facts: Facts) -> dict[str, Metric]:
@@ -132,6 +134,15 @@ def _too_fast(rate: float, peak: float) -> str:
         f"{rate:.3g} FLOP/s are more than the {peak:.3g} that this machine reaches "
         "(a missing synchronisation, or FLOPs counted twice)"
     )
+
+
+def _unseen(metrics: Metrics, facts: Facts) -> Doubts:
+    """What one counter saw was executed, whatever the other says."""
+    if facts.unseen_flops == 0:
+        return
+    for key in metrics:
+        if key.startswith(OF_FLOPS) and key != "infer/flops_profiler":
+            yield key, f"torch's profiler saw {facts.unseen_flops:.3g} FLOPs more in one input"
 
 
 def _memory(metrics: Metrics, facts: Facts) -> Doubts:
@@ -239,6 +250,7 @@ _GATES: tuple[Callable[[Metrics, Facts], Doubts], ...] = (
     _signs,
     _intervals,
     _achieved_flops,
+    _unseen,
     _memory,
     _training_parts,
     _time_shares,

@@ -27,11 +27,23 @@ _PROFILED = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", 
 _MACS = frozenset({"addmm", "bmm", "conv", "einsum", "linear", "matmul", "mm"})
 
 
+class Profiled(NamedTuple):
+    """FLOPs (2 x MAC) by op; sparse operands count there as if they were dense, and twice."""
+
+    by_op: dict[str, int]
+    has_sparse: bool
+
+
 def profiler_flops(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, int]:
     """FLOPs (2 x MAC) of one call by op, as torch's profiler sees them on the CPU, in all threads.
 
     Raises MeterStateError under a dispatch mode or another profiler.
     """
+    return profiled(fn, *args, **kwargs).by_op
+
+
+def profiled(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Profiled:
+    """The same, and whether the call had sparse operands."""
     refuse_if_dispatch_watched("profiler FLOPs")
     everywhere = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)
     with profile(
@@ -42,7 +54,9 @@ def profiler_flops(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[st
         acc_events=True,  # one cycle: nothing to clear, and no warning about it
     ) as seen:
         fn(*args, **kwargs)
-    return {event.key: event.flops for event in seen.key_averages() if event.key in _PROFILED}
+    events = seen.key_averages()
+    by_op = {event.key: event.flops for event in events if event.key in _PROFILED}
+    return Profiled(by_op, any(event.key == "aten::_nnz" for event in events))
 
 
 class FvcoreCount(NamedTuple):

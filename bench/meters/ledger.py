@@ -105,12 +105,14 @@ def _takes_over(kind: type) -> bool:
 
 
 def _told_cost(formula: routing.Formula, name: str, args: tuple, kwargs: dict, output: Any) -> Cost:
-    """A plugin's answer; it must be a whole number of FLOPs."""
+    """A plugin's answer; it must be a whole number of FLOPs, zero or more."""
     answer = formula(args, kwargs, output)
     try:
         flops = operator.index(answer)
     except TypeError as error:
         raise TypeError(f"the formula of {name} returned {answer!r}, not an int") from error
+    if flops < 0:
+        raise ValueError(f"the formula of {name} returned {flops}: work cannot be negative")
     return Cost(flops, flops)
 
 

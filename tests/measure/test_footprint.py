@@ -7,8 +7,10 @@ from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import _disable_current_modes
 
-from bench.measure.crosscheck import measure_crosscheck
+from bench.measure.crosscheck import measure_crosscheck, unseen_flops
 from bench.measure.footprint import measure_footprint, repeated
 from bench.measure.inputs import Inputs
 from bench.measure.resident import Resident, infer
@@ -117,6 +119,33 @@ def test_other_counters_stand_beside_ours() -> None:
     assert details["flop_crosscheck"]["flops"] == 128
     assert found["infer/flops_profiler"].value == 128
     assert found["infer/macs_fvcore"].value == 64
+
+
+def test_work_hidden_from_the_ledger_is_seen_by_the_profiler() -> None:
+    """8 x 8 = 64 MACs with dispatch modes switched off: 0 FLOPs for the ledger, 128 in truth."""
+
+    class Hides(Halves):
+        def forward(self, batch: Batch) -> Output:
+            with _disable_current_modes():
+                return super().forward(batch)
+
+    assert unseen_flops(measure_crosscheck(*given(Hides()))[1]) == 128
+    assert unseen_flops(measure_crosscheck(*given(Halves()))[1]) == 0
+
+
+def test_sparse_operands_are_no_hidden_work() -> None:
+    """One stored weight of 64 is 2 FLOPs; the profiler takes it for 64, and that is no doubt."""
+
+    class Sparse(nn.Module):
+        weight = F.pad(torch.ones(1, 1), (0, 7, 0, 7)).to_sparse()
+
+        def forward(self, batch: Batch) -> Output:
+            return Output((self.weight @ batch.inputs.T).T)
+
+    _, details = measure_crosscheck(*given(Sparse()))
+    told = details["flop_crosscheck"]
+    assert sum(told["profiler_flops"].values()) > told["flops"]
+    assert unseen_flops(details) == 0
 
 
 def test_a_model_that_fvcore_cannot_trace_is_missing_with_its_reason() -> None:

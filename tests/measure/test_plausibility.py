@@ -169,6 +169,17 @@ def test_gates_without_facts_are_skipped():
     assert set(invalid(fast, Facts())) == {"infer/peak_rss_bytes"}
 
 
+def test_work_that_only_the_profiler_saw_voids_every_flop_figure():
+    """FLOPs and the ratios made of them: the count is too low by an unknown amount."""
+    found = invalid(plausible(), Facts(unseen_flops=10))
+    of_flops = {key for key in plausible() if key.startswith(("infer/flops", "infer/tau"))}
+    assert len(of_flops) == 11
+    assert of_flops <= {*found}
+    assert {"infer/realised_b64", "infer/saving_realised_b64"} <= {*found}
+    assert not {"infer/speedup_b64", "infer/throughput_b64", "train/flops_per_step"} & {*found}
+    assert "profiler saw 10 FLOPs more" in found["infer/tau_b64"]
+
+
 def test_a_metric_that_is_already_invalid_doubts_no_other():
     """An incomplete FLOP count cannot convict the clock, and keeps its own reason."""
     flops = Metric(value=1e12, unit="flop", valid=False, reason="operations without a formula")

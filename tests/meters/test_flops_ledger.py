@@ -159,6 +159,14 @@ def test_a_formula_must_return_a_whole_number(
         count(op, r(3, 4), r(4, 5))
 
 
+def test_a_formula_cannot_take_work_back(library: torch.library.Library, no_formulas: None) -> None:
+    """A negative number of FLOPs would hide what other ops did: it raises and names the op."""
+    op = torch.ops.condbenchtest.product
+    routing.register_formula(op, lambda args, kwargs, output: -7)
+    with pytest.raises(ValueError, match=r"condbenchtest::product returned -7"):
+        count(op, r(3, 4), r(4, 5))
+
+
 def test_no_op_that_multiplies_matrices_is_declared_free() -> None:
     """Of any torch, an op named after a product is counted, looked into or flagged."""
     products = {"mm", "bmm", "addmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "vdot", "matmul"}
