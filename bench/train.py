@@ -22,7 +22,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from bench.config import GpuConfig, TrainConfig
+from bench.config import NUM_SEEDS, GpuConfig, TrainConfig
 from bench.types import Batch, Recipe, Task
 
 OnStep = Callable[[float], None]
@@ -64,7 +64,8 @@ def fit(
 
     `method` may define `loss`, `after_step` and `param_groups`. Each of `probes` is called with one
     training step and the optimiser and must call the step exactly once: the second step is the
-    first probe's, and so on. Raises Diverged when the loss is not finite.
+    first probe's, and so on. Raises Diverged when the loss, or a trained weight, is not
+    finite.
     """
     if recipe.steps == 0:
         return Training(0, 0.0, None)
@@ -81,7 +82,17 @@ def fit(
         warnings.simplefilter("ignore")
         trainer.fit(module, train_dataloaders=_Endless(task, recipe.batch_size, seed))
     elapsed = time.perf_counter() - started - module.probe_s
-    return Training(recipe.steps, elapsed, watch.check(trainer.global_step))
+    loss = watch.check(trainer.global_step)
+    _refuse_infinite_weights(model)
+    return Training(recipe.steps, elapsed, loss)
+
+
+def _refuse_infinite_weights(model: nn.Module) -> None:
+    """The last step is behind the last loss, and an arg max of NaN would still be scored."""
+    for name, parameter in model.named_parameters():
+        is_trained = parameter.requires_grad and parameter.layout == torch.strided
+        if is_trained and not bool(torch.isfinite(parameter).all()):
+            raise Diverged(f"after the last step {name} holds NaN or infinity")
 
 
 def _refuse_too_few(task: Task, recipe: Recipe) -> None:
@@ -196,6 +207,6 @@ class _Endless:
 
     def __iter__(self) -> Iterator[Batch]:
         for epoch in itertools.count():
-            # Orders of one seed never meet those of another: seeds stay below a million.
-            order = self.seed + 1_000_000 * epoch
+            # Orders of one seed never meet those of another.
+            order = self.seed + NUM_SEEDS * epoch
             yield from self.task.batches("train", self.batch_size, seed=order)

@@ -121,14 +121,19 @@ def run(folder: Path, on_phase: OnPhase = lambda phase, share: None) -> Record:
         traceback.print_exc()
         record = _record(trial, started, Findings(), "failed", _reason(error, told[-1]))
     on_phase("record", 1.0)
-    write_record(folder, record)
+    try:
+        write_record(folder, record)
+    except (ValueError, TypeError) as error:  # a plugin's word that no JSON holds, such as NaN
+        traceback.print_exc()
+        record = _record(trial, started, Findings(), "failed", _reason(error, "record"))
+        write_record(folder, record)
     return record
 
 
 def _reason(error: BaseException, phase: str) -> str:
     if isinstance(error, SystemExit):
         return f"the trial called sys.exit({error.code!r}) in phase {phase}"
-    return f"{type(error).__name__} in phase {phase}: {error}"
+    return f"{type(error).__name__} in phase {phase}: {' '.join(str(error).split())}"
 
 
 def prepare(trial: Trial, tell: OnPhase) -> tuple[Subject, dict[str, Metric]]:

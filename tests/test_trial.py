@@ -1,0 +1,84 @@
+"""A trial by hand: whatever a plugin does in it, its folder says so in one line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench import trial
+from bench.plan.matrix import make_plan
+from bench.plan.staleness import write_trials
+from bench.record import RECORD_NAME, TRIAL_NAME, read_record
+
+PLUGIN = """
+import math
+from dataclasses import dataclass
+import torch
+
+@dataclass
+class Method:
+    def build(self, spec, backbone):
+        return backbone.build(spec)
+"""
+NAN_AT_THE_END = """
+    def after_step(self, model, progress):
+        if progress >= 0.5:  # the second of two steps
+            with torch.no_grad():
+                next(model.parameters()).fill_(math.nan)
+"""
+INFINITE_POINT = """
+    def points(self):
+        return [{"threshold": math.inf}]
+    def set_point(self, model, point):
+        pass
+"""
+TWO_LINES = """
+    def calibrate(self, model, batches):
+        raise RuntimeError("first\\n  second")
+"""
+BRIEF = ["train.steps=2", "measure.num_inputs=2", "measure.batch_sizes=[1]", "gpu.threads=1"]
+QUICK = ["measure.warmup_s=0", "measure.block_ms=1", "measure.rounds=1", "backbone.depth=1"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """The folder of a trial whose method is PLUGIN with more methods of its own."""
+
+    def make(more: str) -> Path:
+        (tmp_path / "odd_method.py").write_text(PLUGIN + more)
+        monkeypatch.syspath_prepend(tmp_path)
+        plan = make_plan(["method=dense", *BRIEF, *QUICK, f"results={tmp_path}"])
+        (made,) = write_trials(plan.trials)
+        content = json.loads((made / TRIAL_NAME).read_text())
+        content["entry_points"]["method"] = "odd_method:Method"
+        content["labels"]["method"] = "odd_method"
+        (made / TRIAL_NAME).write_text(json.dumps(content))
+        monkeypatch.delitem(sys.modules, "odd_method", raising=False)
+        return made
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        (NAN_AT_THE_END, "Diverged in phase train: after the last step "),
+        (INFINITE_POINT, "ValueError in phase record: Out of range float values"),
+        (TWO_LINES, "RuntimeError in phase calibrate: first second"),
+    ],
+    ids=["weights are NaN after the last step", "no JSON holds it", "two lines"],
+)
+def test_what_goes_wrong_is_a_failed_record(
+    folder: Callable[[str], Path], more: str, reason: str
+) -> None:
+    """The record on disk says `failed`, in which phase and why, in one line."""
+    place = folder(more)
+    assert trial.main([str(place)]) == 1
+    record = read_record(place / RECORD_NAME)
+    assert record.status == "failed"
+    assert record.reason.startswith(reason)
+    assert "\n" not in record.reason
