@@ -42,8 +42,7 @@ def _by_cell(revision: Revision, trials: Sequence[Content]) -> dict[Cell, Conten
         cell = _cell(content["labels"])
         if cell in plan:
             raise BadInput(
-                f"{revision} plans {cell} more than once: a night sweeps task, backbone, method, "
-                "their settings and seed alone"
+                f"{revision} plans {cell} more than once: nothing in their names tells these apart"
             )
         plan[cell] = content
     return plan
