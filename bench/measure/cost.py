@@ -81,8 +81,12 @@ def _batch1_metrics(alone: SampleCounts, dense: DenseCost) -> Metrics:
     metrics["infer/flops_share"] = Metric(value=share, unit="1", valid=not doubt, reason=doubt)
     unknown = sum(alone.unknown_ops.values())
     metrics["infer/num_unknown_ops"] = Metric(value=unknown, unit="count")
+    num = len(flops)
+    metrics["infer/flops_causal"] = _flop(alone.causal / num, alone)  # masked half left out
+    metrics["infer/pointwise_elems"] = Metric(value=alone.pointwise_elems / num, unit="count")
+    metrics["infer/bytes_touched"] = Metric(value=alone.bytes_touched / num, unit="bytes")
     for region, total in alone.by_region.items():
-        metrics[f"infer/flops_{region}"] = _flop(total / len(flops), alone)
+        metrics[f"infer/flops_{region}"] = _flop(total / num, alone)
     return metrics
 
 

@@ -9,15 +9,17 @@ import torch
 from bench.measure.inputs import Inputs
 from bench.measure.subject import Metrics, Subject
 from bench.meters.flop_crosscheck import FvcoreCount, macs_fvcore, profiled
-from bench.meters.flops import count
+from bench.meters.flops import CONVENTION, count
+from bench.meters.formulas import version
 from bench.record import Metric, missing
 
 
 def measure_crosscheck(subject: Subject, inputs: Inputs) -> tuple[Metrics, dict[str, Any]]:
     """`infer/macs_fvcore` and `infer/flops_profiler` of the first input, and the details.
 
-    The details hold our own count of the same input, the operators that fvcore met and did not
-    count, and the profiler's count by operator: where they differ, one of them is wrong.
+    The details hold our own count of the same input, by which convention and formulas, the
+    operators that fvcore met and did not count, and the profiler's count by operator: where they
+    differ, one of them is wrong.
     """
     sample, model = inputs.samples[0], subject.model
     with torch.inference_mode():
@@ -25,6 +27,8 @@ def measure_crosscheck(subject: Subject, inputs: Inputs) -> tuple[Metrics, dict[
     fvcore = macs_fvcore(model, sample)
     details: dict[str, Any] = {
         "flops": own,
+        "convention": CONVENTION,
+        "formulas": version(),
         "macs_fvcore": fvcore.macs,
         "fvcore_unsupported_ops": dict(fvcore.unsupported_ops),
     }

@@ -1,0 +1,82 @@
+"""What a count says of each input, in the record: FLOPs, and the work that is none."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bench.config import MeasureConfig
+from bench.measure.cost import DenseCost, measure_cost
+from bench.measure.crosscheck import measure_crosscheck
+from bench.measure.inputs import Inputs
+from bench.measure.subject import Subject
+from bench.meters.flops import CONVENTION
+from bench.record import Metric
+from bench.types import Batch, Output
+
+DIM, NUM_SAMPLES = 8, 4
+
+
+class Plain(nn.Module):
+    """A linear layer without bias, and a ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(DIM, DIM, bias=False)
+
+    def forward(self, batch: Batch) -> Output:
+        return Output(F.relu(self.layer(batch.inputs)))
+
+
+class Causal(nn.Module):
+    """Causal attention over each sample's eight numbers as two tokens of four."""
+
+    def forward(self, batch: Batch) -> Output:
+        x: Tensor = batch.inputs.reshape(-1, 1, 2, 4)
+        return Output(F.scaled_dot_product_attention(x, x, x, is_causal=True))
+
+
+def given(model: nn.Module) -> tuple[Subject, Inputs]:
+    """`model` as a subject with four samples, alone and together."""
+    batch = Batch(torch.ones(NUM_SAMPLES, DIM), torch.zeros(NUM_SAMPLES, dtype=torch.long))
+    singles = [batch.select(torch.tensor([n])) for n in range(NUM_SAMPLES)]
+    subject = Subject(
+        model=model.eval(),
+        method=object(),
+        task=None,  # type: ignore[arg-type]
+        device=torch.device("cpu"),
+        config=MeasureConfig(),
+        make_baseline=lambda: model,
+        is_dense=False,
+    )
+    return subject, Inputs({1: singles, NUM_SAMPLES: [batch]})
+
+
+def costs(model: nn.Module) -> dict[str, Metric]:
+    subject, inputs = given(model)
+    return measure_cost(subject, {}, inputs, DenseCost({1: 256.0, NUM_SAMPLES: 256.0}))[0]
+
+
+def test_elementwise_work_and_bytes_have_columns_of_their_own() -> None:
+    """Per sample 64 MACs; 8 elements by the ReLU; the product reads 8 + 64 and writes 8 numbers,
+    the ReLU reads and writes 8: 96 numbers of 4 bytes."""
+    found = costs(Plain())
+    assert found["infer/flops_per_sample"].value == 128
+    assert found["infer/flops_share"].value == 0.5
+    assert found["infer/pointwise_elems"].value == 8
+    assert found["infer/bytes_touched"].value == 4 * 96
+
+
+def test_causal_attention_has_a_second_figure() -> None:
+    """Two products of 2 x 2 x 4 MACs are 64 FLOPs; a mask leaves 3 of the 4 pairs: 48."""
+    found = costs(Causal())
+    assert found["infer/flops_per_sample"].value == 64
+    assert found["infer/flops_causal"].value == 48
+
+
+def test_the_record_says_by_which_rules_it_counted() -> None:
+    """Convention and formulas' version stand beside the count."""
+    _, details = measure_crosscheck(*given(Plain()))
+    assert details["flop_crosscheck"]["convention"] == CONVENTION
+    assert len(details["flop_crosscheck"]["formulas"]) == 12
