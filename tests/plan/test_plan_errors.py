@@ -60,7 +60,7 @@ def refused(*overrides: str) -> str:
         ("seed.x=3", "command line, seed.x=3: seed is one value and has no keys"),
         ("measure.rounds=0", "measure.rounds=0: must be at least 1"),
         ("gpu.kind=tpu", "gpu.kind='tpu': choose one of 'cpu', 'one', 'ddp'"),
-        ("train.lr=inf", "a setting is NaN or infinite, which no record can hold"),
+        ("train.lr=inf", "train.lr=inf: must be above 0, and finite"),
         ("seed", "command line: cannot read 'seed' (missing EQUAL at '<EOF>'): write KEY=VALUE"),
         ("seed=[1", "command line: cannot read 'seed=[1'"),
         (
