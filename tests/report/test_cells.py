@@ -31,9 +31,10 @@ def test_quality_is_a_mean_with_students_interval():
     assert (cell.low, cell.high) == pytest.approx((0.2 - 0.24841, 0.2 + 0.24841), abs=1e-5)
 
 
-def test_ratios_are_averaged_as_logarithms():
+@pytest.mark.parametrize("key", ["infer/speedup_b64", "infer/ttft_speedup_b1"])
+def test_ratios_are_averaged_as_logarithms(key: str):
     """2x in one seed and 0.5x in another is 1x on average, not 1.25x."""
-    cell = aggregate(seeds("infer/speedup_b64", 2.0, 0.5))["infer/speedup_b64"]
+    cell = aggregate(seeds(key, 2.0, 0.5))[key]
     assert cell.value == pytest.approx(1.0)
     assert cell.low is not None
     assert cell.high == pytest.approx(1 / cell.low)
