@@ -34,6 +34,7 @@ from bench.measure.generation import refuse_unsupported
 from bench.measure.probe import TrainingProbe
 from bench.measure.training_energy import TrainingEnergy, training_devices
 from bench.meters.time import pinned_threads
+from bench.plugins import construct
 from bench.record import RAW_NAME, TRIAL_NAME, Labels, Metric, Record, missing, write_record
 from bench.train import fit, resolve_recipe
 from bench.types import Backbone, Task, Unsupported
@@ -74,8 +75,8 @@ class Trial:
     def plugin(self, kind: str) -> Any:
         """The method, backbone or task with its settings."""
         module, _, name = self.entry_points[kind].partition(":")
-        made = getattr(importlib.import_module(module), name)
-        return made(**getattr(self.config, kind))
+        cls = getattr(importlib.import_module(module), name)
+        return construct(cls, getattr(self.config, kind))
 
 
 def read_trial(folder: Path) -> Trial:

@@ -36,6 +36,18 @@ INFINITE_POINT = """
     def set_point(self, model, point):
         pass
 """
+SETTINGS_IN_SETTINGS = """
+@dataclass
+class Gate:
+    keep: float = 0.5
+
+@dataclass
+class Nested(Method):
+    gate: Gate
+
+    def build(self, spec, backbone):
+        raise RuntimeError(f"keeps {self.gate.keep}")
+"""
 TWO_LINES = """
     def calibrate(self, model, batches):
         raise RuntimeError("first\\n  second")
@@ -82,3 +94,14 @@ def test_what_goes_wrong_is_a_failed_record(
     assert record.status == "failed"
     assert record.reason.startswith(reason)
     assert "\n" not in record.reason
+
+
+def test_settings_inside_settings_arrive_as_their_dataclass(folder: Callable[[str], Path]) -> None:
+    """trial.json holds {"gate": {"keep": 0.25}}; the method sees gate.keep."""
+    place = folder(SETTINGS_IN_SETTINGS)
+    content = json.loads((place / TRIAL_NAME).read_text())
+    content["entry_points"]["method"] = "odd_method:Nested"
+    content["config"]["method"] = {"gate": {"keep": 0.25}}
+    (place / TRIAL_NAME).write_text(json.dumps(content))
+    assert trial.main([str(place)]) == 1
+    assert read_record(place / RECORD_NAME).reason == "RuntimeError in phase train: keeps 0.25"

@@ -15,6 +15,7 @@ from bench import routing
 from bench.check.candidate import Candidate
 from bench.check.promise import Broken, NotDefined
 from bench.check.skipping import masked_path
+from bench.plugins import construct
 
 GATE_REGIONS = ("router", "exit_head")
 ROUGH = 0.1  # how far bfloat16 may move the logits, as a share of their spread
@@ -122,7 +123,7 @@ def round_trip(candidate: Candidate) -> None:
     """The settings as a dict and the state_dict give a model with the same answers."""
     settings = dataclasses.asdict(candidate.method)
     try:
-        again = dataclasses.replace(candidate, method=type(candidate.method)(**settings))
+        again = dataclasses.replace(candidate, method=construct(type(candidate.method), settings))
     except TypeError as error:
         raise Broken(f"the method cannot be made from its own settings: {error}") from error
     model, batch = candidate.model.eval(), candidate.tiny.batch(5)
