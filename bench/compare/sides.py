@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -48,6 +50,14 @@ class Trial:
 
     record: Record
     folder: Path
+    modified_unix_s: float  # of the record's file
+
+    @property
+    def started_unix_s(self) -> float:
+        """When it started; where the record does not say, when its file was written."""
+        started = self.record.provenance.get("started_unix_s")
+        known = isinstance(started, int | float) and math.isfinite(started)
+        return float(started) if known else self.modified_unix_s
 
     def rounds(self, size: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Seconds per pass [K] of the method and of dense at a batch size; None without them.
@@ -123,7 +133,7 @@ def read_side(folder: Path) -> Side:
     trials = [_trial(path) for path in paths]
     _one_hardware(folder, trials)
     side = Side(folder, trials[0].record.labels.hardware)
-    for trial in sorted(trials, key=_started_unix_s):
+    for trial in sorted(trials, key=attrgetter("started_unix_s")):
         labels = trial.record.labels
         cell = Cell(labels.task, labels.backbone, labels.method, labels.variant, labels.seed)
         side.num_older += cell in side.trials
@@ -134,11 +144,12 @@ def read_side(folder: Path) -> Side:
 def _trial(path: Path) -> Trial:
     try:
         record = read_record(path)
-    except BadRecord as error:
+        modified_unix_s = path.stat().st_mtime
+    except (BadRecord, OSError) as error:
         raise BadInput(f"{error}; delete that folder or run it again") from error
     if record.is_fake:
         raise BadInput(f"{path}: measured with a fake device, which nothing is compared with")
-    return Trial(record, path.parent)
+    return Trial(record, path.parent, modified_unix_s)
 
 
 def _one_hardware(folder: Path, trials: Sequence[Trial]) -> None:
@@ -148,8 +159,3 @@ def _one_hardware(folder: Path, trials: Sequence[Trial]) -> None:
             f"{folder}: records of several machines ({', '.join(found)}), and nothing is averaged "
             "over hardware; name the folder of one of them"
         )
-
-
-def _started_unix_s(trial: Trial) -> float:
-    started = trial.record.provenance.get("started_unix_s")
-    return float(started) if isinstance(started, int | float) else 0.0

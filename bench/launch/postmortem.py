@@ -10,6 +10,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,9 @@ def write_failure(folder: Path, death: Death, environ: Mapping[str, str] = os.en
 
 def _provenance(trial: Mapping[str, Any], death: Death) -> dict[str, Any]:
     known = {name: trial[name] for name in ("identity", "entry_points") if name in trial}
-    return {**known, "written_by": "launcher", "duration_s": death.after_s}
+    # When it started decides which of a trial's records is the newest.
+    times = {"started_unix_s": time.time() - death.after_s, "duration_s": death.after_s}
+    return {**known, "written_by": "launcher", **times}
 
 
 def log_tail(path: Path) -> list[str]:

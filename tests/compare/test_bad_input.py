@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -95,26 +96,59 @@ def test_other_hardware_and_nothing_in_common_are_exit_code_4(tree, capsys) -> N
     assert "no trial in common" in capsys.readouterr().out
 
 
-def test_a_trial_whose_process_died_is_regressed(tree) -> None:
-    """The launcher's record of a dead process knows no driver or threads: that is no difference."""
-    old, new = tree("old"), tree("new")
-    gpu = {"name": "H200", "driver": "560"}
+GPU = {"name": "H200", "driver": "560"}
 
-    def on_gpu(content) -> None:
-        content["labels"]["device"] = "cuda"
-        content["environment"]["gpus"] = [gpu]
 
-    kept = json.loads((old.trial("moe", 1.2, change=on_gpu) / "record.json").read_text())
-    folder = new.folder / "cpu-2x-test" / "moe" / "seed0-dead"
+def on_gpu(content) -> None:
+    content["labels"]["device"] = "cuda"
+    content["environment"]["gpus"] = [GPU]
+
+
+def died(side, alive, name: str = "seed0-dead"):
+    """The launcher's record of a process that died, of the trial whose record `alive` holds."""
+    kept = json.loads((alive / "record.json").read_text())
+    folder = side.folder / "cpu-2x-test" / "moe" / name
     folder.mkdir(parents=True)
-    planned = {"key": "k", "labels": {**kept["labels"], "device": "cpu"}, "config": kept["config"]}
+    planned = {"key": name, "labels": {**kept["labels"], "device": "cpu"}, "config": kept["config"]}
     trial = {**planned, "identity": kept["provenance"]["identity"]}
     (folder / "trial.json").write_text(json.dumps(trial))
     write_failure(folder, Death(-9, "train", 3.0))
+    return folder
+
+
+def test_a_trial_whose_process_died_is_regressed(tree) -> None:
+    """The launcher's record of a dead process knows no driver or threads: that is no difference."""
+    old, new = tree("old"), tree("new")
+    died(new, old.trial("moe", 1.2, change=on_gpu))
     verdict = compare_folders(old.folder, new.folder)
     assert (verdict.differences, verdict.exit_code) == ([], 1)
     (row,) = [row for row in verdict.rows if row.metric == "trial"]
     assert "killed by SIGKILL" in row.reason
+
+
+def test_an_older_success_does_not_hide_a_newer_crash(tree, capsys) -> None:
+    """The launcher says when the process that died had started: its record is the newest. In the
+    candidate that is a regression, in the baseline bad input."""
+    old, new = tree("old", moe=1.2), tree("new")
+    died(new, new.trial("moe", 1.2))
+    assert compare_folders(old.folder, new.folder).exit_code == 1
+    assert main(["compare", str(new.folder), str(old.folder)]) == 2
+    assert "a baseline with 1 failed trial(s)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("written_unix_s", "code"), [(3.0, 1), (0.5, 0)])
+@pytest.mark.parametrize("started", [None, "soon", float("nan")])
+def test_a_record_without_its_start_counts_from_when_it_was_written(
+    tree, written_unix_s, code, started
+) -> None:
+    """The other record started at 1 s: a crash written at 3 s is newer, one at 0.5 s is older."""
+    old, new = tree("old", moe=1.2), tree("new")
+    path = died(new, new.trial("moe", 1.2)) / "record.json"
+    record = json.loads(path.read_text())
+    record["provenance"]["started_unix_s"] = started
+    path.write_text(json.dumps(record))
+    os.utime(path, (written_unix_s, written_unix_s))
+    assert compare_folders(old.folder, new.folder).exit_code == code
 
 
 def test_a_rerun_without_the_trial_confirms_nothing(tree) -> None:

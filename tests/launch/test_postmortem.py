@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import time
 from string import ascii_letters
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.launch.postmortem import TAIL_BYTES, Death, last_words, log_tail, oom_kills, redact
+from bench.launch.postmortem import (
+    TAIL_BYTES,
+    Death,
+    last_words,
+    log_tail,
+    oom_kills,
+    redact,
+    write_failure,
+)
 
 
 @pytest.mark.parametrize(
@@ -108,3 +118,20 @@ def test_oom_kills_are_counted(tmp_path) -> None:
     counters.write_text("pgfault 12\n")
     assert oom_kills(counters) == 0
     assert oom_kills(tmp_path / "none") == 0
+
+
+def test_a_death_says_when_it_began(tmp_path) -> None:
+    """Of two records of one trial the newest counts: a process that ran 100 s began 100 s ago."""
+    trial = {
+        "key": "k",
+        "labels": {
+            **dict.fromkeys(("experiment", "hardware", "task", "backbone", "method"), "x"),
+            "seed": 0,
+        },
+        "config": {},
+    }
+    (tmp_path / "trial.json").write_text(json.dumps(trial))
+    before_s = time.time()
+    times = write_failure(tmp_path, Death(-9, "train", 100.0)).provenance
+    assert before_s - 100 <= times["started_unix_s"] <= time.time() - 100
+    assert times["duration_s"] == 100
