@@ -40,11 +40,17 @@ def choose_inputs(
     Sizes that do not divide the number of inputs issue every sample several times instead of some
     more often than others.
     """
-    chosen = min(num_inputs, task.num_samples("test"))
-    pool = next(iter(task.batches("test", chosen, seed=CHOICE_SEED))).to(device)
+    pool = drawn(task, num_inputs).to(device)
+    chosen = len(pool)
 
     def grouped(size: int) -> list[Batch]:
         rows = equal_issue(chosen, size, seed=CHOICE_SEED).to(device)
         return [pool.select(row) for row in rows]
 
     return Inputs({size: grouped(size) for size in sorted({1, *batch_sizes})})
+
+
+def drawn(task: Task, num_samples: int) -> Batch:
+    """`num_samples` test samples (all, if there are fewer) of the one fixed order."""
+    chosen = min(num_samples, task.num_samples("test"))
+    return next(iter(task.batches("test", chosen, seed=CHOICE_SEED)))

@@ -4,9 +4,10 @@
     infer/{quality,flops_per_sample,confidence}_clean               the same samples as they are
     infer/{flops_per_sample,confidence}_{garbage,unseen}            no answer is right
     infer/dense_{quality,flops_per_sample,confidence}_...           the dense model on the same
+    infer/num_robustness_samples                                    how many samples that are
 
 Does the method spend more when it is hard, and does it hold up better than dense? At the default
-operating point, on the first test samples, in batches.
+operating point, on test samples that are drawn once, in batches.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.measure.corruptions import KINDS, SEVERITIES, corrupted, garbage
+from bench.measure.inputs import drawn
 from bench.measure.quality import quality_metric
 from bench.measure.subject import Metrics, Subject
 from bench.meters.flops import count
@@ -47,6 +49,9 @@ def measure_robustness(subject: Subject, baseline: nn.Module) -> Metrics:
         return {"infer/quality_clean": missing("1", "robustness is for tasks of classification")}
     metrics: Metrics = {}
     for condition in conditions(subject.task, subject.device):
+        if condition.name == "clean":
+            num_samples = sum(map(len, condition.batches))
+            metrics["infer/num_robustness_samples"] = Metric(value=num_samples, unit="count")
         metrics |= _judged(subject.task, subject.model, condition, "infer/")
         if not subject.is_dense:
             metrics |= _judged(subject.task, baseline, condition, "infer/dense_")
@@ -55,7 +60,7 @@ def measure_robustness(subject: Subject, baseline: nn.Module) -> Metrics:
 
 def conditions(task: Task, device: torch.device | str) -> Iterator[Condition]:
     """The clean samples, every corruption of the task's kind at every severity, and no answers."""
-    clean = [batch.to(device) for batch in _first(task)]
+    clean = _batched(drawn(task, NUM_SAMPLES), device)
     yield Condition("clean", clean)
     for kind in KINDS[task.spec.kind]:
         for severity in SEVERITIES:
@@ -68,16 +73,13 @@ def conditions(task: Task, device: torch.device | str) -> Iterator[Condition]:
     yield Condition("garbage", without, answerable=False)
     unseen: Callable[[], Batch] | None = getattr(task, "unseen", None)
     if unseen is not None:
-        whole = unseen()
-        rows = torch.arange(min(NUM_SAMPLES, len(whole))).split(BATCH)
-        batches = [whole.select(row).to(device) for row in rows]
-        yield Condition("unseen", batches, answerable=False)
+        yield Condition("unseen", _batched(unseen(), device), answerable=False)
 
 
-def _first(task: Task) -> list[Batch]:
-    """The first test samples in data order."""
-    batches = iter(task.batches("test", BATCH))
-    return [batch for _, batch in zip(range(NUM_SAMPLES // BATCH), batches, strict=False)]
+def _batched(samples: Batch, device: torch.device | str) -> list[Batch]:
+    """At most NUM_SAMPLES of `samples`, BATCH at a time."""
+    rows = torch.arange(min(NUM_SAMPLES, len(samples))).split(BATCH)
+    return [samples.select(row).to(device) for row in rows]
 
 
 def _judged(task: Task, model: nn.Module, condition: Condition, prefix: str) -> Metrics:

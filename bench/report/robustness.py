@@ -27,10 +27,10 @@ CONDITIONS = ("clean", *SEVERITIES, "garbage", "unseen")
 UNANSWERABLE = ("garbage", "unseen")
 QUALITY, FLOPS, CONFIDENCE = "quality", "flops_per_sample", "confidence"
 SAME = 0.01  # executed FLOPs that differ by less are the same
+NUM_SAMPLES = "infer/num_robustness_samples"
 LEGEND = (
-    "clean: the first 512 test samples; 1 to 5: the same under corruptions of that severity, mean "
-    "over the corruptions; garbage and unseen: no answer is right. Confidence: the mean of the "
-    "largest softmax probability."
+    "1 to 5: the same under corruptions of that severity, mean over the corruptions; garbage and "
+    "unseen: no answer is right. Confidence: the mean of the largest softmax probability."
 )
 HELD = {"better": "holds up better than dense", "worse": "holds up worse than dense"}
 
@@ -74,7 +74,15 @@ def robustness(table: Table) -> Robustness | None:
     ]
     answers = [_answer(table, row) for row in rows if row.method != DENSE]
     notes = [f"({letter}) {why}" for why, letter in letters.items()]
-    return Robustness(named, blocks, answers, [*notes, LEGEND])
+    return Robustness(named, blocks, answers, [*notes, _legend(rows)])
+
+
+def _legend(rows: Sequence[Row]) -> str:
+    """What the columns are; older records do not say how many samples they tried."""
+    counts = {row.cells[NUM_SAMPLES].value for row in rows if NUM_SAMPLES in row.cells}
+    known = sorted(round(count) for count in counts if count is not None)
+    many = f"{' or '.join(map(str, known))} test samples, drawn once" if known else "test samples"
+    return f"clean: {many}; {LEGEND}"
 
 
 def _titles(table: Table, rows: Sequence[Row]) -> dict[str, str]:

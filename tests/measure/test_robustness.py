@@ -12,6 +12,9 @@ from torch import nn
 from bench.config import MeasureConfig
 from bench.measure.robustness import conditions, measure_robustness
 from bench.measure.subject import Subject
+from bench.record import Metric
+from bench.tasks.multitask import Multitask
+from bench.tasks.preloaded import in_batches
 from bench.types import Batch, Output, Quality, TaskSpec
 
 SPEC = TaskSpec("t", "image", (1, 4, 4), 2)
@@ -22,11 +25,14 @@ class Images:
 
     spec = SPEC
 
-    def batches(self, split: str, batch_size: int) -> Iterator[Batch]:
+    def num_samples(self, split: str) -> int:
+        return 96
+
+    def batches(self, split: str, size: int, *, seed: int | None = None) -> Iterator[Batch]:
         assert split == "test"
         classes = torch.arange(96) % 2
         images = (2.0 * classes - 1)[:, None, None, None].expand(96, 1, 4, 4)
-        yield from (Batch(images[i : i + 64], classes[i : i + 64]) for i in (0, 64))
+        yield from in_batches(Batch(images, classes), size, seed=seed)
 
     def evaluate(self, model, batches: Iterable[Batch]) -> Quality:
         """Accuracy; its own arithmetic is not the model's."""
@@ -36,6 +42,18 @@ class Images:
 
     def unseen(self) -> Batch:
         return Batch(torch.zeros(8, 1, 4, 4), torch.full((8,), -100))
+
+
+class Sorted(Images):
+    """600 black images, then 600 white ones, as a task of several tasks keeps them."""
+
+    def num_samples(self, split: str) -> int:
+        return 1200
+
+    def batches(self, split: str, size: int, *, seed: int | None = None) -> Iterator[Batch]:
+        classes = torch.arange(1200) // 600
+        images = (2.0 * classes - 1)[:, None, None, None].expand(1200, 1, 4, 4)
+        yield from in_batches(Batch(images, classes), size, seed=seed)
 
 
 class Brightness(nn.Module):
@@ -73,6 +91,30 @@ def test_conditions_are_the_kinds_corruptions_and_no_answers() -> None:
     assert {"noise_s1", "blur_s5", "contrast_s3", "shift_s2", "garbage", "unseen"} < set(names)
     assert [c.name for c in found if not c.answerable] == ["garbage", "unseen"]
     assert all(sum(map(len, c.batches)) == 96 for c in found if c.name != "unseen")
+
+
+def test_the_samples_are_drawn_from_the_whole_test_split() -> None:
+    """512 of 1,200, both halves of a sorted split among them, and the same 512 every time."""
+    first, again = (next(conditions(Sorted(), "cpu")) for _ in range(2))  # type: ignore[arg-type]
+    targets = torch.cat([batch.targets for batch in first.batches])
+    assert len(targets) == 512
+    assert 200 < int(targets.sum()) < 312  # 256 +- 5 standard deviations of 11
+    assert torch.equal(targets, torch.cat([batch.targets for batch in again.batches]))
+    assert max(map(len, first.batches)) == 64
+
+
+def test_both_tasks_of_multitask_are_tried() -> None:
+    """Digits come first in the data and are not the only ones that are corrupted."""
+    task = Multitask()
+    clean = next(conditions(task, "cpu"))
+    targets = torch.cat([batch.targets for batch in clean.batches])
+    assert set((targets >= 10).tolist()) == {False, True}
+
+
+def test_the_record_says_how_many_samples_there_were() -> None:
+    """96 test samples are all tried."""
+    found = measure_robustness(_subject(), Brightness())
+    assert found["infer/num_robustness_samples"] == Metric(value=96, unit="count")
 
 
 def test_a_method_spends_more_on_what_it_cannot_tell() -> None:

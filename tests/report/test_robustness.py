@@ -40,6 +40,14 @@ def test_a_severity_is_the_mean_over_the_corruptions(section):
     assert any("no answer is right" in note for note in found.notes)
 
 
+def test_the_legend_says_how_many_samples_there_were(section, make, tabulated, harder):
+    """The record's own number; one from before it was told names none."""
+    count = {"infer/num_robustness_samples": Metric(value=200, unit="count")}
+    (table,) = tabulated(make("early_exit", changed=harder(STEADY, FLOPS) | count))
+    assert "clean: 200 test samples, drawn once; 1 to 5" in robustness(table).notes[-1]
+    assert "clean: test samples; 1 to 5" in section().notes[-1]
+
+
 def test_a_corruption_without_a_number_hides_its_severity(make, tabulated, harder):
     """A mean over what is left would look better or worse than it is; the reason is told."""
     changed = harder(STEADY, FLOPS)
