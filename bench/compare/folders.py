@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -31,20 +32,33 @@ def compare_folders(baseline: Path, candidate: Path, rerun: Path | None = None) 
     """The verdict on `candidate` against `baseline`, folders that `condbench run` wrote.
 
     `rerun` is a second run of the candidate: a regression counts only if both runs show it.
-    Raises BadInput for folders that cannot be read as one machine's run, for failed trials in the
-    baseline, and where a rerun is not comparable with the candidate.
+    Raises BadInput for folders that cannot be read as one machine's run or that hold the same
+    records, for failed trials in the baseline, and where a rerun is not comparable.
     """
     old, new = read_side(baseline), read_side(candidate)
+    second = read_side(rerun) if rerun is not None else None
+    _refuse_overlap({"BASELINE": old, "CANDIDATE": new, **({"--rerun": second} if second else {})})
     _refuse_failed(old)
     verdict = _compare(old, new)
-    if rerun is not None:
-        again = _compare(old, read_side(rerun))
+    if second is not None:
+        again = _compare(old, second)
         if again.differences:
             raise BadInput(f"{rerun}: not comparable with {baseline}: {again.differences[0]}")
         verdict = _confirmed(verdict, again)
     verdict.rows = [_with_cause(row, old, new) for row in verdict.rows]
     verdict.commands = [_command(baseline, candidate, rerun)]
     return verdict
+
+
+def _refuse_overlap(sides: dict[str, Side]) -> None:
+    """Raise BadInput where two sides are one folder, or one lies inside the other."""
+    for (one, first), (other, second) in combinations(sides.items(), 2):
+        places = [side.folder.resolve() for side in (first, second)]
+        if places[0].is_relative_to(places[1]) or places[1].is_relative_to(places[0]):
+            raise BadInput(
+                f"{other} {second.folder} and {one} {first.folder} hold the same records; name "
+                "the folder of another run"
+            )
 
 
 def _compare(old: Side, new: Side) -> Verdict:
@@ -217,7 +231,8 @@ def _confirmed(first: Verdict, again: Verdict) -> Verdict:
         elif row.judgement == "regressed" and second is not None:
             row = replace(row, judgement=second.judgement, rerun=second.ratio)
         rows.append(row)
-    return replace(first, rows=rows, confirmed=True, controls=[*first.controls, *again.controls])
+    controls = [*first.controls, *again.controls]
+    return replace(first, rows=rows, confirmed=True, shared_baseline=True, controls=controls)
 
 
 def _with_cause(row: Row, old: Side, new: Side) -> Row:

@@ -32,13 +32,20 @@ def _head(verdict: Verdict) -> Iterator[str]:
     yield f"{sides} on {_safe(verdict.hardware)}"
     yield f"- {len(verdict.rows)} metrics: {', '.join(counts) or 'none judged'}"
     if verdict.rows:
-        error = number(100 * verdict.family_wise_error, 2)
-        rerun = "confirmed by a rerun" if verdict.confirmed else "not confirmed by a rerun"
-        yield (
-            f"- chance of any false regression in this family: at most {error} % where every true "
-            f"change is within its margin ({LEVEL:.0%} intervals, {rerun}); far less where nothing "
-            "changed (`condbench nightly --simulate`)"
-        )
+        yield _error(verdict)
+
+
+def _error(verdict: Verdict) -> str:
+    error = number(100 * verdict.family_wise_error, 2)
+    rerun = "confirmed by a rerun" if verdict.confirmed else "not confirmed by a rerun"
+    if verdict.shared_baseline:
+        rerun += " against the same baseline run, which lowers no bound"
+    return (
+        f"- chance of any false regression in this family: at most {error} % where every true "
+        f"change is within its margin ({rerun}), if the {LEVEL:.0%} intervals keep their level and "
+        "two processes of the same code do not differ of their own; far less where nothing changed "
+        "(`condbench nightly --simulate`)"
+    )
 
 
 def _sections(verdict: Verdict) -> Iterator[str]:

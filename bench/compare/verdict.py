@@ -60,6 +60,7 @@ class Verdict:
     notes: list[str] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)  # to reproduce
     confirmed: bool = False  # whether suspected regressions were measured a second time
+    shared_baseline: bool = False  # whether that was against the same measurement of the baseline
     canary_s: float | None = None
 
     @property
@@ -87,7 +88,9 @@ class Verdict:
     def family_wise_error(self) -> float:
         """Bound on the chance of any false regression, see `gate.family_wise_error`."""
         most = max((row.num_looks for row in self.rows), default=1)
-        return family_wise_error(len(self.rows), most, confirmed=self.confirmed)
+        # An unlucky baseline fools first run and rerun alike: such a rerun squares nothing.
+        independent = self.confirmed and not self.shared_baseline
+        return family_wise_error(len(self.rows), most, confirmed=independent)
 
     def named(self, judgement: Judgement) -> list[Row]:
         """The rows that were judged so."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.compare.folders import compare_folders
+from bench.compare.markdown import body
 from bench.compare.sides import BadInput
 from bench.compare.verdict import Verdict
 
@@ -65,6 +66,36 @@ def test_a_rerun_confirms(two, tree) -> None:
     old, new = two(1.32)
     again = tree("again", moe=1.32)
     assert compare_folders(old.folder, new.folder, again.folder).exit_code == 1
+
+
+def test_a_rerun_against_the_same_baseline_squares_no_error(two, tree) -> None:
+    """Both comparisons share the baseline's session, whose bad luck counts twice: 3 metrics (time,
+    two qualities) at 2.5 % stay 7.5 %, and the body says so."""
+    old, new = two(1.2)
+    again = tree("again", moe=1.2)
+    verdict = compare_folders(old.folder, new.folder, again.folder)
+    assert len(verdict.rows) == 3
+    assert verdict.family_wise_error == pytest.approx(0.075)
+    assert "confirmed by a rerun against the same baseline run" in body(verdict)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("old", "old"), "CANDIDATE .*old and BASELINE .*old hold the same records"),
+        (("old", "old/cpu-2x-test"), "hold the same records"),
+        ((".", "new"), "hold the same records"),
+        (("old", "new", "new/../new"), "--rerun .*new and CANDIDATE .*new hold the same records"),
+        (("old", "new", "old/cpu-2x-test"), "--rerun .* and BASELINE .* hold the same records"),
+        (("old", "new", "link"), "--rerun .*link and CANDIDATE"),
+    ],
+)
+def test_a_run_is_not_held_against_itself(two, tmp_path, names, words) -> None:
+    """The same folder twice, one inside the other, or behind a link, says nothing: exit code 2."""
+    two(1.2)
+    (tmp_path / "link").symlink_to(tmp_path / "new")
+    with pytest.raises(BadInput, match=words):
+        compare_folders(*(tmp_path / name for name in names))
 
 
 def test_a_changed_canary_points_at_the_machine(two) -> None:
