@@ -88,8 +88,9 @@ class Quality:
 
     `per_sample` holds one score per evaluated sample where the task has one, in data order, so
     that two methods can be compared pairwise. `chance` is what guessing reaches, `references`
-    names trivial or classic baselines in the same unit, `more` further scores of the same
-    evaluation by name (BLEU beside exact match).
+    names trivial or classic baselines in the same unit. `more` holds further scores of the same
+    evaluation and direction by name (BLEU beside exact match), in `unit` unless `more_units` says
+    otherwise.
     """
 
     value: float
@@ -99,6 +100,7 @@ class Quality:
     chance: float | None = None
     references: Mapping[str, float] = field(default_factory=dict)
     more: Mapping[str, float] = field(default_factory=dict)
+    more_units: Mapping[str, str] = field(default_factory=dict)
 
     def beats(self, reference: float) -> bool:
         """Whether the value is strictly better than `reference`."""

@@ -29,7 +29,7 @@ from bench.measure.generation import Generating, called, measure_generation
 from bench.measure.inputs import Inputs, choose_inputs
 from bench.measure.latency import measure_latency, measure_time_shares
 from bench.measure.plausibility import Facts, check
-from bench.measure.quality import evaluate, quality_label, quality_metric, quality_notes
+from bench.measure.quality import evaluate, quality_label, quality_metrics, quality_notes
 from bench.measure.resident import Resident
 from bench.measure.robustness import measure_robustness
 from bench.measure.saving import measure_saving
@@ -100,7 +100,7 @@ def _judge_quality(
     for number, point in enumerate(points):
         tell("evaluate", number / len(points))
         quality = evaluate(subject, point)
-        metrics = {"infer/quality": quality_metric(quality)}
+        metrics = quality_metrics(quality)
         findings.points.append(PointResult(settings=dict(point), metrics=metrics))
         if quality.per_sample is not None:
             findings.raw[f"quality_point{number}"] = np.asarray(quality.per_sample)

@@ -80,7 +80,9 @@ def _sizes(metrics: Metrics, stem: str) -> list[str]:
 
 def _signs(metrics: Metrics, facts: Facts) -> Doubts:
     for key, metric in metrics.items():
-        if metric.value is None or metric.unit not in NEVER_NEGATIVE or key == "infer/quality":
+        if metric.value is None or metric.unit not in NEVER_NEGATIVE:
+            continue
+        if key.startswith("infer/quality"):  # a task's own unit
             continue
         if metric.value < 0:
             yield key, f"a negative number of {metric.unit}"

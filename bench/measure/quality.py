@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
-from bench.measure.subject import Subject
-from bench.record import Metric, QualityLabel, missing
+from bench.measure.subject import Metrics, Subject
+from bench.record import Metric, QualityLabel, missing, quality_key
 from bench.types import Point, Quality
 
 EVALUATION_BATCH = 64
@@ -21,15 +23,31 @@ def evaluate(subject: Subject, point: Point) -> Quality:
 
 def quality_metric(quality: Quality) -> Metric:
     """The value with its unit; missing where the evaluation is not a finite number."""
-    if not torch.isfinite(torch.tensor(quality.value)):
-        return missing(quality.unit, f"the evaluation gave {quality.value}")
-    return Metric(value=quality.value, unit=quality.unit)
+    return _score(quality.value, quality.unit)
+
+
+def quality_metrics(quality: Quality) -> Metrics:
+    """`infer/quality`, and `infer/quality_<name>` of every further score."""
+    further = {
+        quality_key(name): _score(value, quality.more_units.get(name, quality.unit))
+        for name, value in quality.more.items()
+    }
+    return {"infer/quality": quality_metric(quality), **further}
+
+
+def _score(value: float, unit: str) -> Metric:
+    if not math.isfinite(value):
+        return missing(unit, f"the evaluation gave {value}")
+    return Metric(value=value, unit=unit)
 
 
 def quality_label(quality: Quality) -> QualityLabel:
     """How to read the value."""
     return QualityLabel(
-        direction=quality.direction, chance=quality.chance, references=dict(quality.references)
+        direction=quality.direction,
+        chance=quality.chance,
+        references=dict(quality.references),
+        more=list(quality.more),
     )
 
 

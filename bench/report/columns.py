@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from bench.record import quality_key
 from bench.report.cells import Cell
 from bench.report.numbers import Text, difference, plain, ratio
 from bench.report.rows import DENSE, QUALITY, VS_DENSE, Row, Table
@@ -158,7 +159,7 @@ def _columns(table: Table) -> list[Column]:
     columns = [
         _scaled(table, "params", "model/params", SI),
         _scaled(table, "params active", ACTIVE, SI, narrow=False),
-        _quality(table),
+        *_quality(table),
         Column("vs dense", "", VS_DENSE, difference, narrow=False),
         _scaled(table, "FLOPs", "infer/flops_per_sample", SI, "/sample", narrow=False),
         _scaled(table, "MACs fvcore", FVCORE, SI, "/sample", narrow=False),
@@ -239,9 +240,22 @@ def _divided(cell: Cell, divisor: float) -> Cell:
     return replace(cell, value=value, low=low, high=high)
 
 
-def _quality(table: Table) -> Column:
-    unit = next((row.cells[QUALITY].unit for row in table.rows if QUALITY in row.cells), "1")
-    direction = table.quality.direction if table.quality is not None else ""
-    arrow = {"higher": " \u2191", "lower": " \u2193"}.get(direction, "")
-    title = "quality" if unit == "1" else unit
-    return Column(title + arrow, "", QUALITY, lambda cell: plain(cell, digits=4, spread=True))
+def _quality(table: Table) -> list[Column]:
+    """The task's quality, and its further scores by name."""
+    label = table.quality
+    arrow = {"higher": " \u2191", "lower": " \u2193"}.get(label.direction if label else "", "")
+    write = partial(plain, digits=4, spread=True)
+    unit = _unit(table, QUALITY)
+    columns = [Column((unit or "quality") + arrow, "", QUALITY, write)]
+    for name in label.more if label else ():
+        key = quality_key(name)
+        further = _unit(table, key)
+        shown = "" if further == name else further
+        columns.append(Column(name + arrow, shown, key, write, narrow=False))
+    return columns
+
+
+def _unit(table: Table, key: str) -> str:
+    """The unit of a metric in this table; "" where it has none."""
+    unit = next((row.cells[key].unit for row in table.rows if key in row.cells), "1")
+    return "" if unit == "1" else unit

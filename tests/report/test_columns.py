@@ -51,6 +51,29 @@ def test_a_quality_without_unit_or_direction_is_called_quality(sheet_of, make):
     assert made.columns[1].header == "quality"
 
 
+def test_further_scores_stand_beside_the_quality(sheet_of, make):
+    """By name, with their unit where that is another word; two seeds give an interval."""
+    label = {"direction": "higher", "more": ["BLEU", "digits"]}
+    records = [
+        make(
+            "moe",
+            changed={
+                "infer/quality_bleu": Metric(value=30.0 + seed, unit="BLEU"),
+                "infer/quality_digits": Metric(value=90.0, unit="accuracy %"),
+            },
+            labels={"seed": seed},
+            quality_label=label,
+        )
+        for seed in (0, 1)
+    ]
+    made = sheet_of(*records)
+    headers = [column.header for column in made.columns]
+    assert headers[1:4] == ["accuracy \u2191", "BLEU \u2191", "digits \u2191 (accuracy %)"]
+    (bleu,) = texts(made, "BLEU")
+    assert (bleu.main, bleu.spread) == ("30.50", "\u00b16.35")  # 12.706 * 0.7071 / sqrt(2)
+    assert "BLEU \u2191" not in [c.header for c in sheet_of(*records, narrow=True).columns]
+
+
 def test_one_unit_per_column(sheet_of, make):
     """The largest value chooses the prefix: 100 M and 25 M, not 25000 k."""
     made = sheet_of(make(), make("moe", share=0.25))

@@ -52,6 +52,13 @@ def test_every_row_says_where_it_belongs(make, tabulated):
     assert table.iloc[2]["missing"] == "oom"
 
 
+def test_further_scores_are_columns(make, tabulated):
+    """BLEU beside exact match, under the record's key."""
+    bleu = {"infer/quality_bleu": Metric(value=31.5, unit="BLEU")}
+    row = read_back(csv(tabulated(make("moe", changed=bleu)))).iloc[0]
+    assert row["infer/quality_bleu"] == 31.5
+
+
 def test_bounds_stand_beside_their_value(make, tabulated):
     """A reader finds low and high right of the number."""
     header = csv(tabulated(make("moe"))).splitlines()[0]
