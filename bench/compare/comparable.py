@@ -1,7 +1,8 @@
 """Whether two trials may be compared: all that must be equal, and what differs if it is not.
 
-Code may differ: that is the question. Hardware, driver, power limit, versions, data and
-configuration may not. How many rounds were timed is no difference: intervals carry it.
+Code may differ: that is the question. Processor, memory, governor, threads, GPU, driver, power
+limit, versions, data and configuration may not. How many rounds were timed is no difference:
+intervals carry it. Another kernel is told, and no difference.
 """
 
 from __future__ import annotations
@@ -15,6 +16,17 @@ from bench.record import Record
 
 IGNORED = {"measure.rounds", "gpu.device"}
 GPU_FACTS = ("name", "driver", "power_limit_w", "memory_bytes")
+MACHINE_FACTS = {
+    "cpu_model": "processor",
+    "num_cores": "number of cores",
+    "governor": "CPU governor",
+    "num_threads": "threads",
+}
+# Packages that compose, read or draw, and cannot change a number that is compared. What is not
+# listed counts. Our own code is the question.
+UNINVOLVED = ("condbench", "hydra-core", "pandas", "fvcore", "wandb")
+GIB = 2**30
+SAME_BYTES = GIB // 2  # memory differs by some kB from boot to boot
 
 
 def identity_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -45,17 +57,66 @@ def record_differences(before: Record, now: Record) -> list[str]:
         found.append(_change("device", before.labels.device, now.labels.device))
     identities = [record.provenance.get("identity", {}) for record in (before, now)]
     found += [each for each in identity_differences(*identities) if each not in found]
-    return found if died else found + environment_differences(before.environment, now.environment)
+    if not died:
+        states = environment_differences(before.environment, now.environment)
+        found += [each for each in states if each not in found]
+    if before.status == now.status == "ok":
+        found += _quality_differences(before, now)
+    return found
+
+
+def _quality_differences(before: Record, now: Record) -> list[str]:
+    """Another unit or direction of quality: the numbers mean something else."""
+    found = []
+    units = [record.metrics.get("infer/quality") for record in (before, now)]
+    if units[0] and units[1] and units[0].unit != units[1].unit:
+        found.append(_change("unit of quality", units[0].unit, units[1].unit))
+    if before.quality and now.quality and before.quality.direction != now.quality.direction:
+        change = _change("direction of quality", before.quality.direction, now.quality.direction)
+        found.append(change)
+    return found
 
 
 def environment_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Differences of the machine's state: threads, and each GPU's driver and power limit."""
-    found = []
-    if before.get("num_threads") != now.get("num_threads"):
-        found.append(_change("threads", before.get("num_threads"), now.get("num_threads")))
+    """Differences of the machine's state: what computes, with which libraries, how throttled."""
+    found = [
+        _change(name, before.get(fact), now.get(fact))
+        for fact, name in MACHINE_FACTS.items()
+        if before.get(fact) != now.get(fact)
+    ]
+    sizes = [side.get("memory_bytes") for side in (before, now)]
+    if not _same_memory(*sizes):
+        found.append(_change("memory", *map(_gib, sizes)))
+    for prefix, block in (("", "thread_settings"), ("version of ", "versions")):
+        found += _flat_changes(prefix, *(_involved(side.get(block)) for side in (before, now)))
+    return found + _gpu_differences(before, now)
+
+
+def kernel_change(before: Record, now: Record) -> str | None:
+    """Another kernel, where both are known: it may change times, so it is told."""
+    old, new = (record.environment.get("kernel") for record in (before, now))
+    return _change("kernel", old, new) if old and new and old != new else None
+
+
+def _involved(block: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {name: value for name, value in (block or {}).items() if name not in UNINVOLVED}
+
+
+def _same_memory(before: int | None, now: int | None) -> bool:
+    if before is None or now is None:
+        return before == now
+    return abs(before - now) <= SAME_BYTES
+
+
+def _gib(num_bytes: int | None) -> str:
+    return "unknown" if num_bytes is None else f"{num_bytes / GIB:.1f} GiB"
+
+
+def _gpu_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    found: list[str] = []
     gpus = [[_facts(gpu) for gpu in side.get("gpus") or []] for side in (before, now)]
     if len(gpus[0]) != len(gpus[1]):
-        return [*found, _change("number of GPUs", len(gpus[0]), len(gpus[1]))]
+        return [_change("number of GPUs", len(gpus[0]), len(gpus[1]))]
     for number, (old, new) in enumerate(zip(*gpus, strict=True)):
         found += _flat_changes(f"GPU {number} ", old, new)
     return found

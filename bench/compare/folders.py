@@ -6,6 +6,7 @@ dense; quality over the seeds that both have. Dense itself is each run's A/A con
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +17,7 @@ import numpy as np
 
 from bench.compare import sessions
 from bench.compare.causes import MOVED, cause_between_sessions
-from bench.compare.comparable import record_differences
+from bench.compare.comparable import kernel_change, record_differences
 from bench.compare.gate import ENERGY, TIME, judge
 from bench.compare.quality import quality_rows
 from bench.compare.sides import BadInput, Cell, Side, Trial, read_side
@@ -80,6 +81,7 @@ def _compare(old: Side, new: Side) -> Verdict:
     verdict.notes += [f"{cell}: only in the candidate" for cell in new.trials if cell not in shared]
     verdict.controls += [*_controls(old, "baseline"), *_controls(new, "candidate")]
     verdict.notes += _canary_notes(old, new)
+    verdict.notes += _told_notes(same, old, new)
     verdict.notes += [
         f"{side.folder}: {side.num_older} older record(s) left out, the newest of each trial counts"
         for side in (old, new)
@@ -179,7 +181,9 @@ def _energy_row(cell: Cell, old: Trial, new: Trial) -> Row | None:
 def _bounds(metric: Metric | None) -> tuple[float, float, float] | None:
     if metric is None or metric.shown is None or metric.low is None or metric.high is None:
         return None
-    return (float(metric.shown), metric.low, metric.high) if metric.low > 0 else None
+    value = float(metric.shown)
+    ordered = 0 < metric.low <= value <= metric.high < math.inf
+    return (value, metric.low, metric.high) if ordered else None
 
 
 def _counted_changes(cell: Cell, old: Trial, new: Trial) -> Iterator[str]:
@@ -197,6 +201,10 @@ def _controls(side: Side, which: str) -> Iterator[Row]:
     if not dense:
         yield Row(which, "A/A control", "inconclusive", TIME, reason="no dense trial, no control")
     for cell, trial in dense:
+        if not trial.sizes:
+            yield Row(
+                str(cell), f"A/A control, {which}", "inconclusive", reason="nothing was timed"
+            )
         for size in trial.sizes:
             rounds = trial.rounds(size)
             name = f"A/A control b{size}, {which}"
@@ -205,6 +213,18 @@ def _controls(side: Side, which: str) -> Iterator[Row]:
                 continue
             ratio = ratio_interval(sessions.relative_cost(*rounds))
             yield Row(str(cell), name, judge(ratio), TIME, ratio, reason=ratio.reason)
+
+
+def _told_notes(cells: list[Cell], old: Side, new: Side) -> list[str]:
+    """What is no difference and no row, once each: another kernel, trials that neither supports."""
+    notes: dict[str, None] = {}
+    for cell in cells:
+        before, now = old.trials[cell].record, new.trials[cell].record
+        if change := kernel_change(before, now):
+            notes[f"{change}: it may change times"] = None
+        if before.status == now.status == "skipped":
+            notes[f"{cell}: skipped on both sides ({now.reason})"] = None
+    return list(notes)
 
 
 def _canary_notes(old: Side, new: Side) -> Iterator[str]:

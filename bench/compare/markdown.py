@@ -12,11 +12,19 @@ SAID: dict[Outcome, str] = {
     "ok": "no regression",
     "regressed": "regressed",
     "inconclusive": "inconclusive (not green)",
-    "void": "void: a control is not equal, nothing is concluded",
+    "void": "void: a control is not equal, no time or energy is concluded from",
     "not comparable": "not comparable",
 }
 MARKS = {"regressed": "**regressed**", "improved": "improved", "equal": "equal"}
 ORDER = ("regressed", "inconclusive", "improved", "equal")
+# GitHub turns @name and #1 into mentions wherever they stand in text, escaped or not: a space of no
+# width behind them says that they are none.
+NO_WIDTH = "\u200b"
+ESCAPES = str.maketrans(
+    {character: f"\\{character}" for character in "\\|[]!"}
+    | {"&": "&amp;", "<": "&lt;", "`": "'"}
+    | {character: f"{character}{NO_WIDTH}" for character in "@#"}
+)
 
 
 def body(verdict: Verdict) -> str:
@@ -33,6 +41,8 @@ def _head(verdict: Verdict) -> Iterator[str]:
     yield f"- {len(verdict.rows)} metrics: {', '.join(counts) or 'none judged'}"
     if verdict.rows:
         yield _error(verdict)
+    if verdict.outcome == "regressed" and not verdict.is_controlled:
+        yield "- a control is not equal: nothing is concluded from times and energy below"
 
 
 def _error(verdict: Verdict) -> str:
@@ -68,7 +78,9 @@ def _foot(verdict: Verdict) -> Iterator[str]:
     if verdict.notes:
         yield from _list("Notes", verdict.notes)
     if verdict.commands:
-        yield from ("", "### Again", "", "```sh", *verdict.commands, "```")
+        # A name may hold a new line: it must not close the fence.
+        commands = [" ".join(command.split()) for command in verdict.commands]
+        yield from ("", "### Again", "", "```sh", *commands, "```")
 
 
 def _list(title: str, lines: Sequence[str]) -> Iterator[str]:
@@ -83,7 +95,8 @@ def _table(rows: Sequence[Row]) -> Iterator[str]:
         verdict = MARKS.get(row.judgement, row.judgement) + (
             f" ({_safe(row.reason)})" if row.reason else ""
         )
-        yield f"| {_safe(row.model)} | {row.metric} | {_numbers(row)} | {rounds} | {verdict} |"
+        cells = (_safe(row.model), _safe(row.metric), _numbers(row), rounds, verdict)
+        yield f"| {' | '.join(cells)} |"
 
 
 def _numbers(row: Row) -> str:
@@ -91,7 +104,7 @@ def _numbers(row: Row) -> str:
         return "-"
     text = interval(row.ratio)
     if row.baseline is not None and row.candidate is not None:
-        text += f" ({number(row.baseline)} -> {number(row.candidate)} {row.unit})"
+        text += f" ({number(row.baseline)} -> {number(row.candidate)} {_safe(row.unit)})"
     return text + (f"; rerun {interval(row.rerun)}" if row.rerun else "")
 
 
@@ -117,6 +130,5 @@ def _causes(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _safe(text: str) -> str:
-    """Text from records and messages: no table cell, tag or new line of its own."""
-    flat = " ".join(text.split())
-    return flat.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("`", "'")
+    """Text from records and messages: no cell, tag, link, picture, mention or line of its own."""
+    return " ".join(text.split()).translate(ESCAPES)

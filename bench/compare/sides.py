@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bench.compare.shape import damage
 from bench.record import RAW_NAME, RECORD_NAME, BadRecord, Record, read_record
 
 
@@ -81,6 +82,8 @@ class Trial:
         """Batch sizes that were timed. Raises BadInput where the configuration is damaged."""
         try:
             sizes = self.record.config.get("measure", {}).get("batch_sizes", [])
+            if any(size < 1 for size in sizes):
+                raise ValueError(f"{sizes}")
             return [int(size) for size in sizes]
         except (AttributeError, TypeError, ValueError) as error:
             where = self.folder / RECORD_NAME
@@ -147,6 +150,8 @@ def _trial(path: Path) -> Trial:
         modified_unix_s = path.stat().st_mtime
     except (BadRecord, OSError) as error:
         raise BadInput(f"{error}; delete that folder or run it again") from error
+    if wrong := damage(record):
+        raise BadInput(f"{path}: {wrong}; delete that folder or run it again")
     if record.is_fake:
         raise BadInput(f"{path}: measured with a fake device, which nothing is compared with")
     return Trial(record, path.parent, modified_unix_s)

@@ -17,6 +17,7 @@ EXIT_CODES: dict[Outcome, int] = {
     "void": 3,
     "not comparable": 4,
 }
+UNTIMED = ("trial", "quality")  # metrics that a busy machine does not change
 SCHEMA_VERSION = 1
 
 
@@ -65,15 +66,24 @@ class Verdict:
 
     @property
     def outcome(self) -> Outcome:
-        """The worst that holds: void, regressed, not comparable, inconclusive, ok."""
-        if any(control.judgement != "equal" for control in self.controls) or self.canary_differs:
+        """The worst that holds. Void are times and energy: a crash needs no quiet machine."""
+        if any(row.judgement == "regressed" and row.metric in UNTIMED for row in self.rows):
+            return "regressed"
+        if not self.is_controlled:
             return "void"
         found = {row.judgement for row in self.rows}
         if "regressed" in found:
             return "regressed"
         if self.differences:
             return "not comparable"
-        return "inconclusive" if "inconclusive" in found or not found else "ok"
+        unsure = "inconclusive" in found or not found or not self.controls
+        return "inconclusive" if unsure else "ok"
+
+    @property
+    def is_controlled(self) -> bool:
+        """Whether no control says that this machine's times and energy conclude nothing."""
+        equal = all(control.judgement == "equal" for control in self.controls)
+        return equal and not self.canary_differs
 
     @property
     def canary_differs(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,18 @@ CONFIG = {
     "train": {"steps": 20},
     "measure": {"profile": "standard", "rounds": 30, "batch_sizes": [64]},
     "gpu": {"kind": "cpu", "device": None},
+}
+ENVIRONMENT = {
+    "cpu_model": "Xeon",
+    "num_cores": 2,
+    "num_threads": 1,
+    "memory_bytes": 8 * 2**30,
+    "kernel": "6.1",
+    "governor": None,
+    "thread_settings": {"OMP_NUM_THREADS": None},
+    "gpus": [],
+    "versions": {"scikit-learn": "1.7", "condbench": "0"},
+    "git_commit": "c" * 40,
 }
 NOISE = 0.005  # sd of a side's log time in a round
 
@@ -62,7 +75,7 @@ class Tree:
                 seed=seed,
             ).model_dump(),
             "config": config,
-            "environment": {"num_threads": 1, "gpus": [], "git_commit": "c" * 40},
+            "environment": copy.deepcopy(ENVIRONMENT),
             "provenance": {"identity": identity, "started_unix_s": 1.0},
             "metrics": {
                 "infer/speedup_b64": Metric(value=1 / cost, unit="1").model_dump(),

@@ -41,6 +41,25 @@ def rounds(**arrays):
     return change
 
 
+def change(*path):
+    """change("environment", "gpus", "x"): the record's environment.gpus becomes "x"; without a
+    value the key goes."""
+
+    def edit(folder) -> None:
+        record = json.loads(moe(folder).read_text())
+        place = record["provenance"] if path[0] == "identity" else record
+        *inner, last = path[:-1] if len(path) > 1 else path
+        for key in inner:
+            place = place[key]
+        if len(path) > 1:
+            place[last] = path[-1]
+        else:
+            del place[last]
+        moe(folder).write_text(json.dumps(record))
+
+    return edit
+
+
 ONES = np.ones(30)
 BASELINE, CANDIDATE = "baseline_s_b64_point0", "candidate_s_b64_point0"
 
@@ -55,6 +74,18 @@ BASELINE, CANDIDATE = "baseline_s_b64_point0", "candidate_s_b64_point0"
         (text_change('"hardware": "cpu-2x-test"', '"hardware": "h200"'), "several machines"),
         (text_change('"device": "cpu"', '"device": "fake"'), "fake device"),
         (lambda folder: moe(folder).with_name("raw.npz").write_bytes(b"PK"), "damaged"),
+        (change("identity"), "provenance.identity is missing"),
+        (change("identity", [1]), "provenance.identity: Input should be"),
+        (change("identity", "versions", 3), "provenance.identity.versions: Input"),
+        (change("identity", "versions", {"torch": 3}), "identity.versions.torch: Input"),
+        (change("identity", "config", "x"), "provenance.identity.config: Input"),
+        (change("environment", "gpus", "x"), "environment.gpus: Input"),
+        (change("environment", "gpus", ["x"]), "environment.gpus.0: Input"),
+        (change("environment", "git_commit", []), "environment.git_commit: Input"),
+        (change("environment", "versions", 3), "environment.versions: Input"),
+        (change("environment", "memory_bytes", "much"), "environment.memory_bytes: Input"),
+        (change("config", "measure", 3), "damaged batch sizes"),
+        (change("config", "measure", {"batch_sizes": [0]}), "damaged batch sizes"),
         (rounds(**{BASELINE: ONES, CANDIDATE: ONES[:-1]}), r"raw\.npz: damaged \(rounds of shapes"),
         (rounds(**{BASELINE: ONES[:0], CANDIDATE: ONES[:0]}), "damaged"),
         (rounds(**{BASELINE: ONES, CANDIDATE: ONES * np.nan}), "rounds that took no time"),
@@ -187,6 +218,7 @@ def energy(metric: Metric | None, device: str):
 
 STUCK = missing("1", "CounterStuck: for 3 s")
 GOOD = Metric(value=1.5, unit="1", low=1.49, high=1.51)
+WRONG = Metric(value=1.5, unit="1", low=1.49, high=-1.0)
 DOUBT = Metric(value=1.5, unit="1", low=1.49, high=1.51, valid=False, reason="Inconsistent: x")
 
 
@@ -199,6 +231,7 @@ DOUBT = Metric(value=1.5, unit="1", low=1.49, high=1.51, valid=False, reason="In
         (STUCK, STUCK, "cuda", "inconclusive", "baseline: CounterStuck: for 3 s"),
         (GOOD, DOUBT, "cuda", "inconclusive", "candidate: Inconsistent: x"),
         (GOOD, None, "cuda", "inconclusive", "candidate: no valid energy with its interval"),
+        (GOOD, WRONG, "cuda", "inconclusive", "candidate: no valid energy with its interval"),
         (missing("1", "no NVIDIA GPU"), missing("1", "no NVIDIA GPU"), "cpu", None, None),
     ],
 )
@@ -219,10 +252,10 @@ JUDGEMENTS = st.lists(st.sampled_from(["regressed", "improved", "equal", "inconc
 
 @given(JUDGEMENTS, JUDGEMENTS, st.lists(st.just("x"), max_size=1))
 def test_green_needs_everything(rows, controls, differences) -> None:
-    """0 if and only if something was judged, all of it equal or improved, every control equal, and
-    nothing was left out as not comparable."""
+    """0 if and only if something was judged, all of it equal or improved, there are controls, every
+    one of them equal, and nothing was left out as not comparable."""
     verdict = Verdict("A", "B", "cpu", differences=differences)
     verdict.rows = [Row("m", str(number), said) for number, said in enumerate(rows)]
     verdict.controls = [Row("c", str(number), said) for number, said in enumerate(controls)]
-    green = bool(rows) and set(rows) <= {"equal", "improved"} and set(controls) <= {"equal"}
+    green = bool(rows) and set(rows) <= {"equal", "improved"} and set(controls) == {"equal"}
     assert (verdict.exit_code == 0) == (green and not differences)

@@ -9,6 +9,8 @@ from bench.compare.markdown import body
 from bench.compare.sides import BadInput
 from bench.compare.verdict import Verdict
 
+GIB = 2**30
+
 
 def row(verdict: Verdict, metric: str):
     (found,) = [each for each in verdict.rows if each.metric.startswith(metric)]
@@ -213,6 +215,24 @@ def test_energy_is_judged_where_both_have_it(tree) -> None:
         ),
         (lambda c: c["environment"].update(num_threads=2), "threads 1 -> 2"),
         (lambda c: c["environment"].update(gpus=[{"name": "H200"}]), "number of GPUs 0 -> 1"),
+        (lambda c: c["environment"].update(cpu_model="EPYC"), "processor Xeon -> EPYC"),
+        (lambda c: c["environment"].update(num_cores=4), "number of cores 2 -> 4"),
+        (lambda c: c["environment"].update(governor="powersave"), "CPU governor null -> powersave"),
+        (lambda c: c["environment"].update(memory_bytes=16 * GIB), "memory 8.0 GiB -> 16.0 GiB"),
+        (lambda c: c["environment"].pop("memory_bytes"), "memory 8.0 GiB -> unknown"),
+        (
+            lambda c: c["environment"]["thread_settings"].update(OMP_NUM_THREADS="2"),
+            "OMP_NUM_THREADS null -> 2",
+        ),
+        (
+            lambda c: c["environment"]["versions"].update({"scikit-learn": "1.8"}),
+            "version of scikit-learn 1.7 -> 1.8",
+        ),
+        (lambda c: c["quality"].update(direction="lower"), "direction of quality higher -> lower"),
+        (
+            lambda c: c["metrics"]["infer/quality"].update(unit="nat"),
+            "unit of quality accuracy % -> nat",
+        ),
     ],
 )
 def test_what_is_not_comparable_is_said(tree, change, said) -> None:
@@ -222,6 +242,63 @@ def test_what_is_not_comparable_is_said(tree, change, said) -> None:
     verdict = compare_folders(old.folder, new.folder)
     assert (verdict.outcome, verdict.exit_code) == ("not comparable", 4)
     assert said in verdict.differences
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"memory_bytes": 8 * GIB + 4096},  # the kernel keeps some kB more or less at each boot
+        {"versions": {"scikit-learn": "1.7", "condbench": "9", "wandb": "9"}},
+        {"kernel": "6.2"},
+        {"load_1min": 3.0},
+    ],
+)
+def test_what_changes_no_number_is_comparable(tree, facts) -> None:
+    """Some kB of memory, our own version, a mirror's, load, and the kernel, which is a note."""
+    old, new = tree("old", moe=1.2), tree("new")
+    new.trial("moe", 1.2, change=lambda c: c["environment"].update(facts))
+    verdict = compare_folders(old.folder, new.folder)
+    assert (verdict.differences, verdict.exit_code) == ([], 0)
+    kernels = [note for note in verdict.notes if "kernel" in note]
+    told = ["kernel 6.1 -> 6.2: it may change times"] if "kernel" in facts else []
+    assert kernels == told
+
+
+def test_a_dense_trial_that_crashes_is_regressed(tree) -> None:
+    """Its timing rows have no control any more; that it fails where it worked is exit code 1."""
+    old, new = tree("old", moe=1.2), tree("new", moe=1.2)
+    next(new.folder.glob("*/dense/*/record.json")).unlink()
+    new.trial("dense", status="failed", reason="boom", change=lambda c: c.update(key="dense1"))
+    verdict = compare_folders(old.folder, new.folder)
+    assert row(verdict, "trial").reason == "ok -> failed: boom"
+    assert (verdict.outcome, verdict.exit_code) == ("regressed", 1)
+
+
+def test_nothing_timed_is_not_green(tree) -> None:
+    """Without batch sizes there is no time and no control: void, although quality is equal."""
+
+    def untimed(content) -> None:
+        content["config"] = {**content["config"], "measure": {}}
+
+    sides = [tree("old"), tree("new")]
+    for side in sides:
+        next(side.folder.glob("*/dense/*/record.json")).unlink()
+        side.trial("dense", change=lambda c: (untimed(c), c.update(key="dense1")))
+        side.trial("moe", 1.2, change=untimed)
+    verdict = compare_folders(*(side.folder for side in sides))
+    assert [row.metric for row in verdict.rows] == ["quality", "quality"]
+    assert (verdict.outcome, verdict.exit_code) == ("void", 3)
+
+
+def test_what_neither_supports_is_a_note(tree) -> None:
+    """Skipped on both sides is no row, and is not passed over in silence."""
+    old, new = tree("old"), tree("new")
+    for side in (old, new):
+        side.trial("moe", status="skipped", reason="needs tokens")
+    verdict = compare_folders(old.folder, new.folder)
+    note = "digits/transformer/moe/seed0: skipped on both sides (needs tokens)"
+    assert note in verdict.notes
+    assert verdict.exit_code == 0
 
 
 @pytest.mark.parametrize(

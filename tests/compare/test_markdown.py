@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+
+import pytest
 
 from bench.compare.gate import TIME
 from bench.compare.markdown import body, interval
@@ -38,6 +41,38 @@ def test_foreign_text_cannot_break_the_table() -> None:
     assert "a\\|b &lt;img>'x'" in body(verdict)
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("[x](http://a)", "\\[x\\](http://a)"),
+        ("![x](http://a/b.png)", "\\!\\[x\\](http://a/b.png)"),
+        ("@octocat and #12", "@\u200boctocat and #\u200b12"),
+        ("a\\|b", "a\\\\\\|b"),
+    ],
+)
+def test_foreign_text_links_and_mentions_nobody(text, shown) -> None:
+    """Links, pictures, names and issue numbers from a record are plain text, in cells and notes."""
+    verdict = Verdict("A", "B", "cpu", rows=[row("regressed", reason=text)], notes=[text])
+    told = body(verdict)
+    assert f"({shown})" in told
+    assert f"- {shown}\n" in told
+    units = body(
+        Verdict(
+            "A",
+            "B",
+            "cpu",
+            rows=[replace(row("regressed"), unit=text, baseline=1.0, candidate=1.0)],
+        )
+    )
+    assert f"1.00 {shown})" in units
+
+
+def test_a_command_cannot_leave_its_fence() -> None:
+    """A new line in a folder's name does not end the block of code."""
+    verdict = Verdict("A", "B", "cpu", commands=["condbench compare 'a\n```\n# hello' b"])
+    assert body(verdict).endswith("```sh\ncondbench compare 'a ``` # hello' b\n```\n")
+
+
 def test_not_comparable_says_why() -> None:
     """What differs is listed, and nothing is concluded."""
     text = body(Verdict("A", "B", "cpu", differences=["hardware a -> b"]))
@@ -66,20 +101,39 @@ def test_no_row_is_never_green() -> None:
     assert Verdict("A", "B", "cpu").exit_code == 3
 
 
-def test_a_void_night_beats_everything() -> None:
-    """A control that is not equal voids regressions too."""
+CONTROL = row("equal")
+
+
+def test_a_void_night_beats_a_regression_of_time() -> None:
+    """A control that is not equal voids what a busy machine can change."""
     control = row("inconclusive")
     assert Verdict("A", "B", "cpu", rows=[row("regressed")], controls=[control]).outcome == "void"
 
 
+@pytest.mark.parametrize("metric", ["trial", "quality"])
+def test_a_crash_needs_no_quiet_machine(metric) -> None:
+    """A trial that fails, or a quality that is lost, regressed even beside a control that differs;
+    the body says that times do not count."""
+    rows = [replace(row("regressed"), metric=metric), row("equal")]
+    verdict = Verdict("A", "B", "cpu", rows=rows, controls=[row("inconclusive")])
+    assert (verdict.outcome, verdict.exit_code) == ("regressed", 1)
+    assert "nothing is concluded from times and energy" in body(verdict)
+
+
+def test_without_a_control_nothing_is_green() -> None:
+    """Equal rows and no control at all: inconclusive."""
+    assert Verdict("A", "B", "cpu", rows=[row("equal")]).exit_code == 3
+
+
 def test_a_regression_beats_what_is_not_comparable() -> None:
     """What regressed is said even where other trials cannot be compared."""
-    verdict = Verdict("A", "B", "cpu", rows=[row("regressed")], differences=["x"])
+    verdict = Verdict("A", "B", "cpu", rows=[row("regressed")], controls=[CONTROL])
+    verdict.differences = ["x"]
     assert verdict.outcome == "regressed"
 
 
 def test_a_canary_that_differs_voids_the_night() -> None:
     """The fixed workload slower in one process is the machine; that it is only noisy is not."""
-    rows = [row("equal")]
-    assert Verdict("A", "B", "cpu", rows=rows, canary=row("regressed")).outcome == "void"
-    assert Verdict("A", "B", "cpu", rows=rows, canary=row("inconclusive")).outcome == "ok"
+    green = Verdict("A", "B", "cpu", rows=[row("equal")], controls=[CONTROL])
+    assert replace(green, canary=row("regressed")).outcome == "void"
+    assert replace(green, canary=row("inconclusive")).outcome == "ok"
