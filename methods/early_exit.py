@@ -32,29 +32,40 @@ class EarlyExit:
     """Exit heads after every `every` blocks; thresholds are found on held-out batches.
 
     An operating point is a budget: the largest mean share of blocks that an element (a sample, or a
-    token in language modelling) runs on the calibration data. The first is the default.
+    token in language modelling) runs on the calibration data. The first is the default. A budget
+    that leaving at the first exit already exceeds raises ValueError when the model is made.
     """
 
     compaction = "samples or tokens that left are removed after every exit"
 
-    every: int = 2
-    budgets: list[float] = field(default_factory=lambda: [0.5, 0.4, 0.7, 0.85])
+    every: int = 1
+    budgets: list[float] = field(default_factory=lambda: [0.7, 0.5, 0.6, 0.85])
     train_share: float = 0.3
     open_is_dense = True  # nothing leaves: the dense model
 
     def build(self, spec: TaskSpec, backbone: Backbone) -> ExitModel:
         """The untrained backbone with exit heads."""
-        return ExitModel(backbone.build(spec), self.every, len(self.budgets))
+        return self._with_exits(backbone.build(spec))
 
     def convert(self, dense: Trunk, batches: Iterable[Batch]) -> ExitModel:
         """A copy of the trained trunk; exit heads of the final one's shape start as its copies."""
-        model = ExitModel(deepcopy(dense), self.every, len(self.budgets))
+        model = self._with_exits(deepcopy(dense))
         trained = dense.head.state_dict()
         for head in model.heads:
             if {k: v.shape for k, v in head.state_dict().items()} == {
                 k: v.shape for k, v in trained.items()
             }:
                 head.load_state_dict(trained)
+        return model
+
+    def _with_exits(self, trunk: Trunk) -> ExitModel:
+        model = ExitModel(trunk, self.every, len(self.budgets))
+        least = float(model.block_shares()[0])
+        if min(self.budgets) < least:
+            raise ValueError(
+                f"budget {min(self.budgets)} cannot be kept: leaving at the first exit already "
+                f"runs {least:.2f} of the blocks; raise it, or let exits come before every={self.every}"
+            )
         return model
 
     def loss(self, model: ExitModel, batch: Batch, criterion: Criterion, progress: float) -> Tensor:

@@ -237,12 +237,21 @@ class ExitModel(nn.Module):
         Those are computed for every token of a sample in which any token still asks; when
         generating, for every token, whatever the decisions.
         """
-        total = observation.declared_flops()
-        if self.trunk.spec.causal and not self._cached:
-            for decision in observation.decisions:
-                number = int(decision.name.removeprefix("exit"))
+        if not self.trunk.spec.causal:
+            return observation.declared_flops()
+        total = 0.0
+        live = torch.empty(0)
+        for decision in observation.decisions:
+            number = int(decision.name.removeprefix("exit"))
+            if number == 0:
+                live = torch.ones_like(decision.run)
+            rows = slice(None) if decision.index is None else decision.index
+            run = live[rows] & decision.run  # a token that has left is not asked again
+            live[rows] = run
+            total += int(run.sum()) * decision.cost
+            if not self._cached:
                 num_blocks = self.ends[number + 1] - self.ends[number]
-                num_visible = int(decision.run.any(1).sum()) * decision.run.shape[1]
+                num_visible = int(run.any(1).sum()) * run.shape[1]
                 total += num_visible * num_blocks * self._key_value
         return total
 

@@ -139,6 +139,13 @@ def test_an_unknown_budget_is_refused(tiny) -> None:
         EarlyExit().set_point(_model(tiny), {"budget": 0.123})
 
 
+def test_a_budget_below_the_first_exit_is_refused(tiny_image) -> None:
+    """Two of four blocks run before the first exit, which is more than 0.4 of them."""
+    method = EarlyExit(every=2, budgets=[0.7, 0.4])
+    with pytest.raises(ValueError, match=r"budget 0\.4 cannot be kept.* runs 0\.50 of the blocks"):
+        method.build(tiny_image.spec, tiny_image.backbone)
+
+
 def test_loss_weighs_later_exits_more(tiny_image) -> None:
     """Four exits with losses 1, 2, 3, 4 average to (1 + 4 + 9 + 16) / 10 = 3."""
     losses = iter([1.0, 2.0, 3.0, 4.0])
