@@ -63,8 +63,8 @@ class EarlyExit:
         least = float(model.block_shares()[0])
         if min(self.budgets) < least:
             raise ValueError(
-                f"budget {min(self.budgets)} cannot be kept: leaving at the first exit already "
-                f"runs {least:.2f} of the blocks; raise it, or let exits come before every={self.every}"
+                f"budget {min(self.budgets)} cannot be kept: leaving at the first exit already runs"
+                f" {least:.2f} of the blocks; raise it, or lower every={self.every}"
             )
         return model
 
