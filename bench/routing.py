@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 REGIONS = ("backbone", "router", "dispatch", "expert", "combine", "exit_head")
+GATE_REGIONS = ("router", "exit_head")  # where it is decided what runs
 Force = Literal["open", "closed", "random"]
 # How far the executed saving of a batch may fall short of what its decisions declare, as a share of
 # all FLOPs: beyond that a method is said to mask, or to pad.
@@ -157,7 +158,7 @@ def force(
 
     Random keeps each row's own number of running elements, or runs each with probability `share`.
     """
-    with _choosing(_forced(how, share, generator)):
+    with choosing(_forced(how, share, generator)):
         yield
 
 
@@ -167,7 +168,7 @@ def replay(observation: Observation) -> Iterator[None]:
 
     Raises KeyError inside, when a gate asks that was not recorded.
     """
-    with _choosing(_replayed(observation)):
+    with choosing(_replayed(observation)):
         yield
 
 
@@ -177,7 +178,8 @@ def is_forced() -> bool:
 
 
 @contextmanager
-def _choosing(choose: Callable[[Decision], Tensor]) -> Iterator[None]:
+def choosing(choose: Callable[[Decision], Tensor]) -> Iterator[None]:
+    """Let `choose(decision)` answer every gate inside: what `force` and `replay` are made of."""
     before, _here.choose = _here.choose, choose
     try:
         yield

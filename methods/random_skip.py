@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Generator, Tensor, nn
 
 from bench import routing
-from bench.types import Backbone, TaskSpec
+from bench.routing import Decision
+from bench.types import Backbone, Batch, TaskSpec
 
 
 @dataclass
@@ -24,8 +25,10 @@ class RandomSkip:
     """Method `of` with its default settings and every decision shuffled, also in training.
 
     A token keeps its number of experts, a sample its number of tokens; a gate on whole samples is
-    shuffled within the batch, so a sample alone keeps its own decision. Inference draws the same
-    numbers in every call. Everything else (hooks, operating points) is the other method's.
+    shuffled within the batch, so a sample alone keeps its own decision. Branches of one layer are
+    shuffled together. In a causal model each token copies the decision of a random token among
+    those up to itself, so that the budget holds on average and nothing looks ahead. Inference draws
+    the same numbers in every call. All else (hooks, operating points) is the other method's.
     """
 
     compaction = "as in the method that it shuffles"
@@ -46,38 +49,90 @@ class RandomSkip:
         if name.startswith("_"):  # not made yet: copying and unpickling look before __post_init__
             raise AttributeError(name)
         hook = getattr(self._method, name)
-        return self._randomizing(hook) if name == "convert" else hook
+        return self._converting(hook) if name == "convert" else hook
 
     def build(self, spec: TaskSpec, backbone: Backbone) -> nn.Module:
         """The other method's model, routed at random."""
-        return self._randomizing(self._method.build)(spec, backbone)
+        return self._randomized(self._method.build(spec, backbone), spec)
 
-    def _randomizing(self, make: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-        def made(*args: Any) -> nn.Module:
-            model, shuffle = make(*args), Shuffle(self.seed)
-            model.register_forward_pre_hook(shuffle.begin)
-            model.register_forward_hook(shuffle.end, always_call=True)
-            return model
+    def _converting(self, convert: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        def converted(dense: Any, batches: Any) -> nn.Module:
+            return self._randomized(convert(dense, batches), dense.spec)
 
-        return made
+        return converted
+
+    def _randomized(self, model: nn.Module, spec: TaskSpec) -> nn.Module:
+        shuffle = Shuffle(self.seed, causal=spec.causal or spec.kind == "seq2seq")
+        model.register_forward_pre_hook(shuffle.begin)
+        model.register_forward_hook(shuffle.end, always_call=True)
+        return model
 
 
 class Shuffle:
     """Hooks around a model's forward that shuffle its decisions, unless the harness chooses."""
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    def __init__(self, seed: int, *, causal: bool) -> None:
+        self.seed, self.causal = seed, causal
         self._open: list[AbstractContextManager[None]] = []
 
     def begin(self, model: nn.Module, args: tuple[Any, ...]) -> None:
         """Training draws new numbers in every call, inference the same ones."""
-        context: AbstractContextManager[None] = nullcontext()
-        if not routing.is_forced():
-            generator = None if model.training else torch.Generator().manual_seed(self.seed)
-            context = routing.force("random", generator=generator)
+        context = self.around(args[0], training=model.training)
         context.__enter__()
         self._open.append(context)
 
     def end(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Also called when the forward pass failed."""
         self._open.pop().__exit__(None, None, None)
+
+    def around(self, batch: Batch, *, training: bool) -> AbstractContextManager[None]:
+        """The context of one pass over `batch`."""
+        if routing.is_forced():
+            return nullcontext()
+        generator = None if training else torch.Generator().manual_seed(self.seed)
+        return routing.choosing(Draw(batch, generator, self.causal))
+
+
+@dataclass
+class Draw:
+    """The random decisions of one pass: every element takes over that of another one."""
+
+    batch: Batch
+    generator: Generator | None
+    causal: bool
+    sources: dict[tuple[str, torch.Size], Tensor] = field(default_factory=dict)
+
+    def __call__(self, decision: Decision) -> Tensor:
+        """Token x expert: other experts for each token. Else: decisions of other elements."""
+        run = decision.run
+        if run.dim() == 3:
+            rank = self._noise(run).argsort(-1).argsort(-1)
+            return rank < run.sum(-1, keepdim=True)
+        layer = decision.name.rpartition(".")[0] or decision.name
+        key = layer, run.shape  # one draw for all branches of a layer: exactly one goes on running
+        if key not in self.sources:
+            self.sources[key] = self._source(decision)
+        return run.gather(-1, self.sources[key])
+
+    def _noise(self, run: Tensor) -> Tensor:
+        return torch.rand(run.shape, generator=self.generator).to(run.device)
+
+    def _source(self, decision: Decision) -> Tensor:
+        """Whose decision each element takes over, shaped like `decision.run` [n] or [n, T]."""
+        noise = self._noise(decision.run)
+        if self.causal and noise.dim() == 2:  # a token up to itself: how many run is not known yet
+            place = torch.arange(noise.shape[1], device=noise.device)
+            return (noise * (place + 1)).long().minimum(place)
+        real = self._real(decision)
+        if real is None:
+            return noise.argsort(-1)
+        shuffled = noise.masked_fill(~real, 2.0).argsort(-1)  # real tokens first, in random order
+        places = (~real).byte().argsort(dim=-1, stable=True)  # real tokens first, in order
+        return torch.empty_like(places).scatter(-1, places, shuffled)
+
+    def _real(self, decision: Decision) -> Tensor | None:
+        """Which tokens are no padding, bool [n, T]; None where all are, or for whole samples."""
+        mask = self.batch.mask
+        if mask is None or decision.run.dim() == 1 or mask.shape[1:] != decision.run.shape[1:]:
+            return None
+        return mask if decision.index is None else mask[decision.index]

@@ -10,7 +10,7 @@ import torch
 from bench import routing
 from bench.meters.flops import count
 from methods.moe import MoE
-from methods.random_skip import RandomSkip
+from methods.random_skip import RandomSkip, Shuffle
 
 
 def observed(model, batch) -> tuple[torch.Tensor, routing.Observation]:
@@ -48,6 +48,57 @@ def test_inference_repeats_itself_and_training_does_not(tiny) -> None:
     assert torch.equal(observed(model, batch)[0], observed(model, batch)[0])
     model.train()
     assert not torch.equal(observed(model, batch)[0], observed(model, batch)[0])
+
+
+def branch_counts(seen: routing.Observation) -> list[torch.Tensor]:
+    """How many branches of each layer run for an element, per layer."""
+    layers: dict[str, list[torch.Tensor]] = {}
+    for decision in seen.decisions:
+        layers.setdefault(decision.name.rpartition(".")[0], []).append(decision.run)
+    return [torch.stack(runs).sum(0) for runs in layers.values()]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_branches_of_a_layer_move_together(tiny, training: bool) -> None:
+    """Every sample (every token of a causal model) keeps exactly one branch per layer."""
+    model = RandomSkip("branches").build(tiny.spec, tiny.backbone).train(training)
+    _, seen = observed(model, tiny.batch(6))
+    counts = branch_counts(seen)
+    assert len(counts) == 4
+    assert all((count == 1).all() for count in counts)
+
+
+def test_branches_are_shuffled_among_samples(tiny_image) -> None:
+    """As many samples take each branch as the gate wanted, but not the same ones."""
+    model = RandomSkip("branches").build(tiny_image.spec, tiny_image.backbone).eval()
+    torch.nn.init.normal_(model.blocks[0].ffn.gate.weight, std=9.0)  # a gate of many minds
+    _, seen = observed(model, tiny_image.batch(64))
+    first = [d for d in seen.decisions if d.name.startswith("branches.0.")]
+    wanted = torch.stack([d.probabilities for d in first]).argmax(0)
+    taken = torch.stack([d.run for d in first]).int().argmax(0)
+    assert torch.equal(wanted.bincount(minlength=3), taken.bincount(minlength=3))
+    assert not torch.equal(wanted, taken)
+
+
+def test_a_causal_token_copies_only_itself_or_earlier_ones(tiny_text) -> None:
+    """Where the gate opens from position 8 on, no earlier token runs, and not all later ones do."""
+    shuffle = Shuffle(seed=0, causal=True)
+    run = (torch.arange(16) >= 8).expand(6, 16)
+    with shuffle.around(tiny_text.batch(6), training=False):
+        taken = routing.decide("gate", probabilities=run.float(), run=run, cost=1.0)
+    assert not taken[:, :8].any()
+    assert 0 < taken[:, 8:].float().mean() < 1
+
+
+def test_padding_is_not_drawn(tiny_labels) -> None:
+    """Tokens are shuffled among a sample's real ones, as many as the gate wanted."""
+    shuffle, batch = Shuffle(seed=0, causal=False), tiny_labels.batch(6)
+    run = batch.mask & (torch.arange(16) < 3)  # lengths are 4 at least: three of each sample
+    with shuffle.around(batch, training=False):
+        taken = routing.decide("gate", probabilities=run.float(), run=run, cost=1.0)
+    assert (taken.sum(1) == 3).all()
+    assert not (taken & ~batch.mask).any()
+    assert not torch.equal(taken, run)
 
 
 def test_the_harness_has_the_last_word(tiny) -> None:
