@@ -9,14 +9,16 @@ to about mean 0 and deviation 1. Targets stay what they were.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from bench.types import Batch, Kind
+from bench.types import Batch, Kind, Task
+
+Corruption = Callable[[Batch, int, int], Batch]  # of a batch, a severity and a seed
 
 NO_TARGET = -100  # as in bench.types.Batch
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -40,6 +42,18 @@ def corrupted(batch: Batch, kind: str, severity: int, seed: int) -> Batch:
         raise ValueError(f"severity is one of 1 to 5, not {severity}")
     generator = torch.Generator().manual_seed(seed)
     return replace(batch, inputs=_CORRUPTIONS[kind](batch, severity, generator))
+
+
+def corruptions(task: Task) -> Mapping[str, Corruption]:
+    """The corruptions of a task by name: its own `corruptions()`, or else those of its kind."""
+    own: Callable[[], Mapping[str, Corruption]] | None = getattr(task, "corruptions", None)
+    if own is not None:
+        return own()
+    return {name: _named(name) for name in KINDS[task.spec.kind]}
+
+
+def _named(name: str) -> Corruption:
+    return lambda batch, severity, seed: corrupted(batch, name, severity, seed)
 
 
 def garbage(batch: Batch, seed: int) -> Batch:

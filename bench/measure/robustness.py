@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bench.measure.corruptions import KINDS, SEVERITIES, corrupted, garbage
+from bench.measure.corruptions import SEVERITIES, corruptions, garbage
 from bench.measure.inputs import drawn
 from bench.measure.quality import quality_metric
 from bench.measure.subject import Metrics, Subject
@@ -59,16 +59,13 @@ def measure_robustness(subject: Subject, baseline: nn.Module) -> Metrics:
 
 
 def conditions(task: Task, device: torch.device | str) -> Iterator[Condition]:
-    """The clean samples, every corruption of the task's kind at every severity, and no answers."""
+    """The clean samples, every corruption of the task at every severity, and no answers."""
     clean = _batched(drawn(task, NUM_SAMPLES), device)
     yield Condition("clean", clean)
-    for kind in KINDS[task.spec.kind]:
+    for name, corrupt in corruptions(task).items():
         for severity in SEVERITIES:
-            batches = [
-                corrupted(batch, kind, severity, seed=SEED + number)
-                for number, batch in enumerate(clean)
-            ]
-            yield Condition(f"{kind}_s{severity}", batches)
+            batches = [corrupt(batch, severity, SEED + i) for i, batch in enumerate(clean)]
+            yield Condition(f"{name}_s{severity}", batches)
     without = [garbage(batch, seed=SEED + number) for number, batch in enumerate(clean)]
     yield Condition("garbage", without, answerable=False)
     unseen: Callable[[], Batch] | None = getattr(task, "unseen", None)

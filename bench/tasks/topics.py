@@ -1,51 +1,53 @@
-"""Which topic of Python's documentation does a passage come from?
+"""Which package of Python's standard library does a passage of documentation come from?
 
-The passages are paragraphs of `pydoc_data.topics`, which ships with CPython, in words. The classes
-are the eight topics with the most text of their own: where topics share a paragraph, it belongs to
-the shortest of them. Small and real: about 500 paragraphs to learn from, so that counting words
-(naive Bayes, printed beside the model) is hard to beat.
+The passages are paragraphs of docstrings, read from the sources that ship with CPython, in words.
+The splits share no docstring, and a paragraph that stands in several is kept once. Counting words
+(naive Bayes, printed beside the model) goes far, the less so the fewer words a passage has. The
+text differs between Python versions: its hash is in every trial's key.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
-from pydoc_data.topics import topics
 from typing import ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.naive_bayes import MultinomialNB
 from torch import Tensor
 
+from bench.tasks.docstrings import Docstring, docstrings
 from bench.tasks.preloaded import Preloaded
 from bench.tasks.scoring import IGNORED, accuracy, cross_entropy, majority
 from bench.types import Batch, Model, Output, Quality, Recipe, Split, TaskSpec
 
-NUM_CLASSES = 8
+PACKAGES = (
+    *("_pydecimal", "asyncio", "email", "http", "importlib"),
+    *("logging", "typing", "unittest", "urllib", "xml"),
+)
+OTHERS = ("argparse", "difflib", "inspect", "ipaddress", "statistics", "tarfile", "threading")
 LENGTH = 64  # words of a passage
 STRIDE = 32  # training passages of a long paragraph start every so many words
-SHORTEST = 40  # characters of a paragraph: shorter ones are headings and single lines of code
-PROSE = 0.5  # least share of letters in a paragraph: tables and grammar have fewer
 PADDING, UNKNOWN = 0, 1
 SEED = 7  # of the split
 
-Paragraph = tuple[list[str], int]  # words and class
+Corruption = Callable[[Batch, int, int], Batch]  # of a batch, a severity and a seed
 
 
 @dataclass
 class Topics(Preloaded):
-    """Eight topics; accuracy in percent."""
+    """Ten packages; accuracy in percent."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     @property
     def spec(self) -> TaskSpec:
         num_words = len(_vocabulary()) + 2
-        return TaskSpec("topics", "tokens", (LENGTH,), NUM_CLASSES, vocab_size=num_words)
+        return TaskSpec("topics", "tokens", (LENGTH,), len(PACKAGES), vocab_size=num_words)
 
     @property
     def recipe(self) -> Recipe:
@@ -54,47 +56,32 @@ class Topics(Preloaded):
     def samples(self) -> Mapping[Split, Batch]:
         return _samples()
 
+    def attributes(self, split: Split) -> Mapping[str, Tensor]:
+        """`difficulty` in 0..1: the share of a passage's places that hold no known word."""
+        known = _samples()[split].inputs > UNKNOWN
+        return {"difficulty": 1.0 - known.double().mean(1)}
+
     def criterion(self, output: Output, batch: Batch) -> Tensor:
         return cross_entropy(output, batch)
 
     def evaluate(self, model: Model, batches: Iterable[Batch]) -> Quality:
-        return accuracy(model, batches, num_classes=NUM_CLASSES, references=_references())
+        return accuracy(model, batches, num_classes=len(PACKAGES), references=_references())
+
+    def corruptions(self) -> Mapping[str, Corruption]:
+        """Misspelt words, which mostly read as unknown ones: noise comes before the vocabulary."""
+        return {"characters": _misspelt}
 
     def unseen(self) -> Batch:
-        """Passages from all the other topics: none of the classes is right."""
-        return _encode([(words, IGNORED) for words, topic in _paragraphs() if topic < 0], LENGTH)
+        """Passages from other packages: none of the classes is right."""
+        return _encode([(words, IGNORED) for words, _ in docstrings(OTHERS)], LENGTH)
 
 
 @cache
-def _paragraphs() -> list[Paragraph]:
-    """Every paragraph once, with its class, or -1 for a topic that is none."""
-    owners: dict[str, str] = {}
-    for name in sorted(topics, key=lambda name: (len(topics[name]), name)):
-        for paragraph in topics[name].split("\n\n"):
-            plain = " ".join(paragraph.split())
-            if len(plain) >= SHORTEST and _share_of_letters(plain) >= PROSE:
-                owners.setdefault(plain, name)
-    num_characters: Counter[str] = Counter()
-    for plain, name in owners.items():
-        num_characters[name] += len(plain)
-    classes = {name: i for i, (name, _) in enumerate(num_characters.most_common(NUM_CLASSES))}
-    return [
-        (re.findall(r"\w+|[^\w\s]", plain.lower()), classes.get(name, -1))
-        for plain, name in owners.items()
-    ]
-
-
-def _share_of_letters(paragraph: str) -> float:
-    return sum(character.isalpha() for character in paragraph) / len(paragraph)
-
-
-@cache
-def _split() -> dict[Split, list[Paragraph]]:
-    """Seven tenths of the paragraphs for training, one for calibration, two for the test."""
-    inside = [paragraph for paragraph in _paragraphs() if paragraph[1] >= 0]
-    order = np.random.default_rng(SEED).permutation(len(inside))
-    shuffled = [inside[i] for i in order]
-    first, second = len(inside) * 7 // 10, len(inside) * 8 // 10
+def _split() -> dict[Split, list[Docstring]]:
+    """Six tenths of the docstrings for training, one for calibration, three for the test."""
+    every = docstrings(PACKAGES)
+    shuffled = [every[i] for i in np.random.default_rng(SEED).permutation(len(every))]
+    first, second = len(every) * 6 // 10, len(every) * 7 // 10
     return {
         "train": shuffled[:first],
         "calibration": shuffled[first:second],
@@ -104,44 +91,74 @@ def _split() -> dict[Split, list[Paragraph]]:
 
 @cache
 def _vocabulary() -> dict[str, int]:
-    """The words that training paragraphs use at least twice, the commonest first."""
-    counts = Counter(word for words, _ in _split()["train"] for word in words)
+    """The words that training docstrings use at least twice, the commonest first."""
+    train = _split()["train"]
+    counts = Counter(word for paragraphs, _ in train for words in paragraphs for word in words)
     known = sorted((word for word in counts if counts[word] >= 2), key=lambda w: (-counts[w], w))
     return {word: i + 2 for i, word in enumerate(known)}
 
 
 @cache
 def _samples() -> dict[Split, Batch]:
-    return {
-        split: _encode(paragraphs, STRIDE if split == "train" else LENGTH)
-        for split, paragraphs in _split().items()
-    }
+    """Passages of each split; what reads alike, unknown words being alike, is kept once."""
+    seen: set[tuple[int, ...]] = set()
+    batches: dict[Split, Batch] = {}
+    for split, part in _split().items():
+        passages = _encode(part, STRIDE if split == "train" else LENGTH)
+        rows = [tuple(row) for row in passages.inputs.tolist()]
+        first = {row: place for place, row in reversed(list(enumerate(rows))) if row not in seen}
+        seen.update(rows)
+        batches[split] = passages.select(torch.tensor(sorted(first.values())))
+    return batches
 
 
-def _encode(paragraphs: list[Paragraph], stride: int) -> Batch:
+def _encode(documents: list[Docstring], stride: int) -> Batch:
     """Passages of at most LENGTH words: inputs and mask [N, LENGTH], targets [N]."""
     vocabulary = _vocabulary()
     inputs, targets = [], []
-    for words, topic in paragraphs:
+    for words, package in ((w, package) for paragraphs, package in documents for w in paragraphs):
         symbols = [vocabulary.get(word, UNKNOWN) for word in words]
         for start in range(0, max(len(symbols) - LENGTH, 0) + 1, stride):
             passage = symbols[start : start + LENGTH]
             inputs.append(passage + [PADDING] * (LENGTH - len(passage)))
-            targets.append(topic)
+            targets.append(package)
     tokens = torch.tensor(inputs)
     return Batch(tokens, torch.tensor(targets), mask=tokens != PADDING)
+
+
+def _misspelt(batch: Batch, severity: int, seed: int) -> Batch:
+    """A share of all characters, by `severity` 1 to 5, replaced by any letter."""
+    share = (0.01, 0.02, 0.05, 0.1, 0.2)[severity - 1]
+    rng = np.random.default_rng(seed)
+    spelt = {symbol: word for word, symbol in _vocabulary().items()}
+    words = [[spelt.get(symbol, "") for symbol in row] for row in batch.inputs.tolist()]
+    longest = max(map(len, spelt.values()))
+    hit = rng.random((*batch.inputs.shape, longest)) < share
+    letters = rng.integers(ord("a"), ord("z") + 1, hit.shape)
+    misspelt = batch.inputs.clone()
+    for row, column in np.argwhere(hit.any(-1)):
+        if word := words[row][column]:  # padding and unknown words stay what they are
+            changed = zip(word, hit[row, column], letters[row, column], strict=False)
+            other = "".join(chr(letter) if replaced else c for c, replaced, letter in changed)
+            misspelt[row, column] = _vocabulary().get(other, UNKNOWN)
+    return replace(batch, inputs=misspelt)
 
 
 @cache
 def _references() -> dict[str, float]:
     """Accuracy in percent of the commonest class, and of naive Bayes over counts of words."""
     train, test = _samples()["train"], _samples()["test"]
-    bayes = MultinomialNB(alpha=0.1).fit(_counts(train), train.targets.numpy())
-    right = bayes.predict(_counts(test)) == test.targets.numpy()
     return {
         "majority": majority(train.targets, test.targets),
-        "naive Bayes": 100.0 * float(right.mean()),
+        "naive Bayes": 100.0 * float(_bayes(train, test).mean()),
     }
+
+
+def _bayes(train: Batch, test: Batch) -> NDArray[np.bool_]:
+    """Where naive Bayes over counts of words is right, [N]."""
+    bayes = MultinomialNB(alpha=0.1).fit(_counts(train), train.targets.numpy())
+    right: NDArray[np.bool_] = bayes.predict(_counts(test)) == test.targets.numpy()
+    return right
 
 
 def _counts(passages: Batch) -> np.ndarray:

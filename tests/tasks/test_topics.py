@@ -1,23 +1,28 @@
-"""Topics of documentation: what a score rests on."""
+"""Which package a passage comes from: what a score rests on."""
 
 from __future__ import annotations
 
 import torch
 
+from bench.measure.difficulty import places
+from bench.measure.robustness import conditions
 from bench.tasks import topics
+from bench.tasks.docstrings import Docstring
 from bench.tasks.topics import Topics
 from bench.types import Batch, Output, Task
+
+NUM_CLASSES = len(topics.PACKAGES)
 
 
 class Oracle:
     """Knows the answer."""
 
     def __call__(self, batch: Batch) -> Output:
-        return Output(torch.nn.functional.one_hot(batch.targets, topics.NUM_CLASSES).float())
+        return Output(torch.nn.functional.one_hot(batch.targets, NUM_CLASSES).float())
 
 
 def test_it_is_a_token_task_with_one_label_per_passage() -> None:
-    """Passages of at most 64 words with a mask, eight classes, every class in every split."""
+    """Passages of at most 64 words with a mask, ten classes, every class in every split."""
     task = Topics()
     assert isinstance(task, Task)
     assert not task.spec.causal
@@ -30,20 +35,43 @@ def test_it_is_a_token_task_with_one_label_per_passage() -> None:
         assert set(samples.targets.tolist()) == set(range(task.spec.num_outputs))
 
 
-def test_no_paragraph_is_in_two_splits() -> None:
-    """Splits are made of whole paragraphs, each once, and the words are those of training."""
-    split = topics._split()
-    spelt = [" ".join(words) for paragraphs in split.values() for words, _ in paragraphs]
-    assert len(spelt) == len(topics._paragraphs()) - sum(t < 0 for _, t in topics._paragraphs())
-    assert len({id(words) for part in split.values() for words, _ in part}) == len(spelt)
-    training_words = {word for words, _ in split["train"] for word in words}
-    assert set(topics._vocabulary()) <= training_words
+def test_the_test_split_is_large_enough() -> None:
+    """A thousand passages: a standard error of 1.3 points at 80 %."""
+    assert Topics().num_samples("test") >= 1_000
+
+
+def runs(documents: list[Docstring], length: int) -> set[tuple[str, ...]]:
+    """Every run of `length` words of the paragraphs."""
+    paragraphs = (words for paragraphs, _ in documents for words in paragraphs)
+    return {tuple(w[i : i + length]) for w in paragraphs for i in range(len(w) - length + 1)}
+
+
+def test_the_test_was_not_learnt_by_heart() -> None:
+    """Of the test's runs of sixteen words less than one in twenty stands in training too."""
+    train, test = (runs(topics._split()[split], 16) for split in ("train", "test"))
+    assert len(test) > 10_000
+    assert len(test & train) < 0.05 * len(test)
+
+
+def test_no_passage_reads_like_another() -> None:
+    """Inputs differ within and across splits, unknown words being alike; training may overlap."""
+    rows = [tuple(r) for samples in Topics().samples().values() for r in samples.inputs.tolist()]
+    assert len(set(rows)) == len(rows)
+    assert places(Topics(), list(Topics().batches("test", 64))) == list(
+        range(Topics().num_samples("test"))
+    )
+
+
+def test_the_vocabulary_is_that_of_training() -> None:
+    """Words that only the calibration or test docstrings use are unknown."""
+    train = topics._split()["train"]
+    assert set(topics._vocabulary()) <= {w for parts, _ in train for words in parts for w in words}
 
 
 def test_a_long_paragraph_gives_several_passages() -> None:
     """Of 130 words with a stride of 32 passages begin at 0, 32 and 64; a short one is padded."""
     word = next(iter(topics._vocabulary()))
-    batch = topics._encode([([word] * 130, 3), ([word, "never seen"], 5)], 32)
+    batch = topics._encode([([[word] * 130], 3), ([[word, "never seen"]], 5)], 32)
     assert batch.targets.tolist() == [3, 3, 3, 5]
     symbol = topics._vocabulary()[word]
     assert batch.inputs[3, :3].tolist() == [symbol, topics.UNKNOWN, topics.PADDING]
@@ -56,12 +84,68 @@ def test_an_oracle_scores_a_hundred_and_naive_bayes_stands_beside() -> None:
     task = Topics()
     quality = task.evaluate(Oracle(), task.batches("test", 64))
     assert quality.value == 100.0
-    assert quality.chance == 12.5
+    assert quality.chance == 10.0
     assert quality.references["naive Bayes"] > quality.references["majority"] + 20
 
 
-def test_unseen_topics_have_no_right_answer() -> None:
-    """Passages of all other topics look like the task's own and have no target."""
+def test_difficulty_is_the_share_of_places_without_a_known_word() -> None:
+    """16 known words of 64 places: three quarters are missing, or unknown."""
+    difficulty = Topics().attributes("test")["difficulty"]
+    inputs = Topics().samples()["test"].inputs
+    num_known = [sum(symbol > topics.UNKNOWN for symbol in row) for row in inputs.tolist()]
+    assert difficulty.tolist() == [1 - num / 64 for num in num_known]
+    assert difficulty.unique().numel() > 20
+
+
+def test_passages_with_few_known_words_are_hard() -> None:
+    """Counting words is right more often on the easier half."""
+    task = Topics()
+    right = torch.from_numpy(topics._bayes(task.samples()["train"], task.samples()["test"]))
+    difficulty = task.attributes("test")["difficulty"]
+    easier = difficulty < difficulty.median()
+    assert right[easier].double().mean() > right[~easier].double().mean() + 0.05
+
+
+def test_noise_hits_characters_before_words_are_looked_up() -> None:
+    """At severity 5 a fifth of all characters change: a word of n stays with 0.8 ^ n.
+
+    Of the passages' words of ten letters a tenth stays (0.107), of single characters 0.8.
+    """
+    batch = Topics().samples()["test"]
+    noisy = Topics().corruptions()["characters"](batch, 5, 0)
+    length = torch.zeros(len(topics._vocabulary()) + 2, dtype=torch.long)
+    for word, symbol in topics._vocabulary().items():
+        length[symbol] = len(word)
+    same = (noisy.inputs == batch.inputs).double()
+    assert abs(same[length[batch.inputs] == 10].mean() - 0.107) < 0.05
+    assert abs(same[length[batch.inputs] == 1].mean() - 0.8) < 0.05
+    assert torch.equal(noisy.inputs == topics.PADDING, batch.inputs == topics.PADDING)
+    assert same[batch.inputs == topics.UNKNOWN].all()
+    assert torch.equal(noisy.targets, batch.targets)
+
+
+def test_noise_grows_and_repeats() -> None:
+    """The same seed gives the same words; each severity changes more than the one before."""
+    batch = Topics().samples()["test"].select(torch.arange(64))
+    corrupt = Topics().corruptions()["characters"]
+    changed = [int((corrupt(batch, s, 0).inputs != batch.inputs).sum()) for s in range(1, 6)]
+    assert changed == sorted(set(changed))
+    assert torch.equal(corrupt(batch, 3, 7).inputs, corrupt(batch, 3, 7).inputs)
+    assert not torch.equal(corrupt(batch, 3, 7).inputs, corrupt(batch, 3, 8).inputs)
+
+
+def test_robustness_uses_the_tasks_own_noise() -> None:
+    """Characters at five severities in place of the substitution that other token tasks get."""
+    names = [condition.name for condition in conditions(Topics(), "cpu")]
+    assert names == [
+        *("clean", *(f"characters_s{severity}" for severity in range(1, 6))),
+        *("garbage", "unseen"),
+    ]
+
+
+def test_unseen_packages_have_no_right_answer() -> None:
+    """Passages of other packages look like the task's own and have no target."""
+    assert not set(topics.OTHERS) & set(topics.PACKAGES)
     unseen = Topics().unseen()
     assert len(unseen) > 100
     assert unseen.inputs.shape[1:] == Topics().spec.input_shape
