@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from num2words import num2words
@@ -55,11 +56,21 @@ def test_it_is_a_seq2seq_task() -> None:
 
 
 def test_held_out_numbers_are_new() -> None:
-    """No number is in two splits; lengths of one to nine digits occur in the test."""
+    """No number is in two splits; all lengths of one to nine digits occur in the test."""
     splits = numbers._numbers()
     everything = [number for part in splits.values() for number in part]
     assert len(set(everything)) == len(everything) == sum(numbers.NUM_SAMPLES.values())
-    assert {len(str(number)) for number in splits["test"]} >= set(range(3, 10))
+    assert {len(str(number)) for number in splits["test"]} == set(range(1, 10))
+
+
+def test_every_length_is_as_common_in_training_as_in_the_test() -> None:
+    """Shares of each number of digits differ by at most five points: neither split has the rest."""
+    shares = [
+        np.bincount([len(str(number)) for number in numbers._numbers()[split]], minlength=10)
+        / numbers.NUM_SAMPLES[split]
+        for split in ("train", "test")
+    ]
+    assert np.abs(shares[0] - shares[1]).max() < 0.05
 
 
 def test_targets_spell_the_number() -> None:
@@ -111,8 +122,19 @@ def test_one_wrong_word_costs_the_match_but_not_all_of_bleu() -> None:
     assert 100 - 2 * share < quality.more["BLEU"] < 100
 
 
-def test_longer_numbers_have_more_words() -> None:
-    """`num_words` counts the French words of each test number in data order."""
-    words = Numbers().attributes("test")["num_words"].tolist()
+def test_difficulty_is_the_length_of_the_answer() -> None:
+    """French words of each test number as a share of the most that fit, in data order."""
+    difficulty = Numbers().attributes("test")["difficulty"]
+    most = (Numbers().spec.target_length or 0) - 1  # all but <end>
     spelt = sentences(Numbers().samples()["test"].targets)
-    assert words == [len(sentence.split()) for sentence in spelt]
+    assert difficulty.tolist() == [len(sentence.split()) / most for sentence in spelt]
+    assert 0 < difficulty.min() < 0.1
+    assert difficulty.max() > 0.8
+
+
+def test_short_numbers_are_easy() -> None:
+    """Putting word for word is right much more often on the shorter half of the test numbers."""
+    difficulty = Numbers().attributes("test")["difficulty"]
+    right = torch.tensor([numbers._word_by_word(n) for n in numbers._numbers()["test"]]).double()
+    shorter = difficulty < difficulty.median()
+    assert right[shorter].mean() > right[~shorter].mean() + 0.2
