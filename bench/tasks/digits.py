@@ -19,7 +19,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from bench.tasks import canvas
+from bench.tasks import canvas, letters
 from bench.tasks.preloaded import Preloaded, parts
 from bench.tasks.scoring import IGNORED, accuracy, cross_entropy, majority, nearest_neighbour
 from bench.types import Batch, Model, Output, Quality, Recipe, Split, TaskSpec
@@ -33,6 +33,7 @@ SOURCES: dict[Split, slice] = {  # disjoint: no digit of the test split was ever
     "test": slice(1_400, 1_797),
 }
 SEED = 20  # of the generation; never that of a trial
+NUM_LETTERS = 500  # samples of what is no digit
 NUM_FRAGMENTS = 4_000  # different bits of clutter per split
 DARK = 20  # brightness of nothing, so that noise below it is seen
 MEAN, DEVIATION = 78.0, 58.0  # brightness, for the model's inputs
@@ -66,12 +67,13 @@ class Digits(Preloaded):
         return accuracy(model, batches, num_classes=10, references=_references())
 
     def unseen(self) -> Batch:
-        """Clutter without a digit: none of the classes is right."""
+        """Letters, disguised as the digits of the test are: none of the classes is right."""
         rng = np.random.default_rng([SEED, len(NUM_SAMPLES)])
-        images, _ = _sources("test")
-        hardest = np.full(len(images), canvas.ONE)
-        drawn = _disguise(rng, np.zeros_like(images), hardest, _fragments(rng, images))
-        return Batch(_inputs(drawn), torch.full((len(drawn),), IGNORED))
+        fragments = _fragments(rng, _sources("test")[0])
+        shapes = letters.drawn()
+        which = np.arange(NUM_LETTERS) % len(shapes)
+        drawn = _disguise(rng, shapes[which], _difficulty(rng, NUM_LETTERS), fragments)
+        return Batch(_inputs(drawn), torch.full((NUM_LETTERS,), IGNORED))
 
 
 @cache

@@ -87,10 +87,25 @@ def test_an_oracle_scores_a_hundred() -> None:
     assert 50 < quality.references["nearest of 24000"] < 90
 
 
-def test_clutter_without_a_digit_has_no_right_answer() -> None:
-    """Unseen inputs look like hard samples without their digit: darker, and without a target."""
-    unseen = Digits().unseen()
-    assert unseen.inputs.shape[1:] == Digits().spec.input_shape
+def test_unseen_letters_have_no_right_answer() -> None:
+    """Letters in place of digits, disguised as the test's digits are, without targets."""
+    task = Digits()
+    unseen, test = task.unseen(), task.samples()["test"]
+    assert unseen.inputs.shape == (digits.NUM_LETTERS, *task.spec.input_shape)
     assert (unseen.targets == -100).all()
-    hard = Digits().attributes("test")["difficulty"] >= 0.5
-    assert unseen.inputs.mean() < Digits().samples()["test"].inputs[hard].mean()
+    assert float(unseen.inputs.mean()) == pytest.approx(float(test.inputs.mean()), abs=0.1)
+    assert float(unseen.inputs.std()) == pytest.approx(float(test.inputs.std()), abs=0.1)
+
+
+def test_letters_are_further_from_the_training_digits_than_digits_are() -> None:
+    """Most letters lie further from every training digit than most digits of the test do."""
+    task = Digits()
+    known = task.samples()["train"].inputs[:12_000].flatten(1)
+
+    def distances(samples: Batch) -> torch.Tensor:
+        return torch.cdist(samples.inputs.flatten(1), known).amin(1)
+
+    clean = task.attributes("test")["difficulty"] < 0.25
+    digits_away = distances(task.samples()["test"].select(clean.nonzero().flatten()))
+    letters_away = distances(task.unseen())
+    assert letters_away.median() > digits_away.quantile(0.9)
