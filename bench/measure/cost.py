@@ -23,13 +23,16 @@ class DenseCost:
     """The dense model's executed FLOPs per sample, by batch size, over the same inputs."""
 
     per_sample: dict[int, float] = field(default_factory=dict)
+    doubt: str | None = None  # why they are only lower bounds: every ratio to them is one too
 
 
 def measure_dense_cost(baseline: nn.Module, inputs: Inputs) -> DenseCost:
     """Executed FLOPs per sample of the dense model at every batch size."""
     counts = {size: _counts(baseline, batches) for size, batches in inputs.by_size.items()}
+    doubts = (doubt for count in counts.values() if (doubt := doubt_of(count)))
     return DenseCost(
-        {size: count.total / inputs.num_issued(size) for size, count in counts.items()}
+        {size: count.total / inputs.num_issued(size) for size, count in counts.items()},
+        next((f"dense model: {doubt}" for doubt in doubts), None),
     )
 
 
@@ -57,7 +60,8 @@ def _counts(model: nn.Module, batches: list) -> SampleCounts:
         return count_samples(model, batches)
 
 
-def _doubt(counted: SampleCounts) -> str | None:
+def doubt_of(counted: SampleCounts) -> str | None:
+    """Why a count is only a lower bound; None where it is complete."""
     if counted.complete:
         return None
     names = ", ".join(sorted(counted.unknown_ops))
@@ -65,7 +69,7 @@ def _doubt(counted: SampleCounts) -> str | None:
 
 
 def _flop(value: float, counted: SampleCounts) -> Metric:
-    doubt = _doubt(counted)
+    doubt = doubt_of(counted)
     return Metric(value=value, unit="flop", valid=doubt is None, reason=doubt)
 
 
@@ -76,9 +80,9 @@ def _batch1_metrics(alone: SampleCounts, dense: DenseCost) -> Metrics:
         value = float(np.quantile(flops, quantile, method="inverted_cdf"))
         metrics[f"infer/flops_per_sample_{name}"] = _flop(value, alone)
     metrics["infer/flops_per_sample_max"] = _flop(float(flops.max()), alone)
-    share = float(flops.mean()) / dense.per_sample[1]
-    doubt = _doubt(alone)
-    metrics["infer/flops_share"] = Metric(value=share, unit="1", valid=not doubt, reason=doubt)
+    doubt = doubt_of(alone) or dense.doubt
+    models = ("method", "dense model")
+    metrics["infer/flops_share"] = _ratio(float(flops.mean()), dense.per_sample[1], models, doubt)
     unknown = sum(alone.unknown_ops.values())
     metrics["infer/num_unknown_ops"] = Metric(value=unknown, unit="count")
     num = len(flops)
@@ -94,14 +98,20 @@ def _batched_metrics(
     counted: SampleCounts, size: int, num_issued: int, dense: DenseCost
 ) -> Metrics:
     per_sample = counted.total / num_issued
-    doubt = _doubt(counted)
-    tau = dense.per_sample[size] / per_sample if per_sample else None
+    doubt = doubt_of(counted) or dense.doubt
+    tau = _ratio(dense.per_sample[size], per_sample, ("dense model", "method"), doubt)
     return {
         f"infer/flops_per_sample_b{size}": _flop(per_sample, counted),
-        f"infer/tau_b{size}": missing("1", "the method executed no FLOPs")
-        if tau is None
-        else Metric(value=tau, unit="1", valid=doubt is None, reason=doubt),
+        f"infer/tau_b{size}": tau,
     }
+
+
+def _ratio(part: float, whole: float, names: tuple[str, str], doubt: str | None) -> Metric:
+    """part / whole of two models' FLOPs, by their `names`; missing where one of them ran none."""
+    for flops, name in zip((part, whole), names, strict=True):
+        if not flops:
+            return missing("1", f"the {name} executed no FLOPs")
+    return Metric(value=part / whole, unit="1", valid=doubt is None, reason=doubt)
 
 
 def _declared(subject: Subject, model: nn.Module, inputs: Inputs) -> Metric:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from bench import routing
-from bench.measure.cost import DenseCost
+from bench.measure.cost import DenseCost, doubt_of
 from bench.measure.inputs import Inputs
 from bench.measure.subject import Metrics, Subject
 from bench.meters.flops import count_samples
@@ -35,9 +35,12 @@ def measure_saving(subject: Subject, inputs: Inputs, dense: DenseCost) -> Metric
     except Exception as error:  # open gates need not be defined: what is unknown is no accusation
         return _both_missing(f"the gates cannot be opened: {type(error).__name__}: {error}")
     whole = dense.per_sample[size] * size
+    if not whole:
+        return _both_missing("the dense model executed no FLOPs")
+    doubt = own.doubt or opened.doubt or dense.doubt
     savings = (opened.declared - own.declared, opened.executed - own.executed)
     return {
-        key: Metric(value=saving / whole, unit="1")
+        key: Metric(value=saving / whole, unit="1", valid=doubt is None, reason=doubt)
         for key, saving in zip(KEYS, savings, strict=True)
     }
 
@@ -49,17 +52,18 @@ class _Spent:
     declared: float
     executed: int
     num_decisions: int
+    doubt: str | None  # why `executed` is only a lower bound
 
 
 def _spend(subject: Subject, batch: Batch) -> _Spent:
     model = subject.model
     with torch.inference_mode(), routing.observe() as seen:
-        executed = count_samples(model, [batch]).total
+        counted = count_samples(model, [batch])
     if hasattr(subject.method, "declared_flops"):
         declared = float(subject.method.declared_flops(model, seen))
     else:
         declared = seen.declared_flops()
-    return _Spent(declared, executed, len(seen.decisions))
+    return _Spent(declared, counted.total, len(seen.decisions), doubt_of(counted))
 
 
 def _both_missing(reason: str) -> Metrics:

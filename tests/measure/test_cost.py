@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.config import MeasureConfig
-from bench.measure.cost import DenseCost, measure_cost
+from bench.measure.cost import DenseCost, measure_cost, measure_dense_cost
 from bench.measure.crosscheck import measure_crosscheck
 from bench.measure.inputs import Inputs
 from bench.measure.subject import Subject
@@ -80,3 +80,53 @@ def test_the_record_says_by_which_rules_it_counted() -> None:
     _, details = measure_crosscheck(*given(Plain()))
     assert details["flop_crosscheck"]["convention"] == CONVENTION
     assert len(details["flop_crosscheck"]["formulas"]) == 12
+
+
+class Spectral(nn.Module):
+    """A linear layer without bias and the Fourier transform, which has no formula."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(DIM, DIM, bias=False)
+
+    def forward(self, batch: Batch) -> Output:
+        return Output(torch.fft.rfft(self.layer(batch.inputs)).real)
+
+
+class Copies(nn.Module):
+    """A model that computes nothing."""
+
+    def forward(self, batch: Batch) -> Output:
+        return Output(batch.inputs.clone())
+
+
+def ratios(model: nn.Module, baseline: nn.Module) -> dict[str, Metric]:
+    """FLOP share and ratios of `model` beside `baseline`, counted on the same inputs."""
+    subject, inputs = given(model)
+    found, _ = measure_cost(subject, {}, inputs, measure_dense_cost(baseline, inputs))
+    return {key: found[key] for key in ("infer/flops_share", "infer/tau_b1", "infer/tau_b4")}
+
+
+def test_an_incomplete_dense_count_makes_every_ratio_to_it_invalid() -> None:
+    """The method's count is exact, but what it is divided by is only a lower bound."""
+    for metric in ratios(Plain(), Spectral()).values():
+        assert metric.shown is None
+        assert metric.value == 1.0
+        assert metric.reason.startswith(
+            "dense model: operations without a FLOP formula: aten::_fft"
+        )
+
+
+def test_complete_counts_make_valid_ratios() -> None:
+    """The same layer against itself: 1 everywhere."""
+    assert [metric.shown for metric in ratios(Plain(), Plain()).values()] == [1.0, 1.0, 1.0]
+
+
+def test_no_flops_make_no_ratio() -> None:
+    """A model that computes nothing divides by nothing, on either side."""
+    for model, baseline, name in (
+        (Plain(), Copies(), "dense model"),
+        (Copies(), Plain(), "method"),
+    ):
+        reasons = [metric.reason for metric in ratios(model, baseline).values()]
+        assert reasons == [f"the {name} executed no FLOPs"] * 3

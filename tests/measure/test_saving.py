@@ -51,7 +51,9 @@ class Closed(nn.Module):
         return Output(batch.inputs)
 
 
-def savings(model: nn.Module) -> dict[str, float | str | None]:
+def savings(
+    model: nn.Module, dense_flops: float = 2.0 * COST, doubt: str | None = None
+) -> dict[str, float | str | None]:
     """Both savings of a model on four samples whose dense cost is two linear layers each."""
     inputs = torch.randn(NUM_SAMPLES, DIM, generator=torch.Generator().manual_seed(0))
     batch = Batch(inputs, torch.zeros(NUM_SAMPLES, dtype=torch.long))
@@ -65,7 +67,7 @@ def savings(model: nn.Module) -> dict[str, float | str | None]:
         make_baseline=nn.Module,
         is_dense=False,
     )
-    dense = DenseCost({NUM_SAMPLES: 2.0 * COST, 1: 2.0 * COST})
+    dense = DenseCost({NUM_SAMPLES: dense_flops, 1: dense_flops}, doubt)
     found = measure_saving(subject, Inputs({1: singles, NUM_SAMPLES: [batch]}), dense)
     return {key.partition("/")[2]: m.reason or m.value for key, m in found.items()}
 
@@ -96,3 +98,23 @@ def test_gates_that_cannot_be_opened_are_no_accusation():
     """Where open gates fail, both savings are missing with the cause."""
     reason = "the gates cannot be opened: ValueError: no room for all"
     assert savings(Closed()) == {"declared_saving": reason, "executed_saving": reason}
+
+
+def test_savings_are_no_surer_than_the_counts_behind_them():
+    """An incomplete count of the dense model or of the method leaves both savings in doubt."""
+
+    class Spectral(Gated):
+        def forward(self, batch: Batch) -> Output:
+            return Output(torch.fft.rfft(super().forward(batch).logits).real)
+
+    assert savings(Gated(skips=True), doubt="unsure") == dict.fromkeys(
+        ("declared_saving", "executed_saving"), "unsure"
+    )
+    assert "aten::_fft" in savings(Spectral(skips=True))["executed_saving"]
+
+
+def test_a_dense_model_without_flops_has_no_share_to_save():
+    """Nothing is divided by zero."""
+    reason = "the dense model executed no FLOPs"
+    found = savings(Gated(skips=True), dense_flops=0.0)
+    assert found == {"declared_saving": reason, "executed_saving": reason}
