@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from bench.routing import decide, region
 from bench.types import Backbone, TaskSpec
 from methods import dispatch
-from methods.backbone.transformer import FeedForward
+from methods.backbone.transformer import FeedForward, mean_token
+from methods.backbone.trunk import State
 from methods.gates import Budget, balance_loss, one_of
 
 
@@ -69,6 +70,8 @@ class BranchedFFN(nn.Module):
     The choice is announced as one decision per branch, because the branches differ in cost.
     """
 
+    takes_mask = True  # padding must not vote
+
     def __init__(
         self, dim: int, hidden: int, settings: Branches, *, per_token: bool, name: str = "branches"
     ) -> None:
@@ -80,10 +83,14 @@ class BranchedFFN(nn.Module):
         self.costs = [4.0 * dim * layer.hidden for layer in layers]  # FLOPs of one token
         self.budget = Budget(settings.cost_weight, settings.budget)
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """[B, T, D] -> [B, T, D], with the weighted auxiliary loss in training."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """[B, T, D] -> [B, T, D], with the weighted auxiliary loss in training.
+
+        `mask` [B, T] is false in the padding, which neither votes for a branch nor enters the loss.
+        """
         with region("router"):
-            logits = self.gate(x if self.per_token else x.mean(1))  # [B, T, G] or [B, G]
+            # [B, T, G] or [B, G]
+            logits = self.gate(x if self.per_token else mean_token(State(x, mask=mask)))
             tokens_each = 1 if self.per_token else x.shape[1]
             choice = one_of(
                 logits,
@@ -100,7 +107,10 @@ class BranchedFFN(nn.Module):
             weights.reshape(-1, num_branches),
             self.branches,
         ).view_as(x)
-        return (y, self._aux_loss(choice.probability, choice.run)) if self.training else y
+        if not self.training:
+            return y
+        real = mask if self.per_token and mask is not None else slice(None)
+        return y, self._aux_loss(choice.probability[real], choice.run[real])
 
     def _decide(self, tokens_each: int, probability: Tensor, run: Tensor) -> Tensor:
         """One announcement per branch; `tokens_each`: tokens that one element stands for."""

@@ -89,6 +89,36 @@ def test_auxiliary_loss_by_hand() -> None:
     assert aux_loss.item() == pytest.approx(0.5 + 0.3 * mean_share)
 
 
+def test_padding_votes_for_no_branch() -> None:
+    """Per sample, padding enters neither the mean token nor the choice."""
+    ffn, x = layer(), torch.randn(6, 5, 8)
+    real = torch.tensor([1, 1, 1, 0, 0]).bool().expand(6, 5)
+    with routing.observe() as seen:
+        ffn(torch.where(real[..., None], x, 9.0), real)
+    with routing.observe() as short:
+        ffn(x[:, :3])
+    torch.testing.assert_close(
+        torch.stack([d.probabilities for d in seen.decisions]),
+        torch.stack([d.probabilities for d in short.decisions]),
+    )
+
+
+def test_padding_enters_no_loss() -> None:
+    """Per token, the auxiliary loss of padded tokens is that of the real ones alone."""
+    ffn, x = layer(per_token=True, budget=None, cost_weight=0.3).train(), torch.randn(1, 5, 8)
+    real = torch.tensor([[1, 1, 1, 0, 0]]).bool()
+    choose = torch.tensor([0, 2, 0, 1, 1])  # a branch for each token
+
+    def loss(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        def chosen(decision: routing.Decision) -> torch.Tensor:
+            return choose[None, : x.shape[1]] == int(decision.name[-1])
+
+        with routing.choosing(chosen):
+            return ffn(x, mask)[1]
+
+    torch.testing.assert_close(loss(x, real), loss(x[:, :3], None))
+
+
 def test_a_budget_raises_the_price_of_compute() -> None:
     """Above the budget the multiplier grows with every step, in training only."""
     ffn = layer(budget=0.1, cost_weight=0.0)
