@@ -79,10 +79,15 @@ class Keywords(Preloaded):
         return accuracy(model, batches, num_classes=len(KEYWORDS), references=_references())
 
     def unseen(self) -> Batch:
-        """Words that are none of the ten, said clearly by the speakers of the test."""
-        rng = np.random.default_rng([SEED, len(NUM_SAMPLES)])
-        waves = _say(rng, "test", list(UNSEEN.values()))
-        return _spectrograms(Batch(torch.from_numpy(waves), torch.full((len(waves),), IGNORED)))
+        """Words that are none of the ten, said clearly by ten speakers whom no split has."""
+        return _spectrograms(unseen_words())
+
+
+def unseen_words() -> Batch:
+    """Waves int16 [N, samples] of words that are none of the ten, without targets."""
+    rng = np.random.default_rng([SEED, len(NUM_SAMPLES)])  # a stream of its own: other speakers
+    waves = _say(rng, NUM_SPEAKERS["test"], list(UNSEEN.values()))
+    return Batch(torch.from_numpy(waves), torch.full((len(waves),), IGNORED))
 
 
 @cache
@@ -110,7 +115,9 @@ def spoken(split: Split) -> tuple[Batch, Tensor]:
     """Waves int16 [N, samples] of a split with their words, and how difficult each is, [N]."""
     num_samples = NUM_SAMPLES[split]
     rng = np.random.default_rng([SEED, list(NUM_SAMPLES).index(split)])
-    clear = _say(rng, split, list(KEYWORDS.values()))  # word by word, speaker by speaker
+    clear = _say(
+        rng, NUM_SPEAKERS[split], list(KEYWORDS.values())
+    )  # word by word, speaker by speaker
     which = np.arange(num_samples) % len(clear)
     easy, hard = rng.integers(0, 64, num_samples), rng.integers(128, 257, num_samples)
     difficulty = np.where(rng.integers(0, 2, num_samples) == 1, hard, easy)
@@ -121,10 +128,10 @@ def spoken(split: Split) -> tuple[Batch, Tensor]:
     return Batch(torch.from_numpy(waves), words), torch.from_numpy(difficulty).double() / 256
 
 
-def _say(rng: np.random.Generator, split: Split, words: list[str]) -> speech.Wave:
-    """Every word by every speaker of a split, [speakers * words, samples]."""
+def _say(rng: np.random.Generator, num_speakers: int, words: list[str]) -> speech.Wave:
+    """Every word by each of so many new speakers, [speakers * words, samples]."""
     waves = []
-    for _ in range(NUM_SPEAKERS[split]):
+    for _ in range(num_speakers):
         speaker = speech.Speaker(
             pitch_hz=rng.uniform(95, 230), tract=rng.uniform(0.92, 1.2), pace=rng.uniform(0.8, 1.2)
         )

@@ -47,8 +47,14 @@ class Multitask(Preloaded):
         return {split: _both(split) for split in SPLITS}
 
     def attributes(self, split: Split) -> Mapping[str, Tensor]:
-        """`task`: 0 for a digit, 1 for a keyword."""
-        return {"task": (_both(split).targets >= NUM_DIGITS).long()}
+        """`task`: 0 for a digit, 1 for a keyword; `difficulty` as each of the two states it."""
+        num_each = keywords.NUM_SAMPLES[split]
+        of_digits = Digits().attributes(split)["difficulty"][:num_each]
+        of_keywords = keywords.Keywords().attributes(split)["difficulty"]
+        return {
+            "task": (_both(split).targets >= NUM_DIGITS).long(),
+            "difficulty": torch.cat([of_digits, of_keywords]),
+        }
 
     def data_hash(self) -> str:
         """SHA-256 over the hashes of both tasks' data."""
@@ -66,6 +72,12 @@ class Multitask(Preloaded):
         scores = torch.tensor(quality.per_sample)
         each = {name: scores[task == number] for number, name in enumerate(NAMES)}
         return replace(quality, more={k: float(v.mean()) for k, v in each.items() if len(v)})
+
+    def unseen(self) -> Batch:
+        """As many letters as other words: what neither of the two tasks has a class for."""
+        other_words = keywords.unseen_words()
+        letters = Digits().unseen().select(torch.arange(len(other_words)))
+        return _pictures(letters, other_words)
 
 
 @cache
@@ -85,9 +97,12 @@ def _digits(split: Split) -> Batch:
 @cache
 def _both(split: Split) -> Batch:
     """Pictures [N, 1, 16, 16] of both tasks, the digits first."""
-    digits, waves = _digits(split), keywords.spoken(split)[0]
+    waves = keywords.spoken(split)[0]
+    return _pictures(_digits(split), Batch(waves.inputs, waves.targets + NUM_DIGITS))
+
+
+def _pictures(digits: Batch, waves: Batch) -> Batch:
+    """Digits, and then waves as spectrograms of the digits' size."""
     mels = speech.log_mel(waves.inputs.numpy(), SIZE, HOP)
     sound = ((mels - keywords.MEAN) / keywords.DEVIATION)[:, None]  # [N, 1, mels, frames]
-    return Batch(
-        torch.cat([digits.inputs, sound]), torch.cat([digits.targets, waves.targets + NUM_DIGITS])
-    )
+    return Batch(torch.cat([digits.inputs, sound]), torch.cat([digits.targets, waves.targets]))

@@ -10,6 +10,7 @@ from bench.tasks import keywords, multitask
 from bench.tasks.digits import Digits
 from bench.tasks.keywords import Keywords
 from bench.tasks.multitask import Multitask
+from bench.tasks.scoring import nearest_neighbour
 from bench.types import Batch, Output, Task
 
 HASH = "303137f2185b2386"
@@ -53,6 +54,18 @@ def test_difficulty_is_loudness_of_the_disturbance() -> None:
     assert darkest[difficulty >= 0.5].mean() > darkest[difficulty < 0.25].mean() + 0.5
 
 
+def test_hard_words_are_further_from_what_was_heard() -> None:
+    """Nearest neighbour is right much more often on the easy half than on the hard one."""
+    task = Keywords()
+    difficulty = task.attributes("test")["difficulty"]
+    assert nearest(task, difficulty < 0.25) > nearest(task, difficulty >= 0.5) + 20
+
+
+def nearest(task: Keywords | Multitask, rows: torch.Tensor) -> float:
+    known, test = task.samples()["train"], task.samples()["test"]
+    return nearest_neighbour(known, test.select(rows.nonzero().flatten()))
+
+
 def test_playing_at_the_same_speed_is_a_copy() -> None:
     """Speed 256 and no delay change nothing; a delay moves the wave and silence follows."""
     wave = np.arange(1, 41, dtype=np.int16)[None] * 100
@@ -73,10 +86,11 @@ def test_double_speed_takes_every_second_sample() -> None:
 
 
 def test_unseen_words_have_no_right_answer() -> None:
-    """Four other words by each of the ten speakers of the test, without targets."""
+    """Four other words by each of ten speakers, without targets."""
     unseen = Keywords().unseen()
     assert unseen.inputs.shape == (40, *Keywords().spec.input_shape)
     assert (unseen.targets == -100).all()
+    assert not set(keywords.UNSEEN) & set(keywords.KEYWORDS)
 
 
 def test_multitask_holds_both_tasks_in_one_shape() -> None:
@@ -109,3 +123,32 @@ def test_multitask_data_is_that_of_both(monkeypatch: pytest.MonkeyPatch) -> None
         with monkeypatch.context() as patch:
             patch.setattr(task, "data_hash", lambda self: "other")
             assert Multitask().data_hash() != before
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_multitask_states_the_difficulty_of_both(which: int) -> None:
+    """Nearest neighbour is right much more often on the easy digits, and on the easy keywords."""
+    task = Multitask()
+    of_task, difficulty = task.attributes("test").values()
+    easy, hard = difficulty < 0.25, difficulty >= 0.5
+    assert (easy | hard).all()
+    mine = of_task == which
+    assert nearest(task, easy & mine) > nearest(task, hard & mine) + 20
+
+
+def test_multitask_difficulty_belongs_to_its_sample() -> None:
+    """The first digits' and all keywords' own, in the order of the pictures."""
+    difficulty = Multitask().attributes("test")["difficulty"]
+    num_each = len(difficulty) // 2
+    assert torch.equal(difficulty[:num_each], Digits().attributes("test")["difficulty"][:num_each])
+    assert torch.equal(difficulty[num_each:], Keywords().attributes("test")["difficulty"])
+
+
+def test_what_multitask_has_not_seen_is_of_both_tasks() -> None:
+    """As many letters as words that are no keywords, in the shape of the task, without targets."""
+    unseen = Multitask().unseen()
+    assert unseen.inputs.shape == (80, *Multitask().spec.input_shape)
+    assert torch.equal(unseen.inputs[:40], Digits().unseen().inputs[:40])
+    assert (unseen.targets == -100).all()
+    words = multitask.speech.log_mel(keywords.unseen_words().inputs.numpy(), 16, multitask.HOP)
+    assert torch.equal(unseen.inputs[40:, 0], (words - keywords.MEAN) / keywords.DEVIATION)
