@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
 
 from bench.tasks import text
+from bench.tasks.preloaded import SPLITS
 from bench.tasks.text import Text
-from bench.types import Batch, Output, Task
+from bench.types import Batch, Output, Split, Task
 
 
 class Even:
@@ -43,18 +45,31 @@ def test_windows_read_as_the_text() -> None:
     assert "".join(text.alphabet()[symbol] for symbol in window) in text.corpus()
 
 
+def spelt(split: Split) -> list[str]:
+    """The pieces of a split in characters."""
+    alphabet = text.alphabet()
+    return ["".join(alphabet[symbol] for symbol in piece) for piece in text._pieces()[split]]
+
+
 def test_the_test_was_not_learnt_by_heart() -> None:
-    """No paragraph occurs twice in the corpus, so none of the test's stands in training too."""
-    paragraphs = [" ".join(p.split()) for p in text.corpus().split("\n\n")]
-    assert len(paragraphs) == len(set(paragraphs))
+    """Of all runs of 48 characters in the test less than one in twenty stands in training too."""
+
+    def runs(split: Split) -> set[str]:
+        return {p[i : i + 48] for p in spelt(split) for i in range(len(p) - 47)}
+
+    train, test = runs("train"), runs("test")
+    assert len(test) > 30_000
+    assert len(test & train) < 0.05 * len(test)
 
 
-def test_splits_share_no_characters() -> None:
-    """The pieces of the three splits are disjoint and together the whole text but a short end."""
-    pieces = text._pieces()
-    num_characters = sum(rows.size for rows in pieces.values())
-    assert 0 <= len(text.corpus()) - num_characters < text.PIECE
-    assert len(pieces["train"]) > 6 * len(pieces["test"])
+def test_splits_are_the_text_cut_into_pieces() -> None:
+    """Piece k of ten is for calibration (k = 4), the test (k = 9) or training, in their order."""
+    splits: dict[Split, Iterator[str]] = {split: iter(spelt(split)) for split in SPLITS}
+    whole = text.corpus()
+    for number in range(len(whole) // text.PIECE):
+        split: Split = {4: "calibration", 9: "test"}.get(number % 10, "train")  # type: ignore[assignment]
+        assert next(splits[split]) == whole[number * text.PIECE : (number + 1) * text.PIECE]
+    assert [list(rest) for rest in splits.values()] == [[], [], []]
 
 
 def test_even_guessing_is_chance() -> None:
