@@ -66,6 +66,7 @@ def run(folder: Path, on_phase: Callable[[str, float], None] = lambda phase, sha
         "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "wandb_key": os.environ.get("WANDB_API_KEY"),
         "torch": "torch" in sys.modules,
+        "held_signals": [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())],
         "main": getattr(sys.modules["__main__"], "__file__", None),
     }
     write(folder, "ok", diagnostics=seen)

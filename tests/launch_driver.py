@@ -1,11 +1,14 @@
 """A launcher in a process of its own, for tests that interrupt or kill it.
 
 python -m tests.launch_driver PLACE LOCKS    runs the trials under PLACE that have no ok record
+
+A module named by PRELOAD_FIRST in the environment is the fork server's first import.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -25,7 +28,8 @@ def main(place: Path, locks: Path) -> int:
     locks.mkdir(exist_ok=True)
     running.GRACE_S = 600.0  # a trial that ignores SIGTERM stays until someone kills it
     gpus = ("GPU-a", "GPU-b")  # not there, and not touched: fake trials compute nothing
-    summary = run_trials(to_do, machine=Machine(gpus, locks), entry=ENTRY, preload=PRELOAD)
+    preload = [*filter(None, [os.environ.get("PRELOAD_FIRST")]), *PRELOAD]
+    summary = run_trials(to_do, machine=Machine(gpus, locks), entry=ENTRY, preload=preload)
     statuses = {one.folder.name: one.status for one in summary.outcomes}
     print(json.dumps({"statuses": statuses, "num_left": summary.num_left}))
     return summary.exit_code

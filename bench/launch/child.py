@@ -38,6 +38,7 @@ PHASE_INTERVAL_S = 2.0  # between two messages of one phase: the launcher stays 
 ERROR_CHARACTERS = 2000
 OUT_OF_MEMORY = ("MemoryError", "OutOfMemory", "out of memory", "can't allocate memory")
 SHOW_STACK = signal.SIGUSR1
+ANSWERED = (signal.SIGINT, signal.SIGTERM)  # the fork server holds them back, a trial does not
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # Publishing is the mirror's work, in a process of its own: trials and their logs never see the key.
 NOT_FOR_TRIALS = ("WANDB_API_KEY",)
@@ -178,6 +179,7 @@ class Teller:
             self._phase, self._told_s = name, now
             self._send({"phase": name, "share": float(share)})
 
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ANSWERED)
     def error(self, error: BaseException) -> None:
         """Tell what ended the trial."""
         self._send({"error": describe(error)[:ERROR_CHARACTERS]})

@@ -84,7 +84,7 @@ class Queue:
                     for _, live in self.running:
                         live.end("stop")
                 else:
-                    self._start_what_fits()
+                    self._start_what_fits(stop)
                 self._sleep(stop)
                 self._listen()
                 self._publish()
@@ -100,12 +100,12 @@ class Queue:
                 "the same command goes on from here"
             )
 
-    def _start_what_fits(self) -> None:
+    def _start_what_fits(self, stop: Stop) -> None:
         """Start, in order, every waiting trial whose device and folder are free."""
         told, self.blocked = self.blocked, ""
         busy: set[tuple[tuple[str, ...], ...]] = set()
         for trial in list(self.pending):
-            if len(self.running) >= self.machine.num_slots:
+            if stop.requested or len(self.running) >= self.machine.num_slots:
                 return
             try:
                 gpu = trial.config["gpu"]
@@ -115,6 +115,8 @@ class Queue:
                 if not self._start_one(trial, choices):
                     busy.add(choices)
             except BROKEN as error:
+                if stop.requested:  # it may be the interrupt that broke it: the trial is left
+                    return
                 self._refuse(trial, error)
         if self.blocked and self.blocked != told and not self.running:
             self.display.say(f"waiting for {self.blocked}")

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
@@ -142,6 +143,9 @@ def start(
             target=child.main,
             args=(str(folder), entry, claim.variables, child.Sent(log), locks, writer),
         )
+        resource_tracker.ensure_running()  # starting it would let the signals through again
+        with _signals_held():
+            forkserver.ensure_running()
         process.start()
     return Running(folder, claim.name, limit_s, process, reader)
 
@@ -158,6 +162,20 @@ def _without_main() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back, here for a moment and for good in what is started meanwhile.
+
+    A terminal's Ctrl-C reaches the whole process group. The fork server must outlive it: it ends
+    with its launcher, which decides what a signal means. A trial lets both through again.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, child.ANSWERED)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _parse(message: bytes) -> dict[str, Any]:

@@ -51,13 +51,13 @@ def launch(tmp_path):
     """Starts launchers on tmp_path, and kills what is left of them at the end."""
     started = []
 
-    def start(locks: str = "locks") -> Launcher:
+    def start(locks: str = "locks", **variables: str) -> Launcher:
         mark = f"CONDBENCH_TEST={uuid.uuid4()}"
         name, _, value = mark.partition("=")
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.launch_driver", tmp_path, tmp_path / locks],
             cwd=ROOT,
-            env={**os.environ, name: value, "WANDB_API_KEY": "0123456789abcdef"},
+            env={**os.environ, name: value, "WANDB_API_KEY": "0123456789abcdef", **variables},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -87,13 +87,24 @@ def behave(folder: Path, behaviour: str) -> None:
     (folder / "trial.json").write_text(json.dumps(trial))
 
 
+def to_process(launcher: Launcher, number: int) -> None:
+    """Signal the launcher alone, as `kill` does."""
+    os.kill(launcher.process.pid, number)
+
+
+def to_group(launcher: Launcher, number: int) -> None:
+    """Signal the launcher and its fork server, as a terminal's Ctrl-C does."""
+    os.killpg(launcher.process.pid, number)
+
+
+@pytest.mark.parametrize("send", [to_process, to_group])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupt_ends_cleanly_and_resumes(tmp_path, launch, number) -> None:
+def test_interrupt_ends_cleanly_and_resumes(tmp_path, launch, number, send) -> None:
     """Ctrl-C ends the running trial without a record, says how to go on, and loses nothing."""
     folders = [make_trial(tmp_path, n, name) for n, name in enumerate(("ok", "wait", "ok"))]
     launcher = launch()
     wait_for(lambda: begun(folders[1]))
-    launcher.process.send_signal(number)
+    send(launcher, number)
     summary, shown = launcher.ends()
     assert launcher.process.returncode == 1
     assert summary == {
@@ -110,6 +121,52 @@ def test_interrupt_ends_cleanly_and_resumes(tmp_path, launch, number) -> None:
     assert resumed.ends()[0]["num_left"] == 0
     assert [read_state(folder)[1] for folder in folders] == ["ok", "ok", "ok"]
     assert (folders[0] / "runs").read_text() == "run\n"
+
+
+SLOW_IMPORT = """
+import time
+from pathlib import Path
+Path(__file__).with_name("imports").touch()
+while not Path(__file__).with_name("go_on").exists():
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_while_the_fork_server_imports_is_no_failure(tmp_path, launch, number) -> None:
+    """Ctrl-C in the first seconds leaves every trial to the next run and no record of a failure."""
+    folders = [make_trial(tmp_path, n) for n in range(2)]
+    (tmp_path / "slow_import.py").write_text(SLOW_IMPORT)
+    launcher = launch(PRELOAD_FIRST="slow_import", PYTHONPATH=str(tmp_path))
+    wait_for((tmp_path / "imports").exists)
+    to_group(launcher, number)
+    (tmp_path / "go_on").touch()
+    summary, shown = launcher.ends()
+    assert summary["num_left"] == 2
+    assert "the same command goes on from here" in shown
+    assert "Traceback" not in shown
+    assert [read_state(folder) for folder in folders] == [None, None]
+    wait_for(lambda: not launcher.family())
+
+
+def test_fork_server_lost_to_an_interrupt_is_no_failure(tmp_path, launch) -> None:
+    """A trial that cannot start because Ctrl-C ended more than it should is left, not failed."""
+    folder = make_trial(tmp_path, 0)
+    (tmp_path / "slow_import.py").write_text(SLOW_IMPORT)
+    launcher = launch(PRELOAD_FIRST="slow_import", PYTHONPATH=str(tmp_path))
+    wait_for((tmp_path / "imports").exists)
+    launcher.process.send_signal(signal.SIGINT)
+    for pid in set(launcher.family()) - {launcher.process.pid}:
+        os.kill(pid, signal.SIGKILL)
+    assert launcher.ends()[0] == {"statuses": {}, "num_left": 1}
+    assert not (folder / RECORD_NAME).exists()
+
+
+def test_trials_hear_every_signal(tmp_path, launch) -> None:
+    """What the fork server holds back reaches its children all the same."""
+    folder = make_trial(tmp_path, 0)
+    launch().ends()
+    assert _seen(folder)["held_signals"] == []
 
 
 def test_failure_of_an_interrupted_trial_is_not_kept(tmp_path, launch) -> None:
