@@ -161,6 +161,7 @@ def _answer_signals() -> None:
         os.kill(os.getpid(), number)
 
     signal.signal(signal.SIGTERM, die)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ANSWERED)
     faulthandler.register(SHOW_STACK, file=2)  # all threads, the main one last
 
 
@@ -179,7 +180,6 @@ class Teller:
             self._phase, self._told_s = name, now
             self._send({"phase": name, "share": float(share)})
 
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, ANSWERED)
     def error(self, error: BaseException) -> None:
         """Tell what ended the trial."""
         self._send({"error": describe(error)[:ERROR_CHARACTERS]})
