@@ -8,12 +8,11 @@ from collections.abc import Iterator
 import torch
 
 from bench.doctor.finding import Finding, Status
-from bench.measure.plausibility import NOISE_LIMITS
 from bench.meters import known_bytes, known_flops, known_ratios
 from bench.meters.energy import EnergyMeter, EnergyReading, EnergyRefused
 from bench.meters.flops import count
 from bench.meters.memory import peak_tensor_bytes
-from bench.meters.time import PairedTiming, compare, control, pinned_threads
+from bench.meters.time import NOISE_LIMITS, PairedTiming, compare, control, pinned_threads
 
 PART = "self-test"
 TRUTH = 1.05

@@ -144,7 +144,6 @@ def _facts(subject: Subject, crosschecked: dict[str, Any]) -> Facts:
     return Facts(
         peak_flops=measured_peak_flops(_dtype(subject), device=subject.device.type),
         parameter_bytes=storage_bytes(subject.model.parameters()),
-        device=subject.device.type,
         is_control=subject.is_dense,
         unseen_flops=unseen_flops(crosschecked),
     )

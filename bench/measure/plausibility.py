@@ -20,7 +20,6 @@ from bench.record import Metric
 Metrics = Mapping[str, Metric]
 Doubts = Iterator[tuple[str, str]]  # metric key, what is wrong with it
 
-NOISE_LIMITS = {"cpu": 0.03, "cuda": 0.02}  # A/A; above, the session is marked noisy
 CONTROL_MARGIN = 0.01  # how far beyond its interval an A/A ratio may lie from 1
 PEAK_MARGIN = 1.05  # the peak itself is measured
 ROUNDING = 1e-6  # relative, for identities between stored numbers
@@ -37,7 +36,6 @@ class Facts:
 
     peak_flops: float | None = None  # FLOP/s measured on this device, in the model's precision
     parameter_bytes: int | None = None  # of the model, each storage once
-    device: str = "cpu"  # cpu or cuda
     is_control: bool = False  # the candidate is the baseline: an A/A comparison
     unseen_flops: int = 0  # of one input: torch's profiler saw them, the ledger did not
 
@@ -221,12 +219,7 @@ def _active_params(metrics: Metrics, facts: Facts) -> Doubts:
 
 
 def _control(metrics: Metrics, facts: Facts) -> Doubts:
-    """The same model twice is equally fast, or the comparison itself is biased or too noisy."""
-    limit = NOISE_LIMITS.get(facts.device, NOISE_LIMITS["cpu"])
-    for key in metrics:
-        floor = _value(metrics, key) if key.startswith("infer/noise_floor") else None
-        if floor is not None and floor > limit:
-            yield key, f"a noisy session: the same model differs from itself by up to {floor:.1%}"
+    """The same model twice is equally fast, or the comparison itself is biased."""
     if not facts.is_control:
         return
     for size in _sizes(metrics, "infer/speedup"):

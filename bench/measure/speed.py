@@ -11,7 +11,7 @@ from torch import nn
 from bench.config import MeasureConfig
 from bench.measure.inputs import Inputs
 from bench.measure.subject import Metrics, Subject
-from bench.meters.time import PairedTiming, compare, control
+from bench.meters.time import NOISE_LIMITS, PairedTiming, compare, control
 from bench.record import Metric, missing
 from bench.statistics import Interval, realised_share, saving_realised
 
@@ -32,7 +32,7 @@ def measure_speed(
             timing = control(subject.model, batches, **settings)
         else:
             timing = compare(subject.model, baseline, batches, **settings)
-        metrics |= _timing_metrics(timing, size)
+        metrics |= _timing_metrics(timing, size) | _noise_floor(timing, size, subject)
         metrics |= _realised(timing, flops.get(f"infer/tau_b{size}"), size)
         raw |= _raw_rounds(timing, size)
     return metrics, raw
@@ -74,9 +74,21 @@ def _timing_metrics(timing: PairedTiming, size: int) -> Metrics:
     if timing.candidate_device_share is not None:
         share = Metric(value=timing.candidate_device_share, unit="1")
         metrics[f"infer/device_time_share_b{size}"] = share  # well below 1: bound by launches
-    if timing.noise_floor is not None:
-        metrics[f"infer/noise_floor_b{size}"] = Metric(value=timing.noise_floor, unit="1")
     return metrics
+
+
+def _noise_floor(timing: PairedTiming, size: int, subject: Subject) -> Metrics:
+    """What the A/A control says of this session. A high floor is no error: it is told, not hidden.
+
+    Valid with a reason is a number to show with that remark.
+    """
+    floor = timing.noise_floor
+    if floor is None:
+        return {}
+    noisy = floor > NOISE_LIMITS.get(subject.device.type, NOISE_LIMITS["cpu"])
+    told = f"a noisy session: the same model differs from itself by up to {floor:.1%}"
+    metric = Metric(value=floor, unit="1", reason=told if noisy else None)
+    return {f"infer/noise_floor_b{size}": metric}
 
 
 def _doubt(timing: PairedTiming) -> str | None:

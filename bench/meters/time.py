@@ -32,6 +32,7 @@ from bench.meters.warmup import warm_up
 from bench.statistics import interquartile_range, num_outliers, ratio_interval
 
 Model = Callable[[Any], object]
+NOISE_LIMITS = {"cpu": 0.03, "cuda": 0.02}  # of an A/A control; above, the session is noisy
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,7 @@ def _columns(table: Table) -> list[Column]:
         _scaled(table, "FLOPs", "infer/flops_per_sample", SI, "/sample", narrow=False),
         _scaled(table, "MACs fvcore", FVCORE, SI, "/sample", narrow=False),
         _scaled(table, "of dense", "infer/flops_share", PERCENT),
-        *(Column(f"speed-up b{n}", "x", f"infer/speedup_b{n}", ratio) for n in batches),
+        *(_speedup(table, n) for n in batches),
         *(
             Column(f"realised b{n}", "", f"infer/realised_b{n}", plain, narrow=n == largest)
             for n in batches
@@ -181,6 +181,21 @@ def _columns(table: Table) -> list[Column]:
         _scaled(table, "dense start", "train/dense_time_s", SECONDS, narrow=False),
     ]
     return [c for c in columns if c.key not in OPTIONAL or _values(table, c.key)]
+
+
+def _speedup(table: Table, batch: int) -> Column:
+    """Dense time / method time; a difference that a model also has from itself claims nothing."""
+    floor = table.noise_floors.get(f"b{batch}")
+
+    def write(cell: Cell) -> Text:
+        text = ratio(cell)
+        claims = text.verdict in ("better", "worse") and cell.value is not None
+        if floor is None or not claims or abs((cell.value or 1.0) - 1) > floor.value:
+            return text
+        doubt = f"within the noise: the same model differs from itself by up to {floor.value:.1%}"
+        return replace(text, verdict="", doubt=doubt)
+
+    return Column(f"speed-up b{batch}", "x", f"infer/speedup_b{batch}", write)
 
 
 def _per_token(table: Table, batches: Sequence[int]) -> list[Column]:

@@ -16,7 +16,6 @@ CONVENTION = (
     "Speed-up: dense time / method time on the same inputs, paired in one process, with its 95 % "
     "interval; a tie where the interval holds 1. Realised: speed-up / FLOP ratio.",
 )
-NOISE_FLOOR = "infer/noise_floor"
 PRECISION = {"32": "fp32", "16": "fp16", "bf16": "bf16"}
 
 
@@ -112,14 +111,11 @@ def provenance(table: Table) -> str:
 
 
 def noise_floors(table: Table) -> list[str]:
-    """How far a model timed against itself was from 1, the worst of each batch size's controls."""
-    worst: dict[str, float] = {}
-    for row in table.rows:
-        for key, cell in row.cells.items():
-            if key.startswith(NOISE_FLOOR) and cell.value is not None:
-                name = key.removeprefix(NOISE_FLOOR).lstrip("_")
-                worst[name] = max(worst.get(name, 0.0), abs(cell.value))
-    return [f"A/A noise {name} {value:.1%}" for name, value in worst.items()]
+    """How far a model timed against itself was from 1; above the limit a session is noisy."""
+    return [
+        f"{'noisy: ' * floor.is_noisy}A/A noise {size} {floor.value:.1%}"
+        for size, floor in table.noise_floors.items()
+    ]
 
 
 def _processors(table: Table) -> list[str]:

@@ -20,6 +20,7 @@ from bench.routing import SHORTFALL
 
 DENSE = "dense"
 QUALITY = "infer/quality"
+NOISE_FLOOR = "infer/noise_floor"
 VS_DENSE = "infer/quality_vs_dense"  # made here: mean difference over shared seeds
 
 
@@ -63,6 +64,14 @@ class Row:
 
 
 @dataclass(frozen=True)
+class NoiseFloor:
+    """How far a model timed against itself was from 1, and whether that is too far to be quiet."""
+
+    value: float
+    is_noisy: bool
+
+
+@dataclass(frozen=True)
 class Table:
     """Rows that may be compared, and everything a reader must know about them."""
 
@@ -86,6 +95,20 @@ class Table:
     @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(sorted({seed for row in self.rows for seed in row.seeds}))
+
+    @property
+    def noise_floors(self) -> dict[str, NoiseFloor]:
+        """The worst A/A control of each batch size, by `b64`; a noisy one is kept and says so."""
+        worst: dict[str, NoiseFloor] = {}
+        for item in self.found:
+            for key, metric in item.record.metrics.items():
+                if not key.startswith(NOISE_FLOOR) or metric.value is None:
+                    continue
+                size = key.removeprefix(NOISE_FLOOR).lstrip("_")
+                before = worst.get(size)
+                if before is None or metric.value > before.value:
+                    worst[size] = NoiseFloor(metric.value, is_noisy=metric.reason is not None)
+        return worst
 
 
 def tables(found: Iterable[Found]) -> list[Table]:

@@ -30,7 +30,16 @@ def found_by(
     monkeypatch: pytest.MonkeyPatch, *, steady: bool, timed: Round
 ) -> tuple[dict[str, Metric], dict[str, np.ndarray]]:
     """The same metrics, and the raw rounds."""
-    timing = PairedTiming(
+    timing = timing_of(steady=steady, timed=timed)
+    monkeypatch.setattr(speed, "compare", lambda *arguments, **settings: timing)
+    subject = SimpleNamespace(config=MeasureConfig(), is_dense=False, model=None)
+    flops = {"infer/tau_b1": Metric(value=2.0, unit="1")}
+    return speed.measure_speed(subject, None, Inputs({1: []}), flops)  # type: ignore[arg-type]
+
+
+def timing_of(*, steady: bool, timed: Round = ROUND) -> PairedTiming:
+    """A comparison of one round whose clock said 1.5 [1.4, 1.6]."""
+    return PairedTiming(
         ratio=1.5,
         ci_low=1.4,
         ci_high=1.6,
@@ -43,10 +52,25 @@ def found_by(
         num_threads=1,
         warmup_s=0.1,
     )
-    monkeypatch.setattr(speed, "compare", lambda *arguments, **settings: timing)
-    subject = SimpleNamespace(config=MeasureConfig(), is_dense=False, model=None)
-    flops = {"infer/tau_b1": Metric(value=2.0, unit="1")}
-    return speed.measure_speed(subject, None, Inputs({1: []}), flops)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("floor", "device", "noisy"),
+    [(0.025, "cpu", False), (0.031, "cpu", True), (0.025, "cuda", True), (0.019, "cuda", False)],
+)
+def test_a_noisy_session_says_so_and_keeps_its_number(
+    monkeypatch: pytest.MonkeyPatch, floor: float, device: str, noisy: bool
+):
+    """The limit is 3 % on a CPU and 2 % on a GPU; the floor is shown on either side of it."""
+    timing = replace(timing_of(steady=True), noise_floor=floor)
+    monkeypatch.setattr(speed, "control", lambda *arguments, **settings: timing)
+    subject = SimpleNamespace(
+        config=MeasureConfig(), is_dense=True, model=None, device=SimpleNamespace(type=device)
+    )
+    found = speed.measure_speed(subject, None, Inputs({1: []}), {})[0]  # type: ignore[arg-type]
+    metric = found["infer/noise_floor_b1"]
+    assert metric.shown == floor
+    assert ("a noisy session" in (metric.reason or "")) == noisy
 
 
 def test_a_gpu_adds_its_own_clock_to_every_round(monkeypatch: pytest.MonkeyPatch):

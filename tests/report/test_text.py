@@ -47,6 +47,39 @@ def test_the_noise_floor_stands_below(make, tabulated):
     assert "A/A noise b1 2.1%, A/A noise b64 1.0%" in text
 
 
+def noisy(floor: float) -> dict[str, Metric]:
+    """The A/A control of a session whose floor is above its limit."""
+    return {"infer/noise_floor_b64": Metric(value=floor, unit="1", reason="a noisy session")}
+
+
+def test_a_noisy_session_is_announced(make, tabulated):
+    """A floor above the limit stands below the table with its size, and is not hidden."""
+    made = tabulated(make(changed=noisy(0.26)))
+    for text in (markdown(made), terminal(made)):
+        assert "noisy: A/A noise b64 26.0%" in text
+
+
+def test_a_speedup_within_the_noise_claims_nothing(make, tabulated):
+    """1.15 with an interval clear of 1 is no gain where a model differs from itself by 26 %."""
+    made = tabulated(
+        make(changed=noisy(0.26)), make("slight", speedup=1.15), make("fast", speedup=1.8)
+    )
+    lines = markdown(made).splitlines()
+    slight = next(line for line in lines if line.startswith("| slight"))
+    fast = next(line for line in lines if line.startswith("| fast"))
+    assert "**" not in slight
+    letter = slight.partition("1.15 [1.11, 1.19] (")[2][:1]
+    note = f"({letter}) within the noise: the same model differs from itself by up to 26.0%"
+    assert any(note in line for line in lines)
+    assert "**1.80** [1.76, 1.84] |" in fast
+
+
+def test_a_tie_within_the_noise_stays_a_tie(make, tabulated):
+    """It claims nothing already."""
+    text = markdown(tabulated(make(changed=noisy(0.26)), make("slight", speedup=1.02)))
+    assert "1.02 [0.980, 1.06] tie |" in text
+
+
 def test_a_gain_is_bold_and_a_tie_says_tie(make, tabulated):
     """Only an interval clear of 1 is printed as a gain."""
     lines = markdown(tabulated(make("fast", speedup=1.8), make("slight", speedup=1.02)))
