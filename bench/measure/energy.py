@@ -17,7 +17,7 @@ from bench.measure.inputs import Inputs
 from bench.measure.subject import Findings, Metrics, Subject
 from bench.meters.energy import EnergyMeter, EnergyReading, EnergyRefused
 from bench.meters.energy.rapl import SHORTEST_S, CpuEnergy
-from bench.meters.energy.repeats import WINDOWS, Compared, compare_energy
+from bench.meters.energy.repeats import WINDOWS, Compared, compare_energy, repeat
 from bench.meters.time import evaluating
 from bench.record import Metric, missing
 from bench.statistics import Interval, mean_interval
@@ -49,9 +49,32 @@ def measure_energy(
         with subject.at(point), evaluating(subject.model, baseline):
             gpu, told = _gpu_metrics(subject, baseline, inputs, open_meter)
             findings.diagnostics.setdefault("energy", []).append({"point": dict(point), **told})
-            found.append({**gpu, CPU_ENERGY: _cpu_metric(subject, inputs, open_counter)})
+            cpu = _cpu_metric(subject, subject.model, inputs, open_counter)
+            found.append({**gpu, CPU_ENERGY: cpu})
     reason = f"measure={profile} measures energy at the default operating point only"
     return found + [_none(reason) for _ in points[num_measured:]]
+
+
+def measure_alone(
+    subject: Subject,
+    model: nn.Module,
+    inputs: Inputs,
+    open_meter: OpenMeter = EnergyMeter,
+    open_counter: OpenCounter = CpuEnergy,
+) -> Metrics:
+    """Energy per sample of the GPU and of the CPU for `model`, beside no other one."""
+    size = max(inputs.by_size)
+    with evaluating(model):
+        cpu = _cpu_metric(subject, model, inputs, open_counter)
+        try:
+            with open_meter(subject.device) as meter:
+                passes = Passes(model, inputs.by_size[size])
+                repeats = repeat(meter, passes, subject.config.energy_window_s)
+        except EnergyRefused as refusal:
+            return {f"infer/{ENERGY}": missing("j", refusal.reason), CPU_ENERGY: cpu}
+    doubt = FAKE if repeats.readings[0].device == "fake" else repeats.reason
+    joules = repeats.interval.map(lambda each: each / inputs.num_issued(size))
+    return {f"infer/{ENERGY}": _metric(joules, "j", doubt), CPU_ENERGY: cpu}
 
 
 class Passes:
@@ -134,10 +157,12 @@ def _told(reading: EnergyReading) -> dict[str, Any]:
     }
 
 
-def _cpu_metric(subject: Subject, inputs: Inputs, open_counter: OpenCounter) -> Metric:
-    """Joules of the CPU packages per sample, or why there are none."""
+def _cpu_metric(
+    subject: Subject, model: nn.Module, inputs: Inputs, open_counter: OpenCounter
+) -> Metric:
+    """Joules of the CPU packages per sample of `model`, or why there are none."""
     size = max(inputs.by_size)
-    passes = Passes(subject.model, inputs.by_size[size])
+    passes = Passes(model, inputs.by_size[size])
 
     def waited_for() -> None:
         passes()

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from bench.config import MeasureConfig
 from bench.measure.inputs import Inputs
 from bench.measure.subject import Metrics, Subject
+from bench.measure.token_energy import measure_token_energy
 from bench.meters.flops import count_samples
 from bench.meters.guard import refuse_if_watched
 from bench.meters.memory import inference_memory
@@ -124,8 +125,9 @@ def measure_generation(
     `infer/{ttft,tpot}_speedup_b{B}`: the dense model's over the method's, in turns on each batch;
     `infer/flops_first_token_b{B}`, `infer/flops_per_output_token_b{B}`: of a sample, the second for
     further tokens; `infer/bytes_per_output_token_b{B}`: what a further token of a sample adds to
-    the peak; `infer/num_generated_inputs`: how many prompts there were. `whole` holds the metrics
-    of whole generations, energy among them.
+    the peak; `infer/{,cpu_}energy_j_per_output_token`: what one adds to a sample's energy;
+    `infer/num_generated_inputs`: how many prompts there were. `whole` holds the metrics of whole
+    generations, energy among them.
     """
     assert isinstance(subject.model, Generating)
     sample = inputs.samples[0]
@@ -134,8 +136,9 @@ def measure_generation(
         "infer/num_generated_inputs": _count(len(inputs.samples)),
         "infer/num_prompt_tokens": _count(prompt_of(sample).inputs.shape[1]),
         "infer/num_output_tokens": _count(num_tokens),
-        "infer/energy_j_per_output_token": _energy(whole, num_tokens),
     }
+    short = Generating(subject.model.model, 1)
+    metrics |= measure_token_energy(subject, short, inputs, whole, num_tokens)
     for size, batches in inputs.by_size.items():
         metrics |= _times(subject, baseline, batches, size)
         metrics |= _growth(subject, batches, size, num_tokens)
@@ -144,14 +147,6 @@ def measure_generation(
 
 def _count(value: int) -> Metric:
     return Metric(value=value, unit="count")
-
-
-def _energy(whole: Metrics, num_tokens: int) -> Metric:
-    """A sample's energy over its tokens, the prompt's share included."""
-    energy = whole.get("infer/energy_j_per_sample", missing("j", "not measured"))
-    if energy.shown is None:
-        return missing("j", energy.reason or "unknown")
-    return Metric(value=energy.shown / num_tokens, unit="j")
 
 
 def _times(subject: Subject, baseline: nn.Module, batches: list[Batch], size: int) -> Metrics:

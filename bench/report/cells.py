@@ -18,7 +18,7 @@ from bench.record import Metric
 
 RATIO = re.compile(r"infer/((ttft_|tpot_)?speedup_b\d+|realised_b\d+|energy_ratio)$")
 SPREAD = re.compile(
-    r"infer/(quality(_\w+)?|(cpu_)?energy_j_per_sample|energy_j_per_output_token|(ttft|tpot)_ms_b\d+)$"
+    r"infer/(quality(_\w+)?|(cpu_)?energy_j_per_(sample|output_token)|(ttft|tpot)_ms_b\d+)$"
     r"|train/energy_j$"
 )
 

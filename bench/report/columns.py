@@ -27,9 +27,11 @@ CPU_ENERGY = "infer/cpu_energy_j_per_sample"
 ACTIVE, FVCORE = "model/active_params_per_sample", "infer/macs_fvcore"
 RESIDENT = "infer/peak_rss_bytes"
 TOKEN_ENERGY = "infer/energy_j_per_output_token"
+CPU_TOKEN_ENERGY = "infer/cpu_energy_j_per_output_token"
 ENERGY_RATIO = "infer/energy_ratio"
 OPTIONAL = (
     CPU_ENERGY,
+    CPU_TOKEN_ENERGY,
     ENERGY_RATIO,
     ACTIVE,
     FVCORE,
@@ -213,9 +215,10 @@ def _per_token(table: Table, batches: Sequence[int]) -> list[Column]:
             for n in batches
             for key in (f"infer/{name}_per_output_token_b{n}",)
         ]
-    columns.append(
-        _scaled(table, "energy /token", TOKEN_ENERGY, SI, "J", narrow=False, spread=True)
-    )
+    columns += [
+        _scaled(table, f"energy {title}", key, SI, "J", narrow=False, spread=True)
+        for title, key in (("/token", TOKEN_ENERGY), ("CPU/token", CPU_TOKEN_ENERGY))
+    ]
     return [column for column in columns if any(column.key in row.cells for row in table.rows)]
 
 

@@ -68,8 +68,7 @@ def generation(table: Table) -> list[str]:
         f"A call reads {lengths[0]} tokens and writes {lengths[1]}, greedily and with a cache: "
         "FLOPs, speed-up, memory and energy are of whole generations. TTFT: time to the first "
         "token of a batch; TPOT: time per further token of a batch; their speed-ups: in turns with "
-        "dense. FLOPs and memory per token: of a sample's further tokens; energy per "
-        "token: a sample's energy over all tokens that it wrote."
+        "dense. FLOPs, memory and energy per token: what a further token of a sample adds."
     ]
 
 

@@ -68,6 +68,15 @@ def test_missing_energy_per_token_is_a_dash_with_its_reason(generating, tabulate
     assert "no NVIDIA GPU" in dict(made.footnotes).values()
 
 
+def test_the_cpus_energy_per_token_stands_where_there_is_one(generating, tabulated):
+    """A column of its own, never added to the board's."""
+    joules = {"infer/cpu_energy_j_per_output_token": Metric(value=0.0125, unit="j")}
+    (table,) = tabulated(generating(changed=joules))
+    assert cells(sheet(table), "energy CPU/token (mJ)")[0].main == "12.5"
+    (table,) = tabulated(generating())
+    assert not any("CPU/token" in column.header for column in sheet(table).columns)
+
+
 def test_other_tables_have_no_column_per_token(make, tabulated):
     """Where no row generates there is no such column."""
     (table,) = tabulated(make(), make("moe"))
