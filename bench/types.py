@@ -45,6 +45,7 @@ class TaskSpec:
     vocab_size: int | None = None  # of the input tokens; None for images and audio
     causal: bool = False
     target_length: int | None = None  # seq2seq: decoder positions
+    decoder_padding: int | None = None  # seq2seq: the symbol that fills up decoder inputs
 
 
 @dataclass(frozen=True)

@@ -91,9 +91,20 @@ def capacity(num_rows: int, num_groups: int, top_k: int, factor: float) -> int:
     return max(1, math.ceil(factor * num_rows * top_k / num_groups))
 
 
-def within_capacity(run: Tensor, limit: int) -> Tensor:
-    """`run` [N, G] with only the first `limit` rows of each group left; the others are dropped."""
-    return run & (run.cumsum(0) <= limit)
+def within_capacity(choices: Tensor, limit: int, *, causal: bool = False) -> Tensor:
+    """What is left where each group takes `limit` rows only: [B, T, K, G] -> [B, T, G].
+
+    `choices` bool: which group each token wants first, second, ... (at most one each). All first
+    choices are served before any second, in order of tokens (Lepikhin et al. 2020, GShard,
+    algorithm 1). `causal`: position by position instead, all samples' first choices of a position,
+    then their second ones, so that no token loses its place to a later one.
+    """
+    order = (1, 2, 0, 3) if causal else (2, 0, 1, 3)
+    queue = choices.permute(order)
+    rows = queue.flatten(0, 2)
+    served = (rows & (rows.cumsum(0) <= limit)).view_as(queue)
+    back = [order.index(dim) for dim in range(4)]
+    return served.permute(back).any(2)
 
 
 # Sort by group

@@ -16,7 +16,7 @@ from bench.routing import decide, region
 from bench.types import Backbone, Point, TaskSpec
 from methods import dispatch
 from methods.experts import Experts, Router, expert_width
-from methods.gates import balance_loss, softmax, top_k
+from methods.gates import balance_loss, ranked, softmax, top_k
 
 
 @dataclass
@@ -29,11 +29,15 @@ class MoE:
     probabilities, which equals a softmax over the chosen logits.
 
     `hidden_ratio`: an expert's hidden width / the dense layer's. `capacity_factor`: null for
-    dropless; otherwise an expert takes ceil(factor x tokens x top_k / experts) tokens of the batch,
-    the first ones, and what is dropped passes by the residual only, so that results depend on the
-    batch. `balance_weight` (Switch: 0.01) and `z_weight` (ST-MoE, Zoph et al. 2022: 0.001) scale
-    the auxiliary losses; `jitter` multiplies the router's input with U(1 - jitter, 1 + jitter) in
-    training. `backend` as in `methods.dispatch`.
+    dropless; otherwise an expert takes ceil(factor x tokens x top_k / experts) tokens of the batch
+    in the order of `dispatch.within_capacity`, and what is dropped passes by the residual only, so
+    that results depend on the batch. Weights are then normalised before dropping, and the balance
+    loss counts first choices only (GShard). `eval_capacity_factor`: another one at inference
+    (Switch: 2.0), null for the same.
+
+    `balance_weight` (Switch: 0.01) and `z_weight` (ST-MoE, Zoph et al. 2022: 0.001) scale the
+    auxiliary losses; `jitter` multiplies the router's input with U(1 - jitter, 1 + jitter) in
+    training. `backend` as in `methods.dispatch`. Padding enters no loss and takes no place.
     """
 
     compaction = "tokens are sorted by expert, each expert runs its own"
@@ -44,6 +48,7 @@ class MoE:
     activation: str = "gelu"  # gelu, or swiglu with half again as many FLOPs
     normalize: bool = True
     capacity_factor: float | None = None
+    eval_capacity_factor: float | None = None
     balance_weight: float = 0.01
     z_weight: float = 0.001
     jitter: float = 0.0
@@ -67,6 +72,9 @@ class MoE:
                 dim, expert_width(hidden, self.hidden_ratio), self, name=f"moe.{next(layer)}"
             ),
         )
+        for block in trunk.modules():
+            if isinstance(ffn := getattr(block, "ffn", None), MoEFFN):
+                ffn.causal = getattr(block, "causal", spec.causal or spec.kind == "seq2seq")
         return trunk
 
     def points(self) -> list[Point]:
@@ -88,6 +96,8 @@ class MoE:
             raise ValueError(
                 "top_k=1 needs normalize=False: a weight normalised to 1 teaches the router nothing"
             )
+        if self.capacity_factor is None and self.eval_capacity_factor is not None:
+            raise ValueError("eval_capacity_factor needs a capacity_factor to train with")
         if self.backend not in dispatch.BACKENDS:
             raise ValueError(f"backend is one of {dispatch.BACKENDS}, not {self.backend!r}")
 
@@ -95,8 +105,11 @@ class MoE:
 class MoEFFN(nn.Module):
     """sum over the chosen experts of weight_e f_e(x); in training also the auxiliary loss.
 
-    Skips in training as at inference.
+    Skips in training as at inference. `causal`: no token may lose its expert to a later one.
     """
+
+    takes_mask = True  # padding must neither take places nor be balanced
+    causal = False
 
     def __init__(self, dim: int, hidden: int, settings: MoE, *, name: str = "moe") -> None:
         super().__init__()
@@ -104,8 +117,11 @@ class MoEFFN(nn.Module):
         self.router = Router(dim, settings.num_experts)
         self.experts = Experts(settings.num_experts, dim, hidden, settings.activation)
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """[B, T, D] -> [B, T, D], with the weighted auxiliary loss in training."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """[B, T, D] -> [B, T, D], with the weighted auxiliary loss in training.
+
+        `mask` [B, T] is false in the padding. Dropless, padding runs as it does in a dense layer.
+        """
         with region("router"):
             logits = self.router(self._jittered(x))  # [B, T, E]
             probability = softmax(logits)
@@ -113,10 +129,10 @@ class MoEFFN(nn.Module):
             run = decide(
                 self.name,
                 probabilities=probability,
-                run=self._within_capacity(best),
+                run=best if self._factor is None else self._placed(probability, mask),
                 cost=self.experts.flops_per_row,
             )
-            weights = self._weights(probability, run)
+            weights = self._weights(probability, run, best)
         y = dispatch.mix(
             x.flatten(0, 1),
             run.flatten(0, 1),
@@ -124,7 +140,18 @@ class MoEFFN(nn.Module):
             self.experts,
             self.settings.backend,
         ).view_as(x)
-        return (y, self._aux_loss(logits, probability, best)) if self.training else y
+        if not self.training:
+            return y
+        real = slice(None) if mask is None else mask
+        return y, self._aux_loss(logits[real], probability[real], best[real])
+
+    @property
+    def _factor(self) -> float | None:
+        """The capacity factor in use."""
+        settings = self.settings
+        if self.training or settings.eval_capacity_factor is None:
+            return settings.capacity_factor
+        return settings.eval_capacity_factor
 
     def _jittered(self, x: Tensor) -> Tensor:
         if not self.training or self.settings.jitter == 0.0:
@@ -132,23 +159,32 @@ class MoEFFN(nn.Module):
         noise = torch.empty_like(x).uniform_(1 - self.settings.jitter, 1 + self.settings.jitter)
         return x * noise
 
-    def _within_capacity(self, best: Tensor) -> Tensor:
-        if self.settings.capacity_factor is None:
-            return best
-        rows = best.flatten(0, 1)  # [B * T, E]
-        num_rows, num_experts = rows.shape
-        limit = dispatch.capacity(num_rows, num_experts, self.top_k, self.settings.capacity_factor)
-        return dispatch.within_capacity(rows, limit).view_as(best)
+    def _placed(self, probability: Tensor, mask: Tensor | None) -> Tensor:
+        """The choices that find a place, bool like `probability` [B, T, E]."""
+        assert self._factor is not None
+        choices = ranked(probability.detach(), self.top_k)  # [B, T, K, E]
+        num_tokens = mask.numel() if mask is not None else probability[..., 0].numel()
+        if mask is not None:
+            choices = choices & mask[..., None, None]
+            if not self.causal:  # there it is not known yet how many of the tokens are real
+                num_tokens = int(mask.sum())
+        limit = dispatch.capacity(num_tokens, probability.shape[-1], self.top_k, self._factor)
+        return dispatch.within_capacity(choices, limit, causal=self.causal)
 
-    def _weights(self, probability: Tensor, run: Tensor) -> Tensor:
+    def _weights(self, probability: Tensor, run: Tensor, best: Tensor) -> Tensor:
         chosen = probability * run
         if not self.settings.normalize:
             return chosen
-        return chosen / chosen.sum(-1, keepdim=True).clamp_min(1e-9)
+        whole = chosen
+        if self._factor is not None:  # before dropping, unless somebody else chose the experts
+            foreign = (run & ~best).any(-1, keepdim=True)
+            whole = probability * torch.where(foreign, run, best)
+        return chosen / whole.sum(-1, keepdim=True).clamp_min(1e-9)
 
     def _aux_loss(self, logits: Tensor, probability: Tensor, best: Tensor) -> Tensor:
         """Balance counts what the router wants, before capacity drops any."""
-        balance = self.settings.balance_weight * balance_loss(probability, best)
+        wanted = best if self._factor is None else top_k(probability, 1)
+        balance = self.settings.balance_weight * balance_loss(probability, wanted)
         return balance + self.settings.z_weight * z_loss(logits)
 
 

@@ -46,6 +46,7 @@ class Numbers(Preloaded):
             num_outputs=len(_vocabulary(TARGET)),
             vocab_size=len(_vocabulary(SOURCE)),
             target_length=train.targets.shape[1],
+            decoder_padding=PADDING,
         )
 
     @property

@@ -94,7 +94,7 @@ class Block(nn.Module):
         ffn = self.ffn
         # Asking a module for what it has not costs more than a small layer's activation.
         takes_mask = type(ffn) is not FeedForward and getattr(ffn, "takes_mask", False)
-        fed = ffn(x, state.mask) if takes_mask else ffn(x)
+        fed = ffn(x, state.real_tokens()) if takes_mask else ffn(x)
         fed, aux_loss = fed if isinstance(fed, tuple) else (fed, None)
         x = state.x + fed
         new = state.with_x(x if self.norm_first else self.norm_feed(x))

@@ -134,7 +134,7 @@ class Parts:
         encoder = self.blocks(shape.depth, causal=False)
         self.initialise(encoder)
         norm = shape.make_norm()(shape.dim) if shape.norm_first else nn.Identity()
-        return PairStem(source, encoder, norm, target)
+        return PairStem(source, encoder, norm, target, spec.decoder_padding)
 
     def tied(self, stem: nn.Module) -> nn.Embedding | None:
         """The embedding that the output layer shares; None where it has a matrix of its own."""

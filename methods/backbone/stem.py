@@ -148,14 +148,20 @@ class TokenStem(nn.Module):
 class PairStem(nn.Module):
     """An encoder and the decoder's embedding: the state is the decoder's, the memory the encoder's.
 
-    `blocks` run over the source; `norm` is the final norm of a pre-norm encoder.
+    `blocks` run over the source; `norm` is the final norm of a pre-norm encoder; `padding` is the
+    symbol that fills up decoder inputs, if there is one.
     """
 
     def __init__(
-        self, source: TokenStem, blocks: list[nn.Module], norm: nn.Module, target: TokenStem
+        self,
+        source: TokenStem,
+        blocks: list[nn.Module],
+        norm: nn.Module,
+        target: TokenStem,
+        padding: int | None = None,
     ) -> None:
         super().__init__()
-        self.source, self.target = source, target
+        self.source, self.target, self.padding = source, target, padding
         self.blocks = nn.ModuleList(blocks)
         self.norm = norm
 
@@ -167,6 +173,7 @@ class PairStem(nn.Module):
             state = block(state)
         return State(
             self.target.embed(batch.decoder_inputs),
+            routed=None if self.padding is None else batch.decoder_inputs != self.padding,
             aux_loss=state.aux_loss,
             memory=self.norm(state.x),
             memory_mask=batch.mask,

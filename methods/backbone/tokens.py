@@ -88,7 +88,8 @@ def run_block(
     else:
         mixed = block.mix(state.with_x(selection.pad(state.x)), context, mask)
         x = selection.pack(mixed.x)
-    fed: State = block.feed(replace(mixed, x=x, positions=None, mask=None, sizes=None))
+    packed = replace(mixed, x=x, positions=None, mask=None, routed=None, sizes=None)
+    fed: State = block.feed(packed)
     return fed
 
 

@@ -30,6 +30,8 @@ class State:
     `index` [B]: the original sample of each row, None for the whole batch in order.
     `positions` [B, T]: the original position of each token, None for 0..T-1.
     `mask` [B, T] bool: true where the token is real, None where all are.
+    `routed` [B, T] bool: tokens that routing counts, None for those of `mask`. A decoder's padding
+    comes last, where no token sees it: attention needs no mask for it, but routing does.
     `sizes` [B, T]: how many original tokens each token stands for, None for one each.
     `cache`: keys and values of earlier tokens when generating.
     `memory` [B, S, D], `memory_mask` [B, S] bool: what a decoder reads, and which of it is real.
@@ -39,6 +41,7 @@ class State:
     index: Tensor | None = None
     positions: Tensor | None = None
     mask: Tensor | None = None
+    routed: Tensor | None = None
     sizes: Tensor | None = None
     cache: Cache | None = None
     aux_loss: Tensor | float = 0.0
@@ -64,6 +67,7 @@ class State:
             index=rows if self.index is None else self.index.index_select(0, rows),
             positions=pick(self.positions),
             mask=pick(self.mask),
+            routed=pick(self.routed),
             sizes=pick(self.sizes),
             memory=pick(self.memory),
             memory_mask=pick(self.memory_mask),
@@ -86,8 +90,13 @@ class State:
             x=pick(self.x) if places is None else rows.index_select(0, places)[None],
             positions=tokens if self.positions is None else pick(self.positions),
             mask=None if self.mask is None else pick(self.mask),
+            routed=None if self.routed is None else pick(self.routed),
             sizes=None if self.sizes is None else pick(self.sizes),
         )
+
+    def real_tokens(self) -> Tensor | None:
+        """The tokens that routing counts, bool [B, T]; None: all."""
+        return self.mask if self.routed is None else self.routed
 
     def token_positions(self) -> Tensor:
         """The original position of every token, [B, T] (or [1, T] where all samples agree)."""

@@ -82,6 +82,12 @@ def tiny_labels() -> Tiny:
     return TINY["labels"]
 
 
+@pytest.fixture
+def tiny_pairs() -> Tiny:
+    """Padded sources of 4 to 16 tokens, and targets of 8."""
+    return TINY["pairs"]
+
+
 @pytest.fixture(params=["image", "text", "labels"])
 def tiny(request: pytest.FixtureRequest) -> Tiny:
     """All of them, one after the other."""

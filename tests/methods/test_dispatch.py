@@ -87,12 +87,29 @@ def test_sort_by_group_lists_every_running_pair_once(mask: list[list[bool]]) -> 
     assert order.ends.diff(prepend=torch.zeros(1)).tolist() == run.sum(0).tolist()
 
 
-def test_capacity_rounds_up_and_keeps_the_first_rows() -> None:
-    """Capacity is ceil(factor N K / G), and later rows of a full group are dropped."""
+def test_capacity_rounds_up() -> None:
+    """Capacity is ceil(factor N K / G)."""
     assert dispatch.capacity(10, 4, 2, 1.25) == 7  # 1.25 x 10 x 2 / 4 = 6.25
-    run = torch.tensor([[True, False], [True, True], [True, True]])
-    kept = dispatch.within_capacity(run, 2)
-    assert kept.tolist() == [[True, False], [True, True], [False, True]]
+
+
+def test_places_are_given_by_choice_then_token_or_by_position() -> None:
+    """Two samples of two tokens, two groups with one place each; 0/1 names the wanted group.
+
+    First choices: sample 0 wants 0 0, sample 1 wants 1 0; every second choice is the other group.
+    By choice: token (0, 0) takes group 0, then (1, 0) group 1; both are full. By position the same,
+    because position 0 takes both. With two places each, by choice: group 0 goes to the first
+    choices (0, 0), (0, 1), and group 1 to (1, 0) and the second choice of (0, 0). By position:
+    position 0 takes one of each by first choice and one of each by second, so both are full.
+    """
+    first = torch.tensor([[0, 0], [1, 0]])
+    choices = torch.nn.functional.one_hot(torch.stack([first, 1 - first], -1)).bool()
+    one = [[[True, False], [False, False]], [[False, True], [False, False]]]
+    assert dispatch.within_capacity(choices, 1).tolist() == one
+    assert dispatch.within_capacity(choices, 1, causal=True).tolist() == one
+    by_choice = [[[True, True], [True, False]], [[False, True], [False, False]]]
+    assert dispatch.within_capacity(choices, 2).tolist() == by_choice
+    by_position = [[[True, True], [False, False]], [[True, True], [False, False]]]
+    assert dispatch.within_capacity(choices, 2, causal=True).tolist() == by_position
 
 
 def weighted_sum(x: Tensor, run: Tensor, weights: Tensor, experts: Experts) -> Tensor:

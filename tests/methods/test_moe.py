@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 
@@ -73,6 +76,128 @@ def test_a_full_expert_drops_later_tokens_to_the_residual() -> None:
     out = ffn(x).flatten(0, 1)  # capacity ceil(1 x 8 x 1 / 4) = 2
     assert (out[:2] != 0).any(-1).all()
     assert torch.equal(out[2:], torch.zeros(6, 8))
+
+
+def routed(ffn: MoEFFN, *first: list[float], mask: torch.Tensor | None = None) -> torch.Tensor:
+    """What runs, [B, T, E], for samples whose tokens prefer expert 0 with these probabilities.
+
+    Of two experts. Tokens are (logit, 0, ...) for a router that adds the first entry to expert 0.
+    """
+    torch.nn.init.zeros_(ffn.router.weight)
+    ffn.router.weight.data[0, 0] = 1.0
+    x = torch.zeros(len(first), len(first[0]), 8)
+    x[..., 0] = torch.tensor(first).logit()
+    with routing.observe() as seen:
+        ffn(x, mask)
+    return seen.decisions[0].run
+
+
+def test_every_first_choice_is_served_before_any_second() -> None:
+    """GShard: a later token's first choice (p = 0.88) wins over an earlier one's second (0.12).
+
+    Two tokens, two experts, capacity ceil(0.5 x 2 x 2 / 2) = 1 each. Token 0 prefers expert 1, and
+    expert 0 is its second choice; token 1 prefers expert 0.
+    """
+    ffn = layer(num_experts=2, top_k=2, capacity_factor=0.5)
+    assert routed(ffn, [0.12, 0.88]).tolist() == [[[False, True], [True, False]]]
+
+
+def test_a_causal_layer_serves_positions_in_order() -> None:
+    """There the later token may not displace the earlier one: it gets nothing itself."""
+    ffn = layer(num_experts=2, top_k=2, capacity_factor=0.5)
+    ffn.causal = True
+    assert routed(ffn, [0.12, 0.88]).tolist() == [[[True, True], [False, False]]]
+
+
+def test_a_causal_layer_serves_a_position_of_all_samples_before_the_next() -> None:
+    """Two samples of two tokens, top-1, all to expert 0, room for ceil(1 x 4 x 1 / 2) = 2.
+
+    In order of samples, sample 0's second token would take the place of sample 1's first.
+    """
+    ffn = layer(num_experts=2, top_k=1, normalize=False, capacity_factor=1.0)
+    everyone = [0.9, 0.9]
+    assert routed(ffn, everyone, everyone)[..., 0].tolist() == [[True, True], [False, False]]
+    ffn.causal = True
+    assert routed(ffn, everyone, everyone)[..., 0].tolist() == [[True, False], [True, False]]
+
+
+def test_padding_takes_no_slot_and_makes_no_room() -> None:
+    """Two of four tokens are real: room for ceil(1 x 2 x 1 / 2) = 1, which a real one gets."""
+    ffn = layer(num_experts=2, top_k=1, normalize=False, capacity_factor=1.0)
+    real = torch.tensor([[False, True, True, False]])
+    run = routed(ffn, [0.9, 0.9, 0.9, 0.9], mask=real)
+    assert run[..., 0].tolist() == [[False, True, False, False]]
+    assert not run[..., 1].any()
+
+
+def test_weights_are_normalised_before_dropping() -> None:
+    """GShard: a token whose second expert is full keeps its first one's 0.88, not 1."""
+    ffn = layer(num_experts=2, top_k=2, capacity_factor=0.5)
+    routed(ffn, [0.88, 0.12])  # sets the router
+    x = torch.zeros(1, 2, 8)
+    x[..., 0] = torch.tensor([0.88, 0.12]).logit()
+    first, second = ffn.experts.each()
+    wanted = torch.stack([0.88 * first(x[0, 0]), 0.88 * second(x[0, 1])])[None]
+    torch.testing.assert_close(ffn(x), wanted)
+
+
+def test_capacity_at_inference_is_another() -> None:
+    """Switch trains with a factor of 1 and evaluates with 2: room for 2, then for 4 of 4."""
+    settings = {"capacity_factor": 1.0, "eval_capacity_factor": 2.0}
+    ffn = layer(num_experts=2, top_k=1, normalize=False, **settings)
+    assert routed(ffn, [0.9] * 4).sum() == 4
+    assert routed(ffn.train(), [0.9] * 4).sum() == 2
+
+
+def test_with_a_capacity_the_balance_counts_first_choices() -> None:
+    """GShard: E sum f_e P_e with f of first choices. Both tokens prefer expert 0, P = (0.8, 0.2).
+
+    First choices only: 2 x (1 x 0.8) = 1.6. Counting both choices f would be (1/2, 1/2): 1.
+    """
+    ffn = layer(num_experts=2, top_k=2, capacity_factor=9.0, balance_weight=1.0, z_weight=0.0)
+    routed(ffn, [0.8, 0.8])
+    x = torch.zeros(1, 2, 8)
+    x[..., 0] = torch.tensor([0.8, 0.8]).logit()
+    _, aux_loss = ffn.train()(x)
+    assert aux_loss.item() == pytest.approx(1.6)
+    ffn.settings.capacity_factor = None
+    assert ffn(x)[1].item() == pytest.approx(1.0)
+
+
+def test_padding_enters_no_loss() -> None:
+    """The auxiliary loss of padded tokens is that of the real ones alone."""
+    ffn, x = layer().train(), tokens(2, 6)
+    real = torch.tensor([1, 1, 1, 1, 0, 0]).bool().expand(2, 6)
+    torch.testing.assert_close(ffn(x, real)[1], ffn(x[:, :4])[1])
+
+
+def test_padding_is_computed_as_by_the_dense_layer() -> None:
+    """Dropless, padding runs like any token, so that FLOPs compare with those of dense."""
+    ffn, x = layer(), tokens(2, 6)
+    torch.testing.assert_close(ffn(x, torch.zeros(2, 6).bool()), ffn(x))
+
+
+def test_only_a_decoders_layers_are_causal(tiny_text, tiny_image, tiny_pairs) -> None:
+    """Of pairs, the encoder's mixtures serve first choices first, the decoder's positions."""
+
+    def causal(tiny: Any) -> list[bool]:
+        model = MoE().build(tiny.spec, tiny.backbone)
+        return [m.causal for m in model.modules() if isinstance(m, MoEFFN)]
+
+    assert causal(tiny_pairs) == [False] * 4 + [True] * 4
+    assert causal(tiny_text) == [True] * 4
+    assert causal(tiny_image) == [False] * 4
+
+
+def test_a_decoders_padding_is_known_by_its_symbol(tiny_pairs) -> None:
+    """Where the task says which symbol fills up, those positions take no slot."""
+    spec = replace(tiny_pairs.spec, decoder_padding=3)
+    model = MoE(capacity_factor=9.0).build(spec, tiny_pairs.backbone).eval()
+    batch = tiny_pairs.batch(4)
+    with routing.observe() as seen:
+        model(batch)
+    assert torch.equal(seen.decisions[0].run.any(-1), batch.mask)
+    assert torch.equal(seen.decisions[-1].run.any(-1), batch.decoder_inputs != 3)
 
 
 def test_capacity_depends_on_the_batch_and_says_so() -> None:
