@@ -36,6 +36,7 @@ from bench.measure.training_energy import TrainingEnergy, training_devices
 from bench.meters.time import pinned_threads
 from bench.plugins import construct
 from bench.record import RAW_NAME, TRIAL_NAME, Labels, Metric, Record, missing, write_record
+from bench.redaction import redact
 from bench.train import fit, resolve_recipe
 from bench.types import Backbone, Task, Unsupported
 
@@ -117,15 +118,16 @@ def run(folder: Path, on_phase: OnPhase = lambda phase, share: None) -> Record:
             findings = _execute(trial, tell)
         record = _record(trial, started, findings)
     except Unsupported as answer:
-        record = _record(trial, started, Findings(), "skipped", str(answer) or "unsupported")
+        reason = redact(str(answer)) or "unsupported"
+        record = _record(trial, started, Findings(), "skipped", reason)
     except (Exception, SystemExit) as error:
-        traceback.print_exc()
+        _show_traceback()
         record = _record(trial, started, Findings(), "failed", _reason(error, told[-1]))
     on_phase("record", 1.0)
     try:
         write_record(folder, record)
     except (ValueError, TypeError) as error:  # a plugin's word that no JSON holds, such as NaN
-        traceback.print_exc()
+        _show_traceback()
         record = _record(trial, started, Findings(), "failed", _reason(error, "record"))
         write_record(folder, record)
     return record
@@ -133,8 +135,13 @@ def run(folder: Path, on_phase: OnPhase = lambda phase, share: None) -> Record:
 
 def _reason(error: BaseException, phase: str) -> str:
     if isinstance(error, SystemExit):
-        return f"the trial called sys.exit({error.code!r}) in phase {phase}"
-    return f"{type(error).__name__} in phase {phase}: {' '.join(str(error).split())}"
+        return redact(f"the trial called sys.exit({error.code!r}) in phase {phase}")
+    return f"{type(error).__name__} in phase {phase}: {' '.join(redact(str(error)).split())}"
+
+
+def _show_traceback() -> None:
+    """The traceback of the error at hand, for the log."""
+    print(redact(traceback.format_exc()), file=sys.stderr, end="")
 
 
 def prepare(trial: Trial, tell: OnPhase) -> tuple[Subject, dict[str, Metric]]:

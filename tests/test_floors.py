@@ -38,6 +38,7 @@ FLOORS = {
     "bench.types": WORDS,
     "bench.routing": WORDS,
     "bench.record": WORDS,
+    "bench.redaction": WORDS,
     "bench.environment": WORDS,
     "bench.config": WORDS,
     "bench.layout": WORDS,

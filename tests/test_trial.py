@@ -52,6 +52,13 @@ TWO_LINES = """
     def calibrate(self, model, batches):
         raise RuntimeError("first\\n  second")
 """
+LEAKS = """
+    def calibrate(self, model, batches):
+        import os
+        from bench.types import Unsupported
+        raise error(f"403 for {os.environ['HUB_TOKEN']}, api_key=sk-abcdefgh12345678")
+"""
+SECRET = "correct  horse battery"  # two spaces: a reason is one line with single ones
 BRIEF = ["train.steps=2", "measure.num_inputs=2", "measure.batch_sizes=[1]", "gpu.threads=1"]
 QUICK = ["measure.warmup_s=0", "measure.block_ms=1", "measure.rounds=1", "backbone.depth=1"]
 
@@ -94,6 +101,23 @@ def test_what_goes_wrong_is_a_failed_record(
     assert record.status == "failed"
     assert record.reason.startswith(reason)
     assert "\n" not in record.reason
+
+
+@pytest.mark.parametrize("error", ["RuntimeError", "SystemExit", "Unsupported"])
+def test_secrets_stay_out_of_record_and_log(
+    folder: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    error: str,
+) -> None:
+    """What a plugin's error quotes of a token is in neither reason nor traceback nor last line."""
+    monkeypatch.setenv("HUB_TOKEN", SECRET)
+    place = folder(LEAKS.replace("error(", f"{error}("))
+    trial.main([str(place)])
+    told = "".join([(place / RECORD_NAME).read_text(), *capfd.readouterr()])
+    assert "403 for ***, api_key=***" in told
+    for secret in (SECRET, " ".join(SECRET.split()), "sk-abcdefgh12345678"):
+        assert secret not in told
 
 
 def test_settings_inside_settings_arrive_as_their_dataclass(folder: Callable[[str], Path]) -> None:

@@ -17,19 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.record import LOG_NAME, TRIAL_NAME, Labels, Record, write_record
+from bench.redaction import redact
 
 TAIL_BYTES, LINE_CHARACTERS = 16_384, 300  # of a log, for the reason
 KEPT_LINES = 30  # of these, in the record
-SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
-SHORTEST_SECRET = 8  # characters: a variable MY_KEY=1 must not blot out every 1
-SECRETS = (
-    re.compile(
-        r"(?i)\b([\w-]*(?:key|token|secret|passw\w*|credential\w*)[\"']?\s*[=:]\s*)[^\s,;]+"
-    ),
-    re.compile(r"(?i)\b(bearer\s+)\S+"),
-    re.compile(r"(://)[^/\s:@]+:[^/\s@]+(?=@)"),
-    re.compile(r"()\b(?:[0-9a-f]{40,}|(?:hf|ghp|gho|github_pat|wandb_v1|sk)[_-][\w-]{16,})"),
-)
 
 
 @dataclass
@@ -116,16 +107,6 @@ def last_words(tail: Sequence[str]) -> str:
     """The line of a log that says most: where the last stack dump stands, else the last line."""
     stacks = [n for n, line in enumerate(tail[:-1]) if line.endswith("(most recent call first):")]
     return (tail[stacks[-1] + 1] if stacks else tail[-1]).strip()
-
-
-def redact(text: str, environ: Mapping[str, str] = os.environ) -> str:
-    """`text` without what looks like a key, and without secret values of `environ`."""
-    for name, value in environ.items():
-        if SECRET_NAME.search(name) and len(value) >= SHORTEST_SECRET:
-            text = text.replace(value, "***")
-    for pattern in SECRETS:
-        text = pattern.sub(r"\1***", text)
-    return text
 
 
 def oom_kills(counters: Path = Path("/proc/vmstat")) -> int:

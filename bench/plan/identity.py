@@ -24,6 +24,7 @@ UNINVOLVED = (
     "bench",
     "bench.config",
     "bench.record",
+    "bench.redaction",
     "bench.environment",
     "bench.publish",
     "bench.plugins",
