@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from bench.compare.gate import Judgement
+from collections.abc import Sequence
+
+from bench.compare.verdict import Row
 
 MOVED = 0.05  # a canary that moved by more says that the machine did
 
@@ -12,12 +14,14 @@ def machine_changed(before_s: float | None, now_s: float | None) -> bool:
     return before_s is not None and now_s is not None and abs(now_s / before_s - 1) > MOVED
 
 
-def cause_between_sessions(
-    judgement: Judgement, before_s: float | None, now_s: float | None
-) -> str:
+def cause_between_sessions(row: Row, before_s: float | None, now_s: float | None) -> str | None:
     """Two runs at different times, each paired with dense in its own process."""
-    if judgement == "inconclusive":
-        return "noise: the interval is too wide to tell; more rounds (measure.rounds=100)"
+    if row.judgement in ("equal", "inconclusive"):
+        return _unsure(row, "the interval is too wide to tell; more rounds (measure.rounds=100)")
+    if row.metric == "trial":
+        return "code or machine: the reason and the trial's log say more"
+    if row.metric == "quality":
+        return "code: the same seeds train other models on the same hardware and libraries"
     if before_s is None or now_s is None:
         return "code or machine: a run without a canary cannot tell"
     if machine_changed(before_s, now_s):
@@ -25,10 +29,21 @@ def cause_between_sessions(
     return "code: paired with dense in its own process, and the canary did not move"
 
 
-def cause_between_revisions(judgement: Judgement, changes: list[str]) -> str:
+def cause_between_revisions(row: Row, changes: Sequence[str]) -> str | None:
     """Two revisions in turns on one machine at one time: the machine is out of the question."""
-    if judgement == "inconclusive":
-        return "noise: the interval is still too wide after the last round"
+    if row.judgement in ("equal", "inconclusive"):
+        return _unsure(row, "the interval is still too wide after the last round")
+    if row.metric == "trial":
+        return "code: one revision can, the other cannot, on the same machine"
     if changes:
         return f"code: the work changed as well ({'; '.join(changes)})"
+    if row.metric == "quality":
+        return "code: the same counts, but the same seeds train other models"
     return "code: the same counts, another speed (or chance, within the stated error)"
+
+
+def _unsure(row: Row, too_wide: str) -> str | None:
+    """Why nothing is known: what the row itself says, else noise. Equal has no cause."""
+    if row.judgement == "equal":
+        return None
+    return f"not known: {row.reason}" if row.reason else f"noise: {too_wide}"

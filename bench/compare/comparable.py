@@ -84,6 +84,9 @@ def environment_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -
         for fact, name in MACHINE_FACTS.items()
         if before.get(fact) != now.get(fact)
     ]
+    devices = [side.get("world_size", 1) for side in (before, now)]
+    if devices[0] != devices[1]:
+        found.append(_change("devices that trained together", *devices))
     sizes = [side.get("memory_bytes") for side in (before, now)]
     if not _same_memory(*sizes):
         found.append(_change("memory", *map(_gib, sizes)))

@@ -256,9 +256,7 @@ def _confirmed(first: Verdict, again: Verdict) -> Verdict:
 
 
 def _with_cause(row: Row, old: Side, new: Side) -> Row:
-    if row.ratio is None or row.judgement == "equal":
-        return row
-    return replace(row, cause=cause_between_sessions(row.judgement, old.canary_s, new.canary_s))
+    return replace(row, cause=cause_between_sessions(row, old.canary_s, new.canary_s))
 
 
 def _command(baseline: Path, candidate: Path, rerun: Path | None) -> str:

@@ -57,8 +57,9 @@ class Trial:
     def started_unix_s(self) -> float:
         """When it started; where the record does not say, when its file was written."""
         started = self.record.provenance.get("started_unix_s")
-        known = isinstance(started, int | float) and math.isfinite(started)
-        return float(started) if known else self.modified_unix_s
+        if isinstance(started, int | float) and math.isfinite(started):
+            return float(started)
+        return self.modified_unix_s
 
     def rounds(self, size: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Seconds per pass [K] of the method and of dense at a batch size; None without them.

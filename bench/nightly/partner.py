@@ -12,9 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from bench.nightly.answers import answer_damage
+from bench.nightly.deadline import Deadline
 from bench.nightly.revisions import Revision
 
 WORKER = "bench.nightly.worker"
+ENDLESS = Deadline()
 LAST_WORDS = 800  # characters of stderr in a message
 
 
@@ -27,10 +30,19 @@ class WorkerFailed(Exception):
 
 
 class Partner:
-    """One worker of one revision. `ask` waits; `send` and `receive` let two work at once."""
+    """One worker of one revision. `ask` waits; `send` and `receive` let two work at once.
 
-    def __init__(self, revision: Revision, variables: Mapping[str, str], timeout_s: float) -> None:
-        self.revision, self.timeout_s = revision, timeout_s
+    Both raise WorkerFailed, and OutOfTime at the night's `deadline`, where the worker is ended.
+    """
+
+    def __init__(
+        self,
+        revision: Revision,
+        variables: Mapping[str, str],
+        timeout_s: float,
+        deadline: Deadline = ENDLESS,
+    ) -> None:
+        self.revision, self.timeout_s, self.deadline = revision, timeout_s, deadline
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
         self.process = subprocess.Popen(
             [revision.python, "-m", WORKER],
@@ -41,6 +53,7 @@ class Partner:
             cwd=revision.folder,
         )
         self._unread = b""
+        self._asked = ""
 
     def __enter__(self) -> Self:
         return self
@@ -58,13 +71,15 @@ class Partner:
         self.errors.close()
 
     def ask(self, do: str, **details: Any) -> dict[str, Any]:
-        """The answer to one request. Raises WorkerFailed."""
+        """The answer to one request."""
         self.send(do, **details)
         return self.receive()
 
     def send(self, do: str, **details: Any) -> None:
         """Ask without waiting."""
         assert self.process.stdin is not None
+        self.deadline.check()
+        self._asked = do
         try:
             self.process.stdin.write(json.dumps({"do": do, **details}).encode() + b"\n")
             self.process.stdin.flush()
@@ -72,13 +87,17 @@ class Partner:
             raise self._failed("ended") from error
 
     def receive(self) -> dict[str, Any]:
-        """Wait for the answer to what was sent. Raises WorkerFailed."""
+        """Wait for the answer to what was sent."""
         line = self._line()
         try:
             told = json.loads(line)
             if "ok" in told:
-                return dict(told["ok"])
-            error = str(told["error"])
+                wrong = answer_damage(self._asked, dict(told["ok"]))
+                if wrong is None:
+                    return dict(told["ok"])
+                error = f"answers {self._asked!r} with what is no answer: {wrong}"
+            else:
+                error = str(told["error"])
         except (ValueError, KeyError, TypeError):
             error = f"gave no answer but {line[:80]!r}"
         raise self._failed(error)
@@ -87,9 +106,10 @@ class Partner:
         assert self.process.stdout is not None
         end_s = time.monotonic() + self.timeout_s
         while b"\n" not in self._unread:
-            left_s = end_s - time.monotonic()
-            if left_s <= 0 or not select.select([self.process.stdout], [], [], left_s)[0]:
+            left_s = max(0.0, min(end_s - time.monotonic(), self.deadline.left_s))
+            if not select.select([self.process.stdout], [], [], left_s)[0]:
                 self.process.kill()  # it would not end by itself either
+                self.deadline.check()
                 raise self._failed(f"gave no answer within {self.timeout_s:g} s")
             got = os.read(self.process.stdout.fileno(), 65536)
             if not got:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.compare.sides import BadInput, Cell
+from bench.nightly.answers import plan_damage
 from bench.nightly.revisions import Revision
 from bench.nightly.turns import Content
 
@@ -39,6 +40,8 @@ def _by_cell(revision: Revision, trials: Sequence[Content]) -> dict[Cell, Conten
     """The trials by what they measure. Raises BadInput where two cannot be told apart."""
     plan: dict[Cell, Content] = {}
     for content in trials:
+        if wrong := plan_damage(content):
+            raise BadInput(f"{revision} plans what is no trial: {wrong}")
         cell = _cell(content["labels"])
         if cell in plan:
             raise BadInput(

@@ -13,6 +13,7 @@ from bench.compare.markdown import body
 from bench.nightly.night import compare_revisions
 
 OURS = {"baseline": "nightly-baseline", "candidate": "HEAD", "history": "", "out": ""}
+LIMITS_S = {"cpu": 20 * 60, "one": 30 * 60, "ddp": 30 * 60}  # of a whole night
 NIGHTS = Path("results") / "nights"
 
 
@@ -26,10 +27,10 @@ def nightly(overrides: list[str], *, simulate: bool) -> int:
         return 0
     ours, rest = _split(overrides)
     started_unix_s = time.time()
-    verdict = compare_revisions(Path(), ours["baseline"], ours["candidate"], asked(rest), say=_say)
+    sides = (ours["baseline"], ours["candidate"])
+    verdict = compare_revisions(Path(), *sides, asked(rest), say=_say, limits_s=LIMITS_S)
     place = Path(ours["history"]) if ours["history"] else history.default_folder()
     verdict.notes += history.machine_note(place, verdict)
-    verdict.notes.append(f"took {(time.time() - started_unix_s) / 60:.1f} min")
     print(body(verdict), end="")
     stamp = datetime.fromtimestamp(started_unix_s, UTC).strftime("%Y-%m-%dT%H%M%SZ")
     written = write(verdict, Path(ours["out"]) if ours["out"] else NIGHTS / stamp)

@@ -10,23 +10,24 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from bench.compare.causes import cause_between_revisions
 from bench.compare.gate import (
     ENERGY,
     MAX_ROUNDS,
     TIME,
     Judged,
+    Margins,
     confirm,
     decide,
     looks,
     mean_ratio,
 )
 from bench.compare.verdict import Row
+from bench.nightly.answers import PROTOCOL
+from bench.nightly.deadline import Deadline, OutOfTime
 from bench.nightly.lockstep import NoEnergy, Sides, Windows, open_both, warmed
 from bench.nightly.partner import Partner, write_trial
 from bench.nightly.revisions import Revision
 
-PROTOCOL = 1  # of the worker; another one is another contract
 CANARY = "canary"
 WINDOWS, MOST_WINDOWS = 5, 10  # energy windows a side: they last seconds each
 UNSETTLED = "times never settled in the warm-up"
@@ -48,6 +49,7 @@ class Turn:
     contents: tuple[Content, Content]
     scratch: Path  # trial folders are made below it
     variables: Mapping[str, str] = field(default_factory=dict)  # which GPU
+    deadline: Deadline = field(default_factory=Deadline)
 
     @property
     def measure(self) -> Mapping[str, Any]:
@@ -58,6 +60,11 @@ class Turn:
     def works(self) -> list[str]:
         """What is timed: b1, b64, ..."""
         return [f"b{size}" for size in self.measure["batch_sizes"]]
+
+    @property
+    def largest(self) -> str:
+        """The work of the largest batch."""
+        return f"b{max(self.measure['batch_sizes'])}"
 
     @property
     def on_gpu(self) -> bool:
@@ -78,25 +85,51 @@ class Seen:
     changes: list[str] = field(default_factory=list)
 
 
-Measure = Callable[[Sides, Turn], Row]
+@dataclass(frozen=True)
+class Question:
+    """One metric of a turn, and how it is measured."""
+
+    metric: str
+    margins: Margins
+    measure: Callable[[Sides, Turn], Row]
+
+    def answer(self, sides: Sides, turn: Turn) -> Row:
+        """Its row before any rerun; inconclusive where the night's time ends before it."""
+        try:
+            return self.measure(sides, turn)
+        except OutOfTime as error:
+            return self.unanswered(turn, error)
+
+    def again(self, turn: Turn) -> Row:
+        """Its row in new processes, trained anew."""
+        try:
+            with _opened(turn) as (sides, _):
+                return self.measure(sides, turn)
+        except OutOfTime as error:
+            return self.unanswered(turn, error)
+
+    def unanswered(self, turn: Turn, error: OutOfTime) -> Row:
+        """The row of what the night has no time for."""
+        return Row(turn.name, self.metric, "inconclusive", self.margins, reason=str(error))
 
 
 def judge_turn(turn: Turn, *, canary: bool = False) -> Seen:
     """Measure the trial in turns at every batch size; a suspected regression a second time.
 
     Energy comes at the largest batch size, on a GPU. `canary` adds a row for the fixed workload.
-    Raises WorkerFailed and OtherProtocol.
+    Raises WorkerFailed, OtherProtocol, and OutOfTime where nothing of it was measured.
     """
     with _opened(turn) as (sides, told):
         if any("skipped" in each for each in told):
             return Seen(_skipped(turn, told), told)
         works = [*turn.works, *([CANARY] if canary else [])]
-        measures: list[Measure] = [partial(_timed, work=work) for work in works]
-        measures += [_energy] if turn.on_gpu else []
-        rows = [measure(sides, turn) for measure in measures]
-    changes = _changes(turn.name, told)
-    pairs = zip(rows, measures, strict=True)
-    return Seen([_confirmed(turn, row, again, changes) for row, again in pairs], told, changes)
+        questions = [Question(f"time {w}", TIME, partial(_timed, work=w)) for w in works]
+        if turn.on_gpu and turn.works:
+            questions.append(Question(f"energy {turn.largest}", ENERGY, _energy))
+        rows = [question.answer(sides, turn) for question in questions]
+    pairs = zip(rows, questions, strict=True)
+    confirmed = [_confirmed(row, partial(question.again, turn)) for row, question in pairs]
+    return Seen(confirmed, told, _changes(turn.name, told))
 
 
 def qualities(turn: Turn, seeds: Sequence[int]) -> list[Pair]:
@@ -126,7 +159,7 @@ def _started(turn: Turn) -> Iterator[Sides]:
     with ExitStack() as stack:
         limit_s = float(turn.contents[0]["config"]["timeout_s"])
         first, second = (
-            stack.enter_context(Partner(revision, turn.variables, limit_s))
+            stack.enter_context(Partner(revision, turn.variables, limit_s, turn.deadline))
             for revision in turn.revisions
         )
         yield first, second
@@ -160,7 +193,7 @@ def _timed(sides: Sides, turn: Turn, work: str) -> Row:
 
 def _energy(sides: Sides, turn: Turn) -> Row:
     """The row of energy at the largest batch size, before any rerun."""
-    name = f"b{max(turn.measure['batch_sizes'])}"
+    name = turn.largest
     windows = Windows(sides, name, float(turn.measure["energy_window_s"]))
     try:
         judged = decide(windows.more, WINDOWS, ENERGY, MOST_WINDOWS, mean_ratio)
@@ -192,20 +225,13 @@ def _doubted(row: Row, why: str) -> Row:
     return replace(row, judgement="inconclusive", reason=why)
 
 
-def _confirmed(turn: Turn, row: Row, measure: Measure, changes: list[str]) -> Row:
-    """The row after a rerun in new processes, if one is needed, and the cause of what it says."""
-
-    def again() -> Row:
-        with _opened(turn) as (sides, _):
-            return measure(sides, turn)
-
+def _confirmed(row: Row, again: Callable[[], Row]) -> Row:
+    """The row after a rerun, if one is needed."""
     final, rerun = confirm(row, again)
-    if rerun is not None:
-        why = f"rerun: {rerun.reason}" if rerun.reason else row.reason
-        row = replace(row, judgement=final.judgement, rerun=rerun.ratio, reason=why)
-    if row.judgement == "equal":
+    if rerun is None:
         return row
-    return replace(row, cause=cause_between_revisions(row.judgement, changes))
+    why = f"rerun: {rerun.reason}" if rerun.reason else row.reason
+    return replace(row, judgement=final.judgement, rerun=rerun.ratio, reason=why)
 
 
 def _skipped(turn: Turn, told: Told) -> list[Row]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 
 from bench.compare.verdict import Verdict
 from bench.launch.devices import Machine
-from bench.nightly.night import compare_revisions
+from bench.nightly.night import NO_LIMITS, compare_revisions
 
 PYPROJECT = """
 [project]
@@ -37,6 +37,7 @@ for method in toy["methods"]:
     measure = {"rounds": 20, "batch_sizes": [64], "block_ms": 1.0, "energy_window_s": 5.0}
     config = {"seed": 0, "timeout_s": toy["timeout_s"], "measure": measure,
               "gpu": {"kind": toy["kind"], "device": None}}
+    config |= toy.get("settings", {})
     trials.append({
         "labels": {"experiment": "e", "hardware": "cpu-toy", "task": "digits", "method": method,
                    "backbone": "transformer", "variant": "", "seed": 0},
@@ -69,19 +70,23 @@ def answer(request):
         seed, method = trial["config"]["seed"], trial["labels"]["method"]
         quality = toy["quality"] + seed + (toy.get("bonus", 0) if seed > 4 else 0)
     if do == "open":
-        if toy.get("crash"):
-            sys.exit("toy crashed")
         time.sleep(toy.get("sleep_s", 0))
-        return {"protocol": toy.get("protocol", 1), "quality": quality, "quality_unit": "%",
+        if toy.get("crash") or method in toy.get("crash_methods", []):
+            sys.exit("toy crashed")
+        return {"protocol": toy.get("protocol", 1), "quality": quality,
+                "quality_unit": toy.get("unit", "%"),
                 "direction": "higher", "counts": {"infer/flops_per_sample": toy["flops"]},
                 "environment": {"num_threads": 1, "gpus": []},
-                **({"skipped": toy["skipped"]} if method in toy.get("unsupported", []) else {})}
+                **({"skipped": toy["skipped"]} if method in toy.get("unsupported", []) else {}),
+                **toy.get("opened", {})}
+    if do in toy.get("wrong", {}):
+        return toy["wrong"][do]
     if do == "warm":
         return {"pass_s": 0.001, "steady": toy.get("steady", True)}
     if do == "block":
         pass_s = 0.001 if request["work"] == "canary" else toy["pass_s"]
         spread = toy.get("spread", 0.005)
-        return {"seconds": request["passes"] * pass_s * vary.gauss(1, spread)}
+        return {"seconds": request["passes"] * pass_s * max(0.1, vary.gauss(1, spread))}
     if do == "window" and "refused" in toy:
         return {"refused": toy["refused"]}
     if do == "window":
@@ -135,11 +140,12 @@ class ToyProject:
         self.git("commit", "-q", "--allow-empty", "-m", "toy")
         return self.git("rev-parse", "HEAD")
 
-    def night(self, baseline: str, candidate: str) -> Verdict:
+    def night(
+        self, baseline: str, candidate: str, limits_s: Mapping[str, float] = NO_LIMITS
+    ) -> Verdict:
         machine = Machine(("GPU-toy",), self.locks)
-        return compare_revisions(
-            self.folder, baseline, candidate, [], machine=machine, say=self.said.append
-        )
+        sides = (self.folder, baseline, candidate, [])
+        return compare_revisions(*sides, machine=machine, say=self.said.append, limits_s=limits_s)
 
 
 @pytest.fixture

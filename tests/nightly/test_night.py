@@ -89,6 +89,26 @@ def test_a_baseline_that_fails_is_bad_input(compared) -> None:
         compared(old={"crash": True})
 
 
+def test_a_baseline_that_fails_once_is_measured_again(compared, tmp_path) -> None:
+    """A crash of the baseline's first worker, in the control, does not throw the night away."""
+    (tmp_path / "marks").mkdir()
+    once = {"marks": str(tmp_path / "marks"), "once": {"crash": True}, "later": {}}
+    verdict = compared({"methods": ["moe"], **once}, methods=["moe"])
+    assert verdict.exit_code == 0
+    assert any("A/A control" in note and "failed once" in note for note in verdict.notes)
+
+
+def test_a_trial_that_fails_in_the_baseline_costs_only_itself(compared) -> None:
+    """Against a dense that always dies nothing is held, exit code 4; what else was judged stays,
+    with the control on the next trial."""
+    verdict = compared({"crash_methods": ["dense"]})
+    assert said(verdict, "time b64") == ["equal"]
+    assert [control.model for control in verdict.controls] == ["digits/transformer/moe/seed0"]
+    (line,) = verdict.differences
+    assert line.startswith("digits/transformer/dense/seed0: a trial of the baseline fails: ")
+    assert (verdict.outcome, verdict.exit_code) == ("not comparable", 4)
+
+
 def test_what_became_unsupported_is_regressed(compared) -> None:
     """An answer like Unsupported where there was a result is a regression."""
     verdict = compared(skipped="needs tokens", unsupported=["dense", "moe"])
@@ -154,10 +174,46 @@ def test_a_candidate_that_fails_with_another_seed_is_regressed(compared) -> None
     assert verdict.exit_code == 1
 
 
-def test_a_baseline_that_fails_with_another_seed_is_bad_input(compared) -> None:
-    """The same in the baseline: nothing can be held against it."""
-    with pytest.raises(BadInput, match="a trial of the baseline fails"):
-        compared({"methods": ["moe"], "crash_later": True}, methods=["moe"], quality=70.0)
+def test_a_baseline_that_fails_with_another_seed_is_not_comparable(compared) -> None:
+    """The same in the baseline: no quality is held against it, and times keep their verdict."""
+    verdict = compared({"methods": ["moe"], "crash_later": True}, methods=["moe"], quality=70.0)
+    assert (said(verdict, "time b64"), said(verdict, "quality")) == (["equal"], [])
+    assert "a trial of the baseline fails" in verdict.differences[0]
+    assert verdict.exit_code == 4
+
+
+def test_every_change_has_a_probable_cause(compared) -> None:
+    """Times, quality, trials: from the row's own reason where there is no number to explain."""
+    unsettled = compared(steady=False)
+    assert unsettled.rows[0].cause == "not known: times never settled in the warm-up"
+    worse = compared(quality=70.0)
+    (quality, *_) = [row for row in worse.rows if row.metric == "quality"]
+    assert quality.cause == "code: the same counts, but the same seeds train other models"
+    dead = compared(crash=True)
+    assert dead.rows[0].cause.startswith("code: one revision can, the other cannot")
+    gone = compared(methods=["dense"])
+    assert gone.rows[0].cause == "not known: the candidate plans no such trial"
+    assert all(row.cause is None for row in compared().rows)
+
+
+def test_another_unit_of_quality_is_not_comparable(compared) -> None:
+    """Percent against nats: exit code 4, and no quality is judged."""
+    verdict = compared({"methods": ["moe"]}, methods=["moe"], unit="nat")
+    assert verdict.differences == ["digits/transformer/moe/seed0: quality_unit % -> nat"]
+    assert (said(verdict, "quality"), verdict.exit_code) == ([], 4)
+
+
+def test_other_libraries_are_not_comparable(compared) -> None:
+    """Versions that both sides tell must be equal; what an older revision does not tell is not
+    held against it."""
+    told = {"num_threads": 1, "gpus": [], "versions": {"scipy": "1.17"}}
+    older = {"methods": ["moe"], "opened": {"environment": {"num_threads": 1, "gpus": []}}}
+    new = {"methods": ["moe"], "opened": {"environment": told}}
+    assert compared(older, **new).exit_code == 0
+    other = {**told, "versions": {"scipy": "1.16"}}
+    verdict = compared({"methods": ["moe"], "opened": {"environment": other}}, **new)
+    assert verdict.differences == ["version of scipy 1.16 -> 1.17"]
+    assert verdict.exit_code == 4
 
 
 def test_a_candidate_that_fails_once_is_measured_again(compared, tmp_path) -> None:
@@ -175,6 +231,7 @@ def test_the_control_runs_on_a_trial_that_is_supported(compared) -> None:
     neither = {"skipped": "needs tokens", "unsupported": ["dense"]}
     verdict = compared(neither, **neither)
     assert [control.model for control in verdict.controls] == ["digits/transformer/moe/seed0"]
+    assert "digits/transformer/dense/seed0: skipped on both sides (needs tokens)" in verdict.notes
     assert verdict.canary.judgement == "equal"
     assert verdict.outcome == "ok"
 
@@ -189,7 +246,12 @@ def test_without_a_supported_trial_there_is_no_verdict(compared) -> None:
 
 @pytest.mark.parametrize(
     ("answer", "code", "words"),
-    [("hello", 1, "gave no answer but b'hello"), ('{"ok": {}}', 4, "worker protocol None")],
+    [
+        ("hello", 1, "gave no answer but b'hello"),
+        ('{"ok": [1]}', 1, "gave no answer but"),
+        ('{"ok": {}}', 4, "worker protocol None"),
+        ('{"ok": {"protocol": 1}}', 1, "answers 'open' with what is no answer: quality: Field"),
+    ],
 )
 def test_an_answer_that_is_none_is_named(compared, answer, code, words) -> None:
     """A worker that prints something else, or knows no protocol, ends in a verdict all the same."""
@@ -197,6 +259,39 @@ def test_an_answer_that_is_none_is_named(compared, answer, code, words) -> None:
     assert verdict.exit_code == code
     told = [*verdict.differences, *(row.reason or "" for row in verdict.rows)]
     assert any(words in each for each in told)
+
+
+@pytest.mark.parametrize(
+    ("do", "answer", "words"),
+    [
+        ("warm", {"steady": True}, "'warm' with what is no answer: pass_s: Field required"),
+        ("warm", {"pass_s": 0, "steady": True}, "pass_s: Input should be greater than 0"),
+        ("block", {}, "'block' with what is no answer: seconds: Field required"),
+        ("block", {"seconds": "soon"}, "seconds: Input should be a valid number"),
+        ("window", {"joules": 1.0}, "'window' with what is no answer: doubt: Field required"),
+    ],
+)
+def test_an_answer_without_its_field_is_named(compared, do, answer, words) -> None:
+    """A candidate's worker that leaves a field out, or has text in its place, is regressed with
+    that as the reason."""
+    gpu = {"kind": "one", "methods": ["moe"]}
+    verdict = compared(gpu, **gpu, wrong={do: answer})
+    assert words in verdict.rows[0].reason
+    assert verdict.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"gpu": None}, "plans what is no trial: config.gpu: Input should be"),
+        ({"timeout_s": "soon"}, "plans what is no trial: config.timeout_s: Input"),
+        ({"measure": {"rounds": 3}}, "config.measure.batch_sizes: Field required"),
+    ],
+)
+def test_a_planned_trial_that_is_none_is_bad_input(compared, settings, words) -> None:
+    """What a night reads of a trial.json is checked when it is planned."""
+    with pytest.raises(BadInput, match=words):
+        compared(settings=settings)
 
 
 @pytest.mark.parametrize(
