@@ -34,12 +34,18 @@ class Text(Preloaded):
     """Predict the next character; bits per character, lower is better.
 
     `length` is the window T: a model sees at most that many characters. Windows of the training
-    pieces overlap by half, so that a boundary is not always at the same place.
+    pieces overlap by half, so that a boundary is not always at the same place. `steps` is how long
+    the recipe trains; `task=text_brief` is for an experiment that has little time.
     """
 
     length: int = 48
+    steps: int = 1000
 
     version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise ValueError(f"steps must be at least 0, got {self.steps}")
 
     @property
     def spec(self) -> TaskSpec:
@@ -48,7 +54,7 @@ class Text(Preloaded):
 
     @property
     def recipe(self) -> Recipe:
-        return Recipe(steps=220, batch_size=20, lr=3e-3)
+        return Recipe(steps=self.steps, batch_size=20, lr=6e-3)
 
     def samples(self) -> Mapping[Split, Batch]:
         return _samples(self.length)

@@ -109,3 +109,12 @@ def test_a_window_that_does_not_fit_is_refused(length: int) -> None:
 def test_the_length_changes_the_data_and_its_hash() -> None:
     """Another window length is other data: trials of different lengths never share a key."""
     assert Text(length=32).data_hash() != Text().data_hash() == Text().data_hash()
+
+
+def test_training_can_be_cut_for_text_alone() -> None:
+    """`steps` is the recipe's length: an experiment of several tasks can shorten this one."""
+    assert Text(steps=220).recipe.steps == 220
+    assert Text(steps=220).recipe.lr == Text().recipe.lr
+    assert Text(steps=220).data_hash() == Text().data_hash()
+    with pytest.raises(ValueError, match="steps must be at least 0, got -1"):
+        Text(steps=-1)
