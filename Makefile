@@ -78,8 +78,8 @@ meters: $(VENV)/.dev ## our meters beside other tools on known cases, on this ma
 	$(BIN)/python -m bench.meters
 
 kernels: $(VENV)/.dev ## time ratios of our layers beside other implementations
-	$(BIN)/python -m tests.dense_kernels
 	$(BIN)/python -m tests.kernels
+	$(BIN)/python -m tests.dense_kernels
 	$(BIN)/python -m tests.routing_overhead
 
 energy: $(VENV)/.dev ## a GPU's energy counter examined: what docs/energy.md still has to say

@@ -2,11 +2,16 @@
 
 A Mixtral block (width 256, hidden 1024, 8 experts, top-2, SwiGLU) with equal weights and outputs in
 every implementation, at 1,024 and at 64 tokens, with 1 and 2 threads in fp32; in bf16 on a GPU if
-there is one. Each round times every candidate once, in an order that rotates; what counts is the
-ratio inside a round, so that a slow moment of the machine hits all of them.
+there is one. Each round times every candidate once, in a seeded random order, so that none always
+finds the caches as the same other one left them; what counts is the ratio inside a round, so that
+a slow moment of the machine hits all of them.
 
     dense       one SwiGLU layer on as many rows as the experts get together: the same FLOPs in
                 three matrix products, no routing
+    dense, cut  the same products cut into as many rows as an expert gets, one weight for all:
+                what smaller products cost
+    experts     each expert's products on its rows, own weights, no routing: what reading so many
+                weights costs on top; what is left above it is routing
     read        the touched experts' weights read once (a sum over them): with few tokens the
                 floor that memory bandwidth sets
 """
@@ -14,6 +19,7 @@ ratio inside a round, so that a slow moment of the machine hits all of them.
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -68,21 +74,33 @@ def candidates(num_tokens: int, device: str, dtype: torch.dtype) -> Candidates:
             made[f"HF {mode}"] = huggingface(mode).to(device, dtype)
     for backend in BACKENDS:
         made[f"ours {backend}"] = ours(backend).to(device, dtype)
-    gate, up, down = (
-        weight.to(device, dtype)
-        for weight in (torch.randn(HIDDEN, DIM), torch.randn(HIDDEN, DIM), torch.randn(DIM, HIDDEN))
-    )
     rows = torch.randn(num_tokens * TOP_K, DIM, device=device, dtype=dtype)
+    weights = [swiglu_weights(device, dtype) for _ in range(NUM_EXPERTS)]
+    cut = rows.chunk(NUM_EXPERTS)
     experts = ours("auto").to(device, dtype).experts
-    made["dense"] = lambda _: F.linear(F.silu(F.linear(rows, gate)) * F.linear(rows, up), down)
+    made["dense"] = lambda _: swiglu(rows, weights[0])
+    made["dense, cut"] = lambda _: torch.cat([swiglu(part, weights[0]) for part in cut])
+    made["experts"] = lambda _: torch.cat(list(map(swiglu, cut, weights)))
     made["read"] = lambda _: experts.up.sum() + experts.down.sum()
     return made
+
+
+def swiglu_weights(device: str, dtype: torch.dtype) -> list[Tensor]:
+    """Gate, up and down of one layer."""
+    shapes = ((HIDDEN, DIM), (HIDDEN, DIM), (DIM, HIDDEN))
+    return [torch.randn(shape, device=device, dtype=dtype) for shape in shapes]
+
+
+def swiglu(rows: Tensor, weights: list[Tensor]) -> Tensor:
+    """One feed-forward layer on `rows` [N, D]."""
+    gate, up, down = weights
+    return F.linear(F.silu(F.linear(rows, gate)) * F.linear(rows, up), down)
 
 
 def check(made: Candidates, x: Tensor) -> None:
     """All layers give the same; raises AssertionError where one does not."""
     tolerance = 1e-4 if x.dtype == torch.float32 else 2e-2
-    layers = [name for name in made if name not in ("dense", "read")]
+    layers = [name for name in made if name.startswith(("HF", "ours"))]
     wanted = made[layers[0]](x)
     for name in layers[1:]:
         torch.testing.assert_close(made[name](x), wanted, atol=tolerance, rtol=tolerance)
@@ -92,10 +110,10 @@ def seconds(
     made: Candidates, x: Tensor, num_rounds: int, clock: Callable[[], float]
 ) -> dict[str, list[float]]:
     """Duration of every candidate in every round, after three that do not count."""
-    names, taken = list(made), {name: [] for name in made}
+    taken: dict[str, list[float]] = {name: [] for name in made}
+    order = random.Random(0)
     for number in range(-3, num_rounds):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
+        for name in order.sample(list(made), len(made)):
             _wait(x)
             begin = clock()
             made[name](x)

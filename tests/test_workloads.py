@@ -1,4 +1,4 @@
-"""Whole trials beyond the forward pass: generating, translating, hard inputs."""
+"""Whole trials beyond the quickstart: generating, translating, hard inputs, two tasks, speech."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from bench import trial
+from bench.plan.matrix import make_plan
+from bench.plan.staleness import write_trials
 from bench.record import RECORD_NAME, Record, read_record
 
 BRIEF = (
@@ -74,9 +77,50 @@ def test_a_trial_generates(run: Run) -> None:
                 assert (metrics[f"infer/{name}_b{size}"].shown or 0) > 0
         # Keys and values: 2 blocks x 2 x 16 channels x 4 bytes
         assert metrics["infer/bytes_per_output_token_b1"].shown == pytest.approx(256, rel=0.3)
-        assert "no NVIDIA GPU" in str(metrics["infer/energy_j_per_output_token"].reason)
+        for key in ("infer/{}energy_j_per_output_token", "infer/{}energy_j_per_sample"):
+            assert metrics[key.format("")].shown is None  # the trial computes on the CPU
+            assert metrics[key.format("")].reason
+            assert key.format("cpu_") in metrics  # with a number only where RAPL can be read
     assert dense["infer/flops_share"].shown == 1
     assert (moe["infer/flops_share"].shown or 1) < 1
+
+
+@pytest.fixture
+def by_hand(tmp_path: Path) -> Callable[..., Record]:
+    """The record of one tiny trial, run in this process: without the command's start."""
+
+    def record(method: str, *words: str) -> Record:
+        plan = make_plan([f"method={method}", *words, *BRIEF, f"results={tmp_path}"])
+        (folder,) = write_trials([t for t in plan.trials if t.labels.method == method])
+        return trial.run(folder)
+
+    return record
+
+
+def test_a_trial_serves_two_tasks(by_hand: Callable[..., Record]) -> None:
+    """The record has each task's own quality, FLOPs and routing, the two of equal size."""
+    moe = by_hand("moe", "task=multitask")
+    assert moe.quality is not None
+    assert moe.quality.more == ["digits", "keywords"]
+    whole, *each = (moe.metrics[f"infer/quality{name}"] for name in ("", "_digits", "_keywords"))
+    assert {metric.unit for metric in each} == {whole.unit}
+    scores = [metric.shown for metric in each if metric.shown is not None]
+    assert sum(scores) / 2 == pytest.approx(whole.shown)  # as many samples of each
+    assert moe.points[0].metrics["infer/quality_digits"] == each[0]
+    by_task = moe.diagnostics["routing"]["by_task"]
+    assert [entry["task"] for entry in by_task] == ["digits", "keywords"]
+    assert sum(entry["num_samples"] for entry in by_task) == 8
+    for entry in by_task:
+        assert all(sum(gate["load"]) == pytest.approx(1) for gate in entry["gates"])
+
+
+def test_a_trial_hears_keywords(by_hand: Callable[..., Record]) -> None:
+    """Spectrograms are trained on, judged and measured like pictures."""
+    moe = by_hand("moe", "task=keywords")
+    assert (moe.status, moe.reason) == ("ok", None)
+    assert moe.metrics["infer/quality"].shown is not None
+    assert moe.metrics["infer/num_unknown_ops"].shown == 0
+    assert 0 < (moe.metrics["infer/flops_share"].shown or 1) < 1
 
 
 @pytest.mark.soak
@@ -93,6 +137,7 @@ def test_a_trial_translates(run: Run) -> None:
         quality = found[name].metrics["infer/quality"]
         assert quality.unit == "exact match %"
         assert quality.shown is not None
+        assert found[name].metrics["infer/quality_bleu"].unit == "BLEU"
         assert found[name].metrics["infer/num_unknown_ops"].shown == 0
 
 
@@ -104,5 +149,6 @@ def test_a_trial_meets_hard_inputs(run: Run) -> None:
     ].metrics
     for severity in range(1, 6):
         for quantity in ("quality", "flops_per_sample", "confidence", "dense_quality"):
-            assert metrics[f"infer/{quantity}_substitution_s{severity}"].shown is not None
+            assert metrics[f"infer/{quantity}_characters_s{severity}"].shown is not None
+    assert metrics["infer/num_robustness_samples"].shown == 512
     assert metrics["infer/confidence_unseen"].shown is not None
