@@ -60,15 +60,18 @@ class EnergyMeter:
     def measure(self, step: Step, seconds: float) -> EnergyReading:
         """Energy of whole passes of `step` for `seconds`, between two updates of the counter.
 
-        At least 5 s to develop, 10 s to publish. Raises WindowTooShort where fewer than 20 updates
-        fit, CounterStuck, CounterReset, NotExclusive, DriverFailed, and MeterStateError under a
-        profiler or dispatch mode. What `step` raises passes through.
+        At least 5 s to develop, 10 s to publish. The work begins at a random moment of the
+        counter's period, so that it shares no phase with the sensor.
+
+        Raises WindowTooShort where fewer than 20 updates fit, CounterStuck, CounterReset,
+        NotExclusive, DriverFailed, and MeterStateError under a profiler or dispatch mode. What
+        `step` raises passes through.
         """
         refuse_if_watched("energy")
         known = self.known(seconds, step)
         refuse_if_short(seconds, known)
         window = Window(self.rig, known)
-        window.begin()
+        window.begin(self.rig.vary.uniform(0, known.update_period_s))
         try:
             num_passes = run_for(self.rig, step, seconds)
         except BaseException:

@@ -1,14 +1,13 @@
 """Several windows per method, in turn with the dense baseline's, and the ratio of their energies.
 
-Windows start at random moments of the counter's period: a load whose period matches that of a
-sensor which looks only part of the time (Yang et al., SC'24) is otherwise misread the same way in
-every window.
+The work of each window starts at a random moment of the counter's period (`EnergyMeter.measure`): a
+load whose period matches that of a sensor which looks only part of the time (Yang et al., SC'24) is
+otherwise misread the same way in every window.
 """
 
 from __future__ import annotations
 
 import math
-import random
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -93,10 +92,7 @@ class Compared:
 def repeat(meter: EnergyMeter, candidate: Step, seconds: float, windows: int = WINDOWS) -> Repeats:
     """`windows` readings of one model, at random moments. Raises what `measure` does."""
     meter.heat_up(candidate, seconds)
-    found, vary = Repeats(), random.Random()
-    for _ in range(windows):
-        found.readings.append(_dephased(meter, candidate, seconds, vary))
-    return found
+    return Repeats([meter.measure(candidate, seconds) for _ in range(windows)])
 
 
 def compare_energy(
@@ -113,16 +109,9 @@ def compare_energy(
 
     meter.known(seconds, both)
     meter.heat_up(both, seconds)
-    found, vary = Compared(), random.Random()
+    found = Compared()
     for number in range(windows):
         order = ((found.candidate, candidate), (found.baseline, baseline))
         for repeats, step in order if number % 2 == 0 else reversed(order):
-            repeats.readings.append(_dephased(meter, step, seconds, vary))
+            repeats.readings.append(meter.measure(step, seconds))
     return found
-
-
-def _dephased(meter: EnergyMeter, step: Step, seconds: float, vary: random.Random) -> EnergyReading:
-    """A window that begins somewhere in the counter's period."""
-    period_s = meter.known(seconds, step).update_period_s
-    meter.rig.clock.sleep(vary.uniform(0, period_s))
-    return meter.measure(step, seconds)

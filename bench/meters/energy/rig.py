@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -28,6 +29,7 @@ class Rig:
     clock: Clock
     launches: Launches
     poll: Poll
+    vary: random.Random = field(default_factory=random.Random)  # the process's own stays as it is
 
     def start_polling(self, every_s: float) -> Polling:
         """Counter and power every `every_s` seconds from now on, beside what this thread does."""

@@ -1,7 +1,10 @@
 """One stretch of work between two updates of the counter.
 
-    wait for an update -> start t0 -> work -> its end t1 -> wait for the next update t2
-    energy = C(t2) - C(t0) - power after the work x (t2 - t1)
+    update t0 -> a pause -> work from t1 to t2 -> wait for the next update t3
+    energy = C(t3) - C(t0) - power before the work x (t1 - t0) - power after it x (t3 - t2)
+
+The pause is random (see `repeats`): work that always began right after an update would keep one
+phase of the sensor's.
 
 The work itself sets no limit to its length: a fixed duration of passes, or a whole training.
 """
@@ -30,7 +33,7 @@ MIN_UPDATES = 20  # per window
 SLACK = 0.98  # the calibrated period is itself measured
 COVERAGE = 2.0  # standard deviations for 95 %
 SHORTEST_POLL_S = 0.02
-TAIL_SAMPLES = 10  # of power, per period, after the work
+TAIL_SAMPLES = 10  # of power, per period, before and after the work
 
 
 class Window:
@@ -43,13 +46,14 @@ class Window:
         self._left_out: list[tuple[float, float]] = []
         self._polling: Polling | None = None
 
-    def begin(self) -> None:
-        """Wait for idle and for an update of the counter."""
+    def begin(self, pause_s: float = 0.0) -> None:
+        """Wait for idle and for an update of the counter, and then `pause_s` longer."""
         rig = self._rig
         rig.launches.drain()
         rig.board.refuse_if_shared()
         self._before_c = rig.board.temperature_c
         self._start = wait_for_sharp_edge(rig.board, rig.clock, self._known.update_period_s)
+        self._head = self._idling(pause_s)
         self._polling = rig.start_polling(self._poll_s)
         self.start_s = rig.clock.now_s()
 
@@ -78,9 +82,9 @@ class Window:
         rig.board.refuse_if_shared()
         window_s = end_s - self.start_s
         self._refuse(samples, window_s)
-        tail_w = float(np.mean([sample.power_w for sample in tail]))
-        around_s = (edge.time_s - end_s) + (self.start_s - self._start.time_s)
-        counted_j = (edge.energy_mj - self._start.energy_mj) / 1e3 - tail_w * around_s
+        around_s = (self.start_s - self._start.time_s, edge.time_s - end_s)
+        around_j = sum(_mean_w(t) * s for t, s in zip((self._head, tail), around_s, strict=True))
+        counted_j = (edge.energy_mj - self._start.energy_mj) / 1e3 - around_j
         left_out_j, left_out_s = self._taken_out(samples)
         gross_j = counted_j - left_out_j
         integral = integral_j(samples, self.start_s, end_s)
@@ -112,10 +116,23 @@ class Window:
         if silence_s > self._known.timeout_s + self._poll_s:
             raise CounterStuck(f"for {silence_s:.2g} s within the window")
 
+    def _idling(self, seconds: float) -> list[Sample]:
+        """Power while nothing is done for `seconds`."""
+        rig, samples = self._rig, [self._rig.sample()]
+        end_s = self._start.time_s + seconds
+        while (left_s := end_s - rig.clock.now_s()) > 0:
+            rig.clock.sleep(min(left_s, self._between_looks_s))
+            samples.append(rig.sample())
+        return samples
+
+    @property
+    def _between_looks_s(self) -> float:
+        return self._known.update_period_s / TAIL_SAMPLES
+
     def _tail(self) -> tuple[Edge, list[Sample]]:
         """The update after the work, and the power until then."""
         rig, tail = self._rig, [self._rig.sample()]
-        pause_s = self._known.update_period_s / TAIL_SAMPLES
+        pause_s = self._between_looks_s
 
         def look() -> None:
             if rig.clock.now_s() - tail[-1].time_s >= pause_s:
@@ -128,15 +145,20 @@ class Window:
         parts_j = [integral_j(samples, *between) or 0.0 for between in self._left_out]
         return sum(parts_j), sum(end_s - begin_s for begin_s, end_s in self._left_out)
 
-    def _deviation_j(self, edge: Edge, tail: list[Sample], around_s: float) -> float:
-        """One standard deviation: when the updates were, the counter's steps, the tail's power."""
-        powers = [sample.power_w for sample in tail]
+    def _deviation_j(self, edge: Edge, tail: list[Sample], around_s: tuple[float, float]) -> float:
+        """One standard deviation: when the updates were, the counter's steps, the idle powers."""
+        looks = (self._head, tail)
         looks_s = [each.width_s for each in (self._start, edge)]
-        when_j = float(np.mean(powers)) * math.hypot(*looks_s) / math.sqrt(12)
+        when_j = _mean_w(tail) * math.hypot(*looks_s) / math.sqrt(12)
         steps_j = self._known.resolution_mj / 1e3 / math.sqrt(6)
-        spread_w = float(np.std(powers, ddof=1)) if len(powers) > 1 else 0.0
-        tail_j = spread_w / math.sqrt(len(powers)) * around_s
-        return math.hypot(when_j, steps_j, tail_j)
+        apart_w = np.concatenate([[s.power_w - _mean_w(each) for s in each] for each in looks])
+        spread_w = math.sqrt(float((apart_w**2).sum()) / max(1, len(apart_w) - len(looks)))
+        idle_j = [spread_w * s / math.sqrt(len(t)) for t, s in zip(looks, around_s, strict=True)]
+        return math.hypot(when_j, steps_j, *idle_j)
+
+
+def _mean_w(samples: list[Sample]) -> float:
+    return float(np.mean([sample.power_w for sample in samples]))
 
 
 def refuse_if_short(seconds: float, known: Calibration) -> None:

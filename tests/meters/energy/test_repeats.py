@@ -6,7 +6,7 @@ import pytest
 
 from bench.meters.energy import EnergyMeter
 from bench.meters.energy.polling import Sample, integral_j
-from bench.meters.energy.repeats import compare_energy, repeat
+from bench.meters.energy.repeats import compare_energy
 from tests.fakes.nvml import FakeGpu
 
 
@@ -49,12 +49,21 @@ def test_windows_of_both_models_alternate():
     assert order == [a, b, b, a, a, b, b, a, a, b]
 
 
-def test_windows_begin_at_different_moments_of_the_counters_period():
-    """Random pauses up to one period: the edges of five windows do not share the load's phase."""
+def test_work_begins_at_different_moments_of_the_counters_period():
+    """Eight windows of 2 s: their first passes begin more than half of the period of 100 ms
+    apart."""
     gpu = FakeGpu()
+    phases: list[float] = []
+
+    def step() -> None:
+        phases.append((gpu.clock.now - gpu.begun_s) % gpu.update_s)
+        gpu.work(2.5)()
+
     meter = EnergyMeter("fake", gpu.rig())
-    found = repeat(meter, gpu.work(0.1), 2.0)
-    assert len({round(each.j_per_pass, 6) for each in found.readings}) > 1
+    meter.calibrate(2.0)
+    for _ in range(8):
+        meter.measure(step, 2.0)
+    assert max(phases) - min(phases) > 0.05
 
 
 def test_a_sensor_that_looks_part_of_the_time_is_caught():
