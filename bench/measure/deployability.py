@@ -108,13 +108,14 @@ def _host_syncs(subject: Subject, batch: Batch) -> Entry:
     subject.model.eval()(batch)
     torch.cuda.synchronize()
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        with warnings.catch_warnings(record=True) as heard:
-            warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")  # itself warns: it is a prototype
+        heard.clear()
+        try:
             subject.model(batch)
-    finally:
-        torch.cuda.set_sync_debug_mode(before)
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
     return {name: sum("synchroniz" in str(each.message) for each in heard)}
 
 
