@@ -1,69 +1,99 @@
-"""`python -m tests.depth FOLDER`: what depth is worth on `digits`, easy and hard samples apart.
+"""`python -m tests.depth FOLDER`: what depth is worth on each task, easy and hard samples apart.
 
-Reads the records of `condbench run experiment=depth` (six blocks and two, equal seeds) and prints
-docs/tasks.md's table: accuracy by difficulty, and the difference paired by seed with its 95 %
-interval (Student's t).
+Reads the records of `condbench run experiment=depth` and `experiment=depth_others` (two depths,
+equal seeds) and prints docs/tasks.md's tables: the score by difficulty, and how much better the
+deeper network is, paired by seed with its 95 % interval (Student's t).
 """
 
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.record import RECORD_NAME, read_record
-from bench.statistics import paired_interval
-from bench.tasks.digits import Digits
-
-DEPTHS = (6, 2)
-HARD, HARDEST = 0.5, 0.75  # difficulty from which a sample is called so
+from bench import plugins
+from bench.record import RECORD_NAME, Record, read_record
+from bench.statistics import Interval, paired_interval
 
 Scores = NDArray[np.float64]
+Members = NDArray[np.bool_]
+
+# Difficulty from which a sample is called hard and hardest; `text` does not state any.
+HARD = {
+    "digits": (0.5, 0.75),
+    "keywords": (0.5, 0.75),
+    "multitask": (0.5, 0.75),
+    "numbers": (0.5, 0.75),
+    "topics": (0.75, 0.875),
+}
 
 
-def accuracies(folder: Path, groups: dict[str, NDArray[np.bool_]]) -> dict[int, dict[int, Scores]]:
-    """{depth: {seed: accuracy in percent of each group, [G]}} of the records below `folder`."""
-    found: dict[int, dict[int, Scores]] = {depth: {} for depth in DEPTHS}
-    for path in folder.rglob(RECORD_NAME):
+def groups(task: str) -> dict[str, Members]:
+    """Which test samples are easy, hard and hardest, and all of them, by name and share."""
+    plugin = plugins.choices("task")[task].load()()
+    members = {"mean": np.ones(plugin.num_samples("test"), bool)}
+    if task in HARD:
+        difficulty = plugin.attributes("test")["difficulty"].numpy()
+        hard, hardest = (difficulty >= limit for limit in HARD[task])
+        members |= {"easy": ~hard, "hard": hard, "hardest": hardest}
+    return {f"{name} ({100 * which.mean():.0f} %)": which for name, which in members.items()}
+
+
+def table(scores: Mapping[str, Mapping[int, Scores]], names: list[str], higher: bool) -> list[str]:
+    """Lines of a table: {row: {seed: score of each group, [G]}}, the deeper network first.
+
+    The last row says how much better it is, above zero where it is, whether or not `higher` is.
+    """
+    deep, shallow = scores
+    seeds = sorted(scores[deep])
+    arrays = [np.array([scores[row][seed] for seed in seeds]) for row in (deep, shallow)]
+    better = (arrays[0] - arrays[1]) * (1 if higher else -1)  # [seeds, G]
+    gains = [paired_interval(each, np.zeros(len(seeds))) for each in better.T]
+    rows = [["", *(f"seed {seed}" for seed in seeds), *names]]
+    rows += [["---"] * len(rows[0])]
+    for row, array in zip(scores, arrays, strict=True):
+        rows.append([row, *map("{:.2f}".format, (*array[:, 0], *array.mean(0)))])
+    rows.append(["better by", *map("{:+.2f}".format, better[:, 0]), *map(_interval, gains)])
+    return [f"| {' | '.join(cells)} |" for cells in rows]
+
+
+def _interval(gain: Interval) -> str:
+    if gain.low is None:
+        return f"{gain.value:+.2f}"
+    return f"{gain.value:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]"
+
+
+def by_task(folder: Path) -> dict[str, list[tuple[Record, Scores]]]:
+    """The records below `folder` with the score of every test sample, [N]."""
+    found = defaultdict(list)
+    for path in sorted(folder.rglob(RECORD_NAME)):
         record = read_record(path)
         with np.load(path.with_name("raw.npz"), allow_pickle=False) as raw:
-            right = raw["quality_point0"]  # [N], 100 where the digit was recognised, else 0
-        scores = np.array([right[members].mean() for members in groups.values()])
-        found[record.config["backbone"]["depth"]][record.labels.seed] = scores
+            found[record.labels.task].append((record, raw["quality_point0"].astype(float)))
     return found
 
 
-def rows(folder: Path) -> list[list[str]]:
-    """The table's cells: one row per depth and one of differences; KeyError if a seed lacks one."""
-    difficulty = Digits().attributes("test")["difficulty"].numpy()
-    hard, hardest = difficulty >= HARD, difficulty >= HARDEST
-    groups = {"mean": difficulty >= 0, "easy": ~hard, "hard": hard, "hardest": hardest}
-    shares = [f"{name} ({100 * members.mean():.0f} %)" for name, members in groups.items()]
-    found = accuracies(folder, groups)
-    seeds = sorted(found[DEPTHS[0]])
-    full, shallow = (np.array([found[depth][seed] for seed in seeds]) for depth in DEPTHS)
-    gains = [paired_interval(a, b) for a, b in zip(full.T, shallow.T, strict=True)]
-    return [
-        ["", *(f"seed {seed}" for seed in seeds), *shares],
-        ["---"] * (1 + len(seeds) + len(groups)),
-        *(
-            [
-                f"{depth} blocks",
-                *(f"{s:.2f}" for s in scores[:, 0]),
-                *map("{:.2f}".format, scores.mean(0)),
-            ]
-            for depth, scores in zip(DEPTHS, (full, shallow), strict=True)
-        ),
-        [
-            "difference",
-            *(f"{gain:+.2f}" for gain in (full - shallow)[:, 0]),
-            *(f"{gain.value:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]" for gain in gains),
-        ],
-    ]
+def lines(task: str, trials: list[tuple[Record, Scores]]) -> list[str]:
+    """The table of one task; KeyError if a depth lacks a seed that the other has."""
+    members = groups(task)
+    rows: dict[int, dict[int, Scores]] = defaultdict(dict)
+    flops: dict[int, float] = {}
+    for record, scores in trials:
+        depth = record.config["backbone"]["depth"]
+        rows[depth][record.labels.seed] = np.array([scores[m].mean() for m in members.values()])
+        flops[depth] = record.metrics["infer/flops_per_sample"].shown or 0.0
+    named = {
+        f"{depth} blocks, {flops[depth] / 1e6:.2f} MFLOP": rows[depth]
+        for depth in sorted(rows, reverse=True)
+    }
+    return table(named, list(members), trials[0][0].quality.direction == "higher")
 
 
 if __name__ == "__main__":
-    for cells in rows(Path(sys.argv[1])):
-        print("| " + " | ".join(cells) + " |")
+    for task, trials in by_task(Path(sys.argv[1])).items():
+        print(f"\n{task}, {trials[0][0].metrics['infer/quality'].unit}\n")
+        print("\n".join(lines(task, trials)))
