@@ -1,8 +1,9 @@
 """Fine-grained and shared experts, balanced by a bias instead of an auxiliary loss.
 
-Dai et al. 2024 (DeepSeekMoE): many small experts, and some that every token passes. DeepSeek-AI
-2024 (DeepSeek-V3, section 2.1.2): sigmoid scores; a bias per expert joins the selection only and is
-nudged after every step, up for experts with less than the mean load, down for the others.
+Dai et al. 2024 (DeepSeekMoE): many small experts, and some that every token passes; softmax scores
+and a balance loss. DeepSeek-AI 2024 (DeepSeek-V3, section 2.1.2), the default here: sigmoid scores;
+a bias per expert joins the selection only and is nudged after every step, up for experts with less
+than the mean load, down for the others.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from bench.types import Backbone, Point, TaskSpec
 from methods import dispatch
 from methods.backbone.feedforward import FeedForward, GatedFeedForward
 from methods.experts import Experts, Router, expert_width
-from methods.gates import top_k
+from methods.gates import balance_loss, softmax, top_k
 
 
 @dataclass
@@ -28,10 +29,12 @@ class DeepSeekMoE:
     With the defaults a token spends half of the dense layer's FLOPs, (top_k + num_shared) x
     hidden_ratio = (3 + 1) / 8, plus the router's, out of 17/8 of its parameters.
 
-    `num_dense_layers`: so many layers, the first ones, stay dense (DeepSeekMoE-16B: 1).
+    `scores`: "sigmoid" with the chosen ones normalised (V3), or "softmax" over all experts as it is
+    (DeepSeekMoE-16B). `num_dense_layers`: so many layers, the first ones, stay dense (16B: 1).
     `num_groups`, `top_groups`: experts are chosen only from the best groups, a group's score being
-    the sum of its two best experts (1 of 1: off). `route_scale` multiplies the weights, which add
-    up to 1 before. `bias_rate` is the balancing step gamma.
+    the sum of its two best experts (1 of 1: off). `route_scale` multiplies the weights. `bias_rate`
+    is the balancing step gamma, `balance_weight` scales the balance loss instead (16B: 0.001).
+    Padding runs as in a dense layer, but counts neither in the load nor in the loss.
     """
 
     compaction = "tokens are sorted by expert, each expert runs its own"
@@ -41,11 +44,13 @@ class DeepSeekMoE:
     num_shared: int = 1
     hidden_ratio: float = 0.125
     activation: str = "gelu"
+    scores: str = "sigmoid"
     num_dense_layers: int = 0
     num_groups: int = 1
     top_groups: int = 1
     route_scale: float = 1.0
     bias_rate: float = 0.001
+    balance_weight: float = 0.0
     backend: str = "auto"
 
     def build(self, spec: TaskSpec, backbone: Backbone) -> nn.Module:
@@ -76,7 +81,7 @@ class DeepSeekMoE:
     def points(self) -> list[Point]:
         """Routed experts per token at inference, the trained number first."""
         others = sorted({1, 2, 6} - {self.top_k})
-        return [{"top_k": k} for k in (self.top_k, *others) if k <= self.num_experts]
+        return [{"top_k": k} for k in (self.top_k, *others) if k <= self._num_eligible]
 
     def set_point(self, model: nn.Module, point: Point) -> None:
         """Route every token to `point["top_k"]` experts from now on."""
@@ -84,12 +89,19 @@ class DeepSeekMoE:
             if isinstance(module, DeepSeekFFN):
                 module.top_k = int(point["top_k"])
 
+    @property
+    def _num_eligible(self) -> int:
+        """Experts that a token can choose from, those of the best groups."""
+        return self.num_experts // self.num_groups * self.top_groups
+
     def _check(self) -> None:
+        if self.scores not in ("sigmoid", "softmax"):
+            raise ValueError(f"scores are sigmoid or softmax, not {self.scores!r}, of the experts")
         if self.num_experts % self.num_groups or not 1 <= self.top_groups <= self.num_groups:
             raise ValueError(
                 f"{self.top_groups} of {self.num_groups} groups of {self.num_experts} experts"
             )
-        if not 1 <= self.top_k <= self.num_experts // self.num_groups * self.top_groups:
+        if not 1 <= self.top_k <= self._num_eligible:
             raise ValueError(f"top_k is {self.top_k}, but fewer experts can be chosen")
 
 
@@ -98,6 +110,7 @@ class DeepSeekFFN(nn.Module):
 
     bias: Tensor
     load: Tensor
+    takes_mask = True  # padding must not be balanced
 
     def __init__(
         self, dim: int, hidden: int, settings: DeepSeekMoE, *, name: str = "deepseek_moe"
@@ -112,25 +125,44 @@ class DeepSeekFFN(nn.Module):
         self.register_buffer("bias", torch.zeros(settings.num_experts))
         self.register_buffer("load", torch.zeros(settings.num_experts))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, D]; in training counts the experts' load."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """[B, T, D] -> [B, T, D]; in training counts the experts' load and adds the balance loss.
+
+        `mask` [B, T] is false in the padding.
+        """
         with region("router"):
-            score = self.router(x).sigmoid()  # [B, T, E]
+            score = self._scores(x)  # [B, T, E]
             best = top_k(self._in_best_groups(score.detach() + self.bias), self.top_k)
-            if self.training:
-                self.load += best.flatten(0, 1).sum(0)
             run = decide(self.name, probabilities=score, run=best, cost=self.experts.flops_per_row)
-            chosen = score * run
-            total = chosen.sum(-1, keepdim=True).clamp_min(1e-9)
-            weights = chosen / total * self.settings.route_scale
-        routed = dispatch.mix(
+            weights = self._weights(score, run)
+        y = dispatch.mix(
             x.flatten(0, 1),
             run.flatten(0, 1),
             weights.flatten(0, 1),
             self.experts,
             self.settings.backend,
         ).view_as(x)
-        return routed if self.shared is None else routed + self.shared.each()[0](x)
+        if self.shared is not None:
+            y = y + self.shared.each()[0](x)
+        if not self.training:
+            return y
+        real = slice(None) if mask is None else mask
+        score, best = score[real].flatten(0, -2), best[real].flatten(0, -2)  # [N, E]
+        self.load += best.sum(0)
+        if not self.settings.balance_weight:
+            return y
+        share = score / score.sum(-1, keepdim=True)
+        return y, self.settings.balance_weight * balance_loss(share, best)
+
+    def _scores(self, x: Tensor) -> Tensor:
+        logits = self.router(x)
+        return softmax(logits) if self.settings.scores == "softmax" else logits.sigmoid()
+
+    def _weights(self, score: Tensor, run: Tensor) -> Tensor:
+        chosen = score * run
+        if self.settings.scores == "sigmoid":
+            chosen = chosen / chosen.sum(-1, keepdim=True).clamp_min(1e-9)
+        return chosen * self.settings.route_scale
 
     def _in_best_groups(self, score: Tensor) -> Tensor:
         """`score` [..., E] with -inf outside the best groups."""

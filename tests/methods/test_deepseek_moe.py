@@ -93,6 +93,43 @@ def test_inference_counts_no_load() -> None:
     assert ffn.load.sum() == 4 * 2
 
 
+def test_padding_counts_no_load_but_runs() -> None:
+    """Two of four tokens are real, with two experts each; padding is computed all the same."""
+    ffn, x = layer().train(), torch.randn(1, 4, 8)
+    out = ffn(x, torch.tensor([[True, True, False, False]]))
+    assert ffn.load.sum() == 2 * 2
+    torch.testing.assert_close(out, ffn.eval()(x))
+
+
+def test_softmax_scores_weigh_as_they_are() -> None:
+    """DeepSeekMoE-16B: the chosen experts' probabilities among all, not normalised."""
+    ffn, x = layer(scores="softmax", num_shared=0, top_k=1), torch.randn(1, 5, 8)
+    best, e = ffn.router(x).softmax(-1).max(-1)
+    experts = ffn.experts.each()
+    wanted = torch.stack([best[0, t] * experts[e[0, t]](x[0, t]) for t in range(5)])[None]
+    torch.testing.assert_close(ffn(x), wanted)
+
+
+def test_balance_loss_by_hand() -> None:
+    """A router without preference costs the weight times 1, in training, real tokens only."""
+    ffn = layer(scores="softmax", balance_weight=0.5).train()
+    torch.nn.init.zeros_(ffn.router.weight)
+    _, aux_loss = ffn(torch.randn(1, 4, 8), torch.tensor([[True, True, False, False]]))
+    assert aux_loss.item() == pytest.approx(0.5)
+
+
+def test_points_stay_among_the_experts_of_the_best_groups(tiny_image) -> None:
+    """Two of eight groups of two hold four experts: nobody can choose six."""
+    method = DeepSeekMoE(num_experts=16, num_groups=8, top_groups=2)
+    assert [point["top_k"] for point in method.points()] == [3, 1, 2]
+    model = method.build(tiny_image.spec, tiny_image.backbone).eval()
+    for point in method.points():
+        method.set_point(model, point)
+        with routing.observe() as seen:
+            model(tiny_image.batch(2))
+        assert (seen.decisions[0].run.sum(-1) == point["top_k"]).all()
+
+
 def test_group_limited_selection_stays_in_the_best_groups() -> None:
     """With 1 of 4 groups, both experts come from the group whose two best scores add up to most."""
     ffn, x = layer(num_groups=4, top_groups=1), torch.randn(2, 9, 8)
@@ -120,9 +157,10 @@ def test_forced_decisions_are_obeyed() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"top_k": 17}, {"num_groups": 3}, {"num_groups": 8, "top_groups": 1}]
+    "settings",
+    [{"top_k": 17}, {"num_groups": 3}, {"num_groups": 8, "top_groups": 1}, {"scores": "tanh"}],
 )
 def test_impossible_settings_are_refused(tiny_image, settings: dict) -> None:
-    """More chosen than can be chosen, or groups that do not divide: ValueError."""
+    """More chosen than can be chosen, groups that do not divide, other scores: ValueError."""
     with pytest.raises(ValueError, match="experts"):
         DeepSeekMoE(**settings).build(tiny_image.spec, tiny_image.backbone)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import DeepseekV3Config, MixtralConfig
+from transformers import DeepseekV2Config, DeepseekV3Config, MixtralConfig
+from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Moe
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
 from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 
@@ -27,19 +28,20 @@ def copy_experts(ours: MoEFFN | DeepSeekFFN, theirs: torch.nn.Module) -> None:
     ours.experts.down.data.copy_(theirs.experts.down_proj.data.transpose(1, 2))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_mixtral_block(backend: str) -> None:
-    """MoE(activation=swiglu) equals MixtralSparseMoeBlock: top-2 of 8, outputs and gradients."""
-    config = MixtralConfig(hidden_size=16, intermediate_size=24, num_local_experts=8)
-    config._experts_implementation = "eager"
-    theirs = randomized(MixtralSparseMoeBlock(config))
-    ours = MoEFFN(16, 24, MoE(activation="swiglu", backend=backend)).eval()
+def copy_deepseek(ours: DeepSeekFFN, theirs: torch.nn.Module) -> None:
+    """Router, experts and shared expert, whose gate and up projections are one matrix here."""
     ours.router.weight.data.copy_(theirs.gate.weight.data)
     copy_experts(ours, theirs)
-    x = torch.randn(3, 7, 16)
-    wanted, got = theirs(x), ours(x)
-    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
-    direction = torch.randn(3, 7, 16)
+    shared = theirs.shared_experts
+    ours.shared.up.data[0] = torch.cat([shared.gate_proj.weight, shared.up_proj.weight]).T
+    ours.shared.down.data[0] = shared.down_proj.weight.T
+
+
+def must_learn_alike(
+    ours: MoEFFN | DeepSeekFFN, got: torch.Tensor, theirs: torch.nn.Module, wanted: torch.Tensor
+) -> None:
+    """The gradients of router and experts in a random direction of the outputs are equal."""
+    direction = torch.randn_like(wanted)
     mine = torch.autograd.grad(
         (got * direction).sum(), (ours.router.weight, ours.experts.up, ours.experts.down)
     )
@@ -52,8 +54,26 @@ def test_mixtral_block(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_mixtral_block(backend: str) -> None:
+    """MoE(activation=swiglu) equals MixtralSparseMoeBlock: top-2 of 8, outputs and gradients."""
+    config = MixtralConfig(hidden_size=16, intermediate_size=24, num_local_experts=8)
+    config._experts_implementation = "eager"
+    theirs = randomized(MixtralSparseMoeBlock(config))
+    ours = MoEFFN(16, 24, MoE(activation="swiglu", backend=backend)).eval()
+    ours.router.weight.data.copy_(theirs.gate.weight.data)
+    copy_experts(ours, theirs)
+    x = torch.randn(3, 7, 16)
+    wanted, got = theirs(x), ours(x)
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
+    must_learn_alike(ours, got, theirs, wanted)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_deepseek_v3_block(backend: str) -> None:
-    """DeepSeekMoE equals DeepseekV3MoE: groups, selection bias, scale and shared expert."""
+    """DeepSeekMoE equals DeepseekV3MoE: groups, selection bias, scale and shared expert.
+
+    Outputs and gradients.
+    """
     config = DeepseekV3Config(
         hidden_size=16,
         moe_intermediate_size=8,
@@ -78,11 +98,40 @@ def test_deepseek_v3_block(backend: str) -> None:
         backend=backend,
     )
     ours = DeepSeekFFN(16, 8, settings).eval()
-    ours.router.weight.data.copy_(theirs.gate.weight.data)
+    copy_deepseek(ours, theirs)
     ours.bias.copy_(theirs.gate.e_score_correction_bias)
-    copy_experts(ours, theirs)
-    shared = theirs.shared_experts
-    ours.shared.up.data[0] = torch.cat([shared.gate_proj.weight, shared.up_proj.weight]).T
-    ours.shared.down.data[0] = shared.down_proj.weight.T
     x = torch.randn(3, 7, 16)
-    torch.testing.assert_close(ours(x), theirs(x), atol=1e-5, rtol=1e-4)
+    wanted, got = theirs(x), ours(x)
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
+    must_learn_alike(ours, got, theirs, wanted)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_deepseek_softmax_block(backend: str) -> None:
+    """scores=softmax, DeepSeekMoE-16B's gate, equals DeepseekV2Moe without groups."""
+    config = DeepseekV2Config(
+        hidden_size=16,
+        num_attention_heads=2,
+        moe_intermediate_size=8,
+        n_routed_experts=16,
+        num_experts_per_tok=6,
+        n_shared_experts=2,
+        topk_method="greedy",
+        routed_scaling_factor=1.0,
+    )
+    config._experts_implementation = "eager"
+    theirs = randomized(DeepseekV2Moe(config))
+    settings = DeepSeekMoE(
+        num_experts=16,
+        top_k=6,
+        num_shared=2,
+        activation="swiglu",
+        scores="softmax",
+        backend=backend,
+    )
+    ours = DeepSeekFFN(16, 8, settings).eval()
+    copy_deepseek(ours, theirs)
+    x = torch.randn(3, 7, 16)
+    wanted, got = theirs(x), ours(x)
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
+    must_learn_alike(ours, got, theirs, wanted)

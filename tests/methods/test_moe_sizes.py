@@ -71,24 +71,31 @@ def test_parameters_are_the_published_ones(size: Any, total: int, active: int) -
     assert num_params - num_idle(made) == active
 
 
-@pytest.mark.parametrize("size", [MIXTRAL, DEEPSEEK])
-def test_a_real_layer_times_depth_is_twice_the_active_parameters(size: Any) -> None:
-    """One layer runs on 16 tokens: 2 FLOPs per active weight and token, and attention's products.
+def real_flops(made: Any, place: int) -> int:
+    """FLOPs (2 x MAC) of one layer on 16 tokens.
 
     Its weights are memory that was never written, so that only what is computed is real.
     """
-    made = model(*size)
-    block = made.blocks[-1]
+    block = made.blocks[place]
     real = block.to_empty(device="cpu") if next(block.parameters()).is_meta else block
-    state = State(torch.randn(1, LENGTH, made.dim))
     with torch.inference_mode():
-        spent = count(real, state).total
-    norms = sum(m.weight.numel() for m in real.modules() if isinstance(m, nn.RMSNorm))
-    active = sum(p.numel() for p in real.parameters()) - num_idle(real) - norms
-    attention = 4 * LENGTH**2 * made.dim  # scores and their mixing
-    assert spent == 2 * active * LENGTH + attention
-    if size == MIXTRAL:  # all layers alike: with the head, 2 FLOPs per active parameter
-        head = 2 * made.spec.num_outputs * made.dim
-        per_token = (spent - attention) // LENGTH * len(made.blocks) + head
-        embedding, all_norms = made.spec.num_outputs * made.dim, 65 * made.dim
-        assert per_token == 2 * (12_879_925_248 - embedding - all_norms)
+        return count(real, State(torch.randn(1, LENGTH, made.dim))).total
+
+
+@pytest.mark.parametrize(
+    ("size", "num_dense", "active"),
+    [(MIXTRAL, 0, 12_879_925_248), (DEEPSEEK, 1, 2_828_650_496)],
+)
+def test_real_layers_times_depth_are_twice_the_active_parameters(
+    size: Any, num_dense: int, active: int
+) -> None:
+    """One real layer of each kind, times how many there are, and the head: 2 FLOPs per active
+    weight and token, and attention's products. Embeddings and norms multiply nothing.
+    """
+    made = model(*size)
+    depth, head = len(made.blocks), 2 * made.spec.num_outputs * made.dim
+    spent = (depth - num_dense) * real_flops(made, -1)
+    spent += num_dense * real_flops(made, 0) if num_dense else 0
+    attention = depth * 4 * LENGTH**2 * made.dim  # scores and their mixing
+    unmultiplied = made.spec.num_outputs * made.dim + (2 * depth + 1) * made.dim
+    assert (spent - attention) // LENGTH + head == 2 * (active - unmultiplied)
