@@ -24,17 +24,27 @@ from bench.plugins import BrokenPlugin, Plugin
 
 DEFAULT_EXPERIMENT = "quickstart"
 Cell = tuple[PlannedTrial, PlannedTrial]  # a trial and the dense trial that it needs
+Place = tuple[str, str]  # a trial's folder and key
+Pairs = Sequence[tuple[Axis, Any]]  # what each axis takes in one cell
 
 __all__ = ["Plan", "PlanError", "make_plan"]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Trials in the order in which they run, and what was left out because a plugin is broken."""
+    """Trials in the order in which they run, and what was left out and why."""
 
     trials: list[PlannedTrial]
     left_out: list[str]
     retries: set[str]  # "invalid", "failed": what to run again beyond what is missing
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A cell of the matrix that cannot be planned: what the sweep takes there, and why not."""
+
+    cell: str  # "" where nothing is swept, or where all that a plugin does is left out
+    why: str
 
 
 def make_plan(arguments: Sequence[str] = ()) -> Plan:
@@ -50,36 +60,54 @@ def make_plan(arguments: Sequence[str] = ()) -> Plan:
 def _plan(composer: Composer, arguments: Sequence[str]) -> Plan:
     given = overrides.read(arguments, COMMAND_LINE, composer.choices)
     experiments = given.pop("experiment", None)
-    maker, cells, left_out = TrialMaker(), [], {}
+    maker, cells = TrialMaker(), []
+    refused: dict[str, list[str]] = {}  # each complaint, and the cells that it is about
     for experiment in experiments.values if experiments else [None]:
         for made in _matrix(composer, maker, experiment, given):
-            if isinstance(made, BrokenPlugin):
-                left_out[str(made)] = made
+            if isinstance(made, Refused):
+                refused.setdefault(made.why, []).append(made.cell)
             else:
                 cells.append(made)
+    left_out = [_complaint(why, about) for why, about in refused.items()]
     if not cells:
         raise PlanError("\n".join(left_out) or "the sweep is empty: there is no trial to plan")
     retries = {trial.config["retry"] for trial, _ in cells} - {""}
-    return Plan(_dense_first(cells), list(left_out), retries)
+    return Plan(_dense_first(cells), left_out, retries)
+
+
+def _complaint(why: str, cells: Sequence[str]) -> str:
+    """One line for all cells that are left out for one reason: the first one is named."""
+    more = f" (and {len(cells) - 1} more)" if len(cells) > 1 and cells[0] else ""
+    return f"{cells[0]}{more}: {why}" if cells[0] else why
 
 
 def _matrix(
     composer: Composer, maker: TrialMaker, experiment: str | None, given: dict[str, Axis]
-) -> Iterator[Cell | BrokenPlugin]:
-    """The cells of one experiment; a combination whose plugin is broken yields the reason."""
+) -> Iterator[Cell | Refused]:
+    """The cells of one experiment; what cannot be planned yields the reason."""
     start = [experiment] if experiment else []
     axes = {**composer.swept_by(experiment), **given} if experiment else given
     values = [axis for axis in axes.values() if not axis.composed]
+    groups = [axis for axis in axes.values() if axis.composed]
     dense = plugins.find("method", "dense")
-    for choices in product(*(axis.values for axis in axes.values() if axis.composed)):
+    for choices in product(*(axis.values for axis in groups)):
+        chose = list(zip(groups, choices, strict=True))
         try:
             config, names = composer.chosen([*start, *choices])
             chosen = composer.plugins_of(config)
             variants = _variants(composer, chosen, names)
-            for resolved in composer.expand(config, values):
-                yield _cell(maker, _named(resolved, experiment), chosen, dense, variants)
+            points = product(*(axis.values for axis in values))
+            for resolved, point in zip(composer.expand(config, values), points, strict=True):
+                takes = [*chose, *zip(values, point, strict=True)]
+                yield _cell(maker, _named(resolved, experiment), chosen, dense, variants, takes)
         except BrokenPlugin as error:
-            yield error
+            yield Refused("", str(error))
+
+
+def _swept(takes: Pairs) -> str:
+    """What tells one cell from the others: "method=moe task.length=1"."""
+    swept = [(axis, value) for axis, value in takes if len(axis.values) > 1]
+    return " ".join(str(v) if axis.composed else f"{axis.key}={v}" for axis, v in swept)
 
 
 def _variants(
@@ -99,16 +127,18 @@ def _cell(
     chosen: dict[str, Plugin],
     dense: Plugin,
     variants: dict[str, Variant],
-) -> Cell:
+    takes: Pairs,
+) -> Cell | Refused:
     try:
         typed(config)
         layout.check_name(config["name"])
         dense_twin = maker.dense_twin(config, chosen, dense, variants)
         return maker.make(config, chosen, variants), dense_twin
     except (ValueError, LookupError) as error:
-        raise PlanError(str(error)) from error
+        return Refused(_swept(takes), str(error))
     except TypeError as error:  # +key=value, past the schema
-        raise PlanError(f"{COMMAND_LINE}: + adds what nothing reads: {error}") from error
+        why = f"{COMMAND_LINE}: + adds what nothing reads: {error}"
+        return Refused(_swept(takes), why)
 
 
 def _named(config: dict[str, Any], experiment: str | None) -> dict[str, Any]:
@@ -119,9 +149,14 @@ def _named(config: dict[str, Any], experiment: str | None) -> dict[str, Any]:
 
 
 def _dense_first(cells: Iterable[Cell]) -> list[PlannedTrial]:
-    """Trials grouped by the dense trial they need, that one first; each key once."""
-    groups: dict[str, dict[str, PlannedTrial]] = {}
+    """Trials grouped by the dense trial they need, that one first; each once in each place."""
+    groups: dict[Place, dict[Place, PlannedTrial]] = {}
     for trial, dense in cells:
-        group = groups.setdefault(dense.key, {dense.key: dense})
-        group.setdefault(trial.key, trial)
+        group = groups.setdefault(_place(dense), {_place(dense): dense})
+        group.setdefault(_place(trial), trial)
     return [trial for group in groups.values() for trial in group.values()]
+
+
+def _place(trial: PlannedTrial) -> Place:
+    """The same trial under two names, or below two results folders, is two."""
+    return str(trial.folder), trial.key

@@ -104,7 +104,7 @@ class TrialMaker:
         others = {kind: variant for kind, variant in variants.items() if kind != "method"}
         names = tuple(sorted((kind, variant.name) for kind, variant in others.items()))
         return self._once(
-            ("dense", identity.canonical(same), names),
+            ("dense", identity.canonical(same), names, config["results"], config["name"]),
             lambda: self.make(
                 {**config, "method": self._defaults(dense)}, {**plugins, "method": dense}, others
             ),

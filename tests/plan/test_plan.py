@@ -49,6 +49,16 @@ def test_the_dense_model_is_an_implicit_trial(house: House) -> None:
     assert cells("method=moe") == ["digits/dense/0", "digits/moe/0"]
 
 
+@pytest.mark.parametrize("key", ["name", "results"])
+def test_a_sweep_over_where_results_go_plans_every_place(house: House, key: str) -> None:
+    """The same trial in two places is two trials, each place with its dense model first."""
+    trials = make_plan(["method=moe", f"{key}=a,b"]).trials
+    places = [(trial.config[key], trial.labels.method) for trial in trials]
+    assert places == [("a", "dense"), ("a", "moe"), ("b", "dense"), ("b", "moe")]
+    assert len({trial.folder for trial in trials}) == 4
+    assert {trial.labels.experiment for trial in trials} == {t.config["name"] for t in trials}
+
+
 def test_dense_settings_of_one_group_are_those_of_its_methods(house: House) -> None:
     """Another training recipe is another dense model, with a checkpoint of its own."""
     trials = make_plan(["method=moe", "train.steps=10,20"]).trials

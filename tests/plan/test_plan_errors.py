@@ -215,6 +215,30 @@ def test_a_task_without_its_data_is_left_out_by_name(house: House) -> None:
     assert "FileNotFoundError: no archive in ~/data" in plan.left_out[0]
 
 
+def test_one_refused_value_of_a_sweep_leaves_the_rest(house: House) -> None:
+    """A cell whose settings are refused is named by its values and left out; the others are."""
+    plan = make_plan(["method=dense,moe", "task.canvas=8,16", "measure.rounds=0,2"])
+    assert [trial.config["measure"]["rounds"] for trial in plan.trials] == [2, 2, 2, 2]
+    # 2 methods x 2 canvases share one complaint, said once with the first of its cells
+    assert plan.left_out == [
+        "method=dense task.canvas=8 measure.rounds=0 (and 3 more): measure.rounds=0: must be at "
+        "least 1"
+    ]
+
+
+def test_a_plugin_that_refuses_one_value_leaves_the_rest(house: House) -> None:
+    """What the plugin's own check says is said with the value that it is about."""
+    plan = make_plan(["method=moe", "method.num_experts=0,2"])
+    assert plan.left_out == ["method.num_experts=0: method=moe: no expert"]
+    assert [trial.labels.variant for trial in plan.trials] == ["", "num_experts=2"]
+
+
+def test_a_sweep_of_nothing_but_refused_values_says_each(house: House) -> None:
+    """With nothing left to plan the message has a line for each cause."""
+    said = refused("method=moe", "method.num_experts=0,-1", "measure.rounds=0")
+    assert said == "method.num_experts=0 (and 1 more): measure.rounds=0: must be at least 1"
+
+
 def test_every_broken_plugin_of_an_empty_plan_is_named(house: House) -> None:
     """When nothing is left to plan, the message is why."""
     house.offer("method", one="no_such_module_here:One", two="no_such_module_here:Two")
