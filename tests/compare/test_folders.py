@@ -214,6 +214,7 @@ def test_energy_is_judged_where_both_have_it(tree) -> None:
             "method.num_experts 8 -> 16",
         ),
         (lambda c: c["environment"].update(num_threads=2), "threads 1 -> 2"),
+        (lambda c: c["environment"].update(world_size=2), "devices that trained together 1 -> 2"),
         (lambda c: c["environment"].update(gpus=[{"name": "H200"}]), "number of GPUs 0 -> 1"),
         (lambda c: c["environment"].update(cpu_model="EPYC"), "processor Xeon -> EPYC"),
         (lambda c: c["environment"].update(num_cores=4), "number of cores 2 -> 4"),
