@@ -20,8 +20,8 @@ import queue
 import sys
 import threading
 import traceback
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,14 +63,20 @@ class Worker:
         threads = trial.config.gpu.threads or environment.num_physical_cores()
         self.held.enter_context(pinned_threads(threads))
         try:
-            subject, _ = prepare(trial, lambda phase, share: None)
+            with repeatable():
+                subject, _ = prepare(trial, lambda phase, share: None)
+                quality = _quality(subject)
         except Unsupported as answer:
             return {"protocol": PROTOCOL, "skipped": str(answer) or "unsupported"}
         config = trial.config.measure
         inputs = choose_inputs(subject.task, config.num_inputs, config.batch_sizes, subject.device)
-        told = {"protocol": PROTOCOL, **_quality(subject), "counts": _counts(subject, inputs)}
+        told = {"protocol": PROTOCOL, **quality, "counts": _counts(subject, inputs)}
         self._ready(subject, inputs)
-        told["environment"] = {"num_threads": threads, "gpus": environment.gpus()}
+        told["environment"] = {
+            "num_threads": threads,
+            "gpus": environment.gpus(),
+            "versions": environment.versions(),
+        }
         return told
 
     def _ready(self, subject: Subject, inputs: Inputs) -> None:
@@ -104,13 +110,28 @@ class Worker:
     def quality(self, folder: str) -> Answer:
         """Train the trial in `folder`, another seed, and say how well it does."""
         trial = read_trial(Path(folder))
-        with pinned_threads(trial.config.gpu.threads or environment.num_physical_cores()):
+        threads = trial.config.gpu.threads or environment.num_physical_cores()
+        with pinned_threads(threads), repeatable():
             subject, _ = prepare(trial, lambda phase, share: None)
             return _quality(subject)
 
     def block(self, work: str, passes: int) -> Answer:
         """Seconds of `passes` passes, to their end on the device."""
         return {"seconds": self.watch.measure(partial(self.works[work], passes)).host_s}
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """Sums in one order, where torch has such a kernel: equal code is to train equal models.
+
+    On a GPU atomic additions differ from run to run. Never on while timing: these kernels are not
+    those that `condbench run` times.
+    """
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def _run(model: Callable[[Any], object], batches: list[Any], num_passes: int) -> None:
