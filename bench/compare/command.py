@@ -19,6 +19,7 @@ def compare(arguments: argparse.Namespace) -> int:
     """Run what the command line asks for; the exit code. Raises BadInput and OSError."""
     sides: list[str] = arguments.sides
     if arguments.exact:
+        _refuse_with_exact(arguments)
         return _exact(sides, update=arguments.update)
     if arguments.update:
         raise BadInput("--update rewrites golden trials: condbench compare --exact --update")
@@ -36,6 +37,13 @@ def compare(arguments: argparse.Namespace) -> int:
     if arguments.out:
         print("written:", *write(verdict, arguments.out), file=sys.stderr)
     return verdict.exit_code
+
+
+def _refuse_with_exact(arguments: argparse.Namespace) -> None:
+    """Raise BadInput for options that golden trials have no use for."""
+    for name in ("rev", "rerun", "out"):
+        if getattr(arguments, name):
+            raise BadInput(f"--{name} does not go with --exact, which compares golden trials")
 
 
 def write(verdict: Verdict, out: Path) -> list[Path]:

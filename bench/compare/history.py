@@ -86,7 +86,8 @@ def night(verdict: Verdict, when_unix_s: float) -> dict[str, Any]:
 
 
 def _metric(row: Row) -> dict[str, Any]:
-    ratio = row.ratio
+    taken_back = row.rerun is not None and row.judgement != "regressed"
+    ratio = row.rerun if taken_back else row.ratio  # of the measurement that counts
     return {
         "value": row.candidate,
         "unit": row.unit,
@@ -114,7 +115,8 @@ def read(path: Path) -> list[History]:
 
 def _read_one(path: Path) -> History:
     history = History(path.stem)
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    # Only a line feed ends a line: names may hold what splitlines() takes for another end.
+    lines = path.read_text(encoding="utf-8", errors="replace").removesuffix("\n").split("\n")
     for number, line in enumerate(lines, start=1):
         try:
             history.nights.append(_night(line))

@@ -67,7 +67,7 @@ def table(history: History) -> str:
             for name in columns
             for key in ("value", "ratio")
         ]
-        start = [_when(night), neutral(str(night["candidate"])), night["outcome"]]
+        start = [_when(night), neutral(str(night["candidate"])), neutral(night["outcome"])]
         writer.writerow([*start, night.get("canary_s"), *cells])
     return stream.getvalue()
 

@@ -30,6 +30,9 @@ def test_the_exit_code_is_the_verdict(tree, tmp_path, capsys) -> None:
         (["compare", "--update", "one", "two"], "compare --exact --update"),
         (["compare", "--exact", "one", "two"], "at most one folder"),
         (["compare", "--rev", "a", "b", "--rerun", "c"], "--rerun is for folders"),
+        (["compare", "--exact", "--rev", "a", "b"], "--rev does not go with --exact"),
+        (["compare", "--exact", "--rerun", "c"], "--rerun does not go with --exact"),
+        (["compare", "--exact", "--out", "c"], "--out does not go with --exact"),
         (["trend", "nowhere"], "no history"),
     ],
 )

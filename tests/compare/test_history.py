@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -67,6 +68,28 @@ def test_a_damaged_night_is_named_and_left_out(tmp_path, change) -> None:
     assert "Left out" in trend(path)[0].read_text()
 
 
+def test_only_a_line_feed_ends_a_night(tmp_path) -> None:
+    """A name with a line separator of Unicode stays in its line."""
+    odd = verdict(1.0)
+    odd.candidate = "a\u2028b\x85c\x0cd"
+    path = history.append(tmp_path, odd, 1.0)
+    history.append(tmp_path, verdict(1.0), 2.0)
+    (found,) = history.read(path)
+    assert (len(found.nights), found.problems) == (2, [])
+    assert found.nights[0]["candidate"] == odd.candidate
+
+
+@pytest.mark.parametrize(("said", "kept"), [("equal", 1.01), ("regressed", 1.08)])
+def test_the_ratio_of_a_night_is_that_which_counts(tmp_path, said, kept) -> None:
+    """+8 % that the rerun took back to +1 % is kept as +1 %; what it confirmed, as first seen."""
+    night = verdict(1.08, said)
+    night.rows = [replace(night.rows[0], rerun=Interval(1.01, 1.0, 1.02, 30, "bootstrap"))]
+    path = history.append(tmp_path, night, 1.0)
+    (metric,) = json.loads(path.read_text())["metrics"].values()
+    low = {1.01: 1.0, 1.08: 1.07}[kept]
+    assert (metric["ratio"], metric["low"]) == pytest.approx((kept, low))
+
+
 def test_the_default_lies_outside_the_checkout(monkeypatch, tmp_path) -> None:
     """Runners clean their checkout: the history lies in the user's data folder."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
@@ -113,8 +136,10 @@ def test_a_foreign_name_is_only_text(tmp_path) -> None:
     """A night whose commit is a tag or a formula shows as text on the page and in the CSV."""
     evil = verdict(1.0)
     evil.candidate = "=1+1<script>alert(1)</script>"
-    history.append(tmp_path, evil, 1.0)
+    path = history.append(tmp_path, evil, 1.0)
+    path.write_text(path.read_text().replace('"outcome": "inconclusive"', '"outcome": "=2+2"'))
     page, _, table = trend(tmp_path)
+    assert next(csv.DictReader(table.read_text().splitlines()))["outcome"] == "'=2+2"
     assert "<script>" not in page.read_text()
     assert next(csv.DictReader(table.read_text().splitlines()))["commit"].startswith("'=")
 
