@@ -151,6 +151,8 @@ def _told(reading: EnergyReading) -> dict[str, Any]:
         "uncertainty": reading.uncertainty,
         "integral_j": reading.integral_j,
         "temperature_c": list(reading.temperature_c),
+        "sm_mhz": reading.state.sm_mhz if reading.state else None,
+        "memory_mhz": reading.state.memory_mhz if reading.state else None,
         "events": list(reading.state.events) if reading.state else [],
         "grade": reading.grade,
         "reason": reading.reason,

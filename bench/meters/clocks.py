@@ -101,10 +101,20 @@ def read_state(nvml: Any, handle: Any) -> DeviceState:
     return DeviceState(
         sm_mhz=ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
         memory_mhz=ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM),
-        temperature_c=ask("nvmlDeviceGetTemperatureV", nvml.NVML_TEMPERATURE_GPU),
+        temperature_c=temperature_c(ask, nvml),
         power_w=None if power_mw is None else power_mw / 1000,
         events=tuple(name for name, bit in named.items() if bits & bit),
     )
+
+
+def temperature_c(ask: Callable[..., Any], nvml: Any) -> int | None:
+    """Degrees of the chip through `ask(function, *arguments)`; drivers before R565 know the older
+    function only."""
+    for function in ("nvmlDeviceGetTemperatureV", "nvmlDeviceGetTemperature"):
+        found = ask(function, nvml.NVML_TEMPERATURE_GPU)
+        if found is not None:
+            return int(found)
+    return None
 
 
 def _uuid(device: torch.device) -> str:

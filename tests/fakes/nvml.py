@@ -89,6 +89,7 @@ class FakeGpu:
         self.tau_s = self.phase_s = self.latency_s = self.noise_w = 0.0
         self.latency_s, self.part_s, self.gain = 0.001, None, 1.0
         self.quantum_mj, self.limit_w, self.temperature_c = 1, 700.0, 40
+        self.event_bits = 0
         self.scope, self.mig, self.utilisation = "gpu", 0, 0
         self.pids: list[int] = []
         self.errors: dict[Any, int] = {}
@@ -192,7 +193,8 @@ class FakeGpu:
             "nvmlDeviceGetFieldValues": self._fields,
             "nvmlDeviceGetName": lambda: "NVIDIA Fake",
             "nvmlDeviceGetUUID": lambda: "GPU-fake",
-            "nvmlDeviceGetCurrentClocksEventReasons": lambda: 0,
+            "nvmlDeviceGetTemperature": lambda sensor: self.temperature_c,
+            "nvmlDeviceGetCurrentClocksEventReasons": lambda: self.event_bits,
         }
         for name, answer in answers.items():
             setattr(stand_in, name, self._function(name, answer))

@@ -22,7 +22,7 @@ def driver(bits=0, **answers):
     def refuse(*arguments):
         raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
 
-    for name in ("ClockInfo", "TemperatureV", "PowerUsage"):
+    for name in ("ClockInfo", "TemperatureV", "Temperature", "PowerUsage"):
         answer = answers.get(name)
         setattr(
             stand_in, f"nvmlDeviceGet{name}", refuse if answer is None else lambda *a, v=answer: v
@@ -36,6 +36,12 @@ def test_a_state_holds_what_the_driver_tells():
     assert (state.sm_mhz, state.memory_mhz, state.power_w) == (1980, 1980, 512.3)
     assert state.temperature_c is None
     assert state.slowdown is None
+
+
+@pytest.mark.parametrize("function", ["TemperatureV", "Temperature"])
+def test_the_temperature_is_asked_as_the_driver_knows_it(function):
+    """Drivers before R565 answer the older function only."""
+    assert read_state(driver(**{function: 41}), handle=0).temperature_c == 41
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from bench.meters.clocks import DeviceState, read_state
+from bench.meters.clocks import DeviceState, read_state, temperature_c
 from bench.meters.energy.polling import Clock, Sample
 from bench.meters.energy.refusals import (
     DriverFailed,
@@ -124,7 +124,7 @@ class Board:
     @property
     def temperature_c(self) -> int | None:
         """Degrees of the chip; None where the driver does not tell."""
-        return self.ask("nvmlDeviceGetTemperatureV", self._nvml.NVML_TEMPERATURE_GPU)
+        return temperature_c(self.ask, self._nvml)
 
     @property
     def power_limit_w(self) -> float | None:

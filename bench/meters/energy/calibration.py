@@ -24,7 +24,7 @@ Step = Callable[[], object]  # one whole pass over a list of batches
 NUM_EDGES = 20
 FIRST_EDGE_S = 2.0  # the longest wait while the update period is unknown
 FINE_S = 0.002  # between polls that find the period under load
-HEATING_C_PER_S = 0.1  # steady below: 1 C in 10 s
+HEATING_STRETCH_S = 10.0
 LONGEST_HEATING_S = 60.0
 
 
@@ -72,30 +72,42 @@ def calibrate(rig: Rig, idle_s: float, step: Step | None = None) -> Calibration:
     )
 
 
-def heat_up(rig: Rig, step: Step, seconds: float) -> bool:
+def heat_up(rig: Rig, step: Step, seconds: float) -> bool | None:
     """Run `step` until the chip warms by less than 1 C in 10 s; whether that was reached in 60 s.
 
-    Looked at every `seconds`. Leakage grows with temperature: without it the first method measured
-    seems the most economical. True without a thermometer.
+    A thermometer shows whole degrees, so that shorter stretches than 10 s say nothing. Leakage
+    grows with temperature: without it the first method measured seems the most economical. None
+    without a thermometer, after `seconds`.
     """
-    begun_s = rig.clock.now_s()
-    while rig.clock.now_s() - begun_s < LONGEST_HEATING_S:
-        before_s, before_c = rig.clock.now_s(), rig.board.temperature_c
+    begun_s, before_c = rig.clock.now_s(), rig.board.temperature_c
+    if before_c is None:
         run_for(rig, step, seconds)
-        after_c, took_s = rig.board.temperature_c, rig.clock.now_s() - before_s
-        if before_c is None or after_c is None or (after_c - before_c) / took_s < HEATING_C_PER_S:
+        return None
+    while rig.clock.now_s() - begun_s < LONGEST_HEATING_S:
+        run_for(rig, step, max(seconds, HEATING_STRETCH_S))
+        after_c = rig.board.temperature_c
+        if after_c is None:
+            return None
+        if after_c - before_c < 1:
             return True
+        before_c = after_c
     return False
 
 
 def run_for(rig: Rig, step: Step, seconds: float) -> int:
     """Run whole passes for at least `seconds` and wait for the last; their number."""
+    num_passes = launch_for(rig, step, seconds)
+    rig.launches.drain()
+    return num_passes
+
+
+def launch_for(rig: Rig, step: Step, seconds: float) -> int:
+    """Launch whole passes for at least `seconds`; their number. The last one may still run."""
     begun_s, num_passes = rig.clock.now_s(), 0
     while num_passes == 0 or rig.clock.now_s() - begun_s < seconds:
         step()
         rig.launches.bound()
         num_passes += 1
-    rig.launches.drain()
     return num_passes
 
 

@@ -33,17 +33,20 @@ class MatrixLoad:
         host_s, device_s = self._timed(20 * TRIES)
         return host_s / device_s
 
-    def _products(self, num: int) -> None:
+    def _launch(self, num: int) -> None:
         with torch.inference_mode():
             for _ in range(num):
                 torch.mm(self._matrix, self._matrix)
+
+    def _products(self, num: int) -> None:
+        self._launch(num)
         torch.cuda.synchronize(self.device)
 
     def _timed(self, num: int) -> tuple[float, float]:
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         started_s = time.monotonic()
         begin.record(torch.cuda.current_stream(self.device))
-        self._products(num)
+        self._launch(num)
         end.record(torch.cuda.current_stream(self.device))
         end.synchronize()
         return time.monotonic() - started_s, begin.elapsed_time(end) / 1e3

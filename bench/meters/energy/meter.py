@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from typing import Any, Self
 
 from bench.meters.energy.board import Device
-from bench.meters.energy.calibration import Calibration, Step, calibrate, heat_up, run_for
+from bench.meters.energy.calibration import Calibration, Step, calibrate, heat_up, launch_for
 from bench.meters.energy.reading import EnergyReading
 from bench.meters.energy.rig import Rig, open_rig
 from bench.meters.energy.window import Window, refuse_if_short
@@ -33,7 +33,7 @@ class EnergyMeter:
         self._stack = ExitStack()
         self.rig = rig or self._stack.enter_context(open_rig(device))
         self._known: Calibration | None = None
-        self.is_warm: bool | None = None  # temperature settled; None before anything was heated
+        self.is_warm: bool | None = None  # temperature settled; None without a thermometer or heat
 
     def __enter__(self) -> Self:
         return self
@@ -73,7 +73,8 @@ class EnergyMeter:
         window = Window(self.rig, known)
         window.begin(self.rig.vary.uniform(0, known.update_period_s))
         try:
-            num_passes = run_for(self.rig, step, seconds)
+            num_passes = launch_for(self.rig, step, seconds)
+            window.note_state()
         except BaseException:
             window.stop()
             raise

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.meters.clocks import DeviceState
 from bench.meters.energy.calibration import Calibration
 from bench.meters.energy.edges import (
     Edge,
@@ -45,6 +46,7 @@ class Window:
         self._poll_s = poll_s or max(SHORTEST_POLL_S, calibration.update_period_s / 2)
         self._left_out: list[tuple[float, float]] = []
         self._polling: Polling | None = None
+        self._state: DeviceState | None = None
 
     def begin(self, pause_s: float = 0.0) -> None:
         """Wait for idle and for an update of the counter, and then `pause_s` longer."""
@@ -56,6 +58,10 @@ class Window:
         self._head = self._idling(pause_s)
         self._polling = rig.start_polling(self._poll_s)
         self.start_s = rig.clock.now_s()
+
+    def note_state(self) -> None:
+        """Look at clocks and throttling now, while work is queued: afterwards the board idles."""
+        self._state = self._rig.board.state
 
     def leaving_out(self, probe: Callable[..., Any]) -> Callable[..., Any]:
         """`probe` with its own energy and time taken out of the window's."""
@@ -101,7 +107,7 @@ class Window:
             device=rig.board.device,
             scope=rig.board.scope,
             temperature_c=(self._before_c, rig.board.temperature_c),
-            state=rig.board.state,
+            state=self._state or rig.board.state,
             trace=tuple(samples),
         )
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pynvml
 import pytest
 
 from bench.meters.energy import EnergyMeter
@@ -64,6 +67,59 @@ def test_work_begins_at_different_moments_of_the_counters_period():
     for _ in range(8):
         meter.measure(step, 2.0)
     assert max(phases) - min(phases) > 0.05
+
+
+def warming(c_per_s: float, until_s: float = 1e9):
+    """A board that warms, and a pass of 0.1 s on it; its meter."""
+    gpu = FakeGpu()
+
+    def step() -> None:
+        gpu.work(0.1)()
+        gpu.temperature_c = 40 + int(c_per_s * min(until_s, gpu.clock.now - gpu.begun_s))
+
+    return gpu, EnergyMeter("fake", gpu.rig()), step
+
+
+def test_heating_ends_when_ten_seconds_bring_less_than_a_degree():
+    """0.3 C/s for 25 s: the stretches of 10 s bring 3, 3, 1 and 0 degrees, however short the
+    windows are; a thermometer of whole degrees shows nothing in 2 s."""
+    gpu, meter, step = warming(0.3, until_s=25.0)
+    meter.heat_up(step, 2.0)
+    assert meter.is_warm is True
+    assert 40 <= gpu.clock.now - gpu.begun_s < 41
+
+
+def test_a_board_that_never_settles_is_given_up_after_a_minute():
+    """0.3 C/s without an end: not settled."""
+    gpu, meter, step = warming(0.3)
+    meter.heat_up(step, 2.0)
+    assert meter.is_warm is False
+    assert 60 <= gpu.clock.now - gpu.begun_s < 71
+
+
+def test_without_a_thermometer_nobody_knows():
+    """Neither settled nor not."""
+    gpu, meter, step = warming(0.0)
+    gpu.errors = dict.fromkeys(("nvmlDeviceGetTemperatureV", "nvmlDeviceGetTemperature"), 3)
+    meter.heat_up(step, 2.0)
+    assert meter.is_warm is None
+
+
+def test_a_throttle_under_load_is_seen_although_it_ends_with_the_load():
+    """The state is read while the last pass runs: the board that idles afterwards shows none."""
+    gpu = FakeGpu()
+
+    class Queue:
+        """Passes end when they are waited for."""
+
+        def bound(self) -> None:
+            gpu.event_bits = pynvml.nvmlClocksEventReasonHwThermalSlowdown
+
+        def drain(self) -> None:
+            gpu.event_bits = 0
+
+    meter = EnergyMeter("fake", replace(gpu.rig(), launches=Queue()))
+    assert meter.measure(gpu.work(0.1), 2.0).state.events == ("HwThermalSlowdown",)
 
 
 def test_a_sensor_that_looks_part_of_the_time_is_caught():
