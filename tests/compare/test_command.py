@@ -51,8 +51,9 @@ def test_revisions_run_the_nightly_unless_told_otherwise() -> None:
 
 def test_the_simulation_says_rates_and_power() -> None:
     """Every figure that the documentation promises is printed, with the bound of a zero."""
-    text = "\n".join(report(num_nights=20))
+    text = "\n".join(figure.text for figure in report(num_nights=20))
     assert "K=20, first look" in text
     assert "K=30, first look" in text
     assert "0 of 20 (at most 15.00%)" in text
-    assert "16 metrics: green in" in text
+    assert "two processes differ by 1% of their own" in text
+    assert "16 metrics and 2 controls: green in" in text

@@ -5,7 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.compare.simulate import STEP, Night, first_look, green_nights, one_night, outcomes
+from bench.compare import simulate
+from bench.compare.simulate import (
+    STEP,
+    Ends,
+    Night,
+    Outcomes,
+    first_look,
+    one_night,
+    outcomes,
+    report,
+    unchanged_nights,
+)
+from bench.nightly.run import nightly
 
 NUM_NIGHTS = 1000
 
@@ -37,8 +49,56 @@ def test_an_unchanged_metric_alarms_in_no_more_than_its_share() -> None:
 
 
 def test_an_unchanged_program_is_green() -> None:
-    """Sixteen unchanged metrics are all green in 95 % of nights."""
-    assert green_nights(100) >= 0.95
+    """In 95 % of nights sixteen unchanged metrics are green and the controls are equal."""
+    ends = unchanged_nights(100)
+    assert ends.green >= 0.95
+    assert ends.green + ends.void + ends.red <= 1
+
+
+@pytest.mark.parametrize(
+    ("controls", "canary", "metrics", "end"),
+    [
+        (["equal", "equal"], "inconclusive", ["equal", "improved"], "green"),
+        (["equal", "improved"], "equal", ["equal"], "void"),
+        (["equal", "inconclusive"], "equal", ["regressed"], "void"),
+        (["equal"], "improved", ["equal"], "void"),
+        (["equal"], "equal", ["equal", "regressed"], "red"),
+        (["equal"], "equal", ["equal", "inconclusive"], "inconclusive"),
+    ],
+)
+def test_a_simulated_night_ends_as_a_real_one(controls, canary, metrics, end) -> None:
+    """A control that is not equal, or a canary that differs, voids it: see Verdict.outcome."""
+    assert simulate._end(metrics, controls, canary) == end
+
+
+@pytest.mark.parametrize(
+    ("first", "both", "ends", "missed"),
+    [
+        ((0.0, 0.99), (0.99, 0.95), (0.99, 0.01, 0.0), []),
+        ((0.006, 0.99), (0.99, 0.95), (0.99, 0.01, 0.0), ["false alarms", "false alarms"]),
+        ((0.0, 0.94), (0.99, 0.95), (0.99, 0.01, 0.0), ["power at K=30"]),
+        ((0.0, 0.99), (0.99, 0.89), (0.99, 0.01, 0.0), ["power after confirmation"]),
+        ((0.0, 0.99), (0.99, 0.95), (0.94, 0.06, 0.0), ["green nights"]),
+    ],
+)
+def test_a_target_that_is_missed_is_exit_code_1(
+    first, both, ends, missed, monkeypatch, capsys
+) -> None:
+    """The command fails by its own targets, and names them; processes that differ have none."""
+
+    def outcome(change: float, *_: object, offset: float = 0.0) -> Outcomes:
+        suspected, confirmed = both if change else (0.0, 0.0)
+        return Outcomes(suspected, 0.5 * confirmed if offset else confirmed, 1.0)
+
+    def end(_: int, offset: float) -> Ends:
+        return Ends(0.5, 0.5, 0.0) if offset else Ends(*ends)
+
+    monkeypatch.setattr(simulate, "first_look", lambda change, *_: first[1 if change else 0])
+    monkeypatch.setattr(simulate, "outcomes", outcome)
+    monkeypatch.setattr(simulate, "unchanged_nights", end)
+    assert [name for figure in report() for name in figure.missed] == missed
+    assert nightly([], simulate=True) == (1 if missed else 0)
+    assert ("missed: " in capsys.readouterr().out) == bool(missed)
 
 
 def test_noise_that_is_too_strong_shows() -> None:
