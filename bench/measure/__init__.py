@@ -36,8 +36,8 @@ from bench.measure.saving import measure_saving
 from bench.measure.speed import measure_speed
 from bench.measure.subject import Findings, Metrics, OnPhase, Subject
 from bench.meters.canary import canary_s
-from bench.meters.memory import storage_bytes
 from bench.meters.peak import measured_peak_flops
+from bench.meters.storages import storage_bytes
 from bench.record import PointResult, missing
 from bench.types import Point
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
 from bench.measure.inputs import Inputs
 from bench.measure.subject import Metrics, Subject
+from bench.meters.guard import MeterStateError
 from bench.meters.memory import InferenceMemory, inference_memory, largest_batch
 from bench.meters.parameters import active_params, resident_params
 from bench.record import Metric, missing
@@ -26,17 +29,37 @@ def measure_footprint(subject: Subject, inputs: Inputs) -> Metrics:
         "model/active_params_per_sample": _active(subject, inputs),
     }
     for size, batches in inputs.by_size.items():
-        seen = [inference_memory(subject.model, batch) for batch in batches[:NUM_BATCHES]]
-        highest = max(seen, key=lambda each: each.peak_tensor_bytes)
-        metrics[f"infer/peak_tensor_bytes_b{size}"] = _bytes(highest.peak_tensor_bytes)
-        metrics |= _device_memory(highest, size)
+        metrics |= _peak(subject, batches[:NUM_BATCHES], size)
     metrics["infer/largest_batch"] = _largest_batch(subject, inputs)
     return metrics
 
 
+def _peak(subject: Subject, batches: Sequence[Batch], size: int) -> Metrics:
+    """The highest peak of some batches, in doubt where one of them was not seen whole."""
+    key = f"infer/peak_tensor_bytes_b{size}"
+    try:
+        seen = [inference_memory(subject.model, batch) for batch in batches]
+    except MeterStateError as error:  # of a window that allocated nothing, for example
+        return {key: missing("bytes", str(error))}
+    highest = max(seen, key=lambda each: each.peak_tensor_bytes)
+    doubt = next((each.window.doubt for each in seen if each.window.doubt), None)
+    peak = _bytes(highest.peak_tensor_bytes)
+    if doubt is not None:
+        peak = peak.model_copy(update={"valid": False, "reason": doubt})
+    return {key: peak, **_device_memory(highest, size)}
+
+
 def _active(subject: Subject, inputs: Inputs) -> Metric:
-    """Parameters that one sample reads, the mean over the first inputs alone."""
-    counts = active_params(subject.model, inputs.samples[:NUM_ACTIVE_INPUTS])
+    """Parameters that one sample reads, the mean over the first inputs alone.
+
+    The model ran before, so what goes wrong under this meter is the meter's own limit.
+    """
+    try:
+        counts = active_params(subject.model, inputs.samples[:NUM_ACTIVE_INPUTS])
+    except MeterStateError as error:
+        return missing("count", str(error))
+    except Exception as error:
+        return missing("count", f"cannot be observed: {type(error).__name__}: {_first_line(error)}")
     return Metric(value=float(np.mean(counts)), unit="count")
 
 
@@ -67,7 +90,14 @@ def _largest_batch(subject: Subject, inputs: Inputs) -> Metric:
     def run(size: int) -> None:
         subject.model(repeated(sample, size))
 
-    return Metric(value=largest_batch(run), unit="count")
+    try:
+        return Metric(value=largest_batch(run), unit="count")
+    except Exception as error:  # a kernel's own limit, not that of the memory
+        return missing("count", f"it ended with {type(error).__name__}: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def repeated(sample: Batch, size: int) -> Batch:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from bench.meters.clocks import is_exclusive
 from bench.meters.guard import MeterStateError, refuse_if_dispatch_watched
 from bench.meters.stopwatch import device_of
+from bench.meters.storages import storage_bytes
+from bench.meters.threads import noticing
 from bench.meters.time import evaluating
 
 Work = Callable[[], object]
@@ -36,6 +38,7 @@ class Window:
     """What one piece of work allocated, in bytes. The last three exist on a GPU only."""
 
     peak_bytes: int  # live tensors above what was live at the start
+    doubt: str | None = None  # why the peak is only a lower bound
     reserved_bytes: int | None = None  # the caching allocator's segments, at their peak
     device_used_bytes: int | None = None  # growth of the whole device's use; None unless exclusive
     non_torch_bytes: int | None = None  # device_used - growth of reserved: context, libraries
@@ -71,10 +74,14 @@ class TrainingMemory:
 def peak_tensor_bytes(work: Work, device: torch.device | str = "cpu") -> int:
     """Bytes that `work` allocates at its peak above what is live before; runs it twice.
 
-    Raises MeterStateError under a profiler or dispatch mode, and when `work` allocates nothing.
+    Raises MeterStateError under a profiler or dispatch mode, when `work` allocates nothing, and
+    when other threads worked for it, whose memory was not seen.
     """
     work()
-    return watch(work, device).peak_bytes
+    window = watch(work, device)
+    if window.doubt:
+        raise MeterStateError(window.doubt)
+    return window.peak_bytes
 
 
 def inference_memory(model: nn.Module, batch: Any) -> InferenceMemory:
@@ -125,23 +132,17 @@ def watch(work: Work, device: torch.device | str = "cpu", prepare: Work = lambda
     """What `work` allocates on `device`; runs it exactly once, without a dry run.
 
     `prepare` runs first and is not counted. A CPU block that `work` frees counts only if it was
-    allocated in `prepare`: the profiler knows no older blocks. Raises MeterStateError under a
-    profiler or dispatch mode, and when nothing was allocated.
+    allocated in `prepare`: the profiler knows no older blocks. What other threads allocate on a
+    CPU is not seen: the window's `doubt` names them. Raises MeterStateError under a profiler or
+    dispatch mode, and when nothing was allocated.
     """
     refuse_if_dispatch_watched("memory")
     device = torch.device(device)
     gc.collect()
     window = _on_gpu(work, prepare, device) if device.type == "cuda" else _on_cpu(work, prepare)
-    if window.peak_bytes == 0:
+    if window.peak_bytes == 0 and window.doubt is None:
         raise MeterStateError("memory: the window allocated nothing, so it measured nothing")
     return window
-
-
-def storage_bytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes of the storages behind `tensors`, each storage once, however many views share it."""
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
-    storages.pop(0, None)  # empty storages have no address
-    return sum(storages.values())
 
 
 def largest_batch(run: Callable[[int], object], *, limit: int = 65536) -> int:
@@ -193,7 +194,7 @@ def _on_cpu(work: Work, prepare: Work) -> Window:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler chatters on stderr otherwise
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         prepare()
-        with record_function(MARK):
+        with noticing() as others, record_function(MARK):
             work()
     events = profiler.profiler.kineto_results.events()
     start_ns = next(event.start_ns() for event in events if event.name() == MARK)
@@ -207,7 +208,9 @@ def _on_cpu(work: Work, prepare: Work) -> Window:
     for _, num_bytes in sorted(in_window, key=lambda change: change[0]):
         live += num_bytes
         peak = max(peak, live)
-    return Window(peak)
+    names = ", ".join(dict.fromkeys(others))
+    doubt = f"memory of work in other threads ({names}) was not seen" if others else None
+    return Window(peak, doubt)
 
 
 def _on_gpu(work: Work, prepare: Work, device: torch.device) -> Window:

@@ -2,33 +2,36 @@
 
 Threads started, and work submitted to a thread pool, by code that is being counted carry a ledger
 and the region they were sent from. A thread that was there before and works by itself carries
-none: if it used CPU time meanwhile, the count is flagged (where /proc tells). Other processes, and
-kernels that are launched without a torch op, are not seen.
+none: if it used CPU time meanwhile, the count is flagged. Meters that can only see their own
+thread notice the same events (`noticing`). Other processes, and kernels that are launched without
+a torch op, are not seen.
 """
 
 from __future__ import annotations
 
+import _thread
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from bench import routing
+from bench.meters.busy_threads import Lookout
 from bench.meters.ledger import Ledger
 from bench.meters.tally import Tally
 
-# What an idle thread may burn (wake up, look, sleep on) before it counts as working.
-_IDLE_NS, _IDLE_SHARE = 300_000, 0.02
 _LAST_LINES_S = 0.2
 
 _start, _submit = threading.Thread.start, ThreadPoolExecutor.submit
+_start_bare = _thread.start_new_thread
 _patching = threading.RLock()
 _num_counts = 0  # counts in progress, in all threads
+_num_watches = 0  # those, and windows that only notice
+_here = threading.local()  # `noticed`: names for a meter of this thread; `is_hiring`: see below
 
 
 def is_counting() -> bool:
@@ -47,19 +50,33 @@ def following(tally: Tally) -> Iterator[None]:
 
     Afterwards flags threads that are not finished, and threads that worked unseen.
     """
-    _patch(+1)
-    before, begin_ns = _cpu_times_ns(), time.perf_counter_ns()
+    _patch(+1, counts=1)
+    lookout = Lookout()
     try:
         yield
     finally:
-        _patch(-1)
+        _patch(-1, counts=-1)
     if not _finished(tally):
         tally.flag("thread::unfinished")
-    allowed_ns = _IDLE_NS + _IDLE_SHARE * (time.perf_counter_ns() - begin_ns)
-    for thread, now_ns in _cpu_times_ns().items():
-        seen = thread.native_id in tally.followed or thread not in before
-        if not seen and now_ns - before[thread] > allowed_ns:
+    for thread in lookout.busy():
+        if thread.native_id not in tally.followed:
             tally.flag(f"thread::{thread.name}")
+
+
+@contextmanager
+def noticing() -> Iterator[list[str]]:
+    """Names of other threads that this one starts or sends work to inside, or that work by
+    themselves; complete at the end."""
+    names: list[str] = []
+    before, _here.noticed = getattr(_here, "noticed", None), names
+    _patch(+1)
+    lookout = Lookout()
+    try:
+        yield names
+    finally:
+        _patch(-1)
+        _here.noticed = before
+        names += [thread.name for thread in lookout.busy()]
 
 
 def _finished(tally: Tally) -> bool:
@@ -70,38 +87,53 @@ def _finished(tally: Tally) -> bool:
     return tally.num_carried == 0
 
 
-def _patch(change: int) -> None:
-    """Count one in or out; the first in replaces the two doors to other threads, the last out
+def _patch(change: int, counts: int = 0) -> None:
+    """Count one in or out; the first in replaces the three doors to other threads, the last out
     puts them back."""
-    global _num_counts
+    global _num_counts, _num_watches
     with _patching:
-        _num_counts += change
-        counting = _num_counts > 0
-        threading.Thread.start = _start_carrying if counting else _start  # type: ignore
-        ThreadPoolExecutor.submit = _submit_carrying if counting else _submit  # type: ignore
+        _num_counts += counts
+        _num_watches += change
+        watching = _num_watches > 0
+        threading.Thread.start = _start_carrying if watching else _start  # type: ignore
+        ThreadPoolExecutor.submit = _submit_carrying if watching else _submit  # type: ignore
+        _thread.start_new_thread = _start_bare_carrying if watching else _start_bare
 
 
 def _start_carrying(thread: threading.Thread) -> None:
-    ledger = _ledger_here()
-    if ledger is not None and not getattr(_pool, "is_hiring", False):
-        thread.run = _carrying(ledger.tally, thread.run)  # type: ignore[method-assign]
+    # A pool's worker outlives the work: only the work is noticed and carries a ledger.
+    if not getattr(_here, "is_hiring", False):
+        _notice(thread.name)
+        ledger = _ledger_here()
+        if ledger is not None:
+            thread.run = _carrying(ledger.tally, thread.run)  # type: ignore[method-assign]
     _start(thread)
 
 
-_pool = threading.local()  # a pool's worker outlives the work: only the work carries a ledger
+def _start_bare_carrying(function: Callable, *args: Any, **kwargs: Any) -> int:
+    _notice("a bare thread")
+    ledger = _ledger_here()
+    carried = function if ledger is None else _carrying(ledger.tally, function)
+    return _start_bare(carried, *args, **kwargs)
 
 
 def _submit_carrying(
     pool: ThreadPoolExecutor, function: Callable, /, *args: Any, **kwargs: Any
 ) -> Future:
+    _notice("a thread pool")
     ledger = _ledger_here()
-    if ledger is None:
-        return _submit(pool, function, *args, **kwargs)
-    _pool.is_hiring = True
+    carried = function if ledger is None else _carrying(ledger.tally, function)
+    _here.is_hiring = True
     try:
-        return _submit(pool, _carrying(ledger.tally, function), *args, **kwargs)
+        return _submit(pool, carried, *args, **kwargs)
     finally:
-        _pool.is_hiring = False
+        _here.is_hiring = False
+
+
+def _notice(name: str) -> None:
+    noticed = getattr(_here, "noticed", None)
+    if noticed is not None:
+        noticed.append(name)
 
 
 def _ledger_here() -> Ledger | None:
@@ -125,19 +157,3 @@ def _carrying(tally: Tally, function: Callable) -> Callable:
                 tally.num_carried -= 1
 
     return carried
-
-
-def _cpu_times_ns() -> dict[threading.Thread, int]:
-    """CPU time of every other Python thread that the operating system tells."""
-    here = threading.current_thread()
-    others = [thread for thread in threading.enumerate() if thread is not here]
-    times = {thread: _cpu_time_ns(thread) for thread in others}
-    return {thread: spent for thread, spent in times.items() if spent is not None}
-
-
-def _cpu_time_ns(thread: threading.Thread) -> int | None:
-    try:
-        text = Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text(encoding="ascii")
-        return int(text.split()[0])
-    except (OSError, ValueError):
-        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import _disable_current_modes
 
+from bench.measure import footprint
 from bench.measure.crosscheck import measure_crosscheck, unseen_flops
 from bench.measure.footprint import measure_footprint, repeated
 from bench.measure.inputs import Inputs
@@ -72,6 +74,62 @@ def test_the_largest_batch_is_a_question_for_a_gpu() -> None:
     found = measure_footprint(*given(Halves()))["infer/largest_batch"]
     assert found.value is None
     assert "no GPU" in found.reason
+
+
+def test_a_pass_that_allocates_nothing_has_no_peak() -> None:
+    """A model that hands its input on ends no trial: the peak is missing, with the reason."""
+
+    class HandsOn(nn.Module):
+        def forward(self, batch: Batch) -> Output:
+            return Output(batch.inputs)
+
+    found = measure_footprint(*given(HandsOn()))["infer/peak_tensor_bytes_b1"]
+    assert found.value is None
+    assert "allocated nothing" in found.reason
+
+
+def test_work_in_other_threads_leaves_the_peak_in_doubt() -> None:
+    """The number is kept as a lower bound; what that thread read is not known at all."""
+
+    class Aside(Halves):
+        def forward(self, batch: Batch) -> Output:
+            with ThreadPoolExecutor(1) as pool:
+                return pool.submit(super().forward, batch).result()
+
+    found = measure_footprint(*given(Aside()))
+    peak = found["infer/peak_tensor_bytes_b1"]
+    assert peak.value == 512  # the 128 weights, and nothing of the pass
+    assert peak.shown is None
+    assert "other threads (a thread pool" in peak.reason
+    assert "other threads" in found["model/active_params_per_sample"].reason
+
+
+def test_what_only_the_meter_cannot_do_ends_no_trial() -> None:
+    """A model that refuses dispatch modes has no active parameters, and says why."""
+
+    class Refuses(Halves):
+        def forward(self, batch: Batch) -> Output:
+            if torch.utils._python_dispatch._get_current_dispatch_mode() is not None:
+                raise TypeError("no modes here")
+            return super().forward(batch)
+
+    found = measure_footprint(*given(Refuses()))["model/active_params_per_sample"]
+    assert found.value is None
+    assert "TypeError: no modes here" in found.reason
+
+
+def test_a_batch_that_fails_for_another_reason_has_no_largest_size(monkeypatch) -> None:
+    """A kernel's own limit is no full device."""
+
+    def refuse(run: object) -> int:
+        raise RuntimeError("invalid configuration argument\nmore words")
+
+    monkeypatch.setattr(footprint, "largest_batch", refuse)
+    subject, inputs = given(Halves())
+    subject.device = SimpleNamespace(type="cuda")
+    found = footprint._largest_batch(subject, inputs)  # type: ignore[arg-type]
+    assert found.value is None
+    assert found.reason == "it ended with RuntimeError: invalid configuration argument"
 
 
 def test_a_repeated_sample_is_a_batch_of_copies() -> None:

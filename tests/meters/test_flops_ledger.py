@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import sys
 import threading
 import time
@@ -84,6 +85,7 @@ def test_counting_changes_neither_results_nor_random_numbers(
 def test_nothing_is_left_after_an_exception() -> None:
     """A model that raises leaves no mode, no patch and no active count."""
     start, submit = threading.Thread.start, ThreadPoolExecutor.submit
+    bare = _thread.start_new_thread
     kernel = cond_op.py_kernels[torch._C.DispatchKey.Autograd]
 
     def fails() -> None:
@@ -95,6 +97,7 @@ def test_nothing_is_left_after_an_exception() -> None:
     assert not is_active()
     assert _get_current_dispatch_mode_stack() == []
     assert (start, submit) == (threading.Thread.start, ThreadPoolExecutor.submit)
+    assert bare is _thread.start_new_thread
     assert cond_op.py_kernels[torch._C.DispatchKey.Autograd] is kernel
 
 
@@ -240,6 +243,33 @@ def test_work_of_a_thread_that_was_there_before_is_flagged() -> None:
     orders.put(False)
     thread.join()
     assert counted.unknown_ops == {"thread::older": 1}
+
+
+def test_a_thread_that_only_looks_around_is_no_work() -> None:
+    """A poller that wakes every 20 ms does not make a count of tenths of a second incomplete."""
+    stop = threading.Event()
+
+    def poll() -> None:
+        while not stop.wait(0.02):
+            pass
+
+    thread = threading.Thread(target=poll)
+    thread.start()
+    counted = count(time.sleep, 0.5)
+    stop.set()
+    thread.join()
+    assert counted.complete
+
+
+def test_a_thread_without_an_object_is_counted_too() -> None:
+    """`_thread.start_new_thread` is a door of its own."""
+    answers: Queue[Tensor] = Queue()
+
+    def model() -> Tensor:
+        _thread.start_new_thread(lambda: answers.put(product()), ())
+        return answers.get()
+
+    assert count(model, strict=True).macs == 60
 
 
 def test_work_that_is_not_finished_is_flagged() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
@@ -12,10 +15,10 @@ from bench.meters.memory import (
     inference_memory,
     largest_batch,
     peak_tensor_bytes,
-    storage_bytes,
     training_memory,
     watch,
 )
+from bench.meters.storages import storage_bytes
 from bench.types import Batch
 
 KIB, MIB = 2**10, 2**20
@@ -86,6 +89,40 @@ def test_a_window_that_allocates_nothing_measured_nothing():
     """No number instead of 0."""
     with pytest.raises(MeterStateError, match="allocated nothing"):
         peak_tensor_bytes(lambda: None)
+
+
+def in_a_thread():
+    """16 MiB in a thread of its own, 40 bytes here."""
+    kept = []
+    thread = threading.Thread(target=lambda: kept.append(torch.zeros(4 * MIB)), name="aside")
+    thread.start()
+    thread.join()
+    return kept, torch.zeros(10)
+
+
+def test_memory_of_another_thread_is_not_missed_in_silence():
+    """The profiler sees one thread: what others allocate makes the peak a lower bound."""
+    assert watch(in_a_thread).doubt == "memory of work in other threads (aside) was not seen"
+    with pytest.raises(MeterStateError, match="aside"):
+        peak_tensor_bytes(in_a_thread)
+
+
+def test_memory_of_a_thread_pool_is_not_missed_in_silence():
+    """Nor is work that goes to a worker which was there before."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(torch.zeros, 1).result()
+        window = watch(lambda: (pool.submit(torch.zeros, 4 * MIB).result(), torch.zeros(10)))
+    assert "a thread pool" in window.doubt
+
+
+def test_the_window_of_one_thread_is_in_no_doubt():
+    """Threads that wait, this process has some, are none that work."""
+    release = threading.Event()
+    thread = threading.Thread(target=release.wait)
+    thread.start()
+    assert watch(big).doubt is None
+    release.set()
+    thread.join()
 
 
 def test_it_refuses_under_a_dispatch_mode():
@@ -180,6 +217,25 @@ def test_shared_storage_counts_once():
     base = torch.zeros(1000)
     assert storage_bytes([base, base[10:], base.view(10, 100), torch.empty(0)]) == 4000
     assert storage_bytes([]) == 0
+
+
+@pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
+def test_sparse_storages_are_values_and_indices():
+    """Of 8 x 8 numbers 8 are stored, 32 bytes, with int64 places: 2 x 8 (COO), 9 + 8 (CSR, CSC).
+
+    In blocks of 4 x 4 two blocks are 128 bytes, with 3 + 2 places.
+    """
+    eight, nine, ones = torch.arange(8), torch.arange(9), torch.ones(8)
+    assert storage_bytes([torch.sparse_coo_tensor(eight.repeat(2, 1), ones)]) == 32 + 16 * 8
+    assert storage_bytes([torch.sparse_csr_tensor(nine, eight, ones)]) == 32 + (9 + 8) * 8
+    assert storage_bytes([torch.sparse_csc_tensor(nine, eight.clone(), ones)]) == 32 + (9 + 8) * 8
+    blocks = torch.sparse_bsr_tensor(torch.arange(3), torch.arange(2), torch.ones(2, 4, 4))
+    assert storage_bytes([blocks]) == 128 + (3 + 2) * 8
+
+
+def test_an_opaque_storage_is_its_elements():
+    """oneDNN's own layout has no storage to look into: 8 x 8 floats."""
+    assert storage_bytes([torch.eye(8).to_mkldnn()]) == 256
 
 
 @pytest.mark.parametrize("capacity", [0, 1, 5, 64, 1000, 4096])

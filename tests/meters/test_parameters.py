@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention.flex_attention import flex_attention
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.meters.guard import MeterStateError
@@ -38,6 +41,9 @@ class Experts(nn.Module):
             return tokens[:, None] @ self.stack[chosen]
         if self.how == "index_select":
             return tokens[:, None] @ self.stack.index_select(0, chosen)
+        if self.how == "gather":
+            index = chosen.view(-1, 1, 1).expand(-1, DIM, HIDDEN)
+            return tokens[:, None] @ self.stack.gather(0, index)
         if self.how == "grouped":
             ends = torch.bincount(chosen, minlength=EXPERTS).cumsum(0).to(torch.int32)
             return F.grouped_mm(tokens[chosen.argsort()], self.stack, offs=ends)
@@ -51,7 +57,7 @@ def single(num=3, dim=DIM):
     return [Batch(torch.randn(1, dim), torch.zeros(1)) for _ in range(num)]
 
 
-@pytest.mark.parametrize("how", ["loop", "index", "index_select", "grouped"])
+@pytest.mark.parametrize("how", ["loop", "index", "index_select", "gather", "grouped"])
 def test_one_expert_of_four_is_active(how):
     """The router and 16 x 8 weights of one expert, whichever way they are reached."""
     model = Experts(how)
@@ -133,3 +139,82 @@ def test_it_refuses_under_another_mode():
     """Two dispatch modes would see each other."""
     with FlopCounterMode(display=False), pytest.raises(MeterStateError, match="active parameters"):
         active_params(Experts("loop"), single(1))
+
+
+class Branches(nn.Module):
+    """A first layer for positive sums; otherwise both layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(DIM, DIM), nn.Linear(DIM, DIM)
+
+    def forward(self, batch):
+        is_easy = batch.inputs.sum() > 0
+        return torch.cond(
+            is_easy, self.first, lambda x: self.second(self.first(x)), (batch.inputs,)
+        )
+
+
+def test_only_the_branch_taken_is_active():
+    """torch.cond runs as the Python that it stands for: one layer of 16 x 17, or two."""
+    layer = DIM * (DIM + 1)
+    inputs = [Batch(sign * torch.ones(1, DIM), torch.zeros(1)) for sign in (1, -1)]
+    assert active_params(Branches(), inputs) == [layer, 2 * layer]
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without:UserWarning")
+def test_other_higher_order_operators_read_what_they_are_given():
+    """Flexible attention over a parameter that serves as its keys."""
+
+    class Flexible(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.keys = nn.Parameter(torch.randn(1, 1, 1, DIM), requires_grad=False)
+
+        def forward(self, batch):
+            return flex_attention(batch.inputs.view(1, 1, 1, DIM), self.keys, self.keys)
+
+    assert active_params(Flexible(), single(1)) == [DIM]
+
+
+def test_a_compiled_model_is_watched_as_eager_code():
+    """With fullgraph=True it would refuse to run under any mode."""
+
+    class Compiled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(DIM, DIM)
+            self.run = torch.compile(self.layer, backend="eager", fullgraph=True)
+
+        def forward(self, batch):
+            return self.run(batch.inputs)
+
+    assert active_params(Compiled(), single(1)) == [DIM * (DIM + 1)]
+
+
+def test_a_sparse_parameter_counts_what_it_stores():
+    """16 of 256 elements."""
+
+    class Sparse(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.eye(DIM).to_sparse(), requires_grad=False)
+
+        def forward(self, batch):
+            return (self.weight @ batch.inputs.T).T
+
+    assert active_params(Sparse(), single(1)) == [DIM]
+    assert resident_params(Sparse()) == DIM
+
+
+def test_what_another_thread_reads_is_not_missed_in_silence():
+    """A dispatch mode sees its own thread only."""
+
+    class Aside(nn.Linear):
+        def forward(self, batch):
+            thread = threading.Thread(target=super().forward, args=(batch.inputs,), name="aside")
+            thread.start()
+            thread.join()
+
+    with pytest.raises(MeterStateError, match="aside"):
+        active_params(Aside(DIM, DIM), single(1))
