@@ -23,8 +23,8 @@ $(VENV)/.dev: $(VENV)/.run
 	@touch $@
 
 run: $(VENV)/.run ## install and run the quickstart: the table, the figure, the report
-	@$(BIN)/condbench run
-	@echo "Next: source $(VENV)/bin/activate && condbench --help"
+	@$(BIN)/condbench run; ended=$$?; \
+	  echo "Next: source $(VENV)/bin/activate && condbench --help"; exit $$ended
 
 lint: $(VENV)/.dev ## ruff, types
 	$(BIN)/ruff check .

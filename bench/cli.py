@@ -146,9 +146,9 @@ def refusing(*errors: type[Exception]) -> Iterator[None]:
 def _run(arguments: argparse.Namespace) -> int:
     from bench.plan.matrix import PlanError
     from bench.plan.staleness import Foreign
-    from bench.run import Unwritable, run
+    from bench.run import Unreadable, Unwritable, run
 
-    with refusing(PlanError, Foreign, Unwritable):
+    with refusing(PlanError, Foreign, Unwritable, Unreadable):
         return run(arguments.overrides, plan_only=arguments.plan)
 
 

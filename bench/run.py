@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING
 from bench import environment
 from bench.plan.matrix import Plan, make_plan
 from bench.plan.planned import PlannedTrial
-from bench.plan.staleness import Foreign, State, judge, write_trials
+from bench.plan.staleness import MOVE_IT, Foreign, State, judge, write_trials
+from bench.record import LOG_NAME, RECORD_NAME
 
 if TYPE_CHECKING:
     from bench.launch.queue import Summary
 
 INTERRUPTED = 130  # what shells expect after Ctrl-C
+LOGS_SHOWN = 3
 SHOWN = 10  # lines about one kind of trial, in a run
 
 
@@ -31,10 +33,14 @@ class Unwritable(Exception):
     """The results folder cannot be written; the message names the path and the cause."""
 
 
+class Unreadable(Exception):
+    """A record that the plan counts on, or all of them, cannot be read; the message names it."""
+
+
 def run(overrides: Sequence[str], *, plan_only: bool) -> int:
     """Run what `overrides` ask for; the exit code.
 
-    Raises PlanError, Foreign and Unwritable, each with what is wrong, where, and the way out.
+    Raises PlanError, Foreign, Unwritable and Unreadable: what is wrong, where, and the way out.
     """
     plan = make_plan(overrides)
     for line in plan.left_out:
@@ -52,8 +58,31 @@ def run(overrides: Sequence[str], *, plan_only: bool) -> int:
     if summary is not None and summary.interrupted:
         return INTERRUPTED
     report(plan)
-    failed = any(state.kind == "failed" for state in states)
-    return 1 if failed or plan.left_out or (summary is not None and summary.exit_code) else 0
+    outcomes = _outcomes(plan.trials, states, summary)
+    failed = [folder for folder, status in outcomes.items() if status == "failed"]
+    if failed:
+        print("\n".join(_ending(Counter(outcomes.values()), failed)))
+    return 1 if failed or plan.left_out else 0
+
+
+def _outcomes(
+    trials: Sequence[PlannedTrial], states: Sequence[State], summary: Summary | None
+) -> dict[Path, str]:
+    """Each trial's folder and its record's status, now or from before."""
+    ended = {one.folder.resolve(): one.status for one in summary.outcomes} if summary else {}
+    return {
+        trial.folder: ended.get(trial.folder.resolve(), state.why or state.kind)
+        for trial, state in zip(trials, states, strict=True)
+    }
+
+
+def _ending(counts: Counter[str], failed: Sequence[Path]) -> Iterator[str]:
+    """How many trials ended how, and where the first failures' logs are."""
+    numbers = ", ".join(f"{counts[status]} {status}" for status in ("ok", "failed", "skipped"))
+    yield f"{numbers}; why, in full:"
+    yield from (f"  {folder / LOG_NAME}" for folder in failed[:LOGS_SHOWN])
+    if len(failed) > LOGS_SHOWN:
+        yield f"  and {len(failed) - LOGS_SHOWN} more"
 
 
 def headline(plan: Plan, states: Sequence[State]) -> str:
@@ -129,21 +158,29 @@ def _launch(trials: Sequence[PlannedTrial]) -> Summary:
 
 
 def report(plan: Plan) -> None:
-    """Write and show the report of each experiment in the plan."""
+    """Write and show the report of each experiment in the plan.
+
+    Raises Unreadable in the end where a record of the plan was left out of it.
+    """
     from bench.report import NothingToReport, build
 
     places = {Path(t.config["results"]) / t.labels.experiment: None for t in plan.trials}
+    planned = tuple(f"{trial.folder / RECORD_NAME}: " for trial in plan.trials)
+    missed: list[str] = []
     for place in places:
         try:
             with _writing():
                 made = build([place])
         except NothingToReport as error:
-            print(f"no report: {error}", file=sys.stderr)
+            missed.append(f"no report: {error}")
             continue
         print(made.text)
-        for problem in made.problems:
+        missed += [problem for problem in made.problems if problem.startswith(planned)]
+        for problem in (problem for problem in made.problems if problem not in missed):
             print(f"left out: {problem}", file=sys.stderr)
-        print("report:", *made.paths)
+        print("report:", *made.paths, flush=True)
+    if missed:
+        raise Unreadable("\n".join(f"{problem}; {MOVE_IT}" for problem in missed))
 
 
 @contextmanager

@@ -115,10 +115,28 @@ def test_failed_trials_exit_1_and_wait_for_retry(
     assert launcher.ran == ["dense", "dense"]
 
 
-def test_skipped_trials_exit_0(launcher: Launcher) -> None:
+def test_failures_are_summed_up_with_their_logs(
+    launcher: Launcher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last lines count what became of the whole plan and say where the failures' logs are."""
+    cli.main(["run", "method=dense", QUIET])
+    launcher.status = "failed"
+    capsys.readouterr()
+    assert cli.main(["run", "method=moe", "method.top_k=1,2,3,4,5", QUIET]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("report: "))
+    assert lines[start + 1] == "1 ok, 5 failed, 0 skipped; why, in full:"
+    logs = lines[start + 2 : -1]
+    assert [Path(line.strip()).name for line in logs] == ["trial.log"] * 3
+    assert all(line.startswith("  results/adhoc/") for line in logs)
+    assert lines[-1] == "  and 2 more"
+
+
+def test_skipped_trials_exit_0(launcher: Launcher, capsys: pytest.CaptureFixture[str]) -> None:
     """An answer of Unsupported is a result."""
     launcher.status = "skipped"
     assert cli.main(["run", "method=dense", QUIET]) == 0
+    assert "failed" not in capsys.readouterr().out
 
 
 def test_an_interrupted_run_exits_130_without_a_report(launcher: Launcher) -> None:
@@ -149,6 +167,53 @@ def test_a_damaged_record_is_named_and_nothing_runs(
     assert "move it away or delete it, then run again" in said
     assert path.read_text() == "{ damaged"
     assert launcher.ran == ["dense"]
+
+
+def hollow(path: Path) -> str:
+    """Damage a record in its middle: begin and end stay as they were."""
+    text = path.read_text()
+    half = len(text) // 2
+    path.write_text(text[:half] + "\x00" + text[half:])
+    return path.read_text()
+
+
+def test_a_record_damaged_within_is_named_after_the_report(
+    launcher: Launcher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A resume reads keys only; the report finds the damage, shows the rest, and exit is 2."""
+    cli.main(["run", "method=moe", QUIET])
+    path = next(p for p in Path("results").rglob(RECORD_NAME) if "moe" in str(p))
+    damaged = hollow(path)
+    capsys.readouterr()
+    assert cli.main(["run", "method=moe", QUIET]) == 2
+    said = capsys.readouterr()
+    assert "report: results/adhoc/report/table.md" in said.out
+    assert f"condbench: {path}: not readable as JSON" in said.err
+    assert said.err.endswith("move it away or delete it, then run again\n")
+    assert said.err.count(str(path)) == 1
+    assert path.read_text() == damaged
+
+
+def test_a_run_without_any_readable_record_exits_2(
+    launcher: Launcher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No table is no success."""
+    cli.main(["run", "method=dense", QUIET])
+    (path,) = Path("results").rglob(RECORD_NAME)
+    hollow(path)
+    capsys.readouterr()
+    assert cli.main(["run", "method=dense", QUIET]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("condbench: no report: ")
+    assert str(path) in said
+    assert said.endswith("move it away or delete it, then run again\n")
+
+
+def test_a_damaged_record_of_another_run_is_left_out(launcher: Launcher) -> None:
+    """Only what was asked for decides about the exit code."""
+    cli.main(["run", "method=moe", QUIET])
+    hollow(next(p for p in Path("results").rglob(RECORD_NAME) if "moe" in str(p)))
+    assert cli.main(["run", "method=dense", QUIET]) == 0
 
 
 def test_an_unwritable_results_folder_is_named(

@@ -67,17 +67,19 @@ def _state(
         return State("in the way", f"{path}: the record of another trial; {MOVE_IT}")
     if status == "failed":
         return State("again", "failed before") if "failed" in retries else State("failed")
-    if "invalid" in retries and (names := _invalid(trial.folder)):
-        return State("again", f"not valid: {', '.join(names)}")
-    return State("done", status)
+    try:
+        names = _invalid(trial.folder) if "invalid" in retries else []
+    except BadRecord as error:
+        return State("in the way", f"{error}; {MOVE_IT}")
+    return State("again", f"not valid: {', '.join(names)}") if names else State("done", status)
 
 
 def _invalid(folder: Path) -> list[str]:
-    """Metrics that were measured and do not count. What cannot be measured is not among them."""
-    try:
-        record = read_record(folder / RECORD_NAME)
-    except BadRecord as error:
-        return [str(error)]
+    """Metrics that were measured and do not count. What cannot be measured is not among them.
+
+    Raises BadRecord.
+    """
+    record = read_record(folder / RECORD_NAME)
     return [
         k for k, metric in record.metrics.items() if not metric.valid and metric.value is not None
     ]

@@ -1,4 +1,4 @@
-"""The nightly's make targets, run by make itself: `gh`, `condbench` and python write down calls."""
+"""Make targets, the nightly's above all, run by make itself: `gh`, `condbench` and python write down calls."""
 
 from __future__ import annotations
 
@@ -238,3 +238,12 @@ def test_another_torch_is_refused(folder) -> None:
     assert made.returncode != 0
     assert "TORCH is oldest or newest" in made.stderr
     assert folder.calls() == []
+
+
+@pytest.mark.parametrize(("code", "ends"), [("0", ""), ("1", "Error 1"), ("130", "Error 130")])
+def test_the_quickstart_keeps_its_hint_and_its_exit_code(folder, code, ends) -> None:
+    """A run with a failed trial still says how to go on, and make still fails for its reason."""
+    ran = folder.make("run", FAILS_WITH=code)
+    assert ran.stdout == "Next: source .venv/bin/activate && condbench --help\n"
+    assert ends in ran.stderr
+    assert (ran.returncode == 0) == (code == "0")

@@ -168,6 +168,17 @@ def test_a_record_cut_off_is_in_the_way(house: House) -> None:
     assert "cut off" in state(trial).why
 
 
+def test_a_record_damaged_within_is_not_measured_over(house: House) -> None:
+    """retry=invalid reads the whole record: what it cannot read it leaves in place."""
+    trial = planned()
+    record(trial)
+    path = trial.folder / RECORD_NAME
+    path.write_text(path.read_text().replace('"metrics"', '"matrics"'))
+    found = state(trial, "invalid")
+    assert (found.kind, found.runs) == ("in the way", False)
+    assert str(path) in found.why
+
+
 def test_a_record_of_another_trial_is_in_the_way(house: House) -> None:
     """A folder with a copied record is not taken for the trial's own."""
     trial, other = planned(), planned("seed=1")
