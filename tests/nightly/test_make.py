@@ -1,4 +1,4 @@
-"""Make targets, the nightly's above all, run by make itself: `gh`, `condbench` and python write down calls."""
+"""Make targets run by make itself: `gh`, `condbench` and python write down how they are called."""
 
 from __future__ import annotations
 
