@@ -66,23 +66,25 @@ class TrainingEnergy:
             self._refused = refusal.reason
         finally:
             self._stop()
-            self._stack.close()
+            self._close()
 
     def leaving_out(self, probe: Callable[..., Any]) -> Callable[..., Any]:
         """`probe` without its energy in the boards' sum; the CPU's contains it."""
         return reduce(lambda inner, window: window.leaving_out(inner), self._windows, probe)
 
     def metrics(self, untrained: str | None = None) -> Metrics:
-        """`train/energy_j` and, where it can be read, `train/cpu_energy_j`.
+        """`train/energy_j` and `train/cpu_energy_j`, or why one is missing.
 
         `untrained`: why there is nothing to report, if no step was taken.
         """
         if untrained:
-            return {ENERGY: missing("j", untrained)}
-        metrics = {ENERGY: self._sum()}
-        if self._cpu is not None:
-            metrics[CPU_ENERGY] = Metric(value=self._cpu.gross_j, unit="j")
-        return metrics
+            return {name: missing("j", untrained) for name in (ENERGY, CPU_ENERGY)}
+        return {ENERGY: self._sum(), CPU_ENERGY: self._of_cpu()}
+
+    def _of_cpu(self) -> Metric:
+        if self._cpu is None or self._cpu_refused:
+            return missing("j", self._cpu_refused or "not measured")
+        return Metric(value=self._cpu.gross_j, unit="j")
 
     def _sum(self) -> Metric:
         readings = self._readings
@@ -108,6 +110,13 @@ class TrainingEnergy:
         self._refused = refusal.reason
         self._stop()
         self._windows.clear()
+
+    def _close(self) -> None:
+        """Leave the boards and the CPU's counter, which may have vanished in the meantime."""
+        try:
+            self._stack.close()
+        except EnergyRefused as refusal:
+            self._cpu_refused = refusal.reason
 
     def _stop(self) -> None:
         """End the polling; what failed in it has been told, or is told by `end`."""

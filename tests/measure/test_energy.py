@@ -165,7 +165,7 @@ def training(*gpus: FakeGpu, device="cuda"):
 
 def test_training_energy_leaves_out_the_probed_steps():
     """5 s at 500 W are 2500 J; a probe of 1 s in between is not training."""
-    (metric,) = training(real()).values()
+    metric = training(real())["train/energy_j"]
     assert metric.shown == pytest.approx(2500, rel=0.01)
     assert metric.low < 2500 < metric.high
 
@@ -183,6 +183,32 @@ def test_a_counter_that_fails_during_training_ends_in_a_reason():
     metric = training(real(stuck_at_s=1005.0))["train/energy_j"]
     assert metric.value is None
     assert metric.reason.startswith("CounterStuck")
+
+
+def test_a_cpu_counter_that_vanishes_ends_in_a_reason():
+    """It can be read when the training begins and not when it ends: nothing is raised."""
+
+    class Vanishing:
+        num_looks = 0
+
+        def joules(self):
+            self.num_looks += 1
+            if self.num_looks > 1:
+                raise EnergyUnsupported("RAPL: gone")
+            return 0.0
+
+    energy = TrainingEnergy([CPU], open_counter=Vanishing)
+    with energy:
+        pass
+    metric = energy.metrics()["train/cpu_energy_j"]
+    assert (metric.value, metric.reason) == (None, "EnergyUnsupported: RAPL: gone")
+
+
+def test_without_a_cpu_counter_training_says_why():
+    """The column of the CPU's joules is null with its reason, not absent."""
+    metric = training(real())["train/cpu_energy_j"]
+    assert metric.value is None
+    assert metric.reason.startswith("EnergyUnsupported: no RAPL")
 
 
 def test_a_training_that_fails_raises_its_own_error():

@@ -87,14 +87,17 @@ class CpuSpan:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.gross_j = self._counter.joules() - self._begun_j
-        self.window_s = time.monotonic() - self.begun_s
         self._ended.set()
         self._thread.join()
+        self.gross_j = self._counter.joules() - self._begun_j
+        self.window_s = time.monotonic() - self.begun_s
 
     def _look(self) -> None:
         while not self._ended.wait(self._look_s):
-            self._counter.joules()
+            try:
+                self._counter.joules()
+            except EnergyUnsupported:
+                return  # the look at the end says it too
 
 
 def _packages(root: Path) -> list[Path]:
