@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.doctor.finding import Finding, Status
 from bench.meters.energy.board import Board
-from bench.meters.energy.refusals import EnergyRefused, NotExclusive
+from bench.meters.energy.refusals import DriverFailed, EnergyRefused, NotExclusive
 
 PART = "gpu"
 
@@ -22,8 +22,12 @@ def look_at_gpus() -> Iterator[Finding]:
         yield Finding(PART, "driver", "no", f"NVML does not answer: {error}")
         return
     try:
-        count = pynvml.nvmlDeviceGetCount()
-        version = str(pynvml.nvmlSystemGetDriverVersion())
+        try:
+            count = pynvml.nvmlDeviceGetCount()
+            version = str(pynvml.nvmlSystemGetDriverVersion())
+        except pynvml.NVMLError as error:
+            yield Finding(PART, "driver", "failed", f"NVML answers, but not what it sees: {error}")
+            return
         yield Finding(PART, "driver", "ok", f"version {version}, {count} board(s)")
         yield _torch(count)
         for index in range(count):
@@ -54,12 +58,20 @@ def _board(nvml: Any, index: int) -> Iterator[Finding]:
     facts = board.facts()
     text = f"{facts['name']}, {facts['uuid']}, limit {facts['power_limit_w']} W"
     yield Finding(PART, name, "ok", text, facts)
-    text = f"counter and {facts['power_source']}, scope {board.scope}, {board.power_w():.0f} W now"
-    status: Status = "ok" if board.scope == "gpu" else "warning"
-    yield Finding(PART, f"{name} energy", status, text)
+    yield _energy(board, name, facts["power_source"])
     yield _alone(board, name)
     slowdown = board.state.slowdown
     yield Finding(PART, f"{name} clocks", "warning" if slowdown else "ok", slowdown or "not slowed")
+
+
+def _energy(board: Board, name: str, source: str) -> Finding:
+    try:
+        power_w = board.power_w()
+    except DriverFailed as failure:
+        return Finding(PART, f"{name} energy", "failed", failure.reason)
+    text = f"counter and {source}, scope {board.scope}, {power_w:.0f} W now"
+    status: Status = "ok" if board.scope == "gpu" else "warning"
+    return Finding(PART, f"{name} energy", status, text)
 
 
 def _alone(board: Board, name: str) -> Finding:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import torch
 
 from bench.doctor.finding import Finding, Status
 from bench.meters import known_bytes, known_flops, known_ratios
 from bench.meters.energy import EnergyMeter, EnergyReading, EnergyRefused
+from bench.meters.energy.refusals import CounterReset, CounterStuck, DriverFailed
 from bench.meters.flops import count
 from bench.meters.memory import peak_tensor_bytes
 from bench.meters.time import NOISE_LIMITS, PairedTiming, compare, control, pinned_threads
@@ -20,6 +22,7 @@ TOLERANCE = 0.01
 ROUNDS = 20
 WORKLOADS = ("mlp", "train")
 ENERGY_S = 2.0
+ENERGY_BUDGET_S = 10.0  # no board is begun after it; each takes about 8 s
 IDLE_S = 2.0
 
 
@@ -28,9 +31,13 @@ def self_test() -> Iterator[Finding]:
     yield known_flops_counted()
     yield known_peaks_seen()
     yield from known_ratio_timed()
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
+    begun_s = time.monotonic()
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        if time.monotonic() - begun_s < ENERGY_BUDGET_S:
             yield energy_read(index)
+        else:
+            text = "not tried: the doctor has half a minute, which the boards before it took"
+            yield Finding(PART, f"energy of cuda:{index}", "warning", text)
 
 
 def known_flops_counted() -> Finding:
@@ -109,18 +116,38 @@ def judge_ratio(timed: PairedTiming, floor: float | None) -> Finding:
 def energy_read(index: int) -> Finding:
     """Calibrate a GPU's counter and check it against its power under a steady load."""
     device, name = torch.device("cuda", index), f"energy of cuda:{index}"
-    side = 4096
+    try:
+        step = _products(device)
+    except RuntimeError as error:  # a full card, or one that another process holds exclusively
+        return Finding(PART, name, "warning", f"cannot be tried: {_first_line(error)}")
+    return try_energy(name, lambda: EnergyMeter(device), step)
+
+
+def _products(device: torch.device, side: int = 4096) -> Callable[[], None]:
     matrix = torch.randn(side, side, device=device, dtype=torch.bfloat16)
 
     def step() -> None:
         for _ in range(20):
             torch.mm(matrix, matrix)
 
+    return step
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def try_energy(
+    name: str, open_meter: Callable[[], EnergyMeter], step: Callable[[], None]
+) -> Finding:
+    """A window under load: a counter that misbehaves fails, one that is not there is an answer."""
     try:
-        with EnergyMeter(device) as meter:
+        with open_meter() as meter:
             known = meter.calibrate(IDLE_S, step)
             reading = meter.measure(step, max(ENERGY_S, 25 * known.update_period_s))
             facts = meter.facts()
+    except (CounterStuck, CounterReset, DriverFailed) as refusal:
+        return Finding(PART, name, "failed", refusal.reason)
     except EnergyRefused as refusal:
         return Finding(PART, name, "no", refusal.reason)
     return judge_energy(name, reading, facts)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from bench.doctor import selftest
+from bench.doctor.finding import Finding
 from bench.doctor.selftest import (
     judge_energy,
     judge_noise,
     judge_ratio,
     known_flops_counted,
     known_peaks_seen,
+    try_energy,
 )
 from bench.meters import known_bytes, known_flops
 from bench.meters.energy import EnergyMeter
@@ -78,6 +82,51 @@ def test_a_counter_that_its_power_contradicts_fails(gain, status):
     finding = judge_energy("energy", meter.measure(gpu.work(0.01), 2.0), meter.facts())
     assert finding.status == status
     assert "every 100 ms, idle" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "status", "text"),
+    [
+        ({}, "ok", "every 100 ms"),
+        ({"mig": 1}, "no", "EnergyUnsupported: MIG"),
+        ({"stuck_at_s": 1000.0}, "failed", "CounterStuck"),
+        ({"resets_at_s": 1003.0}, "failed", "CounterReset"),
+    ],
+)
+def test_a_counter_that_misbehaves_fails_and_one_that_is_not_there_is_an_answer(
+    settings, status, text
+):
+    """MIG has no energy of its own: exit code 0. A stuck counter is a broken machine: 1."""
+    gpu = FakeGpu(**settings)
+    finding = try_energy("energy", lambda: EnergyMeter("fake", gpu.rig()), gpu.work(0.01))
+    assert finding.status == status, finding.text
+    assert text in finding.text
+
+
+def test_a_full_card_is_a_finding(monkeypatch):
+    """No memory for the load's matrices: said in one line, and the examination goes on."""
+
+    def full(device):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 32 MiB")
+
+    monkeypatch.setattr(selftest, "_products", full)
+    finding = selftest.energy_read(0)
+    assert finding.status == "warning"
+    assert finding.text == "cannot be tried: CUDA out of memory."
+
+
+def test_boards_beyond_the_budget_are_named(monkeypatch):
+    """Eight boards of 8 s each would take a minute: the ones that were not tried say so."""
+    now = iter(range(0, 1000, 8))
+    monkeypatch.setattr(selftest, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    for name in ("known_flops_counted", "known_peaks_seen"):
+        monkeypatch.setattr(selftest, name, lambda: Finding("self-test", "x", "ok", ""))
+    monkeypatch.setattr(selftest, "known_ratio_timed", lambda: iter(()))
+    monkeypatch.setattr(selftest, "energy_read", lambda k: Finding("self-test", f"{k}", "ok", ""))
+    names = [finding.name for finding in selftest.self_test()][2:]
+    assert names == ["0", "energy of cuda:1", "energy of cuda:2"]
 
 
 @pytest.mark.gpu
