@@ -1,9 +1,11 @@
 """`make energy`: what a real GPU's energy counter does; needs an NVIDIA GPU, about 15 minutes.
 
-    python -m bench.meters.energy --out DIR [--parts periods,waves,same,zeus] [--device 0]
+    python -m bench.meters.energy --out DIR [--parts periods,waves,same10,zeus] [--device 0]
 
 Writes energy.json (every answer), energy.md (the tables of docs/energy.md) and traces/ (raw
-readings that tests can replay). Exit code 0, or 2 without a GPU whose counter can be read.
+readings that tests can replay) after each part, so that a run that is cut short keeps what it has;
+a later one with other parts adds to it. Exit code 0, 1 where a part failed, or 2 without a GPU
+whose counter can be read.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +33,10 @@ from bench.meters.energy.polling import MonotonicClock, ThreadPolling
 from bench.meters.energy.refusals import EnergyRefused
 from bench.meters.energy.rig import Rig
 from bench.meters.energy.traces import record_trace, write_trace
+from bench.record import write_json
 
-PARTS = ("periods", "waves", "same", "zeus", "traces")
+SAME = {f"same{seconds:g}": seconds for seconds in questions.SECONDS}
+PARTS = ("periods", "waves", *SAME, "zeus", "traces")
 IDLE_S = 10.0
 STEADY_S = 10.0
 
@@ -47,24 +52,54 @@ def main(arguments: list[str] | None = None) -> int:
     parts = chosen.parts.split(",")
     unknown = set(parts) - set(PARTS)
     if unknown:
-        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; choose from {', '.join(PARTS)}")
     try:
         without_w = _idle_without_context(chosen.device)
         with EnergyMeter(torch.device("cuda", chosen.device)) as meter:
             hardware = environment.hardware_class("cuda")
-            out = chosen.out or Path("results/published") / f"energy-{hardware}"
-            answers = {"idle_w_without_context": without_w}
+            notes = Notes(chosen.out or Path("results/published") / f"energy-{hardware}")
             load = MatrixLoad(torch.device("cuda", chosen.device))
-            answers |= _ask(meter, load, parts, chosen.windows, out)
+            notes.add(idle_w_without_context=without_w, **_basics(meter, load))
+            failed = ask(parts, meter, load, chosen.windows, notes)
     except (EnergyRefused, LookupError) as refusal:
         print(f"no energy to examine: {refusal}", file=sys.stderr)
         return 2
-    out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(answers, indent=1, allow_nan=False) + "\n"
-    (out / "energy.json").write_text(text, encoding="utf-8")
-    (out / "energy.md").write_text(markdown(answers), encoding="utf-8")
-    print(markdown(answers), f"written to {out}", sep="\n")
-    return 0
+    print(markdown(notes.answers), f"written to {notes.folder}", sep="\n")
+    return 1 if failed else 0
+
+
+class Notes:
+    """The answers so far: read from `folder` if an earlier run of the same board left some."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.answers: dict[str, Any] = {}
+
+    def add(self, **answers: Any) -> None:
+        """Write these answers beside the others, in place of older ones to the same question."""
+        if "facts" in answers:
+            self.answers = self._earlier(answers["facts"])
+        if "same_work" in answers:
+            others = {row["window_s"]: row for row in self.answers.get("same_work", [])}
+            others |= {row["window_s"]: row for row in answers["same_work"]}
+            answers["same_work"] = [others[seconds] for seconds in sorted(others)]
+        self.answers |= answers
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / "energy.json", self.answers)
+        (self.folder / "energy.md").write_text(markdown(self.answers), encoding="utf-8")
+
+    def _earlier(self, facts: dict[str, Any]) -> dict[str, Any]:
+        path = self.folder / "energy.json"
+        if not path.exists():
+            return {}
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        for name in ("uuid", "driver"):
+            if found["facts"][name] != facts[name]:
+                raise LookupError(
+                    f"{path} is of {name} {found['facts'][name]}, this is {facts[name]}: "
+                    "choose another --out"
+                )
+        return found
 
 
 def _idle_without_context(device: int) -> float:
@@ -84,18 +119,17 @@ def _idle_without_context(device: int) -> float:
         pynvml.nvmlShutdown()
 
 
-def _ask(
-    meter: EnergyMeter, load: MatrixLoad, parts: list[str], windows: int, out: Path
-) -> dict[str, Any]:
-    """Every chosen question, after a calibration with a context and a steady load."""
+def _steady(load: MatrixLoad) -> Step:
+    return lambda: load.busy(questions.PASS_S)
 
-    def steady() -> None:
-        load.busy(questions.PASS_S)
 
+def _basics(meter: EnergyMeter, load: MatrixLoad) -> dict[str, Any]:
+    """Calibration with a context, and ten seconds of steady load."""
+    steady = _steady(load)
     known = meter.calibrate(IDLE_S, steady)
     meter.heat_up(steady, STEADY_S)
     reading = meter.measure(steady, STEADY_S)
-    answers: dict[str, Any] = {
+    return {
         "idle_w_with_context": known.idle_w,
         "facts": meter.facts(),
         "environment": environment.fingerprint(),
@@ -108,19 +142,38 @@ def _ask(
             "reason": reading.reason,
         },
     }
-    if "periods" in parts:
-        answers["periods"] = questions.periods(meter.rig, load.busy)
-    if "waves" in parts:
-        window_s = max(2.0, 25 * known.update_period_s)
-        answers["square_waves"] = questions.square_waves(meter, load.busy, window_s)
-    if "same" in parts:
-        answers["same_work"] = questions.same_work(meter, load.busy, windows)
-    if "zeus" in parts:
-        answers["zeus"] = _zeus(meter, load.device, steady)
-    if "traces" in parts:
-        for name, step in (("steady", steady), ("wave", lambda: load.wave(0.1))):
-            write_trace(out / "traces", name, record_trace(meter, step, 3.0))
-    return answers
+
+
+def ask(
+    parts: Sequence[str], meter: EnergyMeter, load: MatrixLoad, windows: int, notes: Notes
+) -> list[str]:
+    """Every chosen question, its answer written before the next; the parts that failed."""
+    failed = []
+    for part in parts:
+        print(f"{part} ...", file=sys.stderr, flush=True)
+        try:
+            notes.add(**_answer(part, meter, load, windows, notes.folder))
+        except Exception as error:  # whatever another package or a driver does: the others go on
+            print(f"{part} failed: {type(error).__name__}: {error}", file=sys.stderr)
+            failed.append(part)
+    return failed
+
+
+def _answer(
+    part: str, meter: EnergyMeter, load: MatrixLoad, windows: int, out: Path
+) -> dict[str, Any]:
+    if part == "periods":
+        return {"periods": questions.periods(meter.rig, load.busy)}
+    if part == "waves":
+        window_s = max(2.0, 25 * meter.known(IDLE_S).update_period_s)
+        return {"square_waves": questions.square_waves(meter, load.busy, window_s)}
+    if part in SAME:
+        return {"same_work": questions.same_work(meter, load.busy, windows, (SAME[part],))}
+    if part == "zeus":
+        return {"zeus": _zeus(meter, load.device, _steady(load))}
+    for name, step in (("steady", _steady(load)), ("wave", lambda: load.wave(0.1))):
+        write_trace(out / "traces", name, record_trace(meter, step, 3.0))
+    return {}
 
 
 def _zeus(meter: EnergyMeter, device: torch.device, step: Step) -> dict[str, Any]:

@@ -67,9 +67,11 @@ def test_every_part_is_asked_and_written(tmp_path):
         host_over_device_time=lambda: 1.02,
     )
     parts = ["periods", "waves", "zeus", "traces"]
-    answers = __main__._ask(meter, load, parts, 2, tmp_path)
-    text = markdown({"idle_w_without_context": 70.0, **answers})
-    assert json.dumps(answers, allow_nan=False)
+    notes = __main__.Notes(tmp_path)
+    notes.add(idle_w_without_context=70.0, **__main__._basics(meter, load))
+    assert __main__.ask(parts, meter, load, 2, notes) == []
+    answers = json.loads((tmp_path / "energy.json").read_text())
+    text = (tmp_path / "energy.md").read_text()
     assert "### Updates" in text
     assert "### Square waves" in text
     assert answers["steady_load"]["counter_over_integral"] == pytest.approx(1, abs=0.02)
@@ -161,6 +163,34 @@ def test_without_a_gpu_the_program_says_so(monkeypatch, capsys):
     monkeypatch.setattr(__main__, "visible_gpus", lambda: ())
     assert __main__.main([]) == 2
     assert "shows no GPU" in capsys.readouterr().err
+
+
+def test_a_part_that_fails_costs_no_other_and_later_parts_are_added(tmp_path, monkeypatch, capsys):
+    """zeus raises, both lengths of the A/A control stay; a second run adds a third beside them."""
+    _, meter, busy = board()
+    load = SimpleNamespace(busy=busy, device=torch.device("cuda", 0), host_over_device_time=float)
+    monkeypatch.setattr(__main__, "_zeus", lambda *_: 1 / 0)
+    for parts, failed in ((["same5", "zeus", "same2"], ["zeus"]), (["same10"], [])):
+        notes = __main__.Notes(tmp_path)
+        notes.add(idle_w_without_context=70.0, **__main__._basics(meter, load))
+        assert __main__.ask(parts, meter, load, 2, notes) == failed
+    assert "zeus failed: ZeroDivisionError" in capsys.readouterr().err
+    told = json.loads((tmp_path / "energy.json").read_text())
+    assert [row["window_s"] for row in told["same_work"]] == [2.0, 5.0, 10.0]
+    assert "The same work twice" in (tmp_path / "energy.md").read_text()
+
+
+def test_answers_of_another_board_are_not_mixed(tmp_path):
+    """The folder holds another driver's answers: refused, and nothing is overwritten."""
+    _, meter, busy = board()
+    load = SimpleNamespace(busy=busy, host_over_device_time=float)
+    basics = __main__._basics(meter, load)
+    __main__.Notes(tmp_path).add(idle_w_without_context=70.0, **basics)
+    before = (tmp_path / "energy.json").read_bytes()
+    other = {**basics, "facts": {**basics["facts"], "driver": "600.0"}}
+    with pytest.raises(LookupError, match="driver"):
+        __main__.Notes(tmp_path).add(idle_w_without_context=70.0, **other)
+    assert (tmp_path / "energy.json").read_bytes() == before
 
 
 @pytest.mark.gpu
