@@ -22,10 +22,13 @@ class ShrunkDense:
     """The backbone with a `share` of its blocks' FLOPs: fewer blocks, the last ones' rest taken
     from the feed-forward width where whole blocks do not come out even.
 
-    A convolutional network keeps its depth and gets fewer channels.
+    A convolutional network keeps its depth and gets fewer channels. `feed_share`, instead of
+    `share`: all blocks, with this share of the feed-forward layers' FLOPs. That equals a mixture
+    of experts on every task, top_k x hidden_ratio + num_experts / (2 H), the last for its router.
     """
 
     share: float = 0.5
+    feed_share: float | None = None
 
     def build(self, spec: TaskSpec, backbone: Backbone) -> nn.Module:
         """The smaller trunk. Raises Unsupported for families without a dimension to shrink."""
@@ -38,6 +41,10 @@ class ShrunkDense:
         Takes the smallest depth that reaches the share, then narrows the feed-forward layers of all
         blocks to meet it. Where the family says how it is `narrowed`, that is used instead.
         """
+        if self.feed_share is not None:
+            if not hasattr(backbone, "hidden_multiple"):
+                raise Unsupported(f"{type(backbone).__name__} has no feed-forward layers to shrink")
+            return replace(backbone, hidden_multiple=backbone.hidden_multiple * self.feed_share)
         if hasattr(backbone, "narrowed"):
             return self._narrowed(spec, backbone)
         for name in ("depth", "hidden_multiple", "block_flops"):

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
+from bench.check.tiny import TINY
+from bench.meters.flops import count
 from bench.types import TaskSpec, Unsupported
+from methods.backbone.resnet import ResNet
 from methods.backbone.transformer import Transformer
+from methods.moe import MoE
 from methods.shrunk_dense import ShrunkDense
 
+VARIANTS = Path(__file__).parents[2] / "conf" / "method"
 IMAGE = TaskSpec("i", "image", (1, 16, 16), 10)
 BACKBONE = Transformer(dim=128, depth=6, num_heads=4, image_stride=2)
 
@@ -51,6 +60,29 @@ def test_it_builds_and_runs(tiny) -> None:
     model = ShrunkDense(0.4).build(tiny.spec, tiny.backbone)
     assert len(model.blocks) == 2
     assert model(tiny.batch(2)).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["image", "text", "pairs"])
+def test_the_feed_share_of_a_mixture_executes_its_flops(kind: str) -> None:
+    """conf/method/shrunk_dense_moe: H = 0.51 x 384 = 196 neurons spend as much as the mixture.
+
+    A token's two experts of 96 neurons cost 4 D x 192, its router 2 D x 8 = 4 D x 4.
+    """
+    tiny = TINY[kind]
+    settings: Any = OmegaConf.to_container(OmegaConf.load(VARIANTS / "shrunk_dense_moe.yaml"))
+    assert settings.pop("defaults") == ["shrunk_dense"]
+    backbone = Transformer(dim=96, depth=4, num_heads=3)
+    small = ShrunkDense(**settings).build(tiny.spec, backbone).eval()
+    assert small.blocks[0].ffn.hidden == 196
+    mixture = MoE().build(tiny.spec, backbone).eval()
+    spent = [count(model, tiny.batch(3)).total for model in (small, mixture)]
+    assert spent[0] == spent[1]
+
+
+def test_a_family_without_feed_forward_layers_has_no_feed_share() -> None:
+    """A convolutional network is refused with the reason."""
+    with pytest.raises(Unsupported, match="feed-forward"):
+        ShrunkDense(feed_share=0.5).shrink(IMAGE, ResNet())
 
 
 def test_too_small_a_share_is_refused() -> None:
