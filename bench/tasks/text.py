@@ -39,7 +39,7 @@ class Text(Preloaded):
     """
 
     length: int = 48
-    steps: int = 1000
+    steps: int = 1200
 
     version: ClassVar[int] = 1
 
@@ -54,7 +54,7 @@ class Text(Preloaded):
 
     @property
     def recipe(self) -> Recipe:
-        return Recipe(steps=self.steps, batch_size=20, lr=6e-3)
+        return Recipe(steps=self.steps, batch_size=20, lr=5e-3)
 
     def samples(self) -> Mapping[Split, Batch]:
         return _samples(self.length)
