@@ -1,8 +1,9 @@
 """What makes a trial the same trial: configuration, code, versions, hardware and data.
 
 A trial's key is the SHA-256 of its identity. Code enters as the syntax trees of the method's,
-backbone's and task's modules and of everything that they import from their own package, without
-comments and docstrings: only what can change a number makes a result stale.
+backbone's and task's modules and of everything that they import from their own distribution and
+from `methods`, without comments and docstrings: only what can change a number makes a result stale.
+A method that works on another one names it by its setting `of`, and that one's code enters too.
 """
 
 from __future__ import annotations
@@ -11,13 +12,17 @@ import ast
 import hashlib
 import importlib.util
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 MEASURING_ROOM = "bench.trial"
-TRAINING_ROOM = "bench.train"
+# What makes a stored dense model and the costs beside it.
+TRAINING_ROOMS = ("bench.train", "bench.measure.probe", "bench.measure.training_energy")
+CONTROLLED = "of"  # the setting by which a method names the method that it works on
 # Rooms that a trial imports but that cannot change its numbers. What is not listed counts, so a
 # new room makes results stale rather than silently wrong.
 UNINVOLVED = (
@@ -50,21 +55,39 @@ def canonical(content: Any) -> str:
         ) from error
 
 
-def code_hash(module: str) -> str:
-    """Hash of a module's code and of all that it imports from its own top-level package.
+def code_hash(module: str, distribution: str = "") -> str:
+    """Hash of a module's code and of all that it imports from its distribution and `methods`.
 
     Raises LookupError when the module has no source file.
     """
-    sources = closure(module)
+    sources = closure(module, distribution)
     if module not in sources:
         raise LookupError(f"no source file for module {module!r}")
     return key_of(sources)[:16]
 
 
-def closure(module: str) -> dict[str, str]:
-    """{module: hash of its code} for `module` and what it imports from its top-level package."""
+def closure(module: str, distribution: str = "") -> dict[str, str]:
+    """{module: hash of its code} for `module` and what it imports of its own and of `methods`.
+
+    Its own is its top-level package, whatever `distribution` installs, and what lies beside it in
+    a source folder. Packages count with their `__init__`.
+    """
+    home = module.partition(".")[0]
+    return _followed(_with_parents(module), _Own(home, distribution), parents=True)
+
+
+def training_closure() -> dict[str, str]:
+    """{module: hash of its code} of what trains a dense model and measures what that costs.
+
+    A package's `__init__` counts only where it is imported itself: that of `bench.measure` would
+    bring in every meter, and each of their changes would train all dense models again.
+    """
+    return _followed(TRAINING_ROOMS, _Own("bench", ""), parents=False)
+
+
+def _followed(start: Iterable[str], own: _Own, *, parents: bool) -> dict[str, str]:
     found: dict[str, str] = {}
-    waiting = list(_with_parents(module))
+    waiting = list(start)
     while waiting:
         name = waiting.pop()
         path = source_path(name)
@@ -72,14 +95,54 @@ def closure(module: str) -> dict[str, str]:
             continue
         state = path.stat()
         found[name], imports = _read(name, path, state.st_mtime_ns, state.st_size)
-        waiting.extend(imports)
+        for each in imports:
+            if own(each.partition(".")[0]):
+                waiting.extend(_with_parents(each) if parents else [each])
     return dict(sorted(found.items()))
+
+
+class _Own:
+    """Which top-level modules count as code of a plugin that lives in the module `home`."""
+
+    def __init__(self, home: str, distribution: str) -> None:
+        self._known = {"bench": False, "methods": home != "bench", home: True}
+        self._listed = _listed(distribution)
+        self._place = _place(home)
+
+    def __call__(self, top: str) -> bool:
+        if top not in self._known:
+            self._known[top] = top not in sys.stdlib_module_names and (
+                top in self._listed or (self._place is not None and _place(top) == self._place)
+            )
+        return self._known[top]
+
+
+def _listed(distribution: str) -> set[str]:
+    """The top-level modules that a distribution says it installs; an editable one says nothing."""
+    try:
+        files = metadata.files(distribution) if distribution else None
+    except metadata.PackageNotFoundError:
+        files = None
+    code = [path for path in files or () if path.suffix in (".py", ".so")]
+    return {path.parts[0].partition(".")[0] for path in code}
+
+
+def _place(top: str) -> Path | None:
+    """The source folder of a top-level module; None for what is installed among others."""
+    path = source_path(top)
+    if path is None:
+        return None
+    folder = path.parent.parent if path.name == "__init__.py" else path.parent
+    return None if folder.name in ("site-packages", "dist-packages") else folder
 
 
 def source_path(module: str) -> Path | None:
     """The source file of a module, found without executing anything but its top-level package."""
     top, *rest = module.split(".")
-    spec = importlib.util.find_spec(top)
+    try:
+        spec = importlib.util.find_spec(top)
+    except ValueError:  # a module in memory that came from no file
+        return None
     if spec is None:
         return None
     if not rest and spec.origin is not None:
@@ -94,7 +157,7 @@ def source_path(module: str) -> Path | None:
 
 @cache
 def _read(module: str, path: Path, mtime_ns: int, size: int) -> tuple[str, frozenset[str]]:
-    """Hash of the code in `path` and the modules of the same package that it may import.
+    """Hash of the code in `path` and the modules that it may import.
 
     Modification time and size are there for the cache: an edited file is read again.
     """
@@ -108,7 +171,6 @@ def _read(module: str, path: Path, mtime_ns: int, size: int) -> tuple[str, froze
 
 
 def _imports(tree: ast.AST, module: str, *, is_package: bool) -> Iterator[str]:
-    top = module.partition(".")[0]
     package = module.split(".") if is_package else module.split(".")[:-1]
     for node in ast.walk(tree):
         names: Iterable[str] = ()
@@ -119,9 +181,7 @@ def _imports(tree: ast.AST, module: str, *, is_package: bool) -> Iterator[str]:
             source = ".".join([*start, *([node.module] if node.module else [])])
             # `from a import b` may name a module b; what is none has no source and drops out.
             names = [source, *(f"{source}.{alias.name}" for alias in node.names)]
-        for name in names:
-            if name.partition(".")[0] == top:
-                yield from _with_parents(name)
+        yield from names
 
 
 def _with_parents(module: str) -> Iterator[str]:

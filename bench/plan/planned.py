@@ -16,7 +16,7 @@ from typing import Any
 
 from bench import environment, layout
 from bench.plan import identity
-from bench.plugins import BrokenPlugin, Plugin, construct
+from bench.plugins import BrokenPlugin, Plugin, choices, construct
 from bench.record import Labels
 
 Config = dict[str, Any]
@@ -134,8 +134,9 @@ class TrialMaker:
     def _identity(
         self, config: Config, plugins: Mapping[str, Plugin], hardware: str
     ) -> dict[str, Any]:
-        code = {kind: self._code(plugin.target) for kind, plugin in plugins.items()}
-        code["harness"] = self._code(identity.MEASURING_ROOM)
+        involved = {**plugins, **self._controlled(config["method"])}
+        code = {kind: self._code(plugin) for kind, plugin in involved.items()}
+        code["harness"] = self._once("harness", lambda: identity.code_hash(identity.MEASURING_ROOM))
         blocks = {block: config[block] for block in identity.KEY_BLOCKS}
         return {
             "config": {
@@ -143,7 +144,7 @@ class TrialMaker:
                 "entry_points": {kind: plugin.target for kind, plugin in plugins.items()},
             },
             "code": code,
-            "versions": self._versions(plugins),
+            "versions": self._versions(involved),
             "hardware": hardware,
             "data": self._data(plugins["task"], config["task"]),
         }
@@ -155,7 +156,9 @@ class TrialMaker:
         content["entry_points"] = {k: config["entry_points"][k] for k in ("task", "backbone")}
         content["code"] = {
             **{kind: code[kind] for kind in ("task", "backbone")},
-            "training": self._code(identity.TRAINING_ROOM),
+            "training": self._once(
+                "training", lambda: identity.key_of(identity.training_closure())[:16]
+            ),
         }
         content |= {part: whole[part] for part in ("versions", "hardware", "data")}
         return layout.checkpoint_path(identity.key_of(content))
@@ -168,9 +171,18 @@ class TrialMaker:
         foreign.pop("condbench", None)  # its code is hashed: a new version alone changes nothing
         return {**ours, **foreign}
 
-    def _code(self, target: str) -> str:
-        module = target.partition(":")[0]
-        return self._once(("code", module), lambda: identity.code_hash(module))
+    def _code(self, plugin: Plugin) -> str:
+        module = plugin.target.partition(":")[0]
+        return self._once(
+            ("code", module, plugin.distribution),
+            lambda: identity.code_hash(module, plugin.distribution),
+        )
+
+    def _controlled(self, settings: Config) -> dict[str, Plugin]:
+        """The method that a method's setting `of` names, as random_skip and oracle do."""
+        name = settings.get(identity.CONTROLLED)
+        known = self._once("methods", lambda: choices("method")) if isinstance(name, str) else {}
+        return {identity.CONTROLLED: known[name]} if name in known else {}
 
     def _check(self, plugin: Plugin, settings: Config) -> None:
         """Make the plugin once, so that what it refuses is said before anything runs."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from bench.plan.identity import CONTROLLED
 from bench.plan.planned import PlannedTrial
 from bench.record import RECORD_NAME, TRIAL_NAME, BadRecord, read_record, read_state, write_json
 
@@ -123,8 +124,9 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
             continue
         block, _, name = path.partition(".")
         if block == "code":
-            target = targets.get(name, "the measuring rooms").partition(":")[0]
-            yield f"code of {target} changed"
+            of = f"the method {now['config']['method'].get(CONTROLLED)}"
+            rooms = {"harness": "the measuring rooms", CONTROLLED: of, **targets}
+            yield f"code of {rooms.get(name, name).partition(':')[0]} changed"
         elif block == "data":
             yield f"data of {targets['task'].partition(':')[0]} changed"
         else:

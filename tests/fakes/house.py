@@ -40,6 +40,16 @@ class MoE:
 
 
 @dataclass
+class Control:
+    """Another method, with something of it taken away."""
+
+    of: str = "moe"
+
+    def build(self, spec, backbone):
+        raise NotImplementedError
+
+
+@dataclass
 class Transformer:
     """A backbone on paper."""
 

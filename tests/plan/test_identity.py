@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.plan.identity import canonical, closure, code_hash, key_of
+from bench.plan.identity import canonical, closure, code_hash, key_of, training_closure
 
 JSON = st.recursive(
     st.none()
@@ -95,6 +95,61 @@ def test_a_single_file_module_is_hashed(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "lone_idea.py").write_text("X = 1\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert list(closure("lone_idea")) == ["lone_idea"]
+
+
+PLUGIN = "import torch\nimport shared_part\nimport elsewhere\nfrom methods.moe import MoE\n"
+
+
+def offer(root: Path, name: str, **files: str) -> None:
+    """Modules below `root`, and metadata of a distribution that lists them."""
+    for module, text in files.items():
+        (root / f"{module}.py").write_text(text)
+    info = root / f"{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "RECORD").write_text("".join(f"{module}.py,,\n" for module in files))
+
+
+def test_a_plugin_counts_with_what_it_imports_of_its_distribution_and_of_methods(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Installed side by side, the distribution tells its own modules from foreign ones."""
+    site = tmp_path / "site-packages"
+    site.mkdir()
+    offer(site, "ours", lone_plugin=PLUGIN, shared_part="X = 1\n")
+    offer(site, "theirs", elsewhere="Y = 1\n")
+    monkeypatch.syspath_prepend(str(site))
+    found = closure("lone_plugin", "ours")
+    assert {"lone_plugin", "shared_part", "methods", "methods.moe", "methods.dispatch"} <= set(
+        found
+    )
+    assert not {"elsewhere", "torch"} & set(found)
+
+
+def test_a_plugin_under_development_counts_with_the_modules_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An editable install lists no files: what lies in the same folder is its own."""
+    (tmp_path / "lone_plugin.py").write_text(PLUGIN)
+    (tmp_path / "shared_part.py").write_text("X = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = code_hash("lone_plugin", distribution="not-installed")
+    assert "shared_part" in closure("lone_plugin", "not-installed")
+    (tmp_path / "shared_part.py").write_text("X = 22\n")
+    assert code_hash("lone_plugin", distribution="not-installed") != before
+
+
+def test_what_training_costs_is_measured_by_few_rooms() -> None:
+    """Their code decides about a stored dense model; meters of inference do not."""
+    rooms = set(training_closure())
+    assert {
+        "bench.train",
+        "bench.measure.probe",
+        "bench.meters.flops",
+        "bench.meters.memory",
+    } <= rooms
+    assert {"bench.measure.training_energy", "bench.meters.energy"} <= rooms
+    assert not {"bench.measure", "bench.measure.speed", "bench.meters.latency"} & rooms
 
 
 def test_a_module_without_source_is_an_error() -> None:

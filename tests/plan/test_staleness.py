@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from bench.plan import staleness
+from bench.plan import identity, staleness
 from bench.plan.matrix import make_plan
 from bench.plan.staleness import Foreign, differences, judge, write_trials
 from bench.record import RECORD_NAME, TRIAL_NAME, Metric, Record, write_record
@@ -104,6 +105,33 @@ def test_changed_code_makes_a_record_stale(house: House) -> None:
     source = house.source.read_text()
     house.source.write_text(source + "\nADDED = 1\n")
     assert state(planned()).why == "; ".join(["code of fakehouse changed"] * 3)
+
+
+def test_changed_code_of_a_controlled_method_makes_the_control_stale(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A control names its method by the setting `of`; that method's code is part of its key."""
+    source = tmp_path / "controlled.py"
+    source.write_text("from fakehouse import MoE as Other\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    house.offer("method", control="Control", other="controlled:Other")
+    overrides = ["method=control", "method.of=other"]
+    _, before = make_plan(overrides).trials
+    record(before)
+    _, same = make_plan(overrides).trials
+    assert same.key == before.key
+    source.write_text("from fakehouse import MoE as Other\nADDED = 1\n")
+    _, after = make_plan(overrides).trials
+    assert state(after).why == "code of the method other changed"
+
+
+def test_a_stored_dense_model_is_outdated_by_the_meters_of_its_costs(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its costs are reused with its weights: other meters of training mean another checkpoint."""
+    before = planned()
+    monkeypatch.setattr(identity, "training_closure", lambda: {"bench.meters.flops": "edited"})
+    assert planned().checkpoint != before.checkpoint
 
 
 def test_another_seed_or_variant_is_not_stale(house: House) -> None:
