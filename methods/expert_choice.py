@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bench.routing import decide, region
 from bench.types import Backbone, Point, TaskSpec, Unsupported
 from methods import dispatch
-from methods.experts import Experts, Router, expert_width
+from methods.experts import Experts, Router, build_encoder, expert_width
 from methods.gates import softmax, top_k
 
 
@@ -36,23 +36,20 @@ class ExpertChoice:
     batch_invariant = False  # an expert compares all tokens of the batch
 
     def build(self, spec: TaskSpec, backbone: Backbone) -> nn.Module:
-        """The backbone with such a layer in place of every feed-forward layer.
+        """The backbone with such a layer in place of every feed-forward layer of its encoder.
 
-        Raises Unsupported where a token would be chosen by comparing it with later ones.
+        A decoder stays dense. Raises Unsupported where there is nothing else: a token would be
+        chosen by comparing it with later ones.
         """
-        if spec.causal or spec.kind == "seq2seq":
+        if spec.causal:
             raise Unsupported("expert choice compares a token with later ones: not causal")
         layer = count()
-        trunk: nn.Module = backbone.build(
-            spec,
-            ffn=lambda dim, hidden: ExpertChoiceFFN(
-                dim,
-                expert_width(hidden, self.hidden_ratio),
-                self,
-                name=f"expert_choice.{next(layer)}",
-            ),
-        )
-        return trunk
+
+        def make(dim: int, hidden: int) -> nn.Module:
+            width = expert_width(hidden, self.hidden_ratio)
+            return ExpertChoiceFFN(dim, width, self, name=f"expert_choice.{next(layer)}")
+
+        return build_encoder(spec, backbone, make)
 
     def points(self) -> list[Point]:
         """Mean number of experts per token at inference, the trained one first."""

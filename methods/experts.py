@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.types import Backbone, TaskSpec
 from methods import dispatch
 from methods.dispatch import Order
 
@@ -16,6 +18,28 @@ from methods.dispatch import Order
 def expert_width(hidden: int, ratio: float) -> int:
     """`ratio` of the dense hidden width, as a multiple of 8 (16 bytes in bf16), at least 8."""
     return max(8, 8 * round(hidden * ratio / 8))
+
+
+def build_encoder(
+    spec: TaskSpec, backbone: Backbone, make: Callable[[int, int], nn.Module]
+) -> nn.Module:
+    """The backbone with `make(dim, hidden)` for the feed-forward layers that see a whole sample.
+
+    Those are all layers of an encoder. The decoder of an encoder-decoder stays dense, because there
+    a layer that compares tokens would look at later ones.
+    """
+    if spec.kind != "seq2seq":
+        trunk: nn.Module = backbone.build(spec, ffn=make)
+        return trunk
+
+    def block(index: int, dense: Callable[[], Any]) -> nn.Module:
+        made = dense()
+        if not made.causal:
+            made.ffn = make(made.ffn.dim, made.ffn.hidden)
+        return cast(nn.Module, made)
+
+    pair: nn.Module = backbone.build(spec, block=block)
+    return pair
 
 
 class Router(nn.Linear):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bench.routing import region
 from bench.types import Backbone, TaskSpec, Unsupported
-from methods.experts import Experts, expert_width
+from methods.experts import Experts, build_encoder, expert_width
 
 
 @dataclass
@@ -34,17 +34,18 @@ class SoftMoE:
     activation: str = "gelu"
 
     def build(self, spec: TaskSpec, backbone: Backbone) -> nn.Module:
-        """The backbone with such a layer in place of every feed-forward layer.
+        """The backbone with such a layer in place of every feed-forward layer of its encoder.
 
-        Raises Unsupported where a slot would mix a token with later ones.
+        A decoder stays dense. Raises Unsupported where there is nothing else: a slot would mix a
+        token with later ones.
         """
-        if spec.causal or spec.kind == "seq2seq":
+        if spec.causal:
             raise Unsupported("a slot mixes a token with later ones: not causal")
-        trunk: nn.Module = backbone.build(
-            spec,
-            ffn=lambda dim, hidden: SoftMoEFFN(dim, expert_width(hidden, self.hidden_ratio), self),
-        )
-        return trunk
+
+        def make(dim: int, hidden: int) -> nn.Module:
+            return SoftMoEFFN(dim, expert_width(hidden, self.hidden_ratio), self)
+
+        return build_encoder(spec, backbone, make)
 
 
 class SoftMoEFFN(nn.Module):

@@ -8,6 +8,7 @@ import torch
 from bench import routing
 from bench.meters.flops import count
 from bench.types import Unsupported
+from methods.backbone.feedforward import FeedForward
 from methods.expert_choice import ExpertChoice, ExpertChoiceFFN
 
 
@@ -98,3 +99,11 @@ def test_operating_points_change_the_capacity(tiny_image) -> None:
         with routing.observe() as seen:
             model(tiny_image.batch(3))
         assert seen.declared_flops() == dense * point["capacity_factor"] / 4
+
+
+def test_of_pairs_only_the_encoder_compares_tokens(tiny_pairs) -> None:
+    """The encoder's four layers are replaced, the causal decoder's stay dense."""
+    model = ExpertChoice().build(tiny_pairs.spec, tiny_pairs.backbone)
+    assert all(isinstance(block.ffn, ExpertChoiceFFN) for block in model.stem.blocks)
+    assert all(isinstance(block.ffn, FeedForward) for block in model.blocks)
+    assert len(model.stem.blocks) == len(model.blocks) == 4

@@ -8,6 +8,7 @@ import torch
 from bench import routing
 from bench.meters.flops import count
 from bench.types import Unsupported
+from methods.backbone.feedforward import FeedForward
 from methods.soft_moe import SoftMoE, SoftMoEFFN
 
 
@@ -70,3 +71,11 @@ def test_causal_tasks_are_unsupported(tiny_text) -> None:
     """A causal task is refused with a reason."""
     with pytest.raises(Unsupported, match="causal"):
         SoftMoE().build(tiny_text.spec, tiny_text.backbone)
+
+
+def test_of_pairs_only_the_encoder_compares_tokens(tiny_pairs) -> None:
+    """The encoder's four layers are replaced, the causal decoder's stay dense."""
+    model = SoftMoE().build(tiny_pairs.spec, tiny_pairs.backbone)
+    assert all(isinstance(block.ffn, SoftMoEFFN) for block in model.stem.blocks)
+    assert all(isinstance(block.ffn, FeedForward) for block in model.blocks)
+    assert len(model.stem.blocks) == len(model.blocks) == 4
