@@ -40,7 +40,7 @@ class MeasureConfig:
     warmup_s: float = 0.3
     block_ms: float = 50.0  # shortest timed block
     all_points: bool = False  # time every operating point, not only the default one
-    energy_window_s: float = 2.0
+    energy_window_s: float = 2.5  # 25 updates of a counter that moves ten times a second
     workload: str = "forward"  # forward, or generate: what one call of a language model does
     robustness: bool = False  # also corrupted and unanswerable inputs
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Any, Self
 
+import torch
+
 from bench.meters.energy.board import Device
 from bench.meters.energy.calibration import Calibration, Step, calibrate, heat_up, launch_for
 from bench.meters.energy.reading import EnergyReading
@@ -26,11 +28,13 @@ class EnergyMeter:
     """
 
     def __init__(self, device: Device, rig: Rig | None = None) -> None:
-        """`device`: a CUDA device; a UUID, or a `rig` of its own, is for tests (device="fake").
+        """`device`: a CUDA device or its name; a UUID, or a `rig`, is for tests (device="fake").
 
         Raises EnergyUnsupported where the device has no readable counter.
         """
         self._stack = ExitStack()
+        if isinstance(device, str) and device.partition(":")[0] in ("cuda", "cpu"):
+            device = torch.device(device)
         self.rig = rig or self._stack.enter_context(open_rig(device))
         self._known: Calibration | None = None
         self.is_warm: bool | None = None  # temperature settled; None without a thermometer or heat
@@ -57,11 +61,12 @@ class EnergyMeter:
         """Run `step` until the temperature has settled, at most 60 s."""
         self.is_warm = heat_up(self.rig, step, seconds)
 
-    def measure(self, step: Step, seconds: float) -> EnergyReading:
+    def measure(self, step: Step, seconds: float, pause_s: float | None = None) -> EnergyReading:
         """Energy of whole passes of `step` for `seconds`, between two updates of the counter.
 
         At least 5 s to develop, 10 s to publish. The work begins at a random moment of the
-        counter's period, so that it shares no phase with the sensor.
+        counter's period, so that it shares no phase with the sensor; `pause_s` after an update
+        where a recorded window is repeated.
 
         Raises WindowTooShort where fewer than 20 updates fit, CounterStuck, CounterReset,
         NotExclusive, DriverFailed, and MeterStateError under a profiler or dispatch mode. What
@@ -71,7 +76,7 @@ class EnergyMeter:
         known = self.known(seconds, step)
         refuse_if_short(seconds, known)
         window = Window(self.rig, known)
-        window.begin(self.rig.vary.uniform(0, known.update_period_s))
+        window.begin(self.pause_s() if pause_s is None else pause_s)
         try:
             num_passes = launch_for(self.rig, step, seconds)
             window.note_state()
@@ -79,6 +84,10 @@ class EnergyMeter:
             window.stop()
             raise
         return window.end(num_passes)
+
+    def pause_s(self) -> float:
+        """A random part of the counter's period. Raises what `known` does."""
+        return self.rig.vary.uniform(0, self.known(1.0).update_period_s)
 
     def span(self, poll_s: float) -> Window:
         """A window around work of unknown length, such as a training; see `Window`.

@@ -28,6 +28,7 @@ class Trace:
     samples: list[Sample]
     begin_s: float  # when the meter began to wait for an update
     end_s: float  # when the work ended
+    pause_s: float  # between the update and the work
     gross_j: float  # what the meter then read
     calibration: Calibration
     facts: dict[str, Any]
@@ -35,7 +36,7 @@ class Trace:
 
 def record_trace(meter: EnergyMeter, step: Step, seconds: float) -> Trace:
     """Measure `step` for `seconds` while a second poller notes everything, tail included."""
-    rig, calibration = meter.rig, meter.known(seconds, step)
+    rig, calibration, pause_s = meter.rig, meter.known(seconds, step), meter.pause_s()
     polling = rig.start_polling(FINE_S)
     ended_s = begin_s = rig.clock.now_s()
 
@@ -46,7 +47,7 @@ def record_trace(meter: EnergyMeter, step: Step, seconds: float) -> Trace:
         ended_s = rig.clock.now_s()
 
     try:
-        reading = meter.measure(noting, seconds)
+        reading = meter.measure(noting, seconds, pause_s)
         rig.clock.sleep(2 * calibration.update_period_s)
     finally:
         samples = polling.stop()
@@ -56,6 +57,7 @@ def record_trace(meter: EnergyMeter, step: Step, seconds: float) -> Trace:
         shifted,
         begin_s - first_s,
         ended_s - first_s,
+        pause_s,
         reading.gross_j,
         calibration,
         meter.facts(),
@@ -73,6 +75,7 @@ def write_trace(folder: Path, name: str, trace: Trace) -> None:
     told = {
         "begin_s": trace.begin_s,
         "end_s": trace.end_s,
+        "pause_s": trace.pause_s,
         "gross_j": trace.gross_j,
         "calibration": asdict(trace.calibration),
         "facts": trace.facts,

@@ -26,12 +26,11 @@ from bench.meters.energy.edges import (
     wait_for_sharp_edge,
 )
 from bench.meters.energy.polling import Polling, Sample, integral_j
-from bench.meters.energy.reading import EnergyReading
+from bench.meters.energy.reading import SLACK, EnergyReading
 from bench.meters.energy.refusals import CounterStuck, WindowTooShort
 from bench.meters.energy.rig import Rig
 
 MIN_UPDATES = 20  # per window
-SLACK = 0.98  # the calibrated period is itself measured
 COVERAGE = 2.0  # standard deviations for 95 %
 SHORTEST_POLL_S = 0.02
 TAIL_SAMPLES = 10  # of power, per period, before and after the work

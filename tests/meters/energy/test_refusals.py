@@ -17,6 +17,7 @@ from bench.meters.energy import (
     NotExclusive,
     WindowTooShort,
 )
+from bench.meters.energy.refusals import NoGpu
 from bench.meters.guard import MeterStateError
 from tests.fakes.nvml import FakeGpu
 
@@ -162,3 +163,13 @@ def test_what_the_work_raises_passes_and_ends_the_polling():
     with pytest.raises(ZeroDivisionError):
         meter.measure(broken, 2.0)
     meter.measure(gpu.work(0.01), 2.0)
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda", "cuda:0"])
+def test_a_device_may_be_named(name):
+    """ "cuda:0" is a device and no board's UUID; without CUDA there is no GPU to read."""
+    if torch.cuda.is_available() and name != "cpu":
+        EnergyMeter(name).close()
+        return
+    with pytest.raises(NoGpu):
+        EnergyMeter(name)

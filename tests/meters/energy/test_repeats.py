@@ -177,3 +177,9 @@ def test_a_reading_says_what_it_is_long_enough_for(seconds, update_s, grade):
     gpu = FakeGpu(update_s=update_s * 0.999)
     meter = EnergyMeter("fake", gpu.rig())
     assert meter.measure(gpu.work(0.013), seconds).grade == grade
+
+
+def test_a_grade_allows_for_the_periods_own_uncertainty():
+    """100 updates of 100.1 ms take 10.01 s: a window of 10 s is still fit to publish."""
+    gpu = FakeGpu(update_s=0.1001)
+    assert EnergyMeter("fake", gpu.rig()).measure(gpu.work(0.1), 10.0).grade == "publish"
