@@ -79,7 +79,22 @@ class TrainingEnergy:
         """
         if untrained:
             return {name: missing("j", untrained) for name in (ENERGY, CPU_ENERGY)}
-        return {ENERGY: self._sum(), CPU_ENERGY: self._of_cpu()}
+        total = self._sum()
+        return {ENERGY: total, CPU_ENERGY: self._of_cpu(), **self._parts(total)}
+
+    def _parts(self, total: Metric) -> Metrics:
+        """Net joules, and the boards' power together: while they trained, and idle before."""
+        values = {
+            "train/energy_net_j": ("j", [each.net_j for each in self._readings]),
+            "train/energy_mean_power_w": ("w", [each.mean_power_w for each in self._readings]),
+            "train/energy_idle_power_w": ("w", [each.idle_w for each in self._readings]),
+        }
+        if total.value is None:
+            return {}
+        return {
+            name: Metric(value=sum(parts), unit=unit, valid=total.valid, reason=total.reason)
+            for name, (unit, parts) in values.items()
+        }
 
     def _of_cpu(self) -> Metric:
         if self._cpu is None or self._cpu_refused:

@@ -170,6 +170,14 @@ def test_training_energy_leaves_out_the_probed_steps():
     assert metric.low < 2500 < metric.high
 
 
+def test_training_power_and_net_energy_stand_beside_the_joules():
+    """5 s at 500 W on boards that idle at 75 W: 2500 - 375 = 2125 J net on each of two."""
+    metrics = training(real(), real())
+    assert metrics["train/energy_net_j"].shown == pytest.approx(4250, rel=0.01)
+    assert metrics["train/energy_mean_power_w"].shown == pytest.approx(1000, rel=0.01)
+    assert metrics["train/energy_idle_power_w"].shown == pytest.approx(150, rel=0.01)
+
+
 def test_several_boards_are_summed_only_if_all_are_valid():
     """Two boards 5000 J; one of them refused, none."""
     assert training(real(), real())["train/energy_j"].shown == pytest.approx(5000, rel=0.01)
