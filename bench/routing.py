@@ -269,8 +269,16 @@ def register_formula(op: Any, formula: Formula) -> None:
     """Tell the FLOP meter what a custom op costs.
 
     `op` is an OpOverloadPacket or OpOverload such as `torch.ops.mylib.fused_experts`;
-    `formula(args, kwargs, output) -> int` returns executed FLOPs (2 x MAC) of one call.
+    `formula(args, kwargs, output) -> int` returns executed FLOPs (2 x MAC) of one call. Only for
+    ops that the meter does not know: it refuses to be told what it counts itself. Raises TypeError
+    for an op that is a name, or a formula that cannot be called.
     """
+    if isinstance(op, str) or not callable(op):
+        raise TypeError(
+            f"a formula belongs to an op such as torch.ops.mylib.experts, not to {op!r}"
+        )
+    if not callable(formula):
+        raise TypeError(f"the formula of {op} is {formula!r}, which cannot be called")
     _formulas[op] = formula
 
 

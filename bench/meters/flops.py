@@ -22,6 +22,7 @@ from bench import routing
 from bench.meters.control_flow import interpreted
 from bench.meters.guard import MeterStateError, refuse_if_dispatch_watched
 from bench.meters.ledger import Ledger
+from bench.meters.scripted import telling_hidden_ops
 from bench.meters.tally import BACKWARD, Tally, UnknownOpError
 from bench.meters.threads import following, is_counted_here, is_counting
 
@@ -44,7 +45,8 @@ CONVENTION = "2 x MAC, executed, zero padding included, attention counted full"
 class FlopCount:
     """Executed FLOPs of one call, by region and op, and what could not be counted.
 
-    `causal` is the total with the masked half of causal attention left out. `pointwise_elems`
+    `causal` is the total with the masked half of causal attention left out. `by_plugin` holds what
+    of `by_op` plugins' formulas say and nobody can check. `pointwise_elems`
     counts elements written by elementwise ops, `bytes_touched` operands read and results written.
     `result` is what the call returned.
     """
@@ -57,6 +59,7 @@ class FlopCount:
     pointwise_elems: int
     bytes_touched: int
     num_ops: int
+    by_plugin: Mapping[str, int]
     result: Any = None
 
     @property
@@ -105,7 +108,8 @@ def count(fn: Callable[..., Any], *args: Any, strict: bool = False, **kwargs: An
     """
     refuse_if_dispatch_watched("FLOPs")
     tally = Tally(strict=strict, formulas=_plugin_formulas())
-    with following(tally), interpreted(is_counted_here), Ledger(tally):
+    told = telling_hidden_ops(tally.flag)
+    with following(tally), interpreted(is_counted_here), told, Ledger(tally):
         result = fn(*args, **kwargs)
     if strict and tally.unknown:  # met in another thread, which could not raise here
         raise UnknownOpError(next(iter(tally.unknown)))
@@ -162,5 +166,6 @@ def _closed(tally: Tally, result: Any) -> FlopCount:
         pointwise_elems=tally.elements,
         bytes_touched=tally.num_bytes,
         num_ops=tally.num_ops,
+        by_plugin=dict(tally.told),
         result=result,
     )

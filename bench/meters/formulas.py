@@ -84,6 +84,13 @@ CONVOLUTIONS = (
     "aten::slow_conv_transpose3d",
 )
 
+BAGS = (
+    "aten::_embedding_bag",
+    "aten::_embedding_bag_forward_only",
+    "aten::_embedding_bag_backward",
+    "aten::_embedding_bag_dense_backward",
+)
+
 
 def product(call: Call, *, left: str, right: str) -> int | None:
     """left @ right: every stored element of the left meets every column of the right."""
@@ -95,6 +102,11 @@ def products(call: Call) -> int | None:
     pairs = zip(call.first, call.second, strict=True)
     each = [formulas_sparse.matmul(left, right) for left, right in pairs]
     return None if None in each else sum(flops or 0 for flops in each)
+
+
+def outer(call: Call) -> int:
+    """A matrix plus the outer product of two vectors."""
+    return formulas_sparse.real_macs(call["vec1"]) * call["vec1"].numel() * call["vec2"].numel()
 
 
 def linear(call: Call) -> int:
@@ -188,7 +200,10 @@ FORMULAS: Mapping[str, Formula] = {
     "aten::_cdist_forward": formulas_pairwise.distances,
     "aten::_cdist_backward": formulas_pairwise.distances,
     "aten::_pdist_forward": formulas_pairwise.pair_distances,
+    "aten::addr": outer,
     "aten::sparse_sampled_addmm": formulas_sparse.sampled,
+    **dict.fromkeys(BAGS, formulas_sparse.weighted_bag),
+    "aten::_embedding_bag_per_sample_weights_backward": formulas_sparse.bag_products,
     **formulas_attention.FORMULAS,
 }
 

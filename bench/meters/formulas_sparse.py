@@ -56,3 +56,18 @@ def _meetings(left: Tensor, right: Tensor) -> int:
 def sampled(call: Call) -> int:
     """mat1 [M, K] @ mat2 [K, N] only where `self` stores an element."""
     return real_macs(call["mat1"]) * stored(call["self"]) * call["mat1"].shape[-1]
+
+
+def weighted_bag(call: Call) -> int:
+    """A bag of weighted rows is a sparse row times a table: one MAC per index and column, forward
+    and for either gradient. Without weights rows are only summed. Padding indices are skipped."""
+    if call.get("per_sample_weights") is None:
+        return 0
+    return bag_products(call)
+
+
+def bag_products(call: Call) -> int:
+    """One MAC per index and column of the first argument: the table or the bags' gradient."""
+    skipped = call.get("padding_idx", -1)
+    used = int((call["indices"] != skipped).sum()) if skipped >= 0 else call["indices"].numel()
+    return real_macs(call.first) * used * call.first.shape[-1]

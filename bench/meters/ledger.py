@@ -1,7 +1,9 @@
 """The FLOP ledger: a dispatch mode that books every executed op, or says that it does not know it.
 
-    op arrives -> plugin formula -> own formula -> composite: look inside -> elementwise
-               -> declared to cost nothing -> unknown
+    op arrives -> own formula -> composite: look inside -> elementwise -> declared to cost nothing
+               -> plugin formula -> unknown
+
+A plugin's formula is for what is unknown: one for an op that is known would hide work, and raises.
 
 Ops run unchanged, on the real inputs, so data-dependent control flow is counted as it happened.
 `torch.cond` runs the taken branch only and `while_loop` is interpreted; other higher-order
@@ -32,9 +34,10 @@ from bench.meters.tally import Tally
 class _Rule(NamedTuple):
     """How one overload is booked."""
 
-    kind: str  # formula, composite, elementwise, uncounted, gather, no_work or unknown
+    kind: str  # formula, composite, elementwise, uncounted, no_work or unknown
     name: str  # aten::mm
     argument_names: tuple[str, ...] = ()
+    gathers: bool = False  # reads of its first argument only what it returns
 
 
 class Ledger(TorchDispatchMode):
@@ -60,31 +63,35 @@ class Ledger(TorchDispatchMode):
         if types and any(_takes_over(kind) for kind in types):
             return NotImplemented  # the subclass runs it; its inner ops come back here
         rule = self._rules.get(func) or self._rules.setdefault(func, _rule(func))
-        told = self.tally.formulas and self._told(func)
-        if not told and rule.kind == "composite":
+        told = self._told(func) if self.tally.formulas else None
+        if told is not None and rule.kind not in ("unknown", "formula"):
+            raise ValueError(_ALREADY_KNOWN.format(rule.name))
+        if rule.kind == "composite":
             if not any(isinstance(arg, Tensor) and arg.is_nested for arg in args):
                 with as_called(func), self:
                     return func._op_dk(DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
             rule = _leaf_rule(func)  # nested tensors have kernels of their own
-        if not told and rule.kind == "unknown":
+        if told is None and rule.kind == "unknown":
             self.tally.flag(rule.name)
         output = run(func, args, kwargs)
-        cost = _told_cost(told, rule.name, args, kwargs, output) if told else None
-        self._book(rule, args, kwargs, output, cost)
+        self._book(rule, args, kwargs, output, told)
         return output
 
     def _told(self, func: OpOverload) -> routing.Formula | None:
         formulas = self.tally.formulas
         return formulas.get(func) or formulas.get(func._overloadpacket)
 
-    def _book(self, rule: _Rule, args: tuple, kwargs: dict, output: Any, cost: Cost | None) -> None:
-        if cost is None and rule.kind == "formula":
-            arguments = dict(zip(rule.argument_names, args, strict=False)) | kwargs
-            answer = FORMULAS[rule.name](Call(rule.name, arguments, output))
-            if answer is None:
-                self.tally.flag(rule.name)
-            else:
-                cost = answer if isinstance(answer, Cost) else Cost(answer, answer)
+    def _book(
+        self, rule: _Rule, args: tuple, kwargs: dict, output: Any, told: routing.Formula | None
+    ) -> None:
+        cost = _own_cost(rule, args, kwargs, output)
+        if told is not None:
+            if cost is not None:
+                raise ValueError(_ALREADY_KNOWN.format(rule.name))
+            cost = _told_cost(told, rule.name, args, kwargs, output)
+            self.tally.book_told(rule.name, cost)
+        elif cost is None and rule.kind == "formula":
+            self.tally.flag(rule.name)
         written = output if output is not None else args[:1]
         elements = _elements(written) if rule.kind == "elementwise" else 0
         self.tally.book(rule.name, cost, elements, _bytes_touched(rule, args, kwargs, output))
@@ -102,6 +109,21 @@ def _takes_over(kind: type) -> bool:
     """Whether a tensor class answers dispatched ops itself (nested jagged, quantised, fake)."""
     handler = getattr(kind, "__torch_dispatch__", None)
     return kind is not Tensor and handler is not torch._C._disabled_torch_dispatch_impl
+
+
+_ALREADY_KNOWN = (
+    "a plugin registered a FLOP formula for {}, which the meter counts itself: remove that call of "
+    "bench.routing.register_formula"
+)
+
+
+def _own_cost(rule: _Rule, args: tuple, kwargs: dict, output: Any) -> Cost | None:
+    """By our formula; None where there is none, or where it cannot tell."""
+    if rule.kind != "formula":
+        return None
+    arguments = dict(zip(rule.argument_names, args, strict=False)) | kwargs
+    answer = FORMULAS[rule.name](Call(rule.name, arguments, output))
+    return answer if answer is None or isinstance(answer, Cost) else Cost(answer, answer)
 
 
 def _told_cost(formula: routing.Formula, name: str, args: tuple, kwargs: dict, output: Any) -> Cost:
@@ -126,12 +148,13 @@ def _rule(func: OpOverload) -> _Rule:
 def _leaf_rule(func: OpOverload) -> _Rule:
     name = func._schema.name
     plain = name.removesuffix("_")
-    if name in FORMULAS or plain in FORMULAS:
-        arguments = tuple(argument.name for argument in func._schema.arguments)
-        return _Rule("formula", name if name in FORMULAS else plain, arguments)
     namespace, _, short = name.partition("::")
     short = short.removeprefix("_foreach_")  # over lists of tensors: what it does to each
     forms = uncounted.stems(short) if namespace == "aten" else frozenset()
+    gathers = bool(forms & uncounted.GATHERS)
+    if name in FORMULAS or plain in FORMULAS:
+        arguments = tuple(argument.name for argument in func._schema.arguments)
+        return _Rule("formula", name if name in FORMULAS else plain, arguments, gathers)
     if _is_elementwise(func, short, forms):
         return _Rule("elementwise", name)
     if torch.Tag.view_copy in func.tags:
@@ -139,9 +162,8 @@ def _leaf_rule(func: OpOverload) -> _Rule:
     moves_nothing = (namespace == "aten" and func.is_view) or forms & uncounted.NO_WORK
     if moves_nothing or namespace in uncounted.SILENT_NAMESPACES:
         return _Rule("no_work", name)
-    if forms & uncounted.GATHERS:
-        return _Rule("gather", name)
-    return _Rule("uncounted" if forms & uncounted.UNCOUNTED else "unknown", name)
+    kind = "uncounted" if forms & uncounted.UNCOUNTED else "unknown"
+    return _Rule(kind, name, gathers=gathers)
 
 
 def _is_elementwise(func: OpOverload, short: str, forms: frozenset[str]) -> bool:
@@ -159,7 +181,7 @@ def _bytes_touched(rule: _Rule, args: tuple, kwargs: dict, output: Any) -> int:
     """Operands read and results written, each once, whatever the caches do."""
     if rule.kind == "no_work":
         return 0
-    read = output if rule.kind == "gather" else args[:1]
+    read = output if rule.gathers else args[:1]
     return _bytes(read) + _bytes(args[1:]) + _bytes(tuple(kwargs.values())) + _bytes(output)
 
 

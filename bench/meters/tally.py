@@ -23,6 +23,8 @@ class UnknownOpError(Exception):
         kind, _, detail = name.partition("::")
         if kind == "thread":
             way_out = f"work in the thread {detail} was not seen: start it inside what is counted"
+        elif kind == "prim":
+            way_out = f"TorchScript runs {name} itself: count the module as it was before freezing"
         elif kind == "higher_order":
             way_out = f"what the higher-order operator {detail} runs was not seen"
         else:
@@ -41,6 +43,7 @@ class Tally:
     strict: bool = False
     formulas: Mapping[Any, routing.Formula] = field(default_factory=dict)  # plugins', by op
     flops: Counter[tuple[str, str]] = field(default_factory=Counter)  # (region, op)
+    told: Counter[str] = field(default_factory=Counter)  # of these, by plugins' word, by op
     unknown: Counter[str] = field(default_factory=Counter)
     masked: int = 0  # FLOPs on the causally masked half of attention
     elements: int = 0  # written by elementwise ops
@@ -56,6 +59,11 @@ class Tally:
             self.unknown[name] += 1
         if self.strict:
             raise UnknownOpError(name)
+
+    def book_told(self, op: str, cost: Cost) -> None:
+        """Note that these FLOPs rest on a plugin's word; `book` adds them."""
+        with self.lock:
+            self.told[op] += cost.full
 
     def book(self, op: str, cost: Cost | None, elements: int, num_bytes: int) -> None:
         """Book one executed op; `cost` is None where it has no FLOPs."""

@@ -61,8 +61,7 @@ _MOVES = """
 """
 
 _REDUCTIONS = """
-    _aminmax _cummax_helper _cummin_helper _embedding_bag_dense
-    _embedding_bag_per_sample_weights _histogramdd_bin_edges _histogramdd_from_bin_cts
+    _aminmax _cummax_helper _cummin_helper _histogramdd_bin_edges _histogramdd_from_bin_cts
     _histogramdd_from_bin_tensors _logcumsumexp _nested_sum _segment_reduce _sparse_csr_prod
     _sparse_csr_sum _sparse_sum _unique _unique2 all allclose amax amin aminmax any argmax
     argmin argsort bincount bucketize count_nonzero cummax cummin cumprod cumsum dist
@@ -108,7 +107,7 @@ _RANDOM = """
 # element by element, though torch does not tag them so (or not in every release)
 _ELEMENTWISE = """
     __irshift__ _add_relu _amp_update_scale _masked_scale _prelu_kernel _thnn_fused_gru_cell
-    _thnn_fused_lstm_cell _thnn_fused_lstm_cell_backward_impl _transform_bias_rescale_qkv addr
+    _thnn_fused_lstm_cell _thnn_fused_lstm_cell_backward_impl _transform_bias_rescale_qkv
     binary_cross_entropy binary_cross_entropy_with_logits celu elu floor_divide gelu
     gelu_backward glu glu_backward_jvp glu_jvp hardshrink hardsigmoid hardswish hardtanh
     huber_loss isinf isnan leaky_relu linalg_cross log_sigmoid mish mse_loss relu remainder rsub

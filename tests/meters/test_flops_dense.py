@@ -68,6 +68,14 @@ def z(*shape: int) -> Tensor:
 
 
 # what runs, MACs worked out by hand; a complex MAC is four real ones
+
+
+def bags(weights: Tensor | None = None, **options: Any) -> Tensor:
+    """Two bags of three rows out of a table of nine rows of four."""
+    index = torch.arange(6).view(2, 3)
+    return F.embedding_bag(index, r(9, 4), per_sample_weights=weights, mode="sum", **options)
+
+
 OPS: dict[str, tuple[Callable[[], Any], int]] = {
     "mm": (lambda: r(3, 4) @ r(4, 5), 60),
     "mm with out": (lambda: torch.mm(r(3, 4), r(4, 5), out=torch.empty(3, 5)), 60),
@@ -112,6 +120,11 @@ OPS: dict[str, tuple[Callable[[], Any], int]] = {
     "cdist by matmul": (lambda: torch.cdist(r(30, 8), r(40, 8)), 30 * 40 * 10),
     "cdist by differences": (lambda: torch.cdist(r(3, 8), r(4, 8), p=1.0), 3 * 4 * 8),
     "pdist": (lambda: F.pdist(r(5, 8)), 10 * 8),
+    # weights make a bag a sparse row times the table: 6 indices, 5 without padding, of 4 columns
+    "weighted bags": (lambda: bags(weights=r(2, 3)), 6 * 4),
+    "weighted bags, padded": (lambda: bags(weights=r(2, 3), padding_idx=2), 5 * 4),
+    "bags": (lambda: bags(), 0),
+    "addr": (lambda: torch.addr(r(3, 4), r(3), r(4)), 12),
     "softmax, scan, sort": (lambda: r(5, 8).softmax(-1).cumsum(0).sort().values.std(), 0),
     "gather, scatter, mask": (
         lambda: (

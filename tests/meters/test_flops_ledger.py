@@ -142,14 +142,47 @@ def test_an_unknown_op_is_flagged_or_refused(
 def test_a_registered_formula_makes_it_exact(
     library: torch.library.Library, no_formulas: None
 ) -> None:
-    """A plugin's formula counts its op, and may replace ours."""
+    """A plugin's formula counts its op, and the count says that it is the plugin's word."""
     op = torch.ops.condbenchtest.product
     routing.register_formula(op, lambda args, kwargs, output: 2 * args[0].numel() * output.shape[1])
-    routing.register_formula(torch.ops.aten.mm.default, lambda args, kwargs, output: 7)
     with routing.region("expert"):
         counted = count(op, r(3, 4), r(4, 5), strict=True)
     assert (counted.total, counted.by_region) == (120, {"expert": 120})
-    assert count(torch.mm, r(3, 4), r(4, 5)).total == 7
+    assert counted.by_plugin == {"condbenchtest::product": 120}
+    assert count(torch.mm, r(3, 4), r(4, 5)).by_plugin == {}
+
+
+@pytest.mark.parametrize("name", ["mm", "relu", "sum", "view", "linear"])
+def test_a_formula_for_what_is_known_is_refused(name: str, no_formulas: None) -> None:
+    """A plugin that declares products, or anything else that is counted, free, is found out."""
+    routing.register_formula(getattr(torch.ops.aten, name), lambda args, kwargs, output: 0)
+
+    def model() -> Tensor:
+        return F.linear(torch.mm(r(3, 4), r(4, 4)).relu(), r(5, 4)).view(-1).sum()
+
+    with torch.inference_mode(), pytest.raises(ValueError, match=f"formula for aten::{name}"):
+        count(model)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_a_plugin_may_tell_what_our_formula_cannot(no_formulas: None) -> None:
+    """Products of nested tensors are flagged, unless somebody says what they cost."""
+    nested = torch.nested.nested_tensor([r(3, 8), r(5, 8)])
+    right = torch.nested.nested_tensor([r(8, 2), r(8, 2)])
+    assert not count(torch.bmm, nested, right).complete
+    routing.register_formula(torch.ops.aten.bmm, lambda args, kwargs, output: 2 * 8 * 8 * 2)
+    assert count(torch.bmm, nested, right, strict=True).total == 256
+    with pytest.raises(ValueError, match="formula for aten::bmm"):
+        count(torch.bmm, r(2, 3, 4), r(2, 4, 5))
+
+
+@pytest.mark.parametrize(
+    ("op", "formula"), [("condbenchtest::product", max), (torch.ops.aten.mm, 7), (7, max)]
+)
+def test_a_formula_needs_an_op_and_a_function(op: Any, formula: Any, no_formulas: None) -> None:
+    """A name in place of an op would never be found, silently."""
+    with pytest.raises(TypeError, match=r"belongs to an op|cannot be called"):
+        routing.register_formula(op, formula)
 
 
 def test_a_formula_must_return_a_whole_number(
@@ -298,3 +331,18 @@ def test_scripted_code_is_seen() -> None:
     """TorchScript's interpreter dispatches ops like everybody else, also once it is optimised."""
     model, x = torch.jit.script(nn.Linear(4, 5)), r(3, 4)
     assert [count(model, x, strict=True).macs for _ in range(3)] == [60, 60, 60]
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_operators_that_torchscript_runs_itself_are_flagged() -> None:
+    """An optimised frozen convolution dispatches nothing: 0 FLOPs, and the count says why."""
+    scripted = torch.jit.script(nn.Conv2d(4, 6, 3).eval())
+    frozen = torch.jit.optimize_for_inference(torch.jit.freeze(scripted))
+    images = r(1, 4, 8, 8)
+    wrapped = nn.Sequential(frozen)
+    with torch.no_grad():
+        assert "prim::mkldnn_convolution" in count(frozen, images).unknown_ops
+        assert "prim::mkldnn_convolution" in count(lambda: wrapped(images)).unknown_ops
+        with pytest.raises(UnknownOpError, match="before freezing"):
+            count(frozen, images, strict=True)
+        assert count(scripted, images, strict=True).macs == 6 * 36 * 36

@@ -181,3 +181,14 @@ def test_attention_for_any_shape(heads: int, queries: int, width: int) -> None:
     assert counted.total == queries * queries * per_pair
     if counted.by_op.keys() == {"aten::_scaled_dot_product_flash_attention_for_cpu"}:
         assert counted.causal == queries * (queries + 1) // 2 * per_pair
+
+
+def test_weighted_bags_cost_as_much_for_either_gradient() -> None:
+    """6 indices of 4 columns: 24 MACs forward, for the table's gradient and for the weights'."""
+    table, weights = r(9, 4, requires_grad=True), r(2, 3, requires_grad=True)
+    index = torch.arange(6).view(2, 3)
+
+    def step() -> None:
+        F.embedding_bag(index, table, per_sample_weights=weights, mode="sum").sum().backward()
+
+    assert count(step, strict=True).macs == 3 * 24
