@@ -24,7 +24,7 @@ from bench.types import Batch, Model, Output, Quality, Recipe, Split, TaskSpec
 
 SOURCE, TARGET = "en", "fr"
 MOST_DIGITS = 9
-NUM_SAMPLES: dict[Split, int] = {"train": 2_000, "calibration": 400, "test": 1_000}
+NUM_SAMPLES: dict[Split, int] = {"train": 800, "calibration": 400, "test": 1_000}
 SEED = 11  # of the numbers and the split
 PADDING, BEGIN, END = 0, 1, 2
 SPECIAL = ("<padding>", "<begin>", "<end>")
@@ -51,7 +51,7 @@ class Numbers(Preloaded):
 
     @property
     def recipe(self) -> Recipe:
-        return Recipe(steps=400, batch_size=64, lr=1e-3)
+        return Recipe(steps=300, batch_size=48, lr=2e-3)
 
     def samples(self) -> Mapping[Split, Batch]:
         return _samples()
