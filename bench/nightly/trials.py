@@ -56,8 +56,8 @@ class FailedTwice(Exception):
 def controlled(night: Night, plan: dict[Cell, Content]) -> list[Cell]:
     """The A/A arm, the baseline against itself in two processes; the trials to go on with.
 
-    None where it did not come out equal. On the first trial that the baseline can do; those that
-    fail twice are not comparable. Raises BadInput where all fail.
+    On the first trial that the baseline can do; those that fail twice are not comparable. Nothing
+    to go on with where the arm is not equal. Raises BadInput where all fail.
     """
     failed: dict[Cell, FailedTwice] = {}
     rows: list[Row] = []
