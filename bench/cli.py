@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.redaction import printable, printable_lines
+
 if TYPE_CHECKING:
     from bench.plugins import Plugin
 
@@ -66,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parsed.overrides += rest
         return int(parsed.act(parsed))
     except Refused as error:
-        print(f"condbench: {error}", file=sys.stderr)
+        print(printable_lines(f"condbench: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("condbench: interrupted; the same command goes on from here", file=sys.stderr)
@@ -159,7 +161,7 @@ def _report(arguments: argparse.Namespace) -> int:
         made = build(arguments.folders, arguments.out)
     print(made.text)
     for problem in made.problems:
-        print(f"left out: {problem}", file=sys.stderr)
+        print(printable(f"left out: {problem}"), file=sys.stderr)
     print("report:", *made.paths)
     return 0
 
@@ -178,7 +180,7 @@ def _publish(arguments: argparse.Namespace) -> int:
     with refusing(FileNotFoundError):
         num_sent, problems = publish_all(others, arguments.mode, arguments.project)
     for problem in problems:
-        print(f"not sent: {problem}", file=sys.stderr)
+        print(printable(f"not sent: {problem}"), file=sys.stderr)
     print(f"{num_sent} records sent to project {arguments.project} ({arguments.mode})")
     return 1 if problems else 0
 

@@ -1,4 +1,4 @@
-"""Keys and passwords are taken out of what errors say, before a record or log holds it."""
+"""What foreign text loses before it is kept or shown: keys, passwords, a terminal's commands."""
 
 from __future__ import annotations
 
@@ -26,3 +26,13 @@ def redact(text: str, environ: Mapping[str, str] = os.environ) -> str:
     for pattern in SECRETS:
         text = pattern.sub(r"\1***", text)
     return text
+
+
+def printable(text: str) -> str:
+    """One line without control characters and lone surrogates, which a terminal might obey."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def printable_lines(text: str) -> str:
+    """The same, line by line."""
+    return "\n".join(map(printable, text.split("\n")))

@@ -20,6 +20,7 @@ from bench.plan.matrix import Plan, make_plan
 from bench.plan.planned import PlannedTrial
 from bench.plan.staleness import MOVE_IT, Foreign, State, judge, write_trials
 from bench.record import LOG_NAME, RECORD_NAME
+from bench.redaction import printable, printable_lines
 
 if TYPE_CHECKING:
     from bench.launch.queue import Summary
@@ -44,7 +45,7 @@ def run(overrides: Sequence[str], *, plan_only: bool) -> int:
     """
     plan = make_plan(overrides)
     for line in plan.left_out:
-        print(f"left out: {line}", file=sys.stderr)
+        print(printable_lines(f"left out: {line}"), file=sys.stderr)
     states = judge(plan.trials, plan.retries)
     print(headline(plan, states), flush=True)
     if plan_only:
@@ -96,7 +97,8 @@ def headline(plan: Plan, states: Sequence[State]) -> str:
 def listing(trials: Sequence[PlannedTrial], states: Sequence[State]) -> Iterator[str]:
     """One line per trial: its state, what it is, and why."""
     for trial, state in zip(trials, states, strict=True):
-        yield f"  {state.kind:<10} {title(trial)}" + (f": {state.why}" if state.why else "")
+        why = f": {state.why}" if state.why else ""
+        yield printable(f"  {state.kind:<10} {title(trial)}{why}")
 
 
 def title(trial: PlannedTrial) -> str:
@@ -153,7 +155,7 @@ def _launch(trials: Sequence[PlannedTrial]) -> Summary:
 
         summary = run_trials(folders, after_record=mirror)
     for problem in (problem for each in mirrors.values() for problem in each.problems):
-        print(f"not mirrored: {problem}", file=sys.stderr)
+        print(printable(f"not mirrored: {problem}"), file=sys.stderr)
     return summary
 
 
@@ -177,7 +179,7 @@ def report(plan: Plan) -> None:
         print(made.text)
         missed += [problem for problem in made.problems if problem.startswith(planned)]
         for problem in (problem for problem in made.problems if problem not in missed):
-            print(f"left out: {problem}", file=sys.stderr)
+            print(printable(f"left out: {problem}"), file=sys.stderr)
         print("report:", *made.paths, flush=True)
     if missed:
         raise Unreadable("\n".join(f"{problem}; {MOVE_IT}" for problem in missed))

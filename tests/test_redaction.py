@@ -1,4 +1,4 @@
-"""Texts without keys: by their look, and by the values of secret-looking variables."""
+"""Foreign text without keys, by look and by value, and without a terminal's commands."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.redaction import redact
+from bench.redaction import printable, printable_lines, redact
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,16 @@ def test_redact_by_value(secret, before, after) -> None:
 def test_short_values_are_left_alone() -> None:
     """A variable MY_KEY=1 does not blot out every 1."""
     assert redact("layer 1", {"MY_KEY": "1"}) == "layer 1"
+
+
+@given(st.text())
+def test_what_is_shown_holds_no_command(text) -> None:
+    """Only line breaks are left of control characters, and those only where they are wanted."""
+    assert printable(text).isprintable()
+    assert printable_lines(text).replace("\n", "").isprintable()
+
+
+def test_printable_words_stay_as_they_are() -> None:
+    """Letters of every script, and signs, are no commands."""
+    assert printable("naïve 模型 ≥ 2x 🙂") == "naïve 模型 ≥ 2x 🙂"
+    assert printable_lines("a\nb\tc") == "a\nb c"

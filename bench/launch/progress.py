@@ -19,6 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column
 from rich.text import Text
 
+from bench.redaction import printable
+
 MARKS = {"ok": "green", "skipped": "yellow", "failed": "red", "interrupted": "yellow"}
 
 
@@ -95,7 +97,7 @@ class Forecast:
 def outcome(name: str, status: str, reason: str | None, took_s: float) -> str:
     """One line about a finished trial."""
     how = f" in {duration(took_s)}" if took_s else " (by another run)"
-    return f"{name}: {status}{how}" + (f": {reason}" if reason else "")
+    return printable(f"{name}: {status}{how}" + (f": {reason}" if reason else ""))
 
 
 @dataclass
@@ -122,7 +124,7 @@ class Lines:
         self.say(f"[{self.done}/{self.total}] {outcome(name, status, reason, took_s)}")
 
     def say(self, text: str) -> None:
-        print(text, file=self.stream, flush=True)
+        print(printable(text), file=self.stream, flush=True)
 
     def __enter__(self) -> Self:
         return self
@@ -187,7 +189,7 @@ class Bar:
         self._bar.print(line, soft_wrap=True)
 
     def say(self, text: str) -> None:
-        self._bar.print(Text(text), soft_wrap=True)
+        self._bar.print(Text(printable(text)), soft_wrap=True)
 
     def _draw(self) -> None:
         now = self._clock()

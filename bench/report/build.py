@@ -15,7 +15,7 @@ from bench.report.latex import latex
 from bench.report.page import CAPTIONS, page
 from bench.report.reading import garbage_left_alone, read
 from bench.report.rows import Table, tables
-from bench.report.text import markdown, terminal
+from bench.report.text import markdown, plain, terminal
 from bench.report.wide import csv
 
 FOLDER = "report"  # within the first folder reported on
@@ -45,7 +45,7 @@ def build(dirs: Sequence[Path], out: Path | None = None) -> Report:
     images = _images(made)
     title = "condbench: " + ", ".join(sorted({f.record.labels.experiment for f in reading.found}))
     contents: dict[str, str | bytes] = {
-        "table.md": f"# {title}\n\n{markdown(made)}" + _links(images),
+        "table.md": f"# {plain(title)}\n\n{markdown(made)}" + _links(images),
         "table.tex": latex(made),
         "table.csv": csv(made),
         **images,

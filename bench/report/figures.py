@@ -18,7 +18,9 @@ from collections.abc import Callable, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 
+from bench.redaction import printable_lines
 from bench.report.columns import headline_batches
 from bench.report.panels import FAINT, INK, Style, draw_quality, draw_speedup, speedup_marks
 from bench.report.robust_panels import draw_flops_under, draw_quality_under
@@ -93,13 +95,22 @@ def _figure(
         handles=entries, loc="outside lower center", ncols=per_line, fontsize=9, labelcolor=INK
     )
     legend_box.set_frame_on(False)
+    _take_literally(figure)
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=150)
     return image.getvalue()
 
 
+def _take_literally(figure: Figure) -> None:
+    """Records bring foreign words: no mathematics in them, and no character without a shape."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_parse_math(False)
+        text.set_text(printable_lines(text.get_text()))
+
+
 def _frame(axes: Axes, title: str) -> None:
-    axes.set_title(title, fontsize=10, color=INK, loc="left", parse_math=False)
+    axes.set_title(title, fontsize=10, color=INK, loc="left")
     axes.tick_params(labelsize=8, colors=INK, length=3)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -129,7 +140,7 @@ def _entry(label: str, colour: str, marker: str, face: str, size: float = 8) -> 
     return Line2D(
         [],
         [],
-        label=label.replace("$", r"\$"),
+        label=label,
         color=colour,
         marker=marker,
         markerfacecolor=face,

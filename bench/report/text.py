@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from bench.redaction import printable
 from bench.report.columns import Line, Sheet, sheet
 from bench.report.legend import below, conditions
 from bench.report.numbers import Text
@@ -27,7 +28,7 @@ def markdown(tables: Sequence[Table]) -> str:
 
 def _markdown_table(table: Table) -> str:
     text = sheet(table)
-    parts = [f"## {_plain(table.title)}", _plain(conditions(table))]
+    parts = [f"## {plain(table.title)}", plain(conditions(table))]
     if text.lines:
         parts.append(_grid(text))
     parts.append(_listed(below(table, text)))
@@ -38,13 +39,13 @@ def _markdown_table(table: Table) -> str:
 
 
 def _listed(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {_plain(line)}" for line in lines)
+    return "\n".join(f"- {plain(line)}" for line in lines)
 
 
 def _robust_grid(hard: Robustness) -> str:
     """One line per quantity and method."""
     rows = [
-        [_plain(block.title), _plain(name), *map(_markdown_cell, texts)]
+        [plain(block.title), plain(name), *map(_markdown_cell, texts)]
         for block in hard.blocks
         for name, texts in block.lines
     ]
@@ -56,8 +57,8 @@ def _robust_grid(hard: Robustness) -> str:
 
 
 def _grid(text: Sheet) -> str:
-    rows = [[_plain(line.name), *map(_markdown_cell, line.texts)] for line in text.lines]
-    headers = ["method", *(_plain(column.header) for column in text.columns)]
+    rows = [[plain(line.name), *map(_markdown_cell, line.texts)] for line in text.lines]
+    headers = ["method", *(plain(column.header) for column in text.columns)]
     align = ["left"] + ["right"] * len(text.columns)
     frame = pd.DataFrame(rows, columns=headers)
     return frame.to_markdown(index=False, disable_numparse=True, colalign=align)
@@ -70,9 +71,9 @@ def _markdown_cell(text: Text) -> str:
     return " ".join(part for part in (main, text.interval, tie, marks) if part)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Foreign text without Markdown or HTML in it."""
-    flat = " ".join(text.split())
+    flat = " ".join(printable(text).split())
     for char in "\\`*|":
         flat = flat.replace(char, "\\" + char)
     return flat.replace("&", "&amp;").replace("<", "&lt;").replace("](", "]\\(")
@@ -91,7 +92,7 @@ def _terminal_table(table: Table) -> str:
         names = ("", "", "method")
         head = [[name, *header] for name, header in zip(names, headers, strict=True)]
         lines += ["", *_aligned(head + [_terminal_line(line) for line in text.lines]), ""]
-    return "\n".join(map(_printable, lines + [f"  {line}" for line in below(table, text)]))
+    return "\n".join(map(printable, lines + [f"  {line}" for line in below(table, text)]))
 
 
 def _terminal_line(line: Line) -> list[str]:
@@ -114,8 +115,3 @@ def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
         for line in lines
     ]
     return [*texts[:3], gap.join("-" * width for width in widths), *texts[3:]]
-
-
-def _printable(text: str) -> str:
-    """No control characters: a record must not steer a terminal."""
-    return "".join(char if char.isprintable() else " " for char in text)

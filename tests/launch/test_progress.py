@@ -70,6 +70,21 @@ def show(display) -> None:
         display.say("over")
 
 
+def test_a_reason_does_not_steer_the_terminal() -> None:
+    """Escape sequences of a plugin's error come out as blanks, on a terminal and elsewhere."""
+    evil = "\x1b]0;owned\x07 \x9b2J \x1b[31mred"
+    for terminal in (False, True):
+        stream = io.StringIO()
+        console = Console(file=stream, force_terminal=terminal, width=150, color_system=None)
+        with Bar(console) if terminal else Lines(stream) as display:
+            display.begin(["digits"])
+            display.finished("digits/moe", "digits", "failed", evil, 3.0)
+            display.say(evil)
+        shown = stream.getvalue()
+        assert shown.count("owned") == 2
+        assert not any(bad in shown for bad in ("\x1b]0;", "\x07", "\x9b", "\x1b[31m"))
+
+
 def test_plain_lines() -> None:
     """Without a terminal each start and end is one line with outcome, duration and reason."""
     stream = io.StringIO()
