@@ -31,7 +31,7 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Tiny:
-    """A task that exists in shapes only: at most 16 tokens, or 8 x 8 pixels."""
+    """A task that exists in shapes only: 16 tokens at most, 8 x 8 pixels, 8 bands x 6 frames."""
 
     spec: TaskSpec
 
@@ -72,6 +72,7 @@ class Tiny:
 
 TINY = {
     "image": Tiny(TaskSpec("tiny-image", "image", (1, 8, 8), NUM_CLASSES)),
+    "audio": Tiny(TaskSpec("tiny-audio", "audio", (8, 6), NUM_CLASSES)),
     "text": Tiny(
         TaskSpec("tiny-text", "tokens", (LENGTH,), VOCABULARY, vocab_size=VOCABULARY, causal=True)
     ),

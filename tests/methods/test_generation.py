@@ -69,6 +69,26 @@ def test_methods_generate_what_they_recompute(text_built_in, num_samples) -> Non
 
 
 @pytest.mark.parametrize("num_samples", [1, 4])
+@pytest.mark.parametrize("method", ["early_exit", "mixture_of_depths", "moe", "topk_ffn"])
+def test_modern_blocks_generate_what_they_recompute(text_built_in_named, method, num_samples):
+    """The same with RMSNorm, rotary positions, grouped queries and SwiGLU at every point."""
+    size = {"dim": 16, "depth": 4, "num_heads": 2, "num_kv_heads": 1, "hidden_multiple": 2.0}
+    backbone = Transformer(**size, **MODERN)
+    found = replace(text_built_in_named(method), backbone=backbone)
+    if method == "topk_ffn":  # its blocks of hidden units have no gate
+        with pytest.raises(Unsupported, match="of the form W2 f"):
+            found.untrained()
+        found = replace(found, backbone=replace(backbone, activation="gelu", bias=True))
+    prompt = _prompt(found.tiny, num_samples)
+    tokens = set()
+    for _, model in found.at_points():
+        wanted = torch.stack(list(_recomputed(model, prompt, NUM_TOKENS)), 1)
+        assert torch.equal(_generated(model, prompt, NUM_TOKENS), wanted)
+        tokens |= set(wanted.flatten().tolist())
+    assert len(tokens) > 1  # nothing would be found out from one symbol
+
+
+@pytest.mark.parametrize("num_samples", [1, 4])
 def test_cached_logits_are_those_of_recomputing(text_built_in, num_samples) -> None:
     """A pass over the next tokens gives the last one's logits of a pass over all tokens."""
     model, batch = text_built_in.model, text_built_in.tiny.batch(num_samples)
@@ -93,6 +113,23 @@ def test_open_gates_generate_the_dense_models_tokens(tiny_text) -> None:
         model = method.convert(dense, []).eval()
         with routing.force("open"):
             assert torch.equal(_generated(model, prompt, NUM_TOKENS), wanted)
+
+
+@pytest.mark.parametrize("settings", BLOCKS.values(), ids=BLOCKS)
+def test_open_mixture_of_depths_generates_like_dense_at_zero_scores(tiny_text, settings) -> None:
+    """A score of 0 scales by 2 sigmoid(0) = 1; others scale by something else on purpose."""
+    from methods.mixture_of_depths import MixtureOfDepths, RoutedBlock
+
+    backbone = Transformer(dim=16, depth=2, num_heads=2, **settings)
+    dense, prompt = _sharpened(backbone.build(tiny_text.spec)), _prompt(tiny_text)
+    model = MixtureOfDepths().convert(dense, []).eval()
+    (routed,) = [block for block in model.blocks if isinstance(block, RoutedBlock)]
+    wanted = _generated(dense, prompt, NUM_TOKENS)
+    with routing.force("open"):
+        nn.init.zeros_(routed.router.weight)
+        assert torch.equal(_generated(model, prompt, NUM_TOKENS), wanted)
+        nn.init.constant_(routed.router.weight, 4.0)
+        assert not torch.equal(_generated(model, prompt, NUM_TOKENS), wanted)
 
 
 @pytest.mark.parametrize("name", ["early_exit", "mixture_of_depths"])
