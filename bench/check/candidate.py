@@ -17,6 +17,7 @@ from bench.types import Batch, Point, Unsupported
 
 NUM_STEPS = 4  # enough to tell inputs apart; nothing is learned from random targets
 LEARNING_RATE = 0.02
+FEW, CROWD = 6, 64  # samples in a batch; methods are measured in batches as large as the second
 
 
 @dataclass
@@ -109,11 +110,17 @@ class Candidate:
 
     def at_points(self) -> Iterator[tuple[Point, nn.Module]]:
         """The shared model at each operating point in turn; back at the default afterwards."""
-        for point in self._points or [{}]:
-            if point:
-                self.method.set_point(self.model, point)
-            yield point, self.model
-        if self._points:
+        try:
+            for point in self._points or [{}]:
+                if point:
+                    self.method.set_point(self.model, point)
+                yield point, self.model
+        finally:
+            self.at_default()
+
+    def at_default(self) -> None:
+        """Set the shared model, if it is made, to its default operating point."""
+        if self._points and "model" in vars(self):
             self.method.set_point(self.model, self._points[0])
 
     def declared_flops(self, model: nn.Module, seen: Observation) -> float:

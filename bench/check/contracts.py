@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.check import independence, learning, skipping
+from bench.check import independence, knowledge, learning, skipping, spending
 from bench.check.promise import Broken, Contract, NotDefined
 
 __all__ = ["CONTRACTS", "Broken", "Contract", "NotDefined"]
@@ -15,13 +15,13 @@ CONTRACTS = (
     Contract(
         "executed_is_declared",
         "what decisions say they cost is what is executed",
-        skipping.executed_is_declared,
+        spending.executed_is_declared,
     ),
     Contract("never_empty", "forced open, closed or random: no empty call", skipping.never_empty),
     Contract("alone_is_batched", "a sample alone = in a batch", independence.alone_is_batched),
-    Contract("no_memory", "the same input costs the same again", independence.no_memory),
-    Contract("unseen_is_seen", "counting changes no answer", independence.unseen_is_seen),
-    Contract("targets_unread", "a forward pass never reads targets", independence.targets_unread),
+    Contract("no_memory", "the same input costs the same again", knowledge.no_memory),
+    Contract("unseen_is_seen", "counting changes no answer", knowledge.unseen_is_seen),
+    Contract("targets_unread", "a forward pass never reads targets", knowledge.targets_unread),
     Contract("no_look_ahead", "nothing depends on later tokens", independence.no_look_ahead),
     Contract("padding_ignored", "padding changes nothing", independence.padding_ignored),
     Contract("gates_learn", "finite gradients, one for every gate", learning.gates_learn),

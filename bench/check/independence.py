@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,22 +9,13 @@ import torch
 from torch import Tensor
 
 from bench import routing
-from bench.check.candidate import Candidate
-from bench.check.promise import Broken, NotDefined, differing_gate, must_agree
-from bench.check.skipping import masked_path
+from bench.check.candidate import CROWD, FEW, Candidate
+from bench.check.promise import Broken, NotDefined, answer, at, differing_gate, must_agree
 from bench.check.tiny import VOCABULARY
-from bench.meters.flops import count
 from bench.routing import Observation
-from bench.types import Batch
+from bench.types import Batch, Point
 
-SLACK = 0.05  # between what equal work costs twice
-FEW, CROWD = 6, 64  # samples in a batch; methods are measured in batches as large as the second
-
-
-def _answer(model: Any, batch: Batch) -> tuple[Tensor, Observation]:
-    """Logits and decisions of one pass as the model is."""
-    with torch.no_grad(), routing.observe() as seen:
-        return model(batch).logits, seen
+NUM_TURNS = 3  # of a batch, so that another sample comes first
 
 
 def alone_is_batched(candidate: Candidate) -> None:
@@ -34,21 +24,57 @@ def alone_is_batched(candidate: Candidate) -> None:
     And what it gets in a small batch is what it gets in a large one. A decision within rounding of
     its threshold may fall either way, once: what breaks in two different batches is no rounding.
     """
-    model = candidate.model.eval()
-    broken: list[Broken] = []
-    for seed in range(2):
-        batch = candidate.tiny.batch(FEW, seed)
-        together, seen = _answer(model, batch)
-        for sample in range(len(batch)):
-            one = torch.tensor([sample])
-            with routing.replay(seen.select(one)):
-                replayed, _ = _answer(model, batch.select(one))
-            must_agree(replayed, together[one], "a sample alone, with its decisions replayed")
-        if candidate.is_batch_invariant:
-            found = _own_decisions(model, batch, together, seen)
-            broken += (found or _in_a_crowd(model, candidate.tiny.batch(CROWD, seed)))[:1]
-    if len(broken) == 2:
-        raise broken[0]
+    for point, model in candidate.at_points():
+        first = _found(candidate, model.eval(), point, seed=0)
+        if first and _found(candidate, model, point, seed=1):
+            raise first[0]
+
+
+def _found(candidate: Candidate, model: Any, point: Point, seed: int) -> list[Broken]:
+    """What is found in batches of one seed. Raises Broken for what no rounding explains."""
+    batch, crowd = candidate.tiny.batch(FEW, seed), candidate.tiny.batch(CROWD, seed)
+    together, seen = answer(model, batch)
+    for sample in range(len(batch)):
+        one = torch.tensor([sample])
+        with routing.replay(seen.select(one)):
+            replayed, _ = answer(model, batch.select(one))
+        what = f"a sample alone, with its decisions replayed{at(point)}"
+        must_agree(replayed, together[one], what)
+    if not candidate.is_batch_invariant:
+        return _follows_one(model, batch) + _follows_one(model, crowd)
+    return _own_decisions(model, batch, together, seen) or _in_a_crowd(model, crowd)
+
+
+def _follows_one(model: Any, batch: Batch) -> list[Broken]:
+    """What is found where all samples do what the one in a certain place would do alone.
+
+    A decision may depend on the batch where that is declared; such a one depends on one sample.
+    """
+    turns = [torch.arange(len(batch)).roll(-turn) for turn in range(NUM_TURNS)]
+    together = [_whole_decisions(model, batch.select(turn)) for turn in turns]
+    alone = [_whole_decisions(model, batch.select(torch.tensor([n]))) for n in _near(batch)]
+    for gate in sorted(set.intersection(*map(set, [*together, *alone]))):
+        leaders = [runs[gate][0] for runs in together]
+        alike = all(bool((runs[gate] == runs[gate][:1]).all()) for runs in together)
+        if not alike or all(torch.equal(each, leaders[0]) for each in leaders):
+            continue
+        for place in range(FEW):
+            wanted = [alone[(place + turn) % len(alone)][gate][0] for turn in range(NUM_TURNS)]
+            if all(map(torch.equal, leaders, wanted)):
+                what = f"in a batch of {len(batch)} all do what sample {place} of the batch wants"
+                return [Broken(f"gate {gate!r}: {what}", gate=gate)]
+    return []
+
+
+def _near(batch: Batch) -> range:
+    """The samples that stand in the first places in one of the turns."""
+    return range(min(len(batch), FEW + NUM_TURNS))
+
+
+def _whole_decisions(model: Any, batch: Batch) -> dict[str, Tensor]:
+    """What each gate that is asked about the whole batch runs."""
+    _, seen = answer(model, batch)
+    return {decision.name: decision.run for decision in seen.decisions if decision.index is None}
 
 
 def _own_decisions(model: Any, batch: Batch, together: Tensor, seen: Observation) -> list[Broken]:
@@ -56,7 +82,7 @@ def _own_decisions(model: Any, batch: Batch, together: Tensor, seen: Observation
     broken: list[Broken] = []
     for sample in range(len(batch)):
         one = torch.tensor([sample])
-        alone, decided = _answer(model, batch.select(one))
+        alone, decided = answer(model, batch.select(one))
         gate = differing_gate(seen.select(one), decided)
         try:
             what = f"sample {sample} alone is not what it is in a batch of {len(batch)}"
@@ -69,8 +95,8 @@ def _own_decisions(model: Any, batch: Batch, together: Tensor, seen: Observation
 def _in_a_crowd(model: Any, crowd: Batch) -> list[Broken]:
     """What is found when the first few samples of `crowd` are a batch of their own."""
     few = torch.arange(FEW)
-    together, seen = _answer(model, crowd)
-    part, decided = _answer(model, crowd.select(few))
+    together, seen = answer(model, crowd)
+    part, decided = answer(model, crowd.select(few))
     gate = differing_gate(seen.select(few), decided)
     try:
         what = f"{FEW} samples are not what they are in a batch of {len(crowd)}"
@@ -87,103 +113,26 @@ def _whose_fault(what: str, gate: str | None) -> str:
     return f"{what}: {decides} (batch_invariant = False declares it, where that is the method)"
 
 
-def no_memory(candidate: Candidate) -> None:
-    """An input that was seen before is computed again, in another call and in the same batch."""
-    if getattr(candidate.method, "reads_targets", False):
-        raise NotDefined("a control that remembers what it found in hindsight (reads_targets)")
-    model = candidate.model.eval()
-    batch, other = candidate.tiny.batch(2, 1), candidate.tiny.batch(2, 2)
-
-    def cost(*batches: Batch) -> list[int]:
-        with torch.inference_mode():
-            return [count(model, each).total for each in batches]
-
-    cost(other)  # what is prepared once is prepared now
-    first, again, copied, _ = cost(batch, batch, batch.map(torch.clone), other)
-    if not first == again == copied:
-        raise Broken(
-            f"the same input costs {first:,} FLOPs, then {again:,}, as a copy {copied:,}: "
-            "something remembers it"
-        )
-    if candidate.is_batch_invariant:
-        two, four, eight = cost(*(batch.select(torch.zeros(n).long()) for n in (2, 4, 8)))
-        if eight <= four or abs((eight - four) - 2 * (four - two)) > SLACK * (eight - four):
-            raise Broken(
-                f"2, 4 and 8 copies of a sample cost {two:,}, {four:,} and {eight:,} FLOPs: "
-                "repeated samples of a batch must be computed like others"
-            )
-
-
-def targets_unread(candidate: Candidate) -> None:
-    """Other targets change neither decisions nor logits, in training and at inference."""
-    if getattr(candidate.method, "reads_targets", False):
-        raise NotDefined("a control that declares to read the targets (reads_targets)")
-    model = candidate.model.eval()
-    for size in (FEW, 1):
-        batch = candidate.tiny.batch(size)
-        others = replace(batch, targets=(batch.targets + 1) % candidate.tiny.spec.num_outputs)
-        _must_ignore(model, batch, others, "at inference other targets change the answer")
-        with masked_path(model):
-            _must_ignore(model, batch, others, "in training other targets change the forward pass")
-
-
-def _must_ignore(model: Any, batch: Batch, others: Batch, what: str) -> None:
-    torch.manual_seed(0)
-    logits, seen = _answer(model, batch)
-    torch.manual_seed(0)
-    changed, decided = _answer(model, others)
-    gate = differing_gate(seen, decided)
-    if gate is not None:
-        raise Broken(f"{what}: gate {gate!r} decides by them", gate=gate)
-    if not torch.equal(logits, changed):
-        raise Broken(f"{what}: the forward pass must not read batch.targets")
-
-
-def unseen_is_seen(candidate: Candidate) -> None:
-    """Whoever observes or counts a pass changes no bit of its answer, nor does inference mode."""
-    model = candidate.model.eval()
-    for size in (FEW, 1):
-        batch = candidate.tiny.batch(size, 4)
-
-        def answer(run: Callable[[Batch], Tensor], batch: Batch = batch) -> Tensor:
-            torch.manual_seed(0)
-            return run(batch)
-
-        with torch.no_grad():
-            plain = answer(lambda batch: model(batch).logits)
-        with torch.inference_mode():
-            seen = {
-                "in inference mode": answer(lambda batch: model(batch).logits),
-                "observed": answer(lambda batch: _answer(model, batch)[0]),
-                "counted": answer(lambda batch: count(model, batch).result.logits),
-            }
-        for how, logits in seen.items():
-            if not torch.equal(logits, plain):
-                gap = float((logits - plain).abs().max())
-                raise Broken(
-                    f"{how}, the model answers a batch of {size} otherwise than unwatched: logits "
-                    f"differ by up to {gap:.2g}; what is counted must be what is evaluated"
-                )
-
-
 def no_look_ahead(candidate: Candidate) -> None:
     """In a causal model position t is the same whatever comes later, decisions included."""
     spec = candidate.tiny.spec
     if not (spec.causal or spec.kind == "seq2seq"):
         raise NotDefined("the whole sample has one label")
-    model, batch = candidate.model.eval(), candidate.tiny.batch(6, 3)
+    batch = candidate.tiny.batch(FEW, 3)
     key = "inputs" if batch.decoder_inputs is None else "decoder_inputs"
     tokens: Tensor = getattr(batch, key)
     half = tokens.shape[1] // 2
     changed = tokens.clone()
     changed[:, half:] = (changed[:, half:] + 1) % spec.num_outputs
-    before, seen = _answer(model, batch)
-    after, decided = _answer(model, replace(batch, **{key: changed}))
-    gate = differing_gate(_first(seen, half), _first(decided, half))
-    if gate is not None:
-        raise Broken(f"gate {gate!r} decides before position {half} by what follows", gate=gate)
-    what = f"other tokens from position {half} on change what is said before it"
-    must_agree(after[:, :half], before[:, :half], what)
+    for point, model in candidate.at_points():
+        before, seen = answer(model.eval(), batch)
+        after, decided = answer(model, replace(batch, **{key: changed}))
+        gate = differing_gate(_first(seen, half), _first(decided, half))
+        if gate is not None:
+            what = f"decides before position {half} by what follows{at(point)}"
+            raise Broken(f"gate {gate!r} {what}", gate=gate)
+        what = f"other tokens from position {half} on change what is said before it{at(point)}"
+        must_agree(after[:, :half], before[:, :half], what)
 
 
 def _first(seen: Observation, num_tokens: int) -> Observation:
@@ -198,12 +147,13 @@ def _first(seen: Observation, num_tokens: int) -> Observation:
 
 def padding_ignored(candidate: Candidate) -> None:
     """What stands where the mask is false changes no answer."""
-    batch = candidate.tiny.batch(6)
+    batch = candidate.tiny.batch(FEW)
     if batch.mask is None:
         raise NotDefined("no padding in this kind of task")
     scribbled = torch.where(batch.mask, batch.inputs, (batch.inputs + 1) % VOCABULARY)
     others = replace(batch, inputs=scribbled)
-    model = candidate.model.eval()
-    wanted, seen = _answer(model, batch)
-    found, decided = _answer(model, others)
-    must_agree(found, wanted, "other symbols in the padding", differing_gate(seen, decided))
+    for point, model in candidate.at_points():
+        wanted, seen = answer(model.eval(), batch)
+        found, decided = answer(model, others)
+        what = f"other symbols in the padding{at(point)}"
+        must_agree(found, wanted, what, differing_gate(seen, decided))

@@ -4,111 +4,99 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterable
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
 from bench import routing
 from bench.check.candidate import Candidate
-from bench.check.promise import Broken, NotDefined
-from bench.check.skipping import masked_path
+from bench.check.gradients import Gradients, Reading, Severing, gradients, moved, trainable
+from bench.check.masked import masked_path
+from bench.check.promise import Broken, NotDefined, differing_gate
 from bench.plugins import construct
 
-GATE_REGIONS = ("router", "exit_head")
 ROUGH = 0.1  # how far bfloat16 may move the logits, as a share of their spread
-Gradients = dict[str, Tensor]
-
-
-class _Reading(TorchFunctionMode):
-    """Watches functions while a gate's region is open: which tensors they get, what they give."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.read: set[int] = set()
-        self.given: list[Tensor] = []
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if routing.current_region() in GATE_REGIONS:
-            for arg in (*args, *(kwargs or {}).values()):
-                if isinstance(arg, Tensor):  # of a view, what it shows
-                    self.read.add(id(arg if arg._base is None else arg._base))
-            if isinstance(result, Tensor) and result.requires_grad:
-                self.given.append(result)
-        return result
 
 
 def gates_learn(candidate: Candidate) -> None:
-    """A training step's gradients are finite, and every parameter that a gate reads gets one."""
+    """A training step's gradients are finite; what a gate decides by gets one, and its steps."""
     if not candidate.trains:
         raise NotDefined("training free")
     model = candidate.untrained()
-    total: Gradients = {}
-    with _Reading() as reading, routing.observe() as seen:
-        for seed, progress in enumerate((0.0, 0.5, 1.0)):
-            candidate.train(model, num_steps=1)  # what starts at zero gets a chance to leave it
-            model.zero_grad()
-            candidate.loss(model, candidate.tiny.batch(8, seed), progress).backward()
-            for name, gradient in _gradients(model).items():
-                if not gradient.isfinite().all():
-                    raise Broken(f"the gradient of {name} is not finite at progress {progress}")
-                total[name] = total.get(name, torch.zeros_like(gradient)) + gradient.abs()
-    gates = [name for name, p in model.named_parameters() if id(p) in reading.read]
-    if not (gates and seen.decisions):
-        raise NotDefined("no gate with parameters of its own (region 'router')")
-    deaf = [name for name in gates if name not in total or not total[name].any()]
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    with Reading() as reading, routing.observe() as seen:
+        total = _gradients_of_steps(candidate, model)
+    gates = {name for name, p in trainable(model) if id(p) in reading.read}
+    silent = [name for name, _ in trainable(model) if name not in total or not total[name].any()]
+    deaf = [name for name in silent if name in gates or _only_decides(candidate, model, name)]
     if deaf:
         raise Broken(f"no gradient reaches {', '.join(deaf)}, which a gate decides by")
+    if not (gates and seen.decisions):
+        raise NotDefined("no gate with parameters of its own (region 'router')")
+    candidate.train(model, num_steps=1)  # for gradients that came after the last step
+    left = [name for name, p in model.named_parameters() if torch.equal(p, before[name])]
+    if stuck := [name for name in left if name in gates]:
+        raise Broken(
+            f"no step moves {', '.join(stuck)}, which a gate decides by and which gets gradients: "
+            "param_groups leaves it out"
+        )
+
+
+def _gradients_of_steps(candidate: Candidate, model: nn.Module) -> Gradients:
+    """Magnitudes of the gradients after each of some steps, summed."""
+    total: Gradients = {}
+    for seed, progress in enumerate((0.0, 0.5, 1.0)):
+        candidate.train(model, num_steps=1)  # what starts at zero gets a chance to leave it
+        model.zero_grad()
+        candidate.loss(model, candidate.tiny.batch(8, seed), progress).backward()
+        for name, gradient in gradients(model).items():
+            if not gradient.isfinite().all():
+                raise Broken(f"the gradient of {name} is not finite at progress {progress}")
+            total[name] = total.get(name, torch.zeros_like(gradient)) + gradient.abs()
+    return total
+
+
+@torch.no_grad()
+def _only_decides(candidate: Candidate, model: nn.Module, name: str) -> bool:
+    """Whether another value of a parameter changes decisions, and no logits if those are kept."""
+    batch, parameter = candidate.tiny.batch(8), model.get_parameter(name)
+    model.eval()
+    with routing.observe() as seen:
+        wanted = model(batch).logits
+    before = parameter.clone()
+    parameter.normal_(generator=torch.Generator().manual_seed(0))
+    try:
+        with routing.replay(seen):
+            found = model(batch).logits
+        with routing.observe() as others:
+            model(batch)
+    finally:
+        parameter.copy_(before)
+    return torch.equal(found, wanted) and differing_gate(seen, others) is not None
 
 
 def skipped_learn_nothing(candidate: Candidate) -> None:
     """Parameters that closed gates leave out of the result get no gradient through it.
 
     Such a parameter moves the logits of inference when every gate is open, and not when closed.
-    Those that a gate decides by learn through the gate, and are left out.
+    What it gets through a gate, which it helps to decide, is left out.
     """
     model, batch = candidate.model, candidate.tiny.batch(6)
     with routing.observe() as seen, routing.force("open"):
-        skipped = _moved(model.eval(), model(batch).logits)
+        skipped = moved(model.eval(), model(batch).logits)
     if not seen.decisions:
         raise NotDefined("announces no decision")
     with routing.force("closed"):
-        skipped -= _moved(model, model(batch).logits)
-    with masked_path(model), routing.force("closed"), _Reading() as reading:
-        taught = skipped & _moved(model, model(batch).logits)
-        taught -= _moved(model, *reading.given)
+        skipped -= moved(model, model(batch).logits)
+    with masked_path(model), routing.force("closed"), Severing(), Reading() as reading:
+        taught = skipped & moved(model, model(batch).logits)
+        taught -= moved(model, *reading.given)  # exits: their answers are what they decide by
     if taught:
         raise Broken(
             f"every gate is closed, and yet {', '.join(sorted(taught))} get a gradient through the "
             "logits: the masked path lets skipped parts through",
             gate=seen.decisions[0].name,
         )
-
-
-def _moved(model: nn.Module, *outputs: Tensor) -> set[str]:
-    """Names of the parameters with a gradient from random directions of `outputs`."""
-    generator = torch.Generator().manual_seed(0)
-    directions = [torch.randn(out.shape, generator=generator).to(out.dtype) for out in outputs]
-    names, parameters = zip(*_trainable(model), strict=True)
-    if not any(out.requires_grad for out in outputs):
-        return set()
-    found = torch.autograd.grad(
-        outputs, parameters, directions, allow_unused=True, retain_graph=True
-    )
-    return {name for name, g in zip(names, found, strict=True) if g is not None and bool(g.any())}
-
-
-def _trainable(model: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
-    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
-
-
-def _gradients(model: nn.Module) -> Gradients:
-    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
 def same_seed(candidate: Candidate) -> None:
@@ -153,6 +141,6 @@ def bf16(candidate: Candidate) -> None:
         with autocast:
             loss = candidate.loss(trained, batch)
         loss.backward()
-        bad = [name for name, g in _gradients(trained).items() if not g.isfinite().all()]
+        bad = [name for name, g in gradients(trained).items() if not g.isfinite().all()]
         if bad or not bool(loss.isfinite()):
             raise Broken(f"a bfloat16 training step is not finite: {', '.join(bad) or 'the loss'}")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from bench import routing
 from bench.check.candidate import Candidate
 from bench.routing import Observation
+from bench.types import Batch, Point
 
 CLOSE = 1e-4  # absolute and relative: float32, logits of order one
 
@@ -36,6 +39,12 @@ class Contract:
     name: str
     promise: str
     attempt: Callable[[Candidate], None]
+
+
+def answer(model: Any, batch: Batch) -> tuple[Tensor, Observation]:
+    """Logits and decisions of one pass as the model is."""
+    with torch.no_grad(), routing.observe() as seen:
+        return model(batch).logits, seen
 
 
 def are_close(found: Tensor, wanted: Tensor) -> bool:
@@ -69,3 +78,8 @@ def differing_gate(one: Observation, other: Observation) -> str | None:
 
 def _same_choice(left: Tensor, right: Tensor) -> bool:
     return left.shape == right.shape and bool(torch.equal(left, right))
+
+
+def at(point: Point) -> str:
+    """The operating point for a message."""
+    return f" at {', '.join(f'{k}={v}' for k, v in point.items())}" if point else ""

@@ -117,4 +117,6 @@ def attempt(contract: Contract, candidate: Candidate) -> Finding:
         return Finding(
             contract.name, task, "broken", message, error_line(error, type(candidate.method))
         )
+    finally:
+        candidate.at_default()  # a contract may break at another point
     return Finding(contract.name, task, "kept")

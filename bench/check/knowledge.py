@@ -1,0 +1,119 @@
+"""Contracts about what a pass may know: its inputs, nothing seen before, and no targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.check.candidate import CROWD, FEW, Candidate
+from bench.check.masked import masked_path
+from bench.check.promise import Broken, NotDefined, answer, at, differing_gate
+from bench.meters.flops import count
+from bench.types import Batch
+
+SLACK = 0.05  # between what equal work costs twice
+SIZES = CROWD, FEW, 1  # of batches; at further operating points the first one must do
+NUM_REPEATS = 20  # of one batch: something may remember only what comes often
+
+
+def no_memory(candidate: Candidate) -> None:
+    """An input that was seen before is computed again, in another call and in the same batch."""
+    if getattr(candidate.method, "reads_targets", False):
+        raise NotDefined("a control that remembers what it found in hindsight (reads_targets)")
+    model = candidate.model.eval()
+    batch, other = candidate.tiny.batch(2, 1), candidate.tiny.batch(2, 2)
+
+    def cost(*batches: Batch) -> list[int]:
+        with torch.inference_mode():
+            return [count(model, each).total for each in batches]
+
+    cost(other)  # what is prepared once is prepared now
+    first, again, copied, _ = cost(batch, batch, batch.map(torch.clone), other)
+    if not first == again == copied:
+        raise Broken(
+            f"the same input costs {first:,} FLOPs, then {again:,}, as a copy {copied:,}: "
+            "something remembers it"
+        )
+    if candidate.is_batch_invariant:
+        _computes_copies(*cost(*(batch.select(torch.zeros(n).long()) for n in (2, 4, 8))))
+    crowd, generator = candidate.tiny.batch(CROWD, 1), torch.Generator().manual_seed(0)
+    orders = [torch.randperm(CROWD, generator=generator) for _ in range(NUM_REPEATS)]
+    first, *later = cost(crowd, *(crowd.select(order) for order in orders), crowd)
+    for again in later:
+        if abs(again - first) > SLACK * first:
+            raise Broken(
+                f"the same {CROWD} samples cost {first:,} FLOPs, and {again:,} when they come "
+                "again, in whatever order: something remembers them"
+            )
+
+
+def _computes_copies(two: int, four: int, eight: int) -> None:
+    """Raises Broken unless FLOPs grow with the number of copies of a sample."""
+    if eight <= four or abs((eight - four) - 2 * (four - two)) > SLACK * (eight - four):
+        raise Broken(
+            f"2, 4 and 8 copies of a sample cost {two:,}, {four:,} and {eight:,} FLOPs: "
+            "repeated samples of a batch must be computed like others"
+        )
+
+
+def targets_unread(candidate: Candidate) -> None:
+    """Other targets change neither decisions nor logits, in training and at inference."""
+    if getattr(candidate.method, "reads_targets", False):
+        raise NotDefined("a control that declares to read the targets (reads_targets)")
+    for number, (point, model) in enumerate(candidate.at_points()):
+        for size in SIZES[: 1 if number else None]:
+            batch = candidate.tiny.batch(size)
+            others = replace(batch, targets=(batch.targets + 1) % candidate.tiny.spec.num_outputs)
+            what = "in {} other targets change the answer" + at(point)
+            _must_ignore(model.eval(), batch, others, what.format("inference"))
+            with masked_path(model):
+                _must_ignore(model, batch, others, what.format("training"))
+
+
+def _must_ignore(model: Any, batch: Batch, others: Batch, what: str) -> None:
+    torch.manual_seed(0)
+    logits, seen = answer(model, batch)
+    torch.manual_seed(0)
+    changed, decided = answer(model, others)
+    gate = differing_gate(seen, decided)
+    if gate is not None:
+        raise Broken(f"{what}: gate {gate!r} decides by them", gate=gate)
+    if not torch.equal(logits, changed):
+        raise Broken(f"{what}: the forward pass must not read batch.targets")
+
+
+def unseen_is_seen(candidate: Candidate) -> None:
+    """Whoever observes or counts a pass changes no bit of its answer, nor does inference mode."""
+    for number, (point, model) in enumerate(candidate.at_points()):
+        for size in SIZES[: 1 if number else None]:
+            _answers_alike(model.eval(), candidate.tiny.batch(size, 4), at(point))
+
+
+def _answers_alike(model: Any, batch: Batch, where: str) -> None:
+    def logits(run: Callable[[Any, Batch], Any]) -> Tensor:
+        torch.manual_seed(0)
+        found: Tensor = run(model, batch)
+        return found
+
+    def plain(model: Any, batch: Batch) -> Any:
+        return model(batch).logits
+
+    with torch.no_grad():
+        wanted = logits(plain)
+    with torch.inference_mode():
+        seen = {
+            "in inference mode": logits(plain),
+            "observed": logits(lambda model, batch: answer(model, batch)[0]),
+            "counted": logits(lambda model, batch: count(model, batch).result.logits),
+        }
+    for how, found in seen.items():
+        if not torch.equal(found, wanted):
+            gap = float((found - wanted).abs().max())
+            raise Broken(
+                f"{how}, the model answers a batch of {len(batch)} otherwise than unwatched{where}:"
+                f" logits differ by up to {gap:.2g}; what is counted must be what is evaluated"
+            )

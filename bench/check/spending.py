@@ -1,0 +1,184 @@
+"""Contracts about FLOPs: what decisions say they cost is executed, and what they skip is saved."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from bench import routing
+from bench.check.candidate import CROWD, FEW, Candidate
+from bench.check.gradients import moved, num_elements
+from bench.check.promise import Broken, at, must_decide
+from bench.check.skipping import at_random
+from bench.check.watching import staying_in_torch
+from bench.meters.elementwise import hidden_products
+from bench.meters.flops import FlopCount, count
+from bench.routing import Decision, Observation
+from bench.types import Batch
+
+LINEAR = 0.01  # how far executed FLOPs may be from the declared ones, as a share of them
+
+
+@dataclass(frozen=True)
+class Spent:
+    """One pass: what was counted, FLOPs that its decisions declare, and the decisions."""
+
+    counted: FlopCount
+    declared: float
+    seen: Observation
+
+    @property
+    def executed(self) -> int:
+        """FLOPs."""
+        return self.counted.total
+
+    @property
+    def gate(self) -> str | None:
+        """The first gate that decided."""
+        return self.seen.decisions[0].name if self.seen.decisions else None
+
+
+def spend(candidate: Candidate, model: Any, batch: Batch) -> Spent:
+    """Count one pass. Raises Broken for an operation that nobody can count, torch's or not."""
+    staying: AbstractContextManager[Any] = staying_in_torch(type(candidate.method))
+    if getattr(candidate.method, "reads_targets", False):
+        staying = nullcontext()  # hindsight knows a sample by its bytes
+        with torch.inference_mode():
+            model(batch)  # it searches when it first meets a sample, and that is no route
+    with torch.inference_mode(), routing.observe() as seen, staying:
+        counted = count(model, batch)
+    if counted.unknown_ops:
+        names = ", ".join(sorted(counted.unknown_ops))
+        raise Broken(f"{names}: no FLOP formula (bench.routing.register_formula adds one)")
+    return Spent(counted, candidate.declared_flops(model, seen), seen)
+
+
+def executed_is_declared(candidate: Candidate) -> None:
+    """FLOPs above those with closed gates are the declared ones; in a batch the saving is real."""
+    alone = candidate.tiny.batch(1, 7)
+    batches = [candidate.tiny.batch(size) for size in (FEW, CROWD)]
+    dense = candidate.backbone.build(candidate.tiny.spec).eval()
+    with torch.inference_mode():
+        whole = [count(dense, batch) for batch in batches]
+    _decides_in_a_region(candidate, alone)
+    for point, model in candidate.at_points():
+        closed = _declares_truly(candidate, model, alone, f"its own{at(point)}")
+        _can_save(candidate, model, dense, alone, closed)
+        for batch, plain in zip(batches, whole, strict=True):
+            what = f"its own decisions{at(point)} save"
+            _hides_nothing(_saves_in_a_batch(candidate, model, batch, what), plain, batch)
+    with at_random(0.5):
+        _declares_truly(candidate, candidate.model, alone, "random")
+        for batch in batches:
+            _saves_in_a_batch(candidate, candidate.model, batch, "half of the decisions save")
+
+
+class _Regions(list[Decision]):
+    """A list of decisions that remembers in which region each gate announced them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_gate: dict[str, str] = {}
+
+    def append(self, decision: Decision) -> None:
+        super().append(decision)
+        self.by_gate.setdefault(decision.name, routing.current_region())
+
+
+def _decides_in_a_region(candidate: Candidate, batch: Batch) -> None:
+    regions, model = _Regions(), candidate.model.eval()
+    with torch.no_grad(), routing.observe() as seen:
+        seen.decisions = regions
+        model(batch)
+    for gate, region in regions.by_gate.items():
+        if region not in routing.GATE_REGIONS:
+            raise Broken(
+                f"gate {gate!r} decides in the region {region!r}: put what computes a decision, "
+                'decide included, inside region("router") or region("exit_head"), or its FLOPs '
+                "and gradients are taken for the model's",
+                gate=gate,
+            )
+
+
+def _declares_truly(candidate: Candidate, model: Any, batch: Batch, how: str) -> Spent:
+    """What a pass with closed gates spends. Raises Broken unless the rest is what is declared."""
+    own = spend(candidate, model, batch)
+    must_decide(own.seen)
+    with routing.force("closed"):
+        closed = spend(candidate, model, batch)
+    executed = own.executed - closed.executed
+    if abs(executed - own.declared) > LINEAR * max(own.declared, abs(executed)):
+        raise Broken(
+            f"a sample alone, {how} decisions: they declare {own.declared:,.0f} FLOPs, but "
+            f"{executed:,} are executed above the {closed.executed:,} with every gate closed"
+            + (" (computed and masked, or decide's answer is not obeyed)" if not executed else ""),
+            gate=own.gate,
+        )
+    return closed
+
+
+def _can_save(
+    candidate: Candidate, model: nn.Module, dense: nn.Module, batch: Batch, closed: Spent
+) -> None:
+    """Closing gates leaves work out, and what is left is less than the whole dense model.
+
+    Unless parts beyond the dense model are what the gates skip: then all of that still counts.
+    """
+    with routing.force("open"):
+        opened = spend(candidate, model, batch)
+    if opened.executed == closed.executed:
+        raise Broken(
+            f"masked: {opened.executed:,} FLOPs are executed with every gate open and with every "
+            "gate closed",
+            gate=opened.gate,
+        )
+    with torch.inference_mode():
+        whole = count(dense, batch).total
+    spent = _outside_gates(closed.counted)
+    if spent < whole:
+        return
+    with routing.force("closed"):
+        used = num_elements(model, moved(model, model(batch).logits))
+    needed = num_elements(dense, moved(dense, dense(batch).logits))
+    if used < needed:
+        raise Broken(
+            f"with every gate closed {spent:,} FLOPs are executed besides the gates' own, as many "
+            f"as the dense model's {whole:,}, but only {used:,} parameters of its {needed:,} "
+            "still count: computed for nothing",
+            gate=opened.gate,
+        )
+
+
+def _outside_gates(counted: FlopCount) -> int:
+    """FLOPs of everything that does not decide."""
+    return counted.total - sum(counted.by_region.get(name, 0) for name in routing.GATE_REGIONS)
+
+
+def _saves_in_a_batch(candidate: Candidate, model: Any, batch: Batch, what: str) -> Spent:
+    """What a pass spends. Raises Broken where much less is saved than is declared."""
+    own = spend(candidate, model, batch)
+    with routing.force("open"):
+        opened = spend(candidate, model, batch)
+    declared = (opened.declared - own.declared) / opened.executed
+    executed = (opened.executed - own.executed) / opened.executed
+    if executed < declared - routing.SHORTFALL:
+        raise Broken(
+            f"masked: in a batch of {len(batch)} {what} {declared:.0%} of the FLOPs by their own "
+            f"account, and {executed:.0%} by the count",
+            gate=own.gate,
+        )
+    return own
+
+
+def _hides_nothing(own: Spent, dense: FlopCount, batch: Batch) -> None:
+    written = own.counted.pointwise_elems
+    if hidden_products(written, dense.pointwise_elems, dense.total):
+        raise Broken(
+            f"in a batch of {len(batch)} elementwise operations write {written:,} elements, the "
+            f"dense model's {dense.pointwise_elems:,}: a product by multiplication and sum is a "
+            "product (use matmul or einsum, which are counted)"
+        )

@@ -1,0 +1,17 @@
+"""Elementwise work beyond a dense model's: products hide there, as multiplication and sum."""
+
+from __future__ import annotations
+
+from bench.routing import SHORTFALL
+
+MORE = 4  # times the dense model's elements: gating, gathering and combining write up to three
+
+
+def hidden_products(num_elems: float, num_dense_elems: float, dense_flops: float) -> bool:
+    """Whether so many elements may be multiplications of uncounted products.
+
+    A product that is multiplied and summed by hand writes one element per multiply-accumulate, and
+    would be two FLOPs. What goes beyond `MORE` times the dense model's elements must be worth less
+    than what a saving may fall short of.
+    """
+    return 2 * (num_elems - MORE * num_dense_elems) > SHORTFALL * dense_flops
