@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from bench.measure.cost import measure_cost, measure_dense_cost
-from bench.measure.crosscheck import measure_crosscheck, unseen_flops
+from bench.measure.crosscheck import measure_crosscheck
 from bench.measure.deployability import measure_deployability
 from bench.measure.diagnostics import measure_routing
 from bench.measure.energy import measure_energy
@@ -145,7 +145,7 @@ def _facts(subject: Subject, crosschecked: dict[str, Any]) -> Facts:
         peak_flops=measured_peak_flops(_dtype(subject), device=subject.device.type),
         parameter_bytes=storage_bytes(subject.model.parameters()),
         is_control=subject.is_dense,
-        unseen_flops=unseen_flops(crosschecked),
+        unseen_flops=crosschecked["flop_crosscheck"].get("unseen_flops", 0),
     )
 
 

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from bench.measure.inputs import Inputs
 from bench.measure.subject import Metrics, Subject
-from bench.meters.flop_crosscheck import FvcoreCount, macs_fvcore, profiled
+from bench.meters.flop_crosscheck import FvcoreCount, Profiled, macs_fvcore, profiled, unseen_flops
 from bench.meters.flops import CONVENTION, count
 from bench.meters.formulas import version
 from bench.record import Metric, missing
+from bench.types import Batch
+
+NUM_PROBED = 3  # inputs alone; with one batch of the largest size
 
 
 def measure_crosscheck(subject: Subject, inputs: Inputs) -> tuple[Metrics, dict[str, Any]]:
     """`infer/macs_fvcore` and `infer/flops_profiler` of the first input, and the details.
 
-    The details hold our own count of the same input, by which convention and formulas, the
-    operators that fvcore met and did not count, and the profiler's count by operator: where they
-    differ, one of them is wrong.
+    The details hold our own count of the same input, by which convention and formulas, which of it
+    rests on a plugin's word, the operators that fvcore met and did not count, and the profiler's
+    count by operator: where they differ, one of them is wrong. `unseen_flops` is what the profiler
+    saw and the ledger did not, the most of a few inputs and a batch.
     """
     sample, model = inputs.samples[0], subject.model
     with torch.inference_mode():
-        own = count(model, sample).total
+        own = count(model, sample)
     fvcore = macs_fvcore(model, sample)
     details: dict[str, Any] = {
-        "flops": own,
+        "flops": own.total,
+        "flops_by_plugin_formula": dict(own.by_plugin),
         "convention": CONVENTION,
         "formulas": version(),
         "macs_fvcore": fvcore.macs,
@@ -34,25 +40,27 @@ def measure_crosscheck(subject: Subject, inputs: Inputs) -> tuple[Metrics, dict[
     }
     metrics = {"infer/macs_fvcore": _macs(fvcore), "infer/flops_profiler": _NO_PROFILER}
     if subject.device.type == "cpu":
-        with torch.inference_mode():
-            seen = profiled(model, sample)
+        batch = inputs.by_size[max(inputs.by_size)][0]
+        probed = [_probed(model, each) for each in (*inputs.samples[:NUM_PROBED], batch)]
+        seen = probed[0].seen
         metrics["infer/flops_profiler"] = Metric(value=sum(seen.by_op.values()), unit="flop")
         details["profiler_flops"] = seen.by_op
         details["has_sparse_operands"] = seen.has_sparse
+        details["unseen_flops"] = max(each.unseen for each in probed)
     return metrics, {"flop_crosscheck": details}
 
 
-def unseen_flops(details: dict[str, Any]) -> int:
-    """FLOPs of that input that the profiler saw and the ledger did not; 0 where it cannot tell.
+class _Probed(NamedTuple):
+    seen: Profiled
+    unseen: int
 
-    The profiler misses ops that the ledger knows and never the other way round, except that it
-    takes sparse operands for dense ones. More than the ledger's is work that hid from it: in a
-    thread that Python did not start, or with dispatch modes switched off.
-    """
-    told = details["flop_crosscheck"]
-    if told.get("has_sparse_operands", True):
-        return 0
-    return max(0, sum(told["profiler_flops"].values()) - told["flops"])
+
+def _probed(model: nn.Module, batch: Batch) -> _Probed:
+    """One batch under both counters."""
+    with torch.inference_mode():
+        by_op = count(model, batch).by_op
+        seen = profiled(model, batch)
+    return _Probed(seen, unseen_flops(by_op, seen))
 
 
 _NO_PROFILER = missing("flop", "the profiler's FLOPs are read on a CPU")

@@ -37,7 +37,7 @@ class Facts:
     peak_flops: float | None = None  # FLOP/s measured on this device, in the model's precision
     parameter_bytes: int | None = None  # of the model, each storage once
     is_control: bool = False  # the candidate is the baseline: an A/A comparison
-    unseen_flops: int = 0  # of one input: torch's profiler saw them, the ledger did not
+    unseen_flops: int = 0  # of one call: torch's profiler saw them, the ledger did not
 
 
 def check(metrics: Metrics, facts: Facts) -> dict[str, Metric]:
@@ -142,7 +142,7 @@ def _unseen(metrics: Metrics, facts: Facts) -> Doubts:
         return
     for key in metrics:
         if key.startswith(OF_FLOPS) and key != "infer/flops_profiler":
-            yield key, f"torch's profiler saw {facts.unseen_flops:.3g} FLOPs more in one input"
+            yield key, f"torch's profiler saw {facts.unseen_flops:.3g} FLOPs more in one call"
 
 
 def _memory(metrics: Metrics, facts: Facts) -> Doubts:

@@ -1,7 +1,8 @@
 """Independent opinions on the ledger's count: torch's profiler, and fvcore on one trace.
 
     profiler  sees inside fused CPU kernels (multi-head fast path, grouped_mm), custom ops and other
-              threads; blind to fused attention, mv, dot, recurrent layers, _addmm_activation
+              threads; blind to fused attention, mv, dot, recurrent layers, convolutions other
+              than conv2d, _addmm_activation
     fvcore    the theoretical column: MACs of what one traced input takes; counts nothing where it
               has no handler, and says which ops those were
 
@@ -11,7 +12,8 @@ Neither is ever the headline: a difference is a question to ask of both.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +24,17 @@ from bench.meters.guard import refuse_if_dispatch_watched
 from bench.types import Batch
 
 # The profiler also gives add and mul one FLOP per element; those are no MACs.
-_PROFILED = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::conv2d"})
+_PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"})
+_CONVOLUTION = "aten::conv2d"
+# What the ledger counts and the profiler sees nothing of, not even inside.
+_BLIND = frozenset(
+    {
+        "aten::_scaled_dot_product_flash_attention_for_cpu",
+        "aten::mkldnn_rnn_layer",
+        "aten::_addmm_activation",
+        *(f"aten::{name}" for name in ("mv", "addmv", "dot", "vdot", "addr", "addbmm", "conv_tbc")),
+    }
+)
 # fvcore gives normalisation and resampling a FLOP per element in the same column; no MACs either.
 _MACS = frozenset({"addmm", "bmm", "conv", "einsum", "linear", "matmul", "mm"})
 
@@ -43,7 +55,10 @@ def profiler_flops(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[st
 
 
 def profiled(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Profiled:
-    """The same, and whether the call had sparse operands."""
+    """The same, and whether the call had sparse operands.
+
+    A product that was put together from others, as under `torch.vmap`, counts as those.
+    """
     refuse_if_dispatch_watched("profiler FLOPs")
     everywhere = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)
     with profile(
@@ -54,9 +69,48 @@ def profiled(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Profiled:
         acc_events=True,  # one cycle: nothing to clear, and no warning about it
     ) as seen:
         fn(*args, **kwargs)
-    events = seen.key_averages()
-    by_op = {event.key: event.flops for event in events if event.key in _PROFILED}
-    return Profiled(by_op, any(event.key == "aten::_nnz" for event in events))
+    events = seen.events()
+    by_op = Counter[str]()
+    for event in _innermost(events):
+        by_op[event.name] += event.flops
+    return Profiled(dict(by_op), any(event.name == "aten::_nnz" for event in events))
+
+
+def _innermost(events: Iterable[Any]) -> list[Any]:
+    """Convolutions, and the products inside no convolution that contain no other product."""
+    found, wrappers = [], set()
+    for event in events:
+        if event.name == _CONVOLUTION:
+            found.append(event)
+        elif event.name in _PRODUCTS:
+            around = list(_around(event))
+            wrappers.update(id(each) for each in around if each.name in _PRODUCTS)
+            if all(each.name != _CONVOLUTION for each in around):
+                found.append(event)
+    return [event for event in found if id(event) not in wrappers]
+
+
+def _around(event: Any) -> Iterator[Any]:
+    while (event := event.cpu_parent) is not None:
+        yield event
+
+
+def unseen_flops(ledger: Mapping[str, int], seen: Profiled) -> int:
+    """FLOPs that the profiler saw and the ledger did not, both by op; 0 where it cannot tell.
+
+    More than the ledger's is work that hid from it: in a thread that Python did not start, or with
+    dispatch modes switched off. Convolutions and products are held against their own kind, and
+    what the profiler is blind to is left out: neither may cover what is hidden. The profiler takes
+    sparse operands for dense ones and cannot tell there.
+    """
+    if seen.has_sparse:
+        return 0
+    counted = {op: flops for op, flops in ledger.items() if op not in _BLIND}
+    convolutions = sum(flops for op, flops in counted.items() if "convolution" in op)
+    products = sum(counted.values()) - convolutions
+    seen_convolutions = seen.by_op.get(_CONVOLUTION, 0)
+    seen_products = sum(seen.by_op.values()) - seen_convolutions
+    return max(0, seen_convolutions - convolutions) + max(0, seen_products - products)
 
 
 class FvcoreCount(NamedTuple):

@@ -8,11 +8,8 @@ from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils._python_dispatch import _disable_current_modes
 
 from bench.measure import footprint
-from bench.measure.crosscheck import measure_crosscheck, unseen_flops
 from bench.measure.footprint import measure_footprint, repeated
 from bench.measure.inputs import Inputs
 from bench.measure.resident import Resident, infer
@@ -169,52 +166,3 @@ def test_the_child_computes_with_the_threads_and_the_format_of_the_trial() -> No
     run()
     run(torch.bfloat16)
     assert seen == [torch.float32, torch.bfloat16]
-
-
-def test_other_counters_stand_beside_ours() -> None:
-    """One linear layer of 8 x 8 is 64 MACs: 128 FLOPs for us and the profiler, 64 for fvcore."""
-    found, details = measure_crosscheck(*given(Halves()))
-    assert details["flop_crosscheck"]["flops"] == 128
-    assert found["infer/flops_profiler"].value == 128
-    assert found["infer/macs_fvcore"].value == 64
-
-
-def test_work_hidden_from_the_ledger_is_seen_by_the_profiler() -> None:
-    """8 x 8 = 64 MACs with dispatch modes switched off: 0 FLOPs for the ledger, 128 in truth."""
-
-    class Hides(Halves):
-        def forward(self, batch: Batch) -> Output:
-            with _disable_current_modes():
-                return super().forward(batch)
-
-    assert unseen_flops(measure_crosscheck(*given(Hides()))[1]) == 128
-    assert unseen_flops(measure_crosscheck(*given(Halves()))[1]) == 0
-
-
-def test_sparse_operands_are_no_hidden_work() -> None:
-    """One stored weight of 64 is 2 FLOPs; the profiler takes it for 64, and that is no doubt."""
-
-    class Sparse(nn.Module):
-        weight = F.pad(torch.ones(1, 1), (0, 7, 0, 7)).to_sparse()
-
-        def forward(self, batch: Batch) -> Output:
-            return Output((self.weight @ batch.inputs.T).T)
-
-    _, details = measure_crosscheck(*given(Sparse()))
-    told = details["flop_crosscheck"]
-    assert sum(told["profiler_flops"].values()) > told["flops"]
-    assert unseen_flops(details) == 0
-
-
-def test_a_model_that_fvcore_cannot_trace_is_missing_with_its_reason() -> None:
-    """fvcore's failure is a reason in the record, not the end of the trial."""
-
-    class Refuses(nn.Module):
-        def forward(self, batch: Batch) -> Output:
-            if torch.jit.is_tracing():
-                raise RuntimeError("no tracing here")
-            return Output(batch.inputs @ batch.inputs.T)
-
-    found, _ = measure_crosscheck(*given(Refuses()))
-    assert found["infer/macs_fvcore"].value is None
-    assert "no tracing here" in found["infer/macs_fvcore"].reason
