@@ -3,7 +3,9 @@
     checkpoints/<key>.pt     the weights (read with weights_only=True)
     checkpoints/<key>.json   what training them cost
 
-Whoever needs it first trains it under a lock; everybody else waits and loads.
+Whoever needs it first trains it under a lock; everybody else waits and loads. What is damaged is
+trained again. Of the processes of
+one trial the first holds the lock and decides for all, so that they train together or not at all.
 """
 
 from __future__ import annotations
@@ -11,8 +13,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import pickle
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +24,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from bench import ranks
 from bench.record import Metric, write_json
+
+# What reading a file that is cut off or something else may raise.
+DAMAGED = (
+    *(RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError),
+    pickle.UnpicklingError,
+)
+REASON_CHARACTERS = 200
 
 
 @dataclass
@@ -40,14 +52,33 @@ def dense_start(
     Safe for many processes: one trains, the others wait.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path.with_suffix(".lock")):
-        model = build()
-        if not _complete(path):
+    first = ranks.number() == 0
+    with _locked(path.with_suffix(".lock")) if first else nullcontext():
+        found = _usable(path, build) if first else None
+        if not ranks.everyones(found is not None)[0]:
+            model = build()
             metrics = train(model)
-            _store(path, model, metrics)
+            if first:
+                _store(path, model, metrics)
             return DenseStart(model, metrics)
-    weights = torch.load(path, weights_only=True, map_location="cpu")
-    model.load_state_dict(weights)
+    return found or _load(path, build())
+
+
+def _usable(path: Path, build: Callable[[], nn.Module]) -> DenseStart | None:
+    """What is stored; None where nothing is, or, with a line in the log, where it is damaged."""
+    if not _complete(path):
+        return None
+    try:
+        return _load(path, build())
+    except DAMAGED as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:REASON_CHARACTERS]}"
+        told = f"warning: {path} cannot be used ({why}): the dense model is trained again"
+        print(told, file=sys.stderr)
+        return None
+
+
+def _load(path: Path, model: nn.Module) -> DenseStart:
+    model.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
     return DenseStart(model, _metrics(path))
 
 

@@ -4,6 +4,9 @@
 
 runs the recipe (AdamW, linear warm-up, then cosine) over seeded data. Two early steps are probed,
 one for memory and one for FLOPs; their time is taken out of the training time.
+
+Where several processes train together (`bench.ranks`) each takes its share of every batch: they
+see the same samples in the same order as one alone, whose loss and gradient are the mean of theirs.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,6 +26,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from bench import ranks
 from bench.config import NUM_SEEDS, GpuConfig, TrainConfig
 from bench.types import Batch, Recipe, Task
 
@@ -69,6 +74,7 @@ def fit(
     """
     if recipe.steps == 0:
         return Training(0, 0.0, None)
+    ranks.share_of(recipe.batch_size, "train.batch_size")
     _refuse_too_few(task, recipe)  # also makes or reads the data, before the clock starts
     module = _Module(model, method, task, recipe)
     watch = _Watch(recipe.steps, on_step)
@@ -109,8 +115,9 @@ def _trainer(recipe: Recipe, gpu: GpuConfig, watch: _Watch) -> pl.Trainer:
     return pl.Trainer(
         max_steps=recipe.steps,
         accelerator="gpu" if on_gpu else "cpu",
-        devices=-1 if gpu.kind == "ddp" else 1,
-        strategy="ddp" if gpu.kind == "ddp" else "auto",
+        devices=ranks.count(),
+        # Conditional models leave out parameters: an expert that gets no token has no gradient.
+        strategy="ddp_find_unused_parameters_true" if ranks.count() > 1 else "auto",
         precision=precision,
         gradient_clip_val=1.0,
         callbacks=[watch],
@@ -183,6 +190,11 @@ class _Watch(pl.Callback):
         self.num_steps, self.on_step = num_steps, on_step
         self.loss: Tensor | None = None
 
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        if ranks.count() > 1:
+            # Lightning would answer torchrun's SIGTERM by asking ranks that are dead.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -192,15 +204,19 @@ class _Watch(pl.Callback):
             self.on_step(trainer.global_step / self.num_steps)
 
     def check(self, step: int) -> float:
-        """The latest loss. Raises Diverged if it is not finite."""
+        """The latest loss, of all processes. Raises Diverged if it is not finite."""
         loss = float(self.loss) if self.loss is not None else math.nan
+        loss = sum(ranks.everyones(loss)) / ranks.count()
         if not math.isfinite(loss):
             raise Diverged(f"the training loss was {loss} at step {step}")
         return loss
 
 
 class _Endless:
-    """Passes over the train split one after the other, each in its own seeded order."""
+    """Passes over the train split one after the other, each in its own seeded order.
+
+    Of several processes that train together each gets its own samples of every batch.
+    """
 
     def __init__(self, task: Task, batch_size: int, seed: int) -> None:
         self.task, self.batch_size, self.seed = task, batch_size, seed
@@ -209,4 +225,10 @@ class _Endless:
         for epoch in itertools.count():
             # Orders of one seed never meet those of another.
             order = self.seed + NUM_SEEDS * epoch
-            yield from self.task.batches("train", self.batch_size, seed=order)
+            for batch in self.task.batches("train", self.batch_size, seed=order):
+                yield batch if ranks.count() == 1 else _share(batch)
+
+
+def _share(batch: Batch) -> Batch:
+    """The samples of this process: one in `count()`, from its number on."""
+    return batch.select(torch.arange(ranks.number(), len(batch), ranks.count()))

@@ -55,6 +55,8 @@ FLOORS = {
     "bench.measure": METERS,
     "bench.train": TRAINING,
     "bench.dense": METERS,
+    "bench.ranks": METERS,
+    "bench.prepare": TRAINING,
     "bench.trial": TRAINING,
     "bench.check": TRAINING,
     "bench.cli": DOOR,

@@ -99,19 +99,37 @@ def load(entry: str) -> Callable[..., Any]:
 def run_distributed(folder: str, entry: str, num_processes: int) -> None:
     """Run one trial in `num_processes` ranks under torchrun, with this process as their agent.
 
-    Raises torch's ChildFailedError when a rank fails.
+    Raises RankFailed when a rank fails, with the word of the one that failed first.
     """
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # ranks find what this process finds
     ranks = f"--nproc-per-node={num_processes}"
-    torchrun(["--standalone", ranks, "--module", "bench.launch.child", folder, entry])
+    try:
+        torchrun(["--standalone", ranks, "--module", "bench.launch.child", folder, entry])
+    except ChildFailedError as error:
+        number, failure = error.get_first_failure()
+        raise RankFailed(f"rank {number}: {_last_words(failure)}") from error
+
+
+class RankFailed(Exception):
+    """A rank of a distributed trial failed; the message says which and why."""
+
+
+def _last_words(failure: Any) -> str:
+    """What ended a rank: the exception that it left word of, a signal, or its exit code."""
+    if isinstance(failure.message, dict):
+        return str(failure.message["message"])
+    return failure.message if failure.exitcode < 0 else f"exit code {failure.exitcode}"
 
 
 def rank(folder: str, entry: str) -> None:
     """One rank of a distributed trial. torchrun gives it a session of its own: bind it again."""
+    from torch.distributed.elastic.multiprocessing.errors import record
+
     die_with_parent()
-    load(entry)(Path(folder))
+    record(load(entry))(Path(folder))  # an exception is left where its agent finds it
 
 
 def end_with_launcher() -> None:

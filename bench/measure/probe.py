@@ -1,14 +1,20 @@
-"""Two early training steps under the meters: what a step keeps in memory, and what it computes."""
+"""Two early training steps under the meters: what a step keeps in memory, and what it computes.
+
+Where several processes train together, FLOPs are summed over them, so that a step is that of the
+whole batch; memory is one device's, with the buckets in which its gradients are sent.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from bench.meters.flops import FlopCount, count
+from bench import ranks
+from bench.meters.flops import count
 from bench.meters.memory import TrainingMemory, training_memory
 from bench.record import Metric, missing
 
@@ -22,15 +28,25 @@ class TrainingProbe:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self._memory: TrainingMemory | None = None
-        self._flops: FlopCount | None = None
+        self._flops: int | None = None
+        self._unknown: set[str] = set()
 
     def memory(self, step: Step, optimizer: torch.optim.Optimizer) -> None:
         """Run `step` once and keep its peak memory and the parts that sum to it."""
-        self._memory = training_memory(self.model, optimizer, step)
+        found = training_memory(self.model, optimizer, step)
+        buckets = _bucket_bytes(self.model)
+        self._memory = replace(
+            found,
+            peak_tensor_bytes=found.peak_tensor_bytes + buckets,
+            grads_bytes=found.grads_bytes + buckets,
+        )
 
     def flops(self, step: Step, optimizer: torch.optim.Optimizer) -> None:
         """Run `step` once and keep its executed FLOPs, forward and backward."""
-        self._flops = count(step)
+        found = count(step)
+        counts = ranks.everyones((found.total, set(found.unknown_ops)))
+        self._flops = sum(total for total, _ in counts)
+        self._unknown = set().union(*(names for _, names in counts))
 
     def metrics(self, untrained: str) -> dict[str, Metric]:
         """The train/... metrics; missing for the reason `untrained` where no step was probed."""
@@ -48,10 +64,17 @@ class TrainingProbe:
     def _flop_metrics(self, untrained: str) -> dict[str, Metric]:
         if self._flops is None:
             return {"train/flops_per_step": missing("flop", untrained)}
-        unknown = ", ".join(sorted(self._flops.unknown_ops))
+        unknown = ", ".join(sorted(self._unknown))
         doubt = f"operations without a FLOP formula: {unknown}" if unknown else None
         return {
             "train/flops_per_step": Metric(
-                value=self._flops.total, unit="flop", valid=doubt is None, reason=doubt
+                value=self._flops, unit="flop", valid=doubt is None, reason=doubt
             )
         }
+
+
+def _bucket_bytes(model: nn.Module) -> int:
+    """What distributed training keeps beside the gradients to send them: as much again."""
+    if ranks.count() == 1:
+        return 0
+    return sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)

@@ -24,8 +24,8 @@ from bench.measure.subject import Subject
 from bench.meters.flops import count_samples
 from bench.meters.memory import inference_memory
 from bench.meters.time import pinned_threads
+from bench.prepare import prepare, read_trial
 from bench.routing import Decision, Observation
-from bench.trial import prepare, read_trial
 from bench.types import Batch, Output, Unsupported
 
 Arrays = dict[str, np.ndarray]

@@ -41,7 +41,7 @@ from bench.meters.parameters import resident_params
 from bench.meters.stopwatch import stopwatch_for
 from bench.meters.time import evaluating, no_collection, pinned_threads
 from bench.meters.warmup import warm_up
-from bench.trial import prepare, read_trial
+from bench.prepare import prepare, read_trial
 from bench.types import Unsupported
 
 PROTOCOL = 1

@@ -192,7 +192,7 @@ def test_distributed_trial(tmp_path) -> None:
     assert [one.status for one in summary.outcomes] == ["ok", "failed"]
     assert [(folders[0] / f"rank{rank}").read_text() for rank in (0, 1)] == ["2", "2"]
     assert seen_by(folders[0])["gpus"] == "GPU-a,GPU-b"
-    assert "ChildFailedError" in summary.outcomes[1].reason
+    assert "RankFailed: rank 1: ValueError: rank 1 cannot" in summary.outcomes[1].reason
     assert "ValueError: rank 1 cannot" in (folders[1] / LOG_NAME).read_text()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import trial
+from bench import prepare, trial
 from bench.plan.matrix import make_plan
 from bench.plan.staleness import write_trials
 from bench.record import Metric
@@ -17,7 +17,7 @@ def test_a_training_that_beats_the_machine_is_implausible(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """1e18 FLOPs in every one of two steps within a second is faster than any processor."""
-    trained = trial._train
+    trained = prepare._train
 
     def too_fast(*arguments: object) -> dict[str, Metric]:
         return {
@@ -26,7 +26,7 @@ def test_a_training_that_beats_the_machine_is_implausible(
             "train/time_s": Metric(value=1.0, unit="s"),
         }
 
-    monkeypatch.setattr(trial, "_train", too_fast)
+    monkeypatch.setattr(prepare, "_train", too_fast)
     brief = ["train.steps=2", "measure.num_inputs=2", "measure.batch_sizes=[1]", "gpu.threads=1"]
     plan = make_plan(["method=dense", "backbone.depth=1", *brief, f"results={tmp_path}"])
     write_trials(plan.trials)
