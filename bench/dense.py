@@ -4,8 +4,8 @@
     checkpoints/<key>.json   what training them cost
 
 Whoever needs it first trains it under a lock; everybody else waits and loads. What is damaged is
-trained again. Of the processes of
-one trial the first holds the lock and decides for all, so that they train together or not at all.
+trained again. Of the processes of one trial the first holds the lock and decides for all, so that
+they train together or not at all.
 """
 
 from __future__ import annotations
