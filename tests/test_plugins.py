@@ -144,6 +144,21 @@ def test_construct_makes_nested_dataclasses_from_dicts(house: House) -> None:
     assert (moe.num_experts, moe.top_k, moe.router.rate) == (4, 1, 0.25)
 
 
+def test_construct_makes_members_of_enumerations_from_their_names(house: House) -> None:
+    """JSON holds a member's name; the method gets the member, inside lists and options too."""
+    house.offer("method", ordered="Ordered")
+    cls = plugins.find("method", "ordered").load()
+    order = sys.modules["fakehouse"].Order
+    settings = {"order": "EXPERTS", "maybe": "TOKENS", "several": ["TOKENS", "EXPERTS"]}
+    made = plugins.construct(cls, {**settings, "named": {"a": "EXPERTS"}})
+    assert [made.order, made.maybe] == [order.EXPERTS, order.TOKENS]
+    assert all(type(member) is order for member in (made.order, made.maybe, *made.several))
+    assert made.named == {"a": order.EXPERTS}
+    assert plugins.construct(cls, {"maybe": None}).maybe is None
+    with pytest.raises(ValueError, match="order='FIRST': choose one of TOKENS, EXPERTS"):
+        plugins.construct(cls, {"order": "FIRST"})
+
+
 def test_construct_refuses_unknown_settings(house: House) -> None:
     """A setting that the class does not have is an error, not ignored."""
     with pytest.raises(TypeError, match="num_expert"):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import enum
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -219,6 +220,8 @@ def _assign(config: DictConfig, axis: Axis, value: Any) -> Any:
     except OmegaConfBaseException as error:
         raise PlanError(explain(error, where)) from error
     held = node[leaf]
+    if isinstance(held, enum.Enum):
+        return held.name
     if held is None or isinstance(held, str | int | float):  # by far the most
         return held
     return _plain(OmegaConf.create({leaf: held}))[leaf]

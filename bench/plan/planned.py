@@ -231,10 +231,15 @@ def _defaults(cls: type) -> Config:
             found[setting.name] = setting.default
         elif setting.init and setting.default_factory is not dataclasses.MISSING:
             found[setting.name] = setting.default_factory()
-    return json.loads(json.dumps(found, default=_plain))
+    return json.loads(json.dumps(_plain(found), default=str))
 
 
 def _plain(value: Any) -> Any:
+    """Dataclasses as dicts and members of enumerations by name, wherever they are."""
+    if isinstance(value, enum.Enum):
+        return value.name
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    return value.name if isinstance(value, enum.Enum) else str(value)
+        return {each.name: _plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value

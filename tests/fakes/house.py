@@ -6,6 +6,7 @@ The `house` fixture copies this file into a distribution of its own.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 
 @dataclass
@@ -34,6 +35,26 @@ class MoE:
     def __post_init__(self) -> None:
         if self.num_experts < 1:
             raise ValueError("no expert")
+
+    def build(self, spec, backbone):
+        raise NotImplementedError
+
+
+class Order(StrEnum):
+    """Who goes first."""
+
+    TOKENS = "tokens first"
+    EXPERTS = "experts first"
+
+
+@dataclass
+class Ordered:
+    """Settings that are names of an enumeration, alone and inside others."""
+
+    order: Order = Order.TOKENS
+    maybe: Order | None = None
+    several: list[Order] = field(default_factory=lambda: [Order.EXPERTS])
+    named: dict[str, Order] = field(default_factory=dict)
 
     def build(self, spec, backbone):
         raise NotImplementedError

@@ -59,6 +59,14 @@ def test_a_sweep_over_where_results_go_plans_every_place(house: House, key: str)
     assert {trial.labels.experiment for trial in trials} == {t.config["name"] for t in trials}
 
 
+def test_a_setting_of_an_enumeration_is_planned_by_name(house: House) -> None:
+    """Its default makes no variant, another member does, and the plan can make the plugin."""
+    house.offer("method", ordered="Ordered")
+    trials = make_plan(["method=ordered", "method.order=TOKENS,EXPERTS"]).trials
+    assert [t.labels.variant for t in trials[1:]] == ["", "order=EXPERTS"]
+    assert trials[2].config["method"]["several"] == ["EXPERTS"]
+
+
 def test_dense_settings_of_one_group_are_those_of_its_methods(house: House) -> None:
     """Another training recipe is another dense model, with a checkpoint of its own."""
     trials = make_plan(["method=moe", "train.steps=10,20"]).trials
