@@ -18,7 +18,7 @@ COLUMN = 24
 def phrase(path: Path) -> str:
     """The first sentence of a module's docstring, without its full stop."""
     said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return said.split("\n\n")[0].split("\n")[0].rstrip(".")
+    return said.split("\n\n")[0].split("\n")[0].rstrip(". ")
 
 
 def lines(folder: Path, depth: int = 0) -> Iterator[str]:
@@ -30,7 +30,7 @@ def lines(folder: Path, depth: int = 0) -> Iterator[str]:
         if path.is_dir() and (path / "__init__.py").exists():
             yield from lines(path, depth + 1)
         elif path.suffix == ".py" and path.name != "__init__.py":
-            yield f"  {indent}{path.name:<{COLUMN - 2 - len(indent)}}{phrase(path)}"
+            yield f"  {indent}{path.name:<{COLUMN - 3 - len(indent)}} {phrase(path)}"
 
 
 def tree() -> str:

@@ -1,0 +1,1 @@
+"""What is measured, one quantity per file: FLOPs, time, memory, energy. Units are in the names."""

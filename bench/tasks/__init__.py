@@ -1,0 +1,1 @@
+"""The bundled tasks, one per file, and what they are made of."""
