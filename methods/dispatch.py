@@ -2,7 +2,7 @@
 
 Three ways:
 
-    compaction       compact / restore     rows that run, and the others as they were
+    compaction       where_kept            rows that run, and the others as they were
     fixed capacity   within_capacity       at most so many rows to each group, the rest dropped
     sort by group    mix                   rows to experts: y_n = sum_g weight_ng f_g(x_n)
 
@@ -59,28 +59,21 @@ class Order(NamedTuple):
 # Compaction
 
 
-def compact(x: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows of `x` [N, ...] where `keep` [N] is true, and their indices [n].
+def where_kept(f: Callable[[Tensor | None], Tensor], x: Tensor, keep: Tensor) -> Tensor:
+    """`x` [N, ...] with f(rows) in the rows where `keep` [N] is true; the others stay bit for bit.
 
-    Waits for the device once, because n is data.
+    `rows` [n] are their indices, None where all are kept; with none f is not called. Waits for the
+    device once, because n is data.
     """
     with region("dispatch"):
-        index = keep.nonzero().flatten()
-        return x.index_select(0, index), index
-
-
-def restore(x: Tensor, index: Tensor, rows: Tensor) -> Tensor:
-    """`x` [N, ...] with `rows` [n, ...] in the places `index` [n]; the others stay bit for bit."""
-    with region("combine"):
-        return x.index_copy(0, index, rows.to(x.dtype))
-
-
-def where_kept(f: Callable[[Tensor], Tensor], x: Tensor, keep: Tensor) -> Tensor:
-    """`x` [N, ...] with f applied to the rows where `keep` [N] is true, and only to them."""
-    rows, index = compact(x, keep)
-    if len(index) == 0:
+        rows = keep.nonzero().flatten()
+    if len(rows) == 0:
         return x
-    return f(x) if len(index) == len(x) else restore(x, index, f(rows))
+    if len(rows) == len(x):
+        return f(None)
+    new = f(rows)
+    with region("combine"):
+        return x.index_copy(0, rows, new.to(x.dtype))
 
 
 # Fixed capacity

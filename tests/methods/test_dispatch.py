@@ -43,13 +43,15 @@ masks = st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, ma
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=12))
-def test_compaction_and_its_inverse(kept: list[bool]) -> None:
-    """restore(compact(x)) is x; rows that are not kept stay bit for bit whatever is put back."""
+def test_only_kept_rows_change(kept: list[bool]) -> None:
+    """Kept rows are computed from their own inputs; the others stay bit for bit."""
     x, keep = torch.randn(len(kept), 2, 3), torch.tensor(kept)
-    rows, index = dispatch.compact(x, keep)
-    assert index.tolist() == [i for i, k in enumerate(kept) if k]
-    assert torch.equal(dispatch.restore(x, index, rows), x)
-    changed = dispatch.restore(x, index, rows + 1)
+
+    def add_one(rows: Tensor | None) -> Tensor:
+        assert (rows is None) == all(kept)
+        return (x if rows is None else x[rows]) + 1
+
+    changed = dispatch.where_kept(add_one, x, keep)
     assert torch.equal(changed[~keep], x[~keep])
     assert torch.equal(changed[keep], x[keep] + 1)
 
@@ -57,7 +59,7 @@ def test_compaction_and_its_inverse(kept: list[bool]) -> None:
 def test_nothing_kept_calls_nothing() -> None:
     """where_kept never calls its function with an empty batch."""
 
-    def never(rows: Tensor) -> Tensor:
+    def never(rows: Tensor | None) -> Tensor:
         raise AssertionError("called")
 
     x = torch.randn(3, 2)
@@ -68,7 +70,7 @@ def test_where_kept_equals_the_masked_computation() -> None:
     """Applying f to kept rows only equals computing all and selecting, gradients included."""
     layer, keep = nn.Linear(4, 4).double(), torch.tensor([True, False, True, True, False])
     x = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
-    skipping = dispatch.where_kept(layer, x, keep)
+    skipping = dispatch.where_kept(lambda rows: layer(x[rows]), x, keep)
     masked = torch.where(keep[:, None], layer(x), x)
     torch.testing.assert_close(skipping, masked)
     wanted = torch.autograd.grad(masked.square().sum(), (x, layer.weight))
