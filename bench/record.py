@@ -22,6 +22,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 SCHEMA_VERSION: Literal[1] = 1
 RECORD_NAME, RAW_NAME, TRIAL_NAME, LOG_NAME = "record.json", "raw.npz", "trial.json", "trial.log"
 Status = Literal["ok", "skipped", "failed"]
+# Notes by which a report knows rows that are no results like others.
+CEILING = "sees the targets: a ceiling, no result"
+DEPENDS_ON_BATCH = "a sample's result depends on its batch"
 
 
 class BadRecord(Exception):

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from bench.measure.blind import method_notes, reads_targets
 from bench.measure.cost import measure_cost, measure_dense_cost
 from bench.measure.crosscheck import measure_crosscheck
 from bench.measure.deployability import measure_deployability
@@ -30,6 +31,7 @@ from bench.measure.inputs import Inputs, choose_inputs
 from bench.measure.latency import measure_latency, measure_time_shares
 from bench.measure.plausibility import Facts, check
 from bench.measure.quality import evaluate, quality_label, quality_metrics, quality_notes
+from bench.measure.recount import recounted, voided
 from bench.measure.resident import Resident
 from bench.measure.robustness import measure_robustness
 from bench.measure.saving import measure_saving
@@ -53,15 +55,18 @@ def measure(subject: Subject, tell: OnPhase, training: Metrics | None = None) ->
     config = subject.config
     findings = Findings()
     points = subject.points()
-    inputs = choose_inputs(subject.task, config.num_inputs, config.batch_sizes, subject.device)
+    blind = not reads_targets(subject.method)
+    inputs = choose_inputs(
+        subject.task, config.num_inputs, config.batch_sizes, subject.device, blind=blind
+    )
     resident = Resident(subject, inputs)
     _judge_quality(trained, points, findings, tell)
-    if compaction := getattr(subject.method, "compaction", None):
-        findings.notes.append(f"in a batch, {compaction}")
     tell("memory", 0.0)
     whole = measure_footprint(subject, inputs)
     crosschecked, details = measure_crosscheck(subject, inputs)
     findings.diagnostics |= details
+    told = details["flop_crosscheck"]["flops_by_plugin_formula"]
+    findings.notes += method_notes(subject.method, told)
     whole |= crosschecked | resident.metrics()
     baseline = subject.make_baseline()
     dense = measure_dense_cost(baseline, inputs)
@@ -86,6 +91,9 @@ def measure(subject: Subject, tell: OnPhase, training: Metrics | None = None) ->
         result.metrics = check({**result.metrics, **energy}, facts)
     whole |= _on_request(trained, subject, baseline, inputs, findings)
     findings.metrics = check({**(training or {}), **findings.points[0].metrics, **whole}, facts)
+    findings.metrics = voided(
+        findings.metrics, recounted(subject, inputs, findings.points[0].metrics)
+    )
     flops = findings.raw["flops_point0"]
     findings.diagnostics["routing"] = measure_routing(trained, inputs, flops, findings.metrics)
     findings.diagnostics["deployability"] = measure_deployability(trained, inputs)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from bench.measure.blind import without_targets
 from bench.meters.issue import equal_issue
 from bench.types import Batch, Task
 
@@ -33,14 +34,20 @@ class Inputs:
 
 
 def choose_inputs(
-    task: Task, num_inputs: int, batch_sizes: list[int], device: torch.device | str
+    task: Task,
+    num_inputs: int,
+    batch_sizes: list[int],
+    device: torch.device | str,
+    *,
+    blind: bool = False,
 ) -> Inputs:
     """`num_inputs` test samples (all, if there are fewer), grouped by each batch size.
 
     Sizes that do not divide the number of inputs issue every sample several times instead of some
-    more often than others.
+    more often than others. `blind` leaves their targets out.
     """
     pool = drawn(task, num_inputs).to(device)
+    pool = without_targets(pool) if blind else pool
     chosen = len(pool)
 
     def grouped(size: int) -> list[Batch]:

@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from bench.measure.blind import judged
 from bench.measure.subject import Metrics, Subject
 from bench.record import Metric, QualityLabel, missing, quality_key
 from bench.types import Point, Quality
@@ -14,11 +15,14 @@ EVALUATION_BATCH = 64
 
 
 def evaluate(subject: Subject, point: Point) -> Quality:
-    """The task's own evaluation at `point`, in data order, with real skipping."""
+    """The task's own evaluation at `point`, in data order, with real skipping.
+
+    The model gets its inputs only: see `blind`.
+    """
     batches = (b.to(subject.device) for b in subject.task.batches("test", EVALUATION_BATCH))
     with subject.at(point) as model, torch.inference_mode():
         model.eval()
-        return subject.task.evaluate(model, batches)
+        return subject.task.evaluate(judged(subject), batches)
 
 
 def quality_metric(quality: Quality) -> Metric:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from bench.measure.blind import judged
 from bench.measure.corruptions import SEVERITIES, corruptions, garbage
 from bench.measure.inputs import drawn
 from bench.measure.quality import quality_metric
@@ -52,7 +53,7 @@ def measure_robustness(subject: Subject, baseline: nn.Module) -> Metrics:
         if condition.name == "clean":
             num_samples = sum(map(len, condition.batches))
             metrics["infer/num_robustness_samples"] = Metric(value=num_samples, unit="count")
-        metrics |= _judged(subject.task, subject.model, condition, "infer/")
+        metrics |= _judged(subject.task, judged(subject), condition, "infer/")
         if not subject.is_dense:
             metrics |= _judged(subject.task, baseline, condition, "infer/dense_")
     return metrics

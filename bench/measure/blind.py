@@ -1,0 +1,65 @@
+"""A model is called without the targets, unless its method declares that it reads them.
+
+What a method may not know it does not get: quality, FLOPs, time and energy of a method that peeks
+are those of a method that cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from bench.measure.subject import Subject
+from bench.record import CEILING, DEPENDS_ON_BATCH
+from bench.types import Batch, Output
+
+
+def reads_targets(method: Any) -> bool:
+    """Whether the method is a control that decides in hindsight."""
+    return bool(getattr(method, "reads_targets", False))
+
+
+def without_targets(batch: Batch) -> Batch:
+    """The batch with class or token 0 for every target."""
+    return replace(batch, targets=torch.zeros_like(batch.targets))
+
+
+class Blind:
+    """A model as a task may call it: the task knows the targets, the model does not."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
+    def __call__(self, batch: Batch) -> Output:
+        output: Output = self._model(without_targets(batch))
+        return output
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the model's."""
+        if name == "_model":  # not made yet: unpickling looks before __init__
+            raise AttributeError(name)
+        return getattr(self._model, name)
+
+
+def judged(subject: Subject) -> Any:
+    """The subject's model for the task's evaluation."""
+    return subject.model if reads_targets(subject.method) else Blind(subject.model)
+
+
+def method_notes(method: Any, by_plugin: Mapping[str, int]) -> list[str]:
+    """What the method declares of itself and a reader must know.
+
+    `by_plugin`: FLOPs that its own formulas told, by operation.
+    """
+    notes = [CEILING] if reads_targets(method) else []
+    if compaction := getattr(method, "compaction", None):
+        notes.append(f"in a batch, {compaction}")
+    if not getattr(method, "batch_invariant", True):
+        notes.append(DEPENDS_ON_BATCH)
+    if by_plugin:
+        notes.append(f"FLOPs by the plugin's own word: {', '.join(sorted(by_plugin))}")
+    return notes

@@ -1,0 +1,89 @@
+"""A model does not get what it may not know: the targets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bench.config import MeasureConfig
+from bench.measure.blind import Blind, method_notes
+from bench.measure.inputs import choose_inputs
+from bench.measure.quality import evaluate
+from bench.measure.subject import Subject
+from bench.record import CEILING, DEPENDS_ON_BATCH
+from bench.tasks.digits import Digits
+from bench.types import Batch, Output
+
+
+class Peeking(nn.Module):
+    """Answers with the target."""
+
+    def forward(self, batch: Batch) -> Output:
+        return Output(F.one_hot(batch.targets, 10).float())
+
+
+@dataclass
+class Control:
+    """Says that it reads the targets."""
+
+    reads_targets = True
+
+
+def subject(method: object) -> Subject:
+    return Subject(
+        model=Peeking(),
+        method=method,
+        task=Digits(),
+        device=torch.device("cpu"),
+        config=MeasureConfig(),
+        make_baseline=nn.Module,
+        is_dense=False,
+    )
+
+
+def test_targets_do_not_reach_a_model_that_is_judged() -> None:
+    """Whoever answers with the target answers 0: right for the zeros among the test's digits."""
+    targets = torch.cat([batch.targets for batch in Digits().batches("test", 500)])
+    zeros = 100 * float((targets == 0).double().mean())
+    assert evaluate(subject(object()), {}).value == pytest.approx(zeros)
+    assert 5 < zeros < 15
+
+
+def test_a_declared_control_sees_them() -> None:
+    """Hindsight is right about everything, and is called a ceiling."""
+    assert evaluate(subject(Control()), {}).value == 100
+    assert method_notes(Control(), {}) == [CEILING]
+
+
+def test_meters_see_inputs_without_targets() -> None:
+    """At every batch size; a control's keep theirs."""
+    hidden = choose_inputs(Digits(), 8, [4], "cpu", blind=True).by_size
+    assert not any(batch.targets.any() for batches in hidden.values() for batch in batches)
+    kept = choose_inputs(Digits(), 8, [4], "cpu").by_size
+    assert any(batch.targets.any() for batch in kept[4])
+    assert torch.equal(hidden[4][0].inputs, kept[4][0].inputs)
+
+
+def test_a_blind_model_is_the_model_otherwise() -> None:
+    """A task may ask for its mode or its parameters."""
+    model = nn.Linear(2, 2).eval()
+    assert Blind(model).training is False
+    assert next(Blind(model).parameters()) is model.weight
+
+
+def test_what_a_method_declares_is_noted() -> None:
+    """That results depend on the batch, who runs together, and whose word FLOPs rest on."""
+
+    class Declared:
+        batch_invariant = False
+        compaction = "tokens are sorted"
+
+    assert method_notes(Declared(), {"mylib::b": 2, "mylib::a": 1}) == [
+        "in a batch, tokens are sorted",
+        DEPENDS_ON_BATCH,
+        "FLOPs by the plugin's own word: mylib::a, mylib::b",
+    ]
