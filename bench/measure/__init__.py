@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from bench.measure.blind import method_notes, reads_targets
-from bench.measure.cost import measure_cost, measure_dense_cost
+from bench.measure.cost import DenseCost, measure_cost, measure_dense_cost
 from bench.measure.crosscheck import measure_crosscheck
 from bench.measure.deployability import measure_deployability
 from bench.measure.diagnostics import measure_routing
@@ -70,7 +70,7 @@ def measure(subject: Subject, tell: OnPhase, training: Metrics | None = None) ->
     whole |= crosschecked | resident.metrics()
     baseline = subject.make_baseline()
     dense = measure_dense_cost(baseline, inputs)
-    facts = _facts(subject, details)
+    facts = _facts(subject, details, dense)
     for number, (point, result) in enumerate(zip(points, findings.points, strict=True)):
         tell("flops", number / len(points))
         cost, findings.raw[f"flops_point{number}"] = measure_cost(subject, point, inputs, dense)
@@ -147,13 +147,14 @@ def _untimed(sizes: list[int], profile: str) -> Metrics:
     return {f"infer/speedup_b{size}": missing("1", reason) for size in sizes}
 
 
-def _facts(subject: Subject, crosschecked: dict[str, Any]) -> Facts:
+def _facts(subject: Subject, crosschecked: dict[str, Any], dense: DenseCost) -> Facts:
     """What the numbers are held against."""
     return Facts(
         peak_flops=measured_peak_flops(_dtype(subject), device=subject.device.type),
         parameter_bytes=storage_bytes(subject.model.parameters()),
         is_control=subject.is_dense,
         unseen_flops=crosschecked["flop_crosscheck"].get("unseen_flops", 0),
+        dense_elems=dense.pointwise_elems,
     )
 
 

@@ -24,6 +24,7 @@ class DenseCost:
 
     per_sample: dict[int, float] = field(default_factory=dict)
     doubt: str | None = None  # why they are only lower bounds: every ratio to them is one too
+    pointwise_elems: float | None = None  # written by elementwise operations, per sample alone
 
 
 def measure_dense_cost(baseline: nn.Module, inputs: Inputs) -> DenseCost:
@@ -33,6 +34,7 @@ def measure_dense_cost(baseline: nn.Module, inputs: Inputs) -> DenseCost:
     return DenseCost(
         {size: count.total / inputs.num_issued(size) for size, count in counts.items()},
         next((f"dense model: {doubt}" for doubt in doubts), None),
+        counts[1].pointwise_elems / len(inputs.samples),
     )
 
 

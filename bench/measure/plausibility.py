@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from bench.measure.plausible_energy import energy_doubts
+from bench.meters.elementwise import hidden_products
 from bench.record import Metric
 
 Metrics = Mapping[str, Metric]
@@ -38,6 +39,7 @@ class Facts:
     parameter_bytes: int | None = None  # of the model, each storage once
     is_control: bool = False  # the candidate is the baseline: an A/A comparison
     unseen_flops: int = 0  # of one call: torch's profiler saw them, the ledger did not
+    dense_elems: float | None = None  # that the dense model's elementwise work writes, per sample
 
 
 def check(metrics: Metrics, facts: Facts) -> dict[str, Metric]:
@@ -145,6 +147,26 @@ def _unseen(metrics: Metrics, facts: Facts) -> Doubts:
             yield key, f"torch's profiler saw {facts.unseen_flops:.3g} FLOPs more in one call"
 
 
+def _hidden_products(metrics: Metrics, facts: Facts) -> Doubts:
+    """A product that is multiplied and summed element by element is one, and is not counted."""
+    keys = ("infer/pointwise_elems", "infer/flops_per_sample", "infer/flops_share")
+    found = _values(metrics, *keys)
+    if found is None or facts.dense_elems is None or not found[2]:
+        return
+    elems, flops, share = found
+    if not hidden_products(elems, facts.dense_elems, flops / share):
+        return
+    for key in metrics:
+        if key.startswith(OF_FLOPS):
+            yield (
+                key,
+                (
+                    f"elementwise work writes {elems:.3g} elements a sample, the dense model's "
+                    f"{facts.dense_elems:.3g}: products by multiplication and sum are not counted"
+                ),
+            )
+
+
 def _memory(metrics: Metrics, facts: Facts) -> Doubts:
     """A model in use is in memory."""
     params = facts.parameter_bytes
@@ -246,6 +268,7 @@ _GATES: tuple[Callable[[Metrics, Facts], Doubts], ...] = (
     _intervals,
     _achieved_flops,
     _unseen,
+    _hidden_products,
     _memory,
     _training_parts,
     _time_shares,

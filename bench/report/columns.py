@@ -110,7 +110,7 @@ def sheet(table: Table, narrow: bool = False) -> Sheet:
 def _remarks(table: Table, row: Row) -> tuple[str, ...]:
     few = len(row.seeds) < len(table.seeds)
     count = (f"{len(row.seeds)} of {len(table.seeds)} seeds",) if few else ()
-    return count + ((row.shortfall,) if row.shortfall else ())
+    return count + row.remarks
 
 
 def headline_batches(table: Table) -> list[int]:
@@ -135,6 +135,8 @@ def _text(column: Column, row: Row, letters: dict[str, str]) -> Text:
         return Text("-", marks=footnote_letters(cell.reasons, letters))
     reasons = [f"{cell.num_seeds} of {len(row.seeds)} seeds: {why}" for why in cell.reasons]
     text = column.write(cell)
+    if row.is_ceiling and text.verdict == "better":
+        text = replace(text, verdict="")  # no result, so no win
     return replace(text, marks=footnote_letters(reasons + [text.doubt] * bool(text.doubt), letters))
 
 

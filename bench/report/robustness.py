@@ -72,7 +72,7 @@ def robustness(table: Table) -> Robustness | None:
         Block(title, [(row.name, _texts(row, kind, named, letters)) for row in rows])
         for kind, title in _titles(table, rows).items()
     ]
-    answers = [_answer(table, row) for row in rows if row.method != DENSE]
+    answers = [_answer(table, row) for row in rows if row.method != DENSE and not row.is_ceiling]
     notes = [f"({letter}) {why}" for why, letter in letters.items()]
     return Robustness(named, blocks, answers, [*notes, _legend(rows)])
 

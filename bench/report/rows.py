@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from bench.record import Labels, Metric, QualityLabel
+from bench.record import CEILING, DEPENDS_ON_BATCH, Labels, Metric, QualityLabel
 from bench.report.cells import Cell, aggregate, difference
 from bench.report.grouping import TableKey, current_trials, own_variant, subtitles, table_key
 from bench.report.reading import Found, point_name
@@ -34,6 +34,8 @@ class Row:
     seeds: tuple[int, ...]
     cells: dict[str, Cell]  # by metric key
     quality_by_seed: dict[int, float]
+    is_ceiling: bool = False  # a control that sees the targets: no result
+    depends_on_batch: bool = False
 
     @property
     def name(self) -> str:
@@ -56,6 +58,23 @@ class Row:
         if declared is None or executed is None or declared - executed <= SHORTFALL:
             return ""
         return "padded" if executed > declared / 2 else "masked"
+
+    @property
+    def never_saves(self) -> bool:
+        """Whether even closed gates leave as many FLOPs as dense has."""
+        least = self.cells.get("infer/flops_share_closed")
+        return least is not None and least.value is not None and least.value >= 1
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader must not overlook, in two words each."""
+        said = {
+            "sees the targets": self.is_ceiling,
+            "depends on its batch": self.depends_on_batch,
+            "never below dense": self.never_saves,
+            self.shortfall: self.shortfall != "",
+        }
+        return tuple(remark for remark, holds in said.items() if holds)
 
     def saving(self, kind: Literal["declared", "executed"]) -> float | None:
         """Share of the dense FLOPs saved against open gates, as declared or as executed."""
@@ -154,6 +173,7 @@ def _rows(method: str, variant: str, found: Sequence[Found]) -> list[Row]:
     """The default operating point's row and below it one row per operating point."""
     if not found:
         return []
+    notes = {note for item in found for note in item.record.notes}
     by_point: dict[str, list[tuple[int, dict[str, Metric]]]] = defaultdict(list)
     for item in found:
         seed = item.record.labels.seed
@@ -168,6 +188,8 @@ def _rows(method: str, variant: str, found: Sequence[Found]) -> list[Row]:
             seeds=tuple(seed for seed, _ in seeds),
             cells=aggregate([metrics for _, metrics in seeds]),
             quality_by_seed=_quality_by_seed(seeds),
+            is_ceiling=CEILING in notes,
+            depends_on_batch=DEPENDS_ON_BATCH in notes,
         )
         for point, seeds in by_point.items()
     ]
@@ -218,7 +240,8 @@ def _notes(found: Sequence[Found], rows: Sequence[Row]) -> list[str]:
         if start := _start(item.record.metrics):
             said[start].append(trial_name(labels))
     notes = [f"{', '.join(dict.fromkeys(names))}: {note}" for note, names in said.items()]
-    return notes + [_shortfall_note(row) for row in rows if row.shortfall]
+    notes += [_shortfall_note(row) for row in rows if row.shortfall]
+    return notes + [_never_saves_note(row) for row in rows if row.never_saves]
 
 
 def _start(metrics: Mapping[str, Metric]) -> str:
@@ -227,6 +250,14 @@ def _start(metrics: Mapping[str, Metric]) -> str:
     if dense is None or dense.shown is None or steps is None or not steps.shown:
         return ""
     return f"starts from the trained dense model and takes {steps.shown:.0f} training steps more"
+
+
+def _never_saves_note(row: Row) -> str:
+    least = row.cells["infer/flops_share_closed"].value or 0.0
+    return (
+        f"{row.name}: never below dense: with every gate closed it executes {least:.0%} of the "
+        "dense FLOPs, its gates left out"
+    )
 
 
 def _shortfall_note(row: Row) -> str:

@@ -178,6 +178,19 @@ def test_work_that_only_the_profiler_saw_voids_every_flop_figure():
     assert "profiler saw 10 FLOPs more" in found["infer/tau_b64"]
 
 
+def test_products_by_multiplication_and_sum_void_every_flop_figure():
+    """Beyond 4 x dense's 1e5 elements, 2 FLOPs each may be 5 % of the dense FLOPs, not more."""
+    shown = plausible()
+    dense = shown["infer/flops_per_sample"].value / shown["infer/flops_share"].value
+    most = 4e5 + 0.05 * dense / 2
+    for elems, count in ((most - 1, 0), (most + 1, 11)):
+        metrics = shown | {"infer/pointwise_elems": metric(elems)}
+        found = invalid(metrics, Facts(dense_elems=1e5))
+        voided = [key for key in found if key.startswith(("infer/flops", "infer/tau"))]
+        assert len(voided) == count
+    assert "products by multiplication and sum" in found["infer/flops_share"]
+
+
 def test_a_metric_that_is_already_invalid_doubts_no_other():
     """An incomplete FLOP count cannot convict the clock, and keeps its own reason."""
     flops = Metric(value=1e12, unit="flop", valid=False, reason="operations without a formula")

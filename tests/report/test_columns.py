@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.record import Metric, missing
+from bench.record import CEILING, Metric, missing
 from bench.report.columns import Sheet, sheet
 from bench.report.numbers import Text
 
@@ -213,3 +213,11 @@ def test_footnotes_go_on_after_z(sheet_of, make):
     marks = [letter for letter, _ in sheet_of(*records).footnotes]
     assert len(set(marks)) == 30
     assert marks[25:28] == ["z", "1", "2"]
+
+
+def test_a_ceiling_wins_nothing(sheet_of, make):
+    """A control that sees the targets has its numbers and its mark, and no verdict for it."""
+    made = sheet_of(make("oracle", speedup=1.8, notes=[CEILING]))
+    (speedup,) = texts(made, "speed-up b64")
+    assert (speedup.main, speedup.verdict) == ("1.80", "")
+    assert made.lines[0].name == "oracle (sees the targets)"

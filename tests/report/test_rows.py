@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.record import Metric, missing
+from bench.record import CEILING, DEPENDS_ON_BATCH, Metric, missing
 from bench.report.rows import VS_DENSE
 
 
@@ -109,3 +109,31 @@ def test_without_both_savings_nothing_is_called_masked(make, tabulated):
     }
     (table,) = tabulated(make("skipnet", changed=savings), make("other"))
     assert [row.shortfall for row in table.rows] == ["", ""]
+
+
+def test_what_a_method_declares_of_itself_marks_its_rows(make, tabulated):
+    """A control in hindsight, a result that depends on its batch, and no way below dense."""
+    least = {"infer/flops_share_closed": Metric(value=1.0, unit="1")}
+    (table,) = tabulated(
+        make(),
+        make("also_dense", changed=least),
+        make("expert_choice", notes=[DEPENDS_ON_BATCH]),
+        make("oracle", notes=[CEILING]),
+    )
+    remarks = {row.method: row.remarks for row in table.rows}
+    assert remarks == {
+        "dense": (),
+        "also_dense": ("never below dense",),
+        "expert_choice": ("depends on its batch",),
+        "oracle": ("sees the targets",),
+    }
+    never = "with every gate closed it executes 100% of the dense FLOPs, its gates left out"
+    assert f"also_dense: never below dense: {never}" in table.notes
+
+
+def test_closed_gates_that_leave_less_than_dense_are_no_remark(make, tabulated):
+    """Nor are ones of which nothing is known."""
+    less = {"infer/flops_share_closed": Metric(value=0.99, unit="1")}
+    unknown = {"infer/flops_share_closed": missing("1", "the gates cannot be closed")}
+    (table,) = tabulated(make("moe", changed=less), make("skipnet", changed=unknown))
+    assert [row.remarks for row in table.rows] == [(), ()]
