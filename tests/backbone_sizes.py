@@ -1,7 +1,7 @@
 """Every named size of the backbones: parameters and MACs, counted on the meta device.
 
 `python -m tests.backbone_sizes` rewrites the table in docs/backbones.md and what the files in
-conf/backbone say about their size; a test keeps both true.
+conf/backbone say about their size; a test keeps both true, and what a family says of its defaults.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ VARIANTS = ROOT / "conf" / "backbone"
 PUBLISHED = ROOT / "tests" / "methods" / "backbone" / "published_sizes.csv"
 PAGE = ROOT / "docs" / "backbones.md"
 BEGIN, END = "<!-- sizes -->\n", "<!-- end of sizes -->"
+NOT_PUBLISHED = "no published figure"
 SIZE = r"[\d.]+ [MGK] parameters, [\d.]+ [MGK] MAC at \S+"
 
 
@@ -120,12 +121,20 @@ def table() -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|"
     for size in sizes():
         params, macs = counted(size)
-        printed = [f"{int(t):,}" if t.isdigit() else t for t in (size.params, size.macs) if t]
-        published = " / ".join(printed) or "-"
         yield (
-            f"| `{size.name}` | {size.input} | {params:,} | {macs:,} | {published} "
+            f"| `{size.name}` | {size.input} | {params:,} | {macs:,} | {_published(size)} "
             f"| {size.why or '-'} | {size.source or '-'} |"
         )
+
+
+def _published(size: Size) -> str:
+    """Parameters / cost as printed, or that there is no figure."""
+    if not (size.params or size.macs):
+        return NOT_PUBLISHED
+    printed = (
+        f"{int(t):,}" if t.isdigit() else t or NOT_PUBLISHED for t in (size.params, size.macs)
+    )
+    return " / ".join(printed)
 
 
 def first_line(name: str) -> str:

@@ -99,12 +99,53 @@ def test_list_shows_plugins_their_sentence_and_what_is_broken(
 
 
 def test_list_shows_kinds_and_sizes(capsys: pytest.CaptureFixture[str]) -> None:
-    """Our tasks say what they are made of, and every named size what it costs."""
+    """Our tasks say what they are made of, and every size, named or a family's, what it costs."""
     assert cli.main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert any(re.match(r"  keywords +audio: ", line) for line in lines)
+    audio = r"  keywords +audio 32x32; 5,000 / 500 / 1,000: Which of ten words is said\?"
+    assert any(re.match(audio, line) for line in lines)
+    assert any(re.match(r"  numbers +seq2seq \d+ to \d+; ", line) for line in lines)
+    family = r"  resnet .* As it is: 270 K parameters, 40.6 M MAC at 3x32x32\.$"
+    assert any(re.match(family, line) for line in lines)
     assert any(re.match(r"    resnet56 .* 853 K parameters, 125 M MAC at", line) for line in lines)
-    assert any(re.match(r"    moe_top1 ", line) for line in lines)
+
+
+def test_list_shows_variants_below_what_they_set(capsys: pytest.CaptureFixture[str]) -> None:
+    """A size stands below its family, a method's settings below the method."""
+    assert cli.main(["list"]) == 0
+    family, below = "", {}
+    for line in capsys.readouterr().out.splitlines():
+        if re.match(r"  \w", line):
+            family = line.split()[0]
+        elif line.startswith("    "):
+            below[line.split()[0]] = family
+    wanted = {"resnet56": "resnet", "deit_ti": "transformer", "moe_top1": "moe"}
+    assert wanted.items() <= below.items()
+    assert below["text_256"] == "text"
+    assert below["random_topk_ffn"] == "random_skip"
+
+
+def test_list_says_whole_sentences(capsys: pytest.CaptureFixture[str]) -> None:
+    """No description ends where a line of its file does, and none at the dot of "et al."."""
+    assert cli.main(["list"]) == 0
+    for line in filter(None, capsys.readouterr().out.splitlines()):
+        if line.startswith("  "):
+            assert line.endswith((".", "?")), line
+            assert not line.endswith("al."), line
+
+
+def test_list_makes_no_data(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pictures and spoken words are not drawn for it."""
+
+    def drawn(*given: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("bench.tasks.digits._drawn", drawn)
+    monkeypatch.setattr("bench.tasks.keywords.spoken", drawn)
+    assert cli.main(["list"]) == 0
+    assert "64,000 / 1,000 / 2,000" in capsys.readouterr().out
 
 
 def test_a_report_of_nothing_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,6 +165,22 @@ def test_an_interrupt_exits_130_without_traceback(
     monkeypatch.setattr(cli, "_list", interrupted)
     assert cli.main(["list"]) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("more", "code"), [("--plan", 0), ("", 1)])
+def test_a_run_that_nobody_reads_is_no_success(tmp_path: Path, more: str, code: int) -> None:
+    """`condbench run | true` has run nothing and says so; a plan was only to be read."""
+    run = f"{sys.executable} -m bench.cli run method=dense results={tmp_path}/results {more}"
+    done = subprocess.run(
+        ["bash", "-c", f"{run} | true; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code
+    told = "condbench: nobody reads the output any more; the same command goes on from here\n"
+    assert done.stderr == ("" if code == 0 else told)
+    assert not (tmp_path / "results").exists()
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

@@ -44,6 +44,7 @@ class Digits(Preloaded):
     """Which digit is it? Ten classes; accuracy in percent."""
 
     version: ClassVar[int] = 1
+    split_sizes: ClassVar[Mapping[Split, int]] = NUM_SAMPLES
 
     @property
     def spec(self) -> TaskSpec:

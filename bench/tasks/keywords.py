@@ -51,6 +51,7 @@ class Keywords(Preloaded):
     """Which of ten words is said? Accuracy in percent."""
 
     version: ClassVar[int] = 1
+    split_sizes: ClassVar[Mapping[Split, int]] = NUM_SAMPLES
 
     @property
     def spec(self) -> TaskSpec:

@@ -32,6 +32,9 @@ class Multitask(Preloaded):
     """Ten digits and ten keywords; accuracy in percent over both, and of each."""
 
     version: ClassVar[int] = 1
+    split_sizes: ClassVar[Mapping[Split, int]] = {
+        split: 2 * count for split, count in keywords.NUM_SAMPLES.items()
+    }
     task_names: ClassVar[tuple[str, ...]] = NAMES  # by the attribute `task`
 
     @property

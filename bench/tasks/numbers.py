@@ -35,6 +35,7 @@ class Numbers(Preloaded):
     """Exact match of whole numbers in percent, BLEU beside it."""
 
     version: ClassVar[int] = 2
+    split_sizes: ClassVar[Mapping[Split, int]] = NUM_SAMPLES
 
     @property
     def spec(self) -> TaskSpec:

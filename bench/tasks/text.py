@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.tasks import ngram
-from bench.tasks.preloaded import Preloaded
+from bench.tasks.preloaded import SPLITS, Preloaded
 from bench.tasks.scoring import cross_entropy
 from bench.types import Batch, Model, Output, Quality, Recipe, Split, TaskSpec
 
@@ -51,6 +51,11 @@ class Text(Preloaded):
     def spec(self) -> TaskSpec:
         num_symbols = len(alphabet())
         return TaskSpec("text", "tokens", (self.length,), num_symbols, num_symbols, causal=True)
+
+    @property
+    def split_sizes(self) -> Mapping[Split, int]:
+        """Known in a moment: the texts lie beside Python."""
+        return {split: self.num_samples(split) for split in SPLITS}
 
     @property
     def recipe(self) -> Recipe:

@@ -21,7 +21,7 @@ from sklearn.naive_bayes import MultinomialNB
 from torch import Tensor
 
 from bench.tasks.docstrings import Docstring, docstrings
-from bench.tasks.preloaded import Preloaded
+from bench.tasks.preloaded import SPLITS, Preloaded
 from bench.tasks.scoring import IGNORED, accuracy, cross_entropy, majority
 from bench.types import Batch, Model, Output, Quality, Recipe, Split, TaskSpec
 
@@ -48,6 +48,11 @@ class Topics(Preloaded):
     def spec(self) -> TaskSpec:
         num_words = len(_vocabulary()) + 2
         return TaskSpec("topics", "tokens", (LENGTH,), len(PACKAGES), vocab_size=num_words)
+
+    @property
+    def split_sizes(self) -> Mapping[Split, int]:
+        """Known in a moment: the texts lie beside Python."""
+        return {split: self.num_samples(split) for split in SPLITS}
 
     @property
     def recipe(self) -> Recipe:

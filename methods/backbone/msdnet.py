@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -130,6 +131,8 @@ class MSDNet:
     `factors` at the others. `stem`: "small" keeps the size, "large" quarters it. `head_width`:
     channels inside a head, null for those that it gets.
     """
+
+    size: ClassVar[str] = "827 K parameters, 45.9 M MAC at 3x32x32"  # of the defaults
 
     layers: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5])
     width: int = 16

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -56,6 +57,8 @@ class Res15:
 
     `num_blocks` residual blocks and one more layer; res15-narrow is `width=19`.
     """
+
+    size: ClassVar[str] = "238 K parameters, 893 M MAC at 40x101"  # of the defaults
 
     width: int = 45
     num_blocks: int = 6

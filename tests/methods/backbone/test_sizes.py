@@ -8,7 +8,17 @@ from importlib.metadata import entry_points
 import pytest
 from omegaconf import OmegaConf
 
-from tests.backbone_sizes import SIZE, VARIANTS, Size, counted, first_line, shown, sizes, table
+from tests.backbone_sizes import (
+    SIZE,
+    VARIANTS,
+    Size,
+    counted,
+    described,
+    first_line,
+    shown,
+    sizes,
+    table,
+)
 
 FACTORS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9}
 DOORS = {door.name: door for door in entry_points(group="condbench.backbones")}
@@ -81,6 +91,20 @@ def test_a_size_is_settings_of_a_family(path) -> None:
     first = path.read_text(encoding="utf-8").splitlines()[0]
     assert re.search(rf": {SIZE}\.$", first)
     assert first == first_line(path.stem)
+
+
+@pytest.mark.parametrize("name", [n for n, d in DOORS.items() if d.value.startswith("methods.")])
+def test_a_family_says_how_large_its_defaults_are(name: str) -> None:
+    """What `condbench list` prints is what is counted."""
+    assert DOORS[name].load().size == next(described(s) for s in sizes() if s.name == name)
+
+
+def test_a_size_without_a_published_figure_says_so() -> None:
+    """No empty cell: neither figure, or the one that is missing."""
+    _, _, *rows = (line.split(" | ") for line in table())
+    cells = {row[0]: row[4] for row in rows}
+    assert cells["| `resnet8`"] == "no published figure"
+    assert cells["| `resnet20`"] == "0.27 M / no published figure"
 
 
 def test_every_size_and_family_is_in_the_table() -> None:
