@@ -4,7 +4,7 @@
     unobserved  regions and decisions announced, nobody listening: what every run pays
     bare        the same model with both taken out of the code
 
-Every round times all three in rotating order; the ratio to `bare` is taken inside a round.
+Every round times all three in random order; the ratio to `bare` is taken inside a round.
 """
 
 from __future__ import annotations
