@@ -24,10 +24,11 @@ from bench.measure.cost import DenseCost, measure_cost, measure_dense_cost
 from bench.measure.crosscheck import measure_crosscheck
 from bench.measure.deployability import measure_deployability
 from bench.measure.diagnostics import measure_routing
+from bench.measure.distribution import measure_distribution
 from bench.measure.energy import measure_energy
 from bench.measure.footprint import measure_footprint
 from bench.measure.generation import Generating, called, measure_generation
-from bench.measure.inputs import Inputs, choose_inputs
+from bench.measure.inputs import Inputs, choose_inputs, further_inputs
 from bench.measure.latency import measure_latency, measure_time_shares
 from bench.measure.plausibility import Facts, check
 from bench.measure.quality import evaluate, quality_label, quality_metrics, quality_notes
@@ -41,7 +42,7 @@ from bench.meters.canary import canary_s
 from bench.meters.peak import measured_peak_flops
 from bench.meters.storages import storage_bytes
 from bench.record import PointResult, missing
-from bench.types import Point
+from bench.types import Batch, Point
 
 __all__ = ["Findings", "Subject", "measure"]
 
@@ -71,12 +72,14 @@ def measure(subject: Subject, tell: OnPhase, training: Metrics | None = None) ->
     baseline = subject.make_baseline()
     dense = measure_dense_cost(baseline, inputs)
     facts = _facts(subject, details, dense)
+    further = _further(subject, blind)
     for number, (point, result) in enumerate(zip(points, findings.points, strict=True)):
         tell("flops", number / len(points))
         cost, findings.raw[f"flops_point{number}"] = measure_cost(subject, point, inputs, dense)
         result.metrics |= cost
-        if number == 0:
-            with subject.at(point):
+        with subject.at(point):
+            result.metrics |= _spread(subject, findings, number, further if number == 0 else [])
+            if number == 0:
                 result.metrics |= measure_saving(subject, inputs, dense)
         if number == 0 or config.all_points:
             tell("time", number / len(points))
@@ -115,6 +118,23 @@ def _judge_quality(
         if number == 0:
             findings.quality = quality_label(quality)
             findings.notes += quality_notes(quality)
+
+
+def _further(subject: Subject, blind: bool) -> list[Batch]:
+    """More inputs for the distribution of FLOPs; a generation is many calls and gets none."""
+    config = subject.config
+    if config.workload != "forward":
+        return []
+    return further_inputs(subject.task, config.num_inputs, subject.device, blind=blind)
+
+
+def _spread(subject: Subject, findings: Findings, number: int, further: list[Batch]) -> Metrics:
+    """The distribution of FLOPs over inputs at the point that is set."""
+    timed = findings.raw[f"flops_point{number}"]
+    doubt = findings.points[number].metrics["infer/flops_per_sample"].reason
+    spread, flops = measure_distribution(subject, timed, doubt, further)
+    findings.raw[f"flops_counted_point{number}"] = flops
+    return spread
 
 
 def _timed(

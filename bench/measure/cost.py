@@ -15,8 +15,6 @@ from bench.meters.flops import SampleCounts, count_samples
 from bench.record import Metric, missing
 from bench.types import Point
 
-QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
-
 
 @dataclass
 class DenseCost:
@@ -78,10 +76,6 @@ def _flop(value: float, counted: SampleCounts) -> Metric:
 def _batch1_metrics(alone: SampleCounts, dense: DenseCost) -> Metrics:
     flops = np.array(alone.per_batch, dtype=np.float64)
     metrics = {"infer/flops_per_sample": _flop(float(flops.mean()), alone)}
-    for name, quantile in QUANTILES.items():
-        value = float(np.quantile(flops, quantile, method="inverted_cdf"))
-        metrics[f"infer/flops_per_sample_{name}"] = _flop(value, alone)
-    metrics["infer/flops_per_sample_max"] = _flop(float(flops.max()), alone)
     doubt = doubt_of(alone) or dense.doubt
     models = ("method", "dense model")
     metrics["infer/flops_share"] = _ratio(float(flops.mean()), dense.per_sample[1], models, doubt)

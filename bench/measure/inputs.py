@@ -46,8 +46,7 @@ def choose_inputs(
     Sizes that do not divide the number of inputs issue every sample several times instead of some
     more often than others. `blind` leaves their targets out.
     """
-    pool = drawn(task, num_inputs).to(device)
-    pool = without_targets(pool) if blind else pool
+    pool = _ready(drawn(task, num_inputs), device, blind)
     chosen = len(pool)
 
     def grouped(size: int) -> list[Batch]:
@@ -61,3 +60,37 @@ def drawn(task: Task, num_samples: int) -> Batch:
     """`num_samples` test samples (all, if there are fewer) of the one fixed order."""
     chosen = min(num_samples, task.num_samples("test"))
     return next(iter(task.batches("test", chosen, seed=CHOICE_SEED)))
+
+
+def further_inputs(
+    task: Task, num_inputs: int, device: torch.device | str, *, blind: bool = False
+) -> list[Batch]:
+    """Test samples one by one for the distribution of FLOPs, after those of `choose_inputs`.
+
+    Together at least 256; from 256 timed inputs on, all up to 2,048. A trial in miniature, with
+    fewer than 64, gets none.
+    """
+    num_more = _num_counted(num_inputs) - num_inputs
+    more: list[Batch] = []
+    if num_more <= 0 or num_inputs >= task.num_samples("test"):
+        return more
+    groups = iter(task.batches("test", num_inputs, seed=CHOICE_SEED))
+    next(groups)
+    for group in groups:
+        pool = _ready(group, device, blind)
+        rows = torch.arange(min(len(pool), num_more - len(more)), device=device)
+        more += [pool.select(row) for row in rows[:, None]]
+        if len(more) >= num_more:
+            break
+    return more
+
+
+def _num_counted(num_inputs: int) -> int:
+    if num_inputs < 64:
+        return num_inputs
+    return 256 if num_inputs < 256 else 2048
+
+
+def _ready(pool: Batch, device: torch.device | str, blind: bool) -> Batch:
+    pool = pool.to(device)
+    return without_targets(pool) if blind else pool
