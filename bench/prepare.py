@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench import environment, ranks
+from bench import environment, layout, ranks
 from bench.config import NUM_SEEDS, Config, typed
 from bench.dense import DenseStart, dense_start
 from bench.measure import Subject
 from bench.measure.generation import refuse_unsupported
 from bench.measure.probe import TrainingProbe
-from bench.measure.training_energy import TrainingEnergy, training_devices
+from bench.measure.training_energy import TrainingEnergy
 from bench.meters.time import pinned_threads
 from bench.plugins import construct
 from bench.record import TRIAL_NAME, Labels, Metric, missing
@@ -86,18 +86,27 @@ def read_trial(folder: Path) -> Trial:
     path = folder / TRIAL_NAME
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        config = typed(raw["config"])
+        config, labels, key = typed(raw["config"]), Labels.model_validate(raw["labels"]), raw["key"]
         return Trial(
             folder=folder,
-            key=raw["key"],
-            labels=Labels.model_validate(raw["labels"]),
+            key=key,
+            labels=labels,
             config=config,
             entry_points=raw["entry_points"],
-            checkpoint=Path(config.results) / raw["dense"]["checkpoint"],
+            checkpoint=_results(folder, config, labels, key) / raw["dense"]["checkpoint"],
             raw=raw,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadTrial(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def _results(folder: Path, config: Config, labels: Labels, key: str) -> Path:
+    """The results tree that `folder` lies in, whatever directory we are in; else the config's."""
+    below = layout.trial_folder(Path(), labels, key).parts
+    whole = folder.resolve()
+    if whole.parts[-len(below) :] == below:
+        return whole.parents[len(below) - 1]
+    return Path(config.results)
 
 
 def prepare(trial: Trial, tell: OnPhase) -> tuple[Subject, dict[str, Metric]]:
@@ -180,10 +189,8 @@ def _train(
     share = getattr(method, "train_share", 1.0)
     recipe = resolve_recipe(task.recipe, trial.config.train, share)
     probe = TrainingProbe(model)
-    first = ranks.number() == 0  # reads the boards of all
-    used = training_devices(trial.device, trial.config.gpu.kind) if recipe.steps and first else []
-    energy = TrainingEnergy(used)
-    if not first:  # of the same random numbers each process would make the same noise
+    energy = TrainingEnergy([trial.device] if recipe.steps else [])
+    if ranks.number() > 0:  # of the same random numbers each process would make the same noise
         _seed(trial.config.seed + NUM_SEEDS * ranks.number())
     with energy, pinned_threads(max(1, torch.get_num_threads() // ranks.count())):
         training = fit(

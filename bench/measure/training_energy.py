@@ -1,14 +1,19 @@
-"""Energy of a whole training: of every board that it uses, and of the CPU packages."""
+"""Energy of a whole training: of every board that it uses, and of the CPU packages.
+
+Of several processes each reads its own board, on which it alone has a context; `metrics` sums them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import reduce
 from typing import Any, Self
 
 import torch
 
+from bench import ranks
 from bench.measure.energy import FAKE, OpenCounter, OpenMeter
 from bench.measure.subject import Metrics
 from bench.meters.energy import EnergyMeter, EnergyReading, EnergyRefused
@@ -79,8 +84,16 @@ class TrainingEnergy:
         """
         if untrained:
             return {name: missing("j", untrained) for name in (ENERGY, CPU_ENERGY)}
+        self._gather()
         total = self._sum()
         return {ENERGY: total, CPU_ENERGY: self._of_cpu(), **self._parts(total)}
+
+    def _gather(self) -> None:
+        """What every process read becomes this one's; without their traces, which may be long."""
+        mine = [replace(reading, trace=()) for reading in self._readings]
+        shares = ranks.everyones((mine, self._refused))
+        self._readings = [reading for readings, _ in shares for reading in readings]
+        self._refused = next((refused for _, refused in shares if refused), "")
 
     def _parts(self, total: Metric) -> Metrics:
         """Net joules, and the boards' power together: while they trained, and idle before."""
@@ -140,10 +153,3 @@ class TrainingEnergy:
                 window.stop()
             except EnergyRefused as refusal:
                 self._refused = self._refused or refusal.reason
-
-
-def training_devices(device: torch.device, kind: str) -> list[torch.device]:
-    """The devices of a training: all visible GPUs with gpu=ddp, otherwise the trial's own."""
-    if kind == "ddp" and torch.cuda.is_available():
-        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
-    return [device]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from bench import ranks
 from bench.config import MeasureConfig
 from bench.measure.energy import Passes, measure_energy
 from bench.measure.inputs import Inputs
@@ -184,6 +186,17 @@ def test_several_boards_are_summed_only_if_all_are_valid():
     metric = training(real(), real(mig=1))["train/energy_j"]
     assert metric.value is None
     assert metric.reason.startswith("EnergyUnsupported: MIG")
+
+
+def test_processes_that_train_together_read_a_board_each(monkeypatch):
+    """Each has the only context on its board: 2500 J here and as much in the other process. If
+    the other's is refused there is no sum."""
+    monkeypatch.setattr(ranks, "everyones", lambda mine: [mine, mine])
+    pids = [os.getpid()]
+    assert training(real(pids=pids))["train/energy_j"].shown == pytest.approx(5000, rel=0.01)
+    monkeypatch.setattr(ranks, "everyones", lambda mine: [mine, ([], "NotExclusive: 1 other")])
+    metric = training(real(pids=pids))["train/energy_j"]
+    assert (metric.value, metric.reason) == (None, "NotExclusive: 1 other")
 
 
 def test_a_counter_that_fails_during_training_ends_in_a_reason():
