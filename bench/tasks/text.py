@@ -26,6 +26,7 @@ from bench.tasks.scoring import cross_entropy
 from bench.types import Batch, Model, Output, Quality, Recipe, Split, TaskSpec
 
 PIECE = 4096  # characters; of every ten pieces eight are for training, one each for the others
+STEPS = 1200  # of the recipe
 ORDERS = (1, 2, 3, 5)  # of the n-grams that are printed beside the model
 
 
@@ -34,17 +35,17 @@ class Text(Preloaded):
     """Predict the next character; bits per character, lower is better.
 
     `length` is the window T: a model sees at most that many characters. Windows of the training
-    pieces overlap by half, so that a boundary is not always at the same place. `steps` is how long
-    the recipe trains; `task=text_brief` is for an experiment that has little time.
+    pieces overlap by half, so that a boundary is not always at the same place. `steps` shortens
+    the recipe for an experiment that has little time (`task=text_brief`); null: its own length.
     """
 
     length: int = 48
-    steps: int = 1200
+    steps: int | None = None
 
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if self.steps < 0:
+        if self.steps is not None and self.steps < 0:
             raise ValueError(f"steps must be at least 0, got {self.steps}")
 
     @property
@@ -59,7 +60,7 @@ class Text(Preloaded):
 
     @property
     def recipe(self) -> Recipe:
-        return Recipe(steps=self.steps, batch_size=20, lr=5e-3)
+        return Recipe(steps=STEPS if self.steps is None else self.steps, batch_size=20, lr=5e-3)
 
     def samples(self) -> Mapping[Split, Batch]:
         return _samples(self.length)
