@@ -22,6 +22,8 @@ EXIT_CODES = """exit codes:
   0 ok, 1 a trial failed or a metric regressed, 2 bad usage or input, 3 inconclusive,
   4 not comparable, 130 interrupted (the same command goes on from there)"""
 
+READING = ("report", "list", "trend")  # verbs whose output is all that they are for
+
 EXAMPLES = f"""examples:
   condbench run                                    the quickstart: table, figure, report
   condbench run --plan                             what would run, what is done or stale, and why
@@ -75,7 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader went away: | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        if parsed.verb in READING or getattr(parsed, "plan", False):
+            return 0
+        told = "nobody reads the output any more; the same command goes on from here"
+        print(f"condbench: {told}", file=sys.stderr)
+        return 1
 
 
 def parser() -> argparse.ArgumentParser:
@@ -167,21 +173,26 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _publish(arguments: argparse.Namespace) -> int:
-    from bench.publish import NIGHT_NAME, publish_all, publish_night
+    from bench.publish import NIGHT_NAME, NotSent, publish_all, publish_night
 
     nights = [folder for folder in arguments.folders if (folder / NIGHT_NAME).is_file()]
-    with refusing(OSError, ValueError, KeyError):
-        for folder in nights:
-            publish_night(folder, arguments.mode, arguments.project)
-            print(f"{folder}: sent to project {arguments.project} ({arguments.mode})")
+    where = f"sent to project {arguments.project} ({arguments.mode})"
+    problems = []
+    for folder in nights:
+        try:
+            with refusing(OSError, ValueError, KeyError):
+                publish_night(folder, arguments.mode, arguments.project)
+            print(f"{folder}: {where}")
+        except NotSent as error:
+            problems.append(str(error))
     others = [folder for folder in arguments.folders if folder not in nights]
-    if not others:
-        return 0
-    with refusing(FileNotFoundError):
-        num_sent, problems = publish_all(others, arguments.mode, arguments.project)
+    if others:
+        with refusing(FileNotFoundError):
+            num_sent, unsent = publish_all(others, arguments.mode, arguments.project)
+        print(f"{num_sent} records {where}")
+        problems += unsent
     for problem in problems:
         print(printable(f"not sent: {problem}"), file=sys.stderr)
-    print(f"{num_sent} records sent to project {arguments.project} ({arguments.mode})")
     return 1 if problems else 0
 
 

@@ -20,7 +20,9 @@ from bench.config import GpuConfig, TrainConfig
 from bench.record import Labels
 
 LONGEST_PART = 120  # characters: most file systems stop at 255 bytes
-CHECKPOINTS = "checkpoints"  # below the results folder; no experiment may be called so
+CHECKPOINTS = "checkpoints"  # below the results folder
+# What else lies there, or below an experiment: no experiment may be called so.
+TAKEN = (CHECKPOINTS, "published", "baseline", "report", "nights")
 
 
 def part(text: str) -> str:
@@ -33,10 +35,10 @@ def part(text: str) -> str:
 
 def check_name(name: str) -> None:
     """Raises ValueError unless `name` can be an experiment's folder as it is."""
-    if not name or part(name) != name or name == CHECKPOINTS:
+    if not name or part(name) != name or name in TAKEN:
         raise ValueError(
             f"name={name!r}: use letters, digits and ._-+=, only, no dot or hyphen at either end, "
-            f"and not {CHECKPOINTS!r}"
+            f"and none of {', '.join(TAKEN)}"
         )
 
 

@@ -25,11 +25,16 @@ from typing import Any
 
 from bench.mirror import GRACE_S, SEND_TIMEOUT_S, Mirror, PublishWarning
 from bench.record import RECORD_NAME, BadRecord, Metric, Record, read_record
+from bench.redaction import redact
 
 TAG_LENGTH = 64  # the longest tag that W&B takes
 NIGHT_NAME = "verdict.json"
 
 __all__ = ["Mirror", "PublishWarning", "publish", "publish_all", "publish_night"]
+
+
+class NotSent(Exception):
+    """W&B did not take a night; the message says which and why."""
 
 
 def publish(folder: Path, mode: str, project: str) -> None:
@@ -66,8 +71,8 @@ def publish(folder: Path, mode: str, project: str) -> None:
 def publish_night(folder: Path, mode: str, project: str) -> None:
     """Send the verdict.json in `folder`, a night's, as one W&B run of job type nightly.
 
-    Raises OSError, ValueError and KeyError for a missing or damaged verdict, and whatever wandb
-    raises.
+    Raises OSError, ValueError and KeyError for a missing or damaged verdict, NotSent with what
+    wandb says.
     """
     verdict = json.loads((folder / NIGHT_NAME).read_text(encoding="utf-8"))
     rows = {f"{row['model']} {row['metric']}": row for row in verdict["rows"]}
@@ -76,17 +81,19 @@ def publish_night(folder: Path, mode: str, project: str) -> None:
         told[f"{name}/judgement"] = row["judgement"]
         if row["ratio"] is not None:
             told[f"{name}/cost_ratio"] = row["ratio"]["value"]
-    import wandb
+    config = {side: verdict[side] for side in ("baseline", "candidate", "hardware")}
+    exit_code, tag = verdict["exit_code"], verdict["hardware"][:TAG_LENGTH]
+    try:
+        import wandb
 
-    run = wandb.init(
-        project=project,
-        job_type="nightly",
-        tags=[verdict["hardware"][:TAG_LENGTH]],
-        config={side: verdict[side] for side in ("baseline", "candidate", "hardware")},
-        settings=wandb.Settings(**_settings(folder, mode)),
-    )
-    run.summary.update(told)
-    run.finish(exit_code=verdict["exit_code"])
+        settings = wandb.Settings(**_settings(folder, mode))
+        run = wandb.init(
+            project=project, job_type="nightly", tags=[tag], config=config, settings=settings
+        )
+        run.summary.update(told)
+        run.finish(exit_code=exit_code)
+    except Exception as error:  # no key, no network, no room: whatever wandb makes of it
+        raise NotSent(redact(f"{folder}: {type(error).__name__}: {error}")) from error
 
 
 def _settings(root: Path, mode: str) -> dict[str, Any]:

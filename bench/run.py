@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import environment
+from bench.config import INTERVAL_ROUNDS
 from bench.plan.matrix import Plan, make_plan
 from bench.plan.planned import PlannedTrial
 from bench.plan.staleness import MOVE_IT, Foreign, State, judge, write_trials
@@ -31,7 +32,7 @@ SHOWN = 10  # lines about one kind of trial, in a run
 
 
 class Unwritable(Exception):
-    """The results folder cannot be written; the message names the path and the cause."""
+    """Results or device locks cannot be written; the message names the path and the cause."""
 
 
 class Unreadable(Exception):
@@ -49,11 +50,11 @@ def run(overrides: Sequence[str], *, plan_only: bool) -> int:
     states = judge(plan.trials, plan.retries)
     print(headline(plan, states), flush=True)
     if plan_only:
-        print("\n".join(listing(plan.trials, states)))
+        print("\n".join([*listing(plan.trials, states), *_notes(plan.trials)]))
         return 0
     _refuse_to_overwrite(states)
     running = [t for t, state in zip(plan.trials, states, strict=True) if state.runs]
-    for line in _why(plan.trials, states):
+    for line in (*_why(plan.trials, states), *_notes(plan.trials)):
         print(line, flush=True)
     summary = _launch(running) if running else None
     if summary is not None and summary.interrupted:
@@ -124,6 +125,16 @@ def _why(trials: Sequence[PlannedTrial], states: Sequence[State]) -> Iterator[st
     yield from odd[:SHOWN]
     if len(odd) > SHOWN:
         yield f"  and {len(odd) - SHOWN} more (--plan lists them)"
+
+
+def _notes(trials: Sequence[PlannedTrial]) -> Iterator[str]:
+    """What a person would rather know before hours of training."""
+    few = min(trial.config["measure"]["rounds"] for trial in trials)
+    if few < INTERVAL_ROUNDS:
+        yield (
+            f"note: measure.rounds={few}: no speed-up gets a 95 % interval below "
+            f"{INTERVAL_ROUNDS} rounds"
+        )
     if all(trial.labels.device == "cpu" for trial in trials) and environment.gpus():
         yield "note: this machine has an NVIDIA GPU, which gpu=one would use"
 
@@ -136,9 +147,16 @@ def _refuse_to_overwrite(states: Sequence[State]) -> None:
 
 
 def _launch(trials: Sequence[PlannedTrial]) -> Summary:
+    from bench.launch.devices import Machine
     from bench.launch.trials import run_trials
     from bench.mirror import Mirror, PublishWarning
 
+    try:
+        machine = Machine.observed()
+    except OSError as error:
+        raise Unwritable(
+            f"no device can be locked: {error}; remove it, or ask its owner"
+        ) from error
     with _writing():
         folders = write_trials(trials)
     wishes = {
@@ -153,7 +171,7 @@ def _launch(trials: Sequence[PlannedTrial]) -> Summary:
         def mirror(folder: Path) -> None:
             mirrors[wishes[folder.resolve()]].send(folder)
 
-        summary = run_trials(folders, after_record=mirror)
+        summary = run_trials(folders, machine=machine, after_record=mirror)
     for problem in (problem for each in mirrors.values() for problem in each.problems):
         print(printable(f"not mirrored: {problem}"), file=sys.stderr)
     return summary

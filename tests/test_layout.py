@@ -85,7 +85,7 @@ def test_a_folder_stays_inside_the_results(name: str, method: str, variant: str)
 
 
 @pytest.mark.parametrize(
-    "name", ["", "..", "a/b", ".hidden", "a b", "-x", "checkpoints", "x" * 200]
+    "name", ["", "..", "a/b", ".hidden", "a b", "-x", "checkpoints", "x" * 200, *layout.TAKEN]
 )
 def test_an_experiments_name_is_refused_rather_than_changed(name: str) -> None:
     """A person looks for the name that was given, so it must be possible as it is."""

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from bench.publish import Mirror, PublishWarning, publish_all, run_name, summary, tags
+from bench import cli
+from bench.publish import (
+    NIGHT_NAME,
+    Mirror,
+    PublishWarning,
+    publish_all,
+    run_name,
+    summary,
+    tags,
+)
 from bench.record import Metric, PointResult, Record, missing, write_record
 
 KEY = "ab" * 32
@@ -262,3 +273,31 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (ProcessLookupError, FileNotFoundError):
         return False
+
+
+NIGHT = {
+    "rows": [],
+    "outcome": "no regression",
+    "canary_s": 0.1,
+    "baseline": "a",
+    "candidate": "b",
+    "hardware": "cpu-2x-test",
+    "exit_code": 0,
+}
+
+
+def test_a_night_that_wandb_refuses_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Without a key wandb raises an error of its own: exit 1, its words, and no traceback."""
+
+    def refuse(**_: object) -> None:
+        raise RuntimeError("api_key not configured (no-tty)")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=refuse, Settings=dict))
+    (tmp_path / NIGHT_NAME).write_text(json.dumps(NIGHT))
+    assert cli.main(["publish", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert said == f"not sent: {tmp_path}: RuntimeError: api_key not configured (no-tty)\n"
+    (tmp_path / NIGHT_NAME).write_text("{}")
+    assert cli.main(["publish", str(tmp_path)]) == 2

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bench import cli
+from bench.launch import devices
 from bench.launch import trials as launch
 from bench.launch.queue import Outcome, Summary
 from bench.record import RECORD_NAME, TRIAL_NAME, Record, write_record
@@ -214,6 +215,36 @@ def test_a_damaged_record_of_another_run_is_left_out(launcher: Launcher) -> None
     cli.main(["run", "method=moe", QUIET])
     hollow(next(p for p in Path("results").rglob(RECORD_NAME) if "moe" in str(p)))
     assert cli.main(["run", "method=dense", QUIET]) == 0
+
+
+def test_device_locks_of_someone_else_are_named(
+    launcher: Launcher, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One message, exit 2, and nothing is written."""
+
+    def refuse() -> Path:
+        raise PermissionError("/tmp/condbench-0 belongs to someone else")
+
+    monkeypatch.setattr(devices, "lock_folder", refuse)
+    assert cli.main(["run", "method=dense", QUIET]) == 2
+    said = capsys.readouterr().err
+    assert said == (
+        "condbench: no device can be locked: /tmp/condbench-0 belongs to someone else; remove it, "
+        "or ask its owner\n"
+    )
+    assert not Path("results").exists()
+
+
+def test_few_rounds_are_noted_before_anything_trains(
+    launcher: Launcher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With 5 rounds the widest interval of a median covers 1 - 2 / 2**5 = 93.75 %."""
+    note = "note: measure.rounds=5: no speed-up gets a 95 % interval below 6 rounds\n"
+    for more in (["--plan"], []):
+        cli.main(["run", "method=dense", "measure.rounds=5", QUIET, *more])
+        assert note in capsys.readouterr().out
+    cli.main(["run", "method=dense", "measure.rounds=6", QUIET])
+    assert "note: measure" not in capsys.readouterr().out
 
 
 def test_an_unwritable_results_folder_is_named(

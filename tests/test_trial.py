@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from bench import trial
 from bench.plan.matrix import make_plan
 from bench.plan.staleness import write_trials
+from bench.prepare import read_trial
 from bench.record import RECORD_NAME, TRIAL_NAME, read_record
 
 PLUGIN = """
@@ -118,6 +120,21 @@ def test_secrets_stay_out_of_record_and_log(
     assert "403 for ***, api_key=***" in told
     for secret in (SECRET, " ".join(SECRET.split()), "sk-abcdefgh12345678"):
         assert secret not in told
+
+
+def test_a_trial_finds_its_results_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`results` in trial.json may be relative: the dense model lies in the tree of the folder."""
+    monkeypatch.chdir(tmp_path)
+    (made,) = write_trials(make_plan(["method=dense", *BRIEF, *QUICK, "results=mine"]).trials)
+    whole = made.resolve()
+    checkpoint = json.loads((made / TRIAL_NAME).read_text())["dense"]["checkpoint"]
+    assert read_trial(made).checkpoint == tmp_path / "mine" / checkpoint
+    monkeypatch.chdir("/")
+    assert read_trial(whole).checkpoint == tmp_path / "mine" / checkpoint
+    shutil.copytree(whole, tmp_path / "copy")  # out of every tree: where the config says
+    assert read_trial(tmp_path / "copy").checkpoint == Path("mine") / checkpoint
 
 
 def test_settings_inside_settings_arrive_as_their_dataclass(folder: Callable[[str], Path]) -> None:

@@ -36,9 +36,9 @@ class Display(Protocol):
     def phase(self, name: str, phase: str, share: float) -> None: ...
 
     def finished(
-        self, name: str, group: str, status: str, reason: str | None, took_s: float
+        self, name: str, group: str, status: str, reason: str | None, took_s: float | None
     ) -> None:
-        """A trial has ended, here or (`took_s` 0) in another launcher."""
+        """A trial has ended, here or (`took_s` None) in another launcher; 0: it never began."""
         ...
 
     def say(self, text: str) -> None: ...
@@ -94,9 +94,9 @@ class Forecast:
         return (total - spent) / max(1, len(running))
 
 
-def outcome(name: str, status: str, reason: str | None, took_s: float) -> str:
+def outcome(name: str, status: str, reason: str | None, took_s: float | None) -> str:
     """One line about a finished trial."""
-    how = f" in {duration(took_s)}" if took_s else " (by another run)"
+    how = " (by another run)" if took_s is None else f" in {duration(took_s)}" if took_s else ""
     return printable(f"{name}: {status}{how}" + (f": {reason}" if reason else ""))
 
 
@@ -118,7 +118,7 @@ class Lines:
         """Nothing: phases would fill a log file."""
 
     def finished(
-        self, name: str, group: str, status: str, reason: str | None, took_s: float
+        self, name: str, group: str, status: str, reason: str | None, took_s: float | None
     ) -> None:
         self.done += 1
         self.say(f"[{self.done}/{self.total}] {outcome(name, status, reason, took_s)}")
@@ -178,10 +178,10 @@ class Bar:
         self._draw()
 
     def finished(
-        self, name: str, group: str, status: str, reason: str | None, took_s: float
+        self, name: str, group: str, status: str, reason: str | None, took_s: float | None
     ) -> None:
         self._running.pop(name, None)
-        self._forecast.finished(group, status, took_s)
+        self._forecast.finished(group, status, took_s or 0.0)
         self._bar.advance(self._task)
         line = Text(outcome(name, status, reason, took_s))
         line.highlight_words([f": {status}"], MARKS.get(status, ""))

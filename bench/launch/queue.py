@@ -136,7 +136,7 @@ class Queue:
                 by_another = trial.new_status()
                 if by_another:
                     self.pending.remove(trial)
-                    self._finish(trial, *by_another)
+                    self._finish(trial, *by_another, took_s=None)
                 else:
                     self._launch(trial, claim, log)
             finally:
@@ -198,6 +198,8 @@ class Queue:
             self.pending.remove(trial)
         death = Death(None, "start", 0.0, error=f"{type(error).__name__}: {error}")
         reason = _write_failure(trial, death)
+        if trial.new_status() is not None:
+            self.unpublished.append(trial.folder)
         self._finish(trial, "failed", reason)
 
     def _finish(
@@ -205,10 +207,10 @@ class Queue:
         trial: Pending,
         status: str,
         reason: str | None,
-        took_s: float = 0.0,
+        took_s: float | None = 0.0,
         phases_s: dict[str, float] | None = None,
     ) -> None:
-        outcome = Outcome(trial.folder, status, reason, took_s, phases_s or {})
+        outcome = Outcome(trial.folder, status, reason, took_s or 0.0, phases_s or {})
         self.summary.outcomes.append(outcome)
         self.display.finished(trial.name, trial.group, status, reason, took_s)
 

@@ -44,7 +44,7 @@ def run_trials(
     """Run the trials in `folders`, in order, as devices become free.
 
     Each folder's trial.json names the device (`gpu`) and the time limit (`timeout_s`, seconds).
-    `after_record(folder)` is called once per trial that this launcher ran to a record, between
+    `after_record(folder)` is called once per trial that this launcher brought to a record, between
     trials and never beside a measurement; what it raises is shown and stops nothing.
     `entry` is the function that a trial's process calls, `preload` the modules that the fork
     server imports first. A trial that fails is an outcome, not an exception.

@@ -31,6 +31,7 @@ UNINVOLVED = (
     "bench.record",
     "bench.redaction",
     "bench.environment",
+    "bench.layout",
     "bench.publish",
     "bench.plugins",
 )

@@ -60,8 +60,7 @@ def _state(
     except (BadRecord, OSError) as error:
         return State("in the way", f"{error}; {MOVE_IT}")
     if found is None:
-        why = _nearest_difference(trial, planned, siblings)
-        return State("stale", why) if why else State("to do")
+        return _without_record(trial, planned, siblings)
     key, status = found
     if key != trial.key:
         path = trial.folder / RECORD_NAME
@@ -84,6 +83,17 @@ def _invalid(folder: Path) -> list[str]:
     return [
         k for k, metric in record.metrics.items() if not metric.valid and metric.value is not None
     ]
+
+
+def _without_record(
+    trial: PlannedTrial, planned: Collection[str], siblings: dict[Path, list[Path]]
+) -> State:
+    try:
+        why = _nearest_difference(trial, planned, siblings)
+    except OSError as error:
+        cannot = f"{trial.folder.parent}: cannot be listed ({error.strerror})"
+        return State("in the way", f"{cannot}; make it readable, or choose results=PATH")
+    return State("stale", why) if why else State("to do")
 
 
 def _nearest_difference(

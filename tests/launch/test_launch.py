@@ -223,6 +223,7 @@ def test_bad_trial_json_stops_nothing(tmp_path, content) -> None:
     summary = launch(folders, tmp_path)
     assert [one.status for one in summary.outcomes] == ["failed", "ok"]
     assert "could not be started" in summary.outcomes[0].reason
+    assert "by another run" not in (tmp_path / "shown").read_text()
 
 
 def test_no_process_to_be_had(tmp_path, monkeypatch) -> None:
@@ -236,6 +237,14 @@ def test_no_process_to_be_had(tmp_path, monkeypatch) -> None:
         patch.setattr(running, "start", refuse)
         assert "temporarily unavailable" in launch([folder], tmp_path).outcomes[0].reason
     assert launch([folder], tmp_path).count("ok") == 1
+
+
+def test_a_trial_that_cannot_start_is_handed_on_too(tmp_path) -> None:
+    """Its failed record is one like any other."""
+    folder = make_trial(tmp_path, 0, kind="one", device="GPU-z")
+    handed_on = []
+    launch([folder], tmp_path, gpus=("GPU-a",), after_record=handed_on.append)
+    assert handed_on == [folder]
 
 
 def test_after_record_follows_every_trial(tmp_path) -> None:

@@ -196,6 +196,22 @@ def test_a_record_cut_off_is_in_the_way(house: House) -> None:
     assert "cut off" in state(trial).why
 
 
+def test_a_cell_that_cannot_be_listed_is_in_the_way(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies there is unknown, so nothing is run over it."""
+    record(planned())
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    other = planned("measure.rounds=9")
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    found = state(other)
+    assert (found.kind, found.runs) == ("in the way", False)
+    assert "dense: cannot be listed (Permission denied); make it readable" in found.why
+
+
 def test_a_record_damaged_within_is_not_measured_over(house: House) -> None:
     """retry=invalid reads the whole record: what it cannot read it leaves in place."""
     trial = planned()
