@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
-from bench.measure.cost import doubt_of
+from bench.measure.cost import counted, doubt_of
 from bench.measure.subject import Metrics, Subject
-from bench.meters.flops import count_samples
 from bench.record import Metric, missing
 from bench.statistics import quantile_interval
 from bench.types import Batch
@@ -30,8 +28,7 @@ def measure_distribution(
     `timed` holds those of the timed inputs, with the `doubt` of their count. A percentile needs ten
     inputs beyond it (p90 100, p99 1000), as in latency; with fewer it is missing, with the reason.
     """
-    with torch.no_grad():  # a third faster than inference mode under a count, and the same count
-        more = count_samples(subject.model.eval(), further)
+    more = counted(subject.model, further)
     flops = np.concatenate([timed, np.array(more.per_batch, dtype=timed.dtype)])
     doubt = doubt or doubt_of(more)
     metrics = {f"{STEM}_p{percent}": _percentile(flops, percent, doubt) for percent in PERCENTILES}

@@ -78,7 +78,8 @@ def profiled(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Profiled:
 
 def _innermost(events: Iterable[Any]) -> list[Any]:
     """Convolutions, and the products inside no convolution that contain no other product."""
-    found, wrappers = [], set()
+    found: list[Any] = []
+    wrappers: set[int] = set()
     for event in events:
         if event.name == _CONVOLUTION:
             found.append(event)
