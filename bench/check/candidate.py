@@ -28,6 +28,7 @@ class Candidate:
     method: Any
     tiny: Tiny
     backbone: Any
+    told_ops: set[str] = field(default_factory=set)  # met so far, whose FLOPs the plugin tells
     _points: list[Point] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.check import independence, knowledge, learning, skipping, spending
+from bench.check import generating, independence, knowledge, learning, skipping, spending
 from bench.check.promise import Broken, Contract, NotDefined
 
 __all__ = ["CONTRACTS", "Broken", "Contract", "NotDefined"]
@@ -24,6 +24,7 @@ CONTRACTS = (
     Contract("targets_unread", "a forward pass never reads targets", knowledge.targets_unread),
     Contract("no_look_ahead", "nothing depends on later tokens", independence.no_look_ahead),
     Contract("padding_ignored", "padding changes nothing", independence.padding_ignored),
+    Contract("generates", "a cache changes no token, no decision", generating.generates_alike),
     Contract("gates_learn", "finite gradients, one for every gate", learning.gates_learn),
     Contract(
         "skipped_learn_nothing", "no gradient through skipped parts", learning.skipped_learn_nothing

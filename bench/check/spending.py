@@ -54,6 +54,7 @@ def spend(candidate: Candidate, model: Any, batch: Batch) -> Spent:
     if counted.unknown_ops:
         names = ", ".join(sorted(counted.unknown_ops))
         raise Broken(f"{names}: no FLOP formula (bench.routing.register_formula adds one)")
+    candidate.told_ops.update(counted.by_plugin)
     return Spent(counted, candidate.declared_flops(model, seen), seen)
 
 

@@ -35,6 +35,7 @@ class Verdict:
     method: str
     findings: list[Finding] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)  # task -> the method's reason
+    told_ops: set[str] = field(default_factory=set)  # whose FLOPs rest on the plugin's word
     time_s: float = 0.0
 
     @property
@@ -54,6 +55,10 @@ class Verdict:
         lines += [f"  refuses  {task}: {reason}" for task, reason in self.refused.items()]
         for name in dict.fromkeys(finding.contract for finding in self.findings):
             lines += _contract_lines([f for f in self.findings if f.contract == name])
+        if self.told_ops:
+            lines.append(
+                f"  note     FLOPs by the plugin's own word: {', '.join(sorted(self.told_ops))}"
+            )
         return lines
 
 
@@ -98,6 +103,7 @@ def check(
     for candidate in found:
         tell(candidate.tiny.spec.name)
         verdict.findings += [attempt(contract, candidate) for contract in CONTRACTS]
+        verdict.told_ops |= candidate.told_ops
     verdict.time_s = time.perf_counter() - started
     return verdict
 

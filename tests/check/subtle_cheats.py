@@ -105,12 +105,52 @@ class LeakyEarly(GatedFFN):
 
 
 FreeMaskingMethod = _with(FreeMasking)
+
+
+@torch.library.custom_op("condbench_cheats::half", mutates_args=())
+def _half(x: Tensor, weight: Tensor, run: Tensor) -> Tensor:
+    return (x @ weight.T) * run[..., None]
+
+
+@_half.register_fake
+def _(x: Tensor, weight: Tensor, run: Tensor) -> Tensor:
+    return x.new_empty(*x.shape[:-1], len(weight))
+
+
+class LyingOp(GatedFFN):
+    """Computes every token in an operation of its own, whose formula counts those that run."""
+
+    def skipping(self, x: Tensor, run: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or not run.any():
+            return super().skipping(x, run)
+        first, middle, last = self.ffn
+        hidden = _half(x, first.weight, run) + first.bias
+        return run[..., None] * (_half(middle(hidden), last.weight, run) + last.bias)
+
+
+routing.register_formula(
+    _half, lambda args, kwargs, output: 2 * args[1].numel() * int(args[2].sum())
+)
+
+LyingOpMethod = _with(LyingOp)
 AlsoDenseMethod = _with(AlsoDense)
 MasksInCrowdsMethod = _with(MasksInCrowds)
 MultipliesAndSumsMethod = _with(MultipliesAndSums)
 OutsideRegionMethod = _with(OutsideRegion)
 ComputesOutsideMethod = _with(ComputesOutside)
 LeakyEarlyMethod = _with(LeakyEarly)
+
+
+class OpensFirst(GatedFFN):
+    """Always runs the first token of a pass, which with a cache is every token."""
+
+    def decide(self, open_: Tensor) -> Tensor:
+        run = open_ > 0.5
+        run[:, 0] = True
+        return decide(self.name, probabilities=open_, run=run, cost=self.cost)
+
+
+OpensFirstMethod = _with(OpensFirst)
 
 
 class _FirstDecides(GatedFFN):

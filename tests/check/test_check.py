@@ -105,6 +105,7 @@ def test_an_honest_method_keeps_every_contract() -> None:
         ("DeclaredFirst", "alone_is_batched", "what sample 0 of the batch wants"),
         ("FirstAtOtherPoint", "alone_is_batched", "decides otherwise"),
         ("EmptyAtOtherPoint", "never_empty", "is called on nothing"),
+        ("OpensFirstMethod", "generates", "decides otherwise when generating with a cache"),
         ("CachesCrowdsMethod", "no_memory", "something remembers"),
         ("RemembersLaterMethod", "no_memory", "something remembers"),
         ("PeeksDeclared", "targets_unread", "must not read batch.targets"),
@@ -131,6 +132,14 @@ def test_a_method_that_crashes_is_broken_where_it_raised() -> None:
     assert not verdict.ok
     assert verdict.broken[0].message == "KeyError: 'tokens'"
     assert verdict.broken[0].line == f"{CHEATS}:{line_of('raise KeyError')}, in build"
+
+
+def test_flops_by_the_plugins_word_are_told(cheats: ModuleType) -> None:
+    """A formula that lies looks like one that does not: the verdict names the operation."""
+    verdict = check(Plugin("method", "LyingOp", "condbench_subtle:LyingOpMethod", "cheats", "1"))
+    assert verdict.ok, "\n".join(verdict.lines())
+    last = verdict.lines()[-1]
+    assert last == "  note     FLOPs by the plugin's own word: condbench_cheats::half"
 
 
 def test_the_verb_prints_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
