@@ -138,9 +138,9 @@ class SkipModel(nn.Module):
 
 def gate(width: int) -> nn.Module:
     """A sample's mean [B, width] -> a logit [B, 1]."""
-    layers = nn.Sequential(nn.Linear(width, 16), nn.ReLU(), nn.Linear(16, 1))
-    nn.init.constant_(layers[2].bias, OPEN)
-    return layers
+    last = nn.Linear(16, 1)
+    nn.init.constant_(last.bias, OPEN)
+    return nn.Sequential(nn.Linear(width, 16), nn.ReLU(), last)
 
 
 def mean(state: State) -> Tensor:

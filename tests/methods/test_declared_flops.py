@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench import routing
-from bench.check.skipping import spend
+from bench.check.spending import spend
 from bench.meters.flops import count
 from methods.dense import Dense
 from methods.early_exit import EarlyExit
