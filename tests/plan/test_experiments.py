@@ -47,7 +47,7 @@ def test_the_quickstart_is_the_promised_matrix(quickstart: list[PlannedTrial]) -
         "shrunk_dense",
     ]
     assert [(t.labels.task, t.labels.method) for t in quickstart] == [
-        (task, method) for task in ("digits", "text") for method in methods
+        (task, method) for task in ("digits", "text_brief") for method in methods
     ]
     assert {t.labels.seed for t in quickstart} == {0}
     assert {t.labels.backbone for t in quickstart} == {"transformer_small"}
@@ -57,7 +57,7 @@ def test_the_quickstart_is_the_promised_matrix(quickstart: list[PlannedTrial]) -
 def test_all_trials_of_a_task_share_one_dense_model(quickstart: list[PlannedTrial]) -> None:
     """The dense model of a task is trained once."""
     pairs = {(trial.labels.task, trial.checkpoint) for trial in quickstart}
-    assert sorted(task for task, _ in pairs) == ["digits", "text"]
+    assert sorted(task for task, _ in pairs) == ["digits", "text_brief"]
 
 
 def test_every_named_variant_and_profile_composes() -> None:
