@@ -11,6 +11,8 @@ import os
 import platform
 import re
 import subprocess
+import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -109,14 +111,46 @@ def versions() -> dict[str, str]:
 
 
 def git_commit(folder: Path | None = None) -> str | None:
-    """The commit of `folder` (default: this package), `-dirty` if changed; None outside git."""
+    """The commit of `folder` (default: this package), `-dirty` if changed; None outside git.
+
+    An installed package may lie inside a repository of something else, whose commit says nothing:
+    None too.
+    """
     where = str(folder or Path(__file__).parent)
     try:
+        if folder is None:
+            _git(where, "ls-files", "--error-unmatch", Path(__file__).name)
         commit = _git(where, "rev-parse", "HEAD")
         dirty = _git(where, "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return None
     return commit + ("-dirty" if dirty else "")
+
+
+def numerics() -> dict[str, Any] | None:
+    """How torch computes in this process: number formats and algorithms; None before it is there.
+
+    null stands for what this torch does not tell.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return None
+
+    def ask(question: Callable[[], Any]) -> Any:
+        try:
+            return question()
+        except (AttributeError, RuntimeError):
+            return None
+
+    return {
+        "default_dtype": ask(lambda: str(torch.get_default_dtype()).removeprefix("torch.")),
+        "float32_matmul_precision": ask(torch.get_float32_matmul_precision),
+        "matmul_tf32": ask(lambda: torch.backends.cuda.matmul.allow_tf32),
+        "cudnn_tf32": ask(lambda: torch.backends.cudnn.allow_tf32),
+        "cudnn_benchmark": ask(lambda: torch.backends.cudnn.benchmark),
+        "cudnn_deterministic": ask(lambda: torch.backends.cudnn.deterministic),
+        "deterministic_algorithms": ask(torch.are_deterministic_algorithms_enabled),
+    }
 
 
 def load() -> float:
@@ -125,7 +159,7 @@ def load() -> float:
 
 
 def fingerprint() -> dict[str, Any]:
-    """The record's `environment`: processor, cores, threads, GPUs, versions, commit and load."""
+    """The record's `environment`: processor, threads, GPUs, versions, numerics, commit, load."""
     return {
         "cpu_model": cpu_model(),
         "num_cores": len(os.sched_getaffinity(0)),
@@ -136,6 +170,7 @@ def fingerprint() -> dict[str, Any]:
         "thread_settings": {name: os.environ.get(name) for name in THREAD_VARIABLES},
         "gpus": gpus(),
         "versions": versions(),
+        "numerics": numerics(),
         "git_commit": git_commit(),
         "load_1min": load(),
     }

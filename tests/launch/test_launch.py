@@ -6,6 +6,7 @@ import itertools
 import json
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,10 @@ from bench.launch.progress import Lines
 from bench.launch.queue import Outcome, Summary
 from bench.launch.trials import run_trials
 from bench.record import LOG_NAME, RECORD_NAME, Record, read_record
-from tests.fake_trials import ENTRY, PRELOAD, SECRET, make_trial, wait_for, write
+from tests.fake_trials import ENTRY, PATIENCE_S, PRELOAD, SECRET, make_trial, wait_for, write
 
 LIMIT_S = 2.5
+DEADLINE = running.Running.deadline.fget
 OVER_LIMIT = ("wait", "report_sigterm", "wrap_sigterm")
 BAD_ENDS = {
     "raise": "ValueError: boom",
@@ -52,6 +54,27 @@ def launch(folders: list[Path], place: Path, gpus: tuple[str, ...] = (), **optio
 
 def seen_by(folder: Path) -> dict:
     return read_record(folder / RECORD_NAME).diagnostics
+
+
+@pytest.fixture(scope="module", autouse=True)
+def clock_from_ready() -> Iterator[None]:
+    """A time limit counts from the trial's first word, however slowly a busy machine starts it."""
+
+    def deadline(live: running.Running) -> float:
+        patience_s = PATIENCE_S if live.phase == "start" else 0.0
+        return live.entered + live.limit_s + patience_s if live.kill_at is None else live.kill_at
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running.Running, "deadline", property(deadline))
+        yield
+
+
+def test_a_time_limit_counts_from_the_start_of_the_process() -> None:
+    """For users it does: importing is part of a trial; once it ends the grace counts."""
+    live = running.Running(Path(), "cpu", 7.0, None, None, started=10.0, entered=12.0)
+    assert DEADLINE(live) == 17.0
+    live.kill_at = 22.0
+    assert DEADLINE(live) == 22.0
 
 
 @pytest.fixture(scope="module")

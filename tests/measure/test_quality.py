@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-from bench.measure.quality import quality_label, quality_metrics
+import pytest
+
+from bench.measure.quality import quality_label, quality_metrics, quality_notes
 from bench.record import Metric
 from bench.types import Quality
 
@@ -25,3 +27,20 @@ def test_a_score_that_is_no_number_says_so() -> None:
     """Missing with what the evaluation gave, as for the quality itself."""
     found = quality_metrics(Quality(1.0, "1", "lower", more={"two words": math.nan}))
     assert "gave nan" in str(found["infer/quality_two_words"].reason)
+
+
+@pytest.mark.parametrize(
+    ("value", "chance", "direction", "said"),
+    [
+        (10.9, 10.0, "higher", True),  # better than guessing means above 10 + a tenth of it = 11
+        (11.1, 10.0, "higher", False),
+        (2.9, 3.0, "lower", True),  # and below 3 - 0.3 = 2.7 where lower is better
+        (2.6, 3.0, "lower", False),
+        (0.0, None, "higher", False),
+    ],
+)
+def test_a_model_that_guesses_is_named(value, chance, direction, said) -> None:
+    """No better than chance, by more than a tenth of it: the record says so."""
+    notes = quality_notes(Quality(value, "accuracy %", direction, chance=chance))
+    expected = f"quality {value} accuracy % is at chance level ({chance:g})" if said else ""
+    assert notes == [expected] * said

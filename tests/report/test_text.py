@@ -37,6 +37,14 @@ def test_references_and_chance_stand_below(make, tabulated):
     assert "quality of references: chance 0.1000, nearest 0.7100" in terminal(tabulated(make()))
 
 
+def test_a_model_at_chance_level_is_named_below(make, tabulated):
+    """Whoever reads the table learns that a run has learned nothing, and which one."""
+    note = "quality 0.1 accuracy is at chance level (0.1)"
+    table = tabulated(make(), make("moe", quality=0.1, notes=[note]))
+    for text in (markdown(table), terminal(table)):
+        assert f"moe (seed 0): {note}" in text
+
+
 def test_the_noise_floor_stands_below(make, tabulated):
     """The A/A control of each batch size is quoted as a share, the worst one of the table."""
     floors = [
