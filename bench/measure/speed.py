@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from bench.config import MeasureConfig
 from bench.measure.inputs import Inputs
 from bench.measure.subject import Metrics, Subject
 from bench.meters.time import NOISE_LIMITS, PairedTiming, compare, control
 from bench.record import Metric, missing
 from bench.statistics import Interval, realised_share, saving_realised
+
+GPU_WARMUP = 5 / 3  # a GPU's clocks take longer: 5 s where a CPU warms up for 3 s
 
 
 def measure_speed(
@@ -27,7 +28,7 @@ def measure_speed(
     metrics: Metrics = {}
     raw: dict[str, np.ndarray] = {}
     for size, batches in inputs.by_size.items():
-        settings = _settings(subject.config)
+        settings = _settings(subject)
         if subject.is_dense:
             timing = control(subject.model, batches, **settings)
         else:
@@ -38,10 +39,12 @@ def measure_speed(
     return metrics, raw
 
 
-def _settings(config: MeasureConfig) -> dict[str, Any]:
+def _settings(subject: Subject) -> dict[str, Any]:
+    config = subject.config
+    longer = GPU_WARMUP if subject.device.type == "cuda" else 1.0
     return {
         "rounds": config.rounds,
-        "warmup_s": config.warmup_s,
+        "warmup_s": config.warmup_s * longer,
         "block_ms": config.block_ms,
     }
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from statistics import median, quantiles
 
+import numpy as np
+
 from bench.meters.stopwatch import Stopwatch
 
-TOLERANCE = 0.02  # between the medians of two windows in a row
-MIN_TURNS = 3  # per window, however long a pass is
+TOLERANCE, WINDOW_S = 0.02, 1.5  # between the medians of two windows of this length; less, shorter
+NO_TREND = 1.28  # Mann-Kendall's z: a machine's noise is beyond it in one look of five
+MIN_TURNS, FEW_TURNS, LONG_S = 10, 6, 3.0  # turns at least; fewer where those took so long
+NEXT_TURNS = 5  # between two looks; three where those took so long
+MAX_POINTS = 64  # of a trend: medians of neighbouring turns
 CAP = 20  # give up after this many times the asked warm-up: 60 s for the standard 3 s
 
 Passes = tuple[Callable[[int], None], ...]
@@ -26,38 +32,69 @@ class WarmUp:
 
 
 def warm_up(passes: Passes, watch: Stopwatch, warmup_s: float) -> WarmUp:
-    """Run the models in turn for at least `warmup_s` and until each one's time has settled.
+    """Run the models in turn for at least `warmup_s` and ten passes, until each has settled.
 
-    `passes`: functions that run a model n times over its inputs. A window is half of `warmup_s`, at
-    least three turns. Settled: each model's median pass differs by less than 2 % from the window
-    before, or by so little that the middle halves of both windows overlap: that is the machine's
-    noise and no trend, and waiting does not end it. Times that never settle give `steady=False`
-    after 20 times `warmup_s`.
+    `passes`: functions that run a model n times over its inputs. Of the turns so far the first
+    third is left out; the rest makes two windows. Settled: the medians of each model's windows
+    differ by less than 2 % (windows of 1.5 s; less in proportion where they are shorter), or the
+    middle halves of both windows overlap and the turns show no trend: that is the machine's noise,
+    and waiting does not end it. Where passes are long six will do. Times that never settle give
+    `steady=False` after 20 times `warmup_s`.
     """
-    start = watch.now_s()
-    before = _window(passes, watch, warmup_s / 2)
+    turns = _Turns(passes, watch)
+    turns.run(warmup_s, MIN_TURNS, FEW_TURNS)
     while True:
-        latest = _window(passes, watch, warmup_s / 2)
-        steady = all(map(_settled, before, latest))
-        spent = watch.now_s() - start
-        if steady or spent >= CAP * warmup_s:
-            return WarmUp(steady, spent, tuple(map(median, latest)))
-        before = latest
+        steady = all(_settled(times, turns.window_s) for times in turns.kept())
+        spent_s = turns.ends_s[-1] - turns.start_s
+        if steady or spent_s >= CAP * warmup_s:
+            latest = (times[len(times) // 2 :] for times in turns.kept())
+            return WarmUp(steady, spent_s, tuple(map(median, latest)))
+        turns.run(warmup_s / 2, NEXT_TURNS, FEW_TURNS // 2)
 
 
-def _settled(before: list[float], after: list[float]) -> bool:
-    if abs(median(after) / median(before) - 1) < TOLERANCE:
+class _Turns:
+    """Every turn so far: each model's seconds, and when the turn ended."""
+
+    def __init__(self, passes: Passes, watch: Stopwatch) -> None:
+        self.passes, self.watch = passes, watch
+        self.start_s = watch.now_s()
+        self.times: list[list[float]] = [[] for _ in passes]
+        self.ends_s: list[float] = []
+
+    def run(self, least_s: float, least: int, few: int) -> None:
+        """Further turns: `least_s` and `least` of them, or `few` where they take LONG_S."""
+        begin_s, num = self.watch.now_s(), 0
+        spent_s = 0.0
+        while spent_s < least_s or num < (few if spent_s >= LONG_S else least):
+            for times, run in zip(self.times, self.passes, strict=True):
+                times.append(max(self.watch.measure(partial(run, 1)).host_s, 1e-9))
+            self.ends_s.append(self.watch.now_s())
+            spent_s, num = self.ends_s[-1] - begin_s, num + 1
+
+    def kept(self) -> list[list[float]]:
+        """Each model's turns without the first third, which holds first runs and compilation."""
+        return [times[len(times) // 3 :] for times in self.times]
+
+    @property
+    def window_s(self) -> float:
+        """How long half of the kept turns took."""
+        return (self.ends_s[-1] - self.ends_s[len(self.ends_s) // 3]) / 2
+
+
+def _settled(times: list[float], window_s: float) -> bool:
+    before, after = times[: len(times) // 2], times[len(times) // 2 :]
+    change = abs(median(after) / median(before) - 1)
+    if change < TOLERANCE * min(1.0, window_s / WINDOW_S):
         return True
     (low, _, high), (new_low, _, new_high) = (quantiles(x, n=4) for x in (before, after))
-    return low <= new_high and new_low <= high
+    return low <= new_high and new_low <= high and _trend(times) < NO_TREND
 
 
-def _window(passes: Passes, watch: Stopwatch, least_s: float) -> list[list[float]]:
-    """Seconds of each pass, by model, of turns that last at least `least_s` together."""
-    times: list[list[float]] = [[] for _ in passes]
-    end_s = watch.now_s() + least_s
-    while len(times[0]) < MIN_TURNS or watch.now_s() < end_s:
-        for which, run in enumerate(passes):
-            elapsed = watch.measure(partial(run, 1))
-            times[which].append(max(elapsed.host_s, 1e-9))
-    return times
+def _trend(times: list[float]) -> float:
+    """Mann and Kendall's z: how surely later turns are slower, or faster, than earlier ones."""
+    groups = np.array_split(np.array(times), min(len(times), MAX_POINTS))
+    points = np.array([np.median(group) for group in groups])
+    rises = np.sign(points[None, :] - points[:, None])  # [earlier, later]
+    num = len(points)
+    spread = math.sqrt(num * (num - 1) * (2 * num + 5) / 18)
+    return max(0.0, abs(float(np.triu(rises).sum())) - 1) / spread

@@ -32,9 +32,15 @@ def found_by(
     """The same metrics, and the raw rounds."""
     timing = timing_of(steady=steady, timed=timed)
     monkeypatch.setattr(speed, "compare", lambda *arguments, **settings: timing)
-    subject = SimpleNamespace(config=MeasureConfig(), is_dense=False, model=None)
+    subject = subject_on("cpu")
     flops = {"infer/tau_b1": Metric(value=2.0, unit="1")}
     return speed.measure_speed(subject, None, Inputs({1: []}), flops)  # type: ignore[arg-type]
+
+
+def subject_on(device: str, is_dense: bool = False) -> SimpleNamespace:
+    """A subject without a model on a kind of device."""
+    where = SimpleNamespace(type=device)
+    return SimpleNamespace(config=MeasureConfig(), is_dense=is_dense, model=None, device=where)
 
 
 def timing_of(*, steady: bool, timed: Round = ROUND) -> PairedTiming:
@@ -64,13 +70,25 @@ def test_a_noisy_session_says_so_and_keeps_its_number(
     """The limit is 3 % on a CPU and 2 % on a GPU; the floor is shown on either side of it."""
     timing = replace(timing_of(steady=True), noise_floor=floor)
     monkeypatch.setattr(speed, "control", lambda *arguments, **settings: timing)
-    subject = SimpleNamespace(
-        config=MeasureConfig(), is_dense=True, model=None, device=SimpleNamespace(type=device)
-    )
+    subject = subject_on(device, is_dense=True)
     found = speed.measure_speed(subject, None, Inputs({1: []}), {})[0]  # type: ignore[arg-type]
     metric = found["infer/noise_floor_b1"]
     assert metric.shown == floor
     assert ("a noisy session" in (metric.reason or "")) == noisy
+
+
+@pytest.mark.parametrize(("device", "warmup_s"), [("cpu", 0.3), ("cuda", 0.5)])
+def test_a_gpu_warms_up_longer(monkeypatch: pytest.MonkeyPatch, device: str, warmup_s: float):
+    """5 s where a CPU takes 3 s, and 0.5 s where it takes 0.3 s."""
+    asked: list[float] = []
+
+    def compared(*models: object, **settings: float) -> PairedTiming:
+        asked.append(settings["warmup_s"])
+        return timing_of(steady=True)
+
+    monkeypatch.setattr(speed, "compare", compared)
+    speed.measure_speed(subject_on(device), None, Inputs({1: []}), {})  # type: ignore[arg-type]
+    assert asked == pytest.approx([warmup_s])
 
 
 def test_a_gpu_adds_its_own_clock_to_every_round(monkeypatch: pytest.MonkeyPatch):

@@ -168,6 +168,37 @@ def test_the_control_gives_the_noise_floor(clock):
     assert 0 < timing.noise_floor < 0.03
 
 
+def test_the_control_times_two_objects(clock):
+    """A copy lies elsewhere in memory, and that belongs to the noise."""
+    seen = set()
+
+    class Model:
+        def __init__(self):
+            self.weight = torch.ones(8)
+
+        def __call__(self, batch):
+            seen.add(self.weight.data_ptr())
+            clock.advance(0.010)
+
+    control(Model(), BATCHES, rounds=6, warmup_s=0.0, stopwatch=clock)
+    assert len(seen) == 2
+
+
+def test_what_cannot_be_copied_is_timed_against_itself(clock):
+    """A lock has no copy."""
+
+    class Model:
+        lock = None
+
+        def __init__(self):
+            self.lock = threading.Lock()
+
+        def __call__(self, batch):
+            clock.advance(0.010)
+
+    assert control(Model(), BATCHES, rounds=6, warmup_s=0.0, stopwatch=clock).ratio == 1.0
+
+
 def test_a_model_is_never_called_different_from_itself(clock):
     """In 20 simulated sessions no A/A interval lies more than 1 % away from 1.
 

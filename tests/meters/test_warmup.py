@@ -64,6 +64,41 @@ def test_times_that_never_settle_end_at_the_cap_and_say_so(clock):
     assert warm.elapsed_s >= CAP * 0.5
 
 
+@pytest.mark.parametrize("drift", [0.1, 0.2, 0.5])
+def test_a_drift_is_not_taken_for_noise(clock, drift):
+    """Passes of 60 ms that grow by 10 % a second and more under 2 % of noise: in 40 sessions at
+    most four are called steady, where chance would call nearly all."""
+    steady = 0
+    for seed in range(40):
+        noise = np.random.default_rng(seed)
+        clock.now = 0.0
+        run = passes(clock, lambda now: 0.06 * (1 + drift * now) * noise.lognormal(0, 0.02))  # noqa: B023
+        steady += warm_up((run, run), clock, 0.3).steady
+    assert steady <= 4
+
+
+@pytest.mark.parametrize("scatter", [0.005, 0.02, 0.1, 0.3])
+def test_noise_is_not_taken_for_a_drift(clock, scatter):
+    """The same passes without a drift settle in every one of 40 sessions, whatever the noise."""
+    for seed in range(40):
+        noise = np.random.default_rng(seed)
+        clock.now = 0.0
+        run = passes(clock, lambda now: 0.06 * noise.lognormal(0, scatter))  # noqa: B023
+        assert warm_up((run, run), clock, 0.3).steady
+
+
+def test_a_warm_up_has_at_least_ten_passes(clock):
+    """However short it was asked to be: of 50 ms each, ten of both models take a second."""
+    calls = itertools.count()
+
+    def run(num_passes):
+        next(calls)
+        clock.advance(0.050)
+
+    assert warm_up((run, run), clock, 0.1).steady
+    assert next(calls) == 20
+
+
 def test_long_passes_need_fewer_of_them(clock):
     """A pass of 2 s makes windows of three turns: 6 passes of each of two models."""
     calls = []
