@@ -51,8 +51,9 @@ def _always(value: float) -> Mean:
 
 
 def _uniform(drawn: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    low, high = [*args[1:3], *(0.0, 1.0)[len(args[1:3]) :]]
-    return _filled(drawn, (kwargs.get("from", low) + kwargs.get("to", high)) / 2)
+    low = args[1] if len(args) > 1 else kwargs.get("from", 0.0)
+    high = args[2] if len(args) > 2 else kwargs.get("to", 1.0)
+    return _filled(drawn, (low + high) / 2)
 
 
 def _normal(drawn: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -1,7 +1,7 @@
 """What stands between a model and deployment: compiling, exporting, waiting for the device.
 
-    compile   graph breaks at the largest batch size, and whether the compiled model answers the
-              same (without code generation: dynamo's own backend `eager`)
+    compile   graph breaks at the largest batch size, and whether what dynamo captured answers the
+              same. Without code generation (backend `eager`): no compiled kernel is tried
     export    whether torch.export takes the model with a fixed batch, or why not
     host_syncs_per_forward   how often a pass makes the host wait for a GPU
 
@@ -91,7 +91,7 @@ def _compile(model: nn.Module, tensors: tuple[Tensor, ...]) -> Entry:
         "num_graphs": found.graph_count,
         "num_graph_breaks": found.graph_break_count,
         "break_reasons": sorted({_short(each.reason) for each in found.break_reasons}),
-        "largest_difference": float((answer - wanted).abs().max()),
+        "largest_difference_eager": float((answer - wanted).abs().max()),
     }
 
 

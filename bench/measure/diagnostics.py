@@ -12,35 +12,35 @@
     depth_histogram                 share of elements by the number of gates that ran
     exit_histogram                  the same where gates are nested, that is exits
     num_paths, path_entropy         different routes that elements took; entropy in nat
+    by_frame[]                      the same by what gates decide on: an encoder's tokens are not
+                                    the decoder's; gates (names) and those four fields, which stand
+                                    above for all gates where there is one frame
     compute_difficulty_correlation  Spearman's, of FLOPs per input with the task's difficulty
     by_task[]                       per task of a mixture: task, num_samples, flops_per_sample, and
                                     of every gate name, executed_share and load
     router_flops_share, router_time_share_b1, ..._b{largest}
     reasons                         why a field is null
 
-An element is a token where a gate decides on tokens, otherwise a sample.
+An element is a token where a gate decides on tokens, otherwise a sample. Padding is none.
 """
 
 from __future__ import annotations
 
 import math
-from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
 from scipy import stats
-from torch import Tensor
 
 from bench.measure.by_task import measure_by_task
 from bench.measure.difficulty import NoCorrelation, compute_difficulty_correlation
 from bench.measure.frames import Frame, watch
 from bench.measure.inputs import Inputs
+from bench.measure.paths import Entry, paths, unknown
 from bench.measure.subject import Metrics, Subject
 
 SAME_SHARE = 0.99  # a binary gate that does one thing for more elements than this has collapsed
 FEW_GROUPS = 1.1  # as many groups in use as an element needs, and hardly more: collapsed
-Entry = dict[str, Any]
 
 
 def measure_routing(subject: Subject, inputs: Inputs, flops: np.ndarray, metrics: Metrics) -> Entry:
@@ -59,7 +59,7 @@ def measure_routing(subject: Subject, inputs: Inputs, flops: np.ndarray, metrics
         "gates": gates,
         "dead_branches": [f"{gate['name']}.{k}" for gate in gates for k in gate["dead"] or ()],
         "collapsed": [gate["name"] for gate in gates if gate["collapsed"]],
-        **_paths(frames, reasons),
+        **paths(frames, reasons),
         "compute_difficulty_correlation": _correlation(subject, inputs, flops, reasons),
         "by_task": _by_task(subject, inputs, frames, flops, reasons),
         **_router_shares(bool(gates), metrics, size, reasons),
@@ -72,7 +72,7 @@ def describe(frame: Frame) -> Entry:
     load = _load(frame)
     return {
         "name": frame.name,
-        "executed_share": float(frame.run.double().mean()),
+        "executed_share": float(frame.executed.double().mean()),
         "load": load,
         "imbalance": max(load) * len(load) if load else None,
         "dead": [k for k, share in enumerate(load) if share == 0] if load else None,
@@ -119,56 +119,13 @@ def _margin(frame: Frame) -> float | None:
 
 def _has_collapsed(frame: Frame, load: list[float] | None) -> bool:
     if load is None:
-        share = float(frame.run.double().mean())
+        share = float(frame.executed.double().mean())
         return share > SAME_SHARE or share < 1 - SAME_SHARE
-    per_element = float(frame.run.flatten(0, -2).sum(-1).double().mean())
+    per_element = float(frame.executed.sum(-1).double().mean())
     if per_element > len(load) / FEW_GROUPS:
         return False  # nearly every group runs for everyone: nothing to choose
     in_use = math.exp(float(stats.entropy(load)))
     return in_use <= FEW_GROUPS * max(1.0, per_element)
-
-
-def _paths(frames: list[Frame], reasons: dict[str, str]) -> Entry:
-    """Histograms over elements and the routes that they took."""
-    names = ("depth_histogram", "exit_histogram", "num_paths", "path_entropy")
-    nothing: Entry = dict.fromkeys(names)
-    if not frames:
-        return _unknown(nothing, reasons, "the method announced no decision")
-    shapes = {frame.ran.shape for frame in frames}
-    frame_shape = max(shapes, key=len)
-    if any(shape != frame_shape[: len(shape)] for shape in shapes):
-        return _unknown(nothing, reasons, "gates decide on different sets of elements")
-    ran = [_spread(frame.ran, frame_shape) for frame in frames]
-    depth = torch.stack(ran).sum(0)  # [N] or [N, T]
-    found = {**nothing, **_routes(frames, frame_shape)}
-    found["depth_histogram"] = _shares(depth, len(frames))
-    nested = all(bool((later <= earlier).all()) for earlier, later in pairwise(ran))
-    if nested and not any(frame.has_groups for frame in frames):
-        found["exit_histogram"] = found["depth_histogram"]
-    else:
-        reasons["exit_histogram"] = "what skips one gate may run the next: no exits"
-    return found
-
-
-def _spread(ran: Tensor, shape: torch.Size) -> Tensor:
-    """A decision on samples stands for all of their tokens."""
-    return ran if ran.shape == shape else ran[:, None].expand(shape)
-
-
-def _routes(frames: list[Frame], shape: torch.Size) -> Entry:
-    columns = []
-    for frame in frames:
-        choices = frame.run if frame.has_groups else frame.run[..., None]
-        wide = choices if choices.shape[:-1] == shape else choices[:, None].expand(*shape, -1)
-        columns.append(wide.reshape(shape.numel(), -1))
-    bits = torch.cat(columns, 1).numpy()
-    _, counts = np.unique(np.packbits(bits, axis=1), axis=0, return_counts=True)
-    return {"num_paths": len(counts), "path_entropy": float(stats.entropy(counts))}
-
-
-def _shares(depth: Tensor, most: int) -> list[float]:
-    counts = torch.bincount(depth.flatten(), minlength=most + 1).double()
-    return [float(share) for share in counts / counts.sum()]
 
 
 def _correlation(
@@ -199,7 +156,7 @@ def _router_shares(has_gates: bool, metrics: Metrics, size: int, reasons: dict[s
     """The router's part of FLOPs and time; a router that multiplies nothing has 0 FLOPs."""
     found: Entry = dict.fromkeys(("router_flops_share", *_time_names(size)))
     if not has_gates:
-        return _unknown(found, reasons, "the method announced no decision")
+        return unknown(found, reasons, "the method announced no decision")
     whole, spent = metrics["infer/flops_per_sample"], metrics.get("infer/flops_router")
     if whole.shown:
         found["router_flops_share"] = (spent.shown or 0) / whole.shown if spent else 0.0
@@ -213,8 +170,3 @@ def _router_shares(has_gates: bool, metrics: Metrics, size: int, reasons: dict[s
 
 def _time_names(size: int) -> list[str]:
     return [f"router_time_share_b{each}" for each in sorted({1, size})]
-
-
-def _unknown(entry: Entry, reasons: dict[str, str], why: str) -> Entry:
-    reasons |= dict.fromkeys(entry, why)
-    return entry

@@ -20,13 +20,20 @@ class Frame:
     """One gate, or the branches of one layer, over all samples that were issued.
 
     `run` bool and `belief` [N], [N, T] or, where an element chooses among groups, [N, ..., G];
-    belief (the gate's probability) is NaN for elements that the gate was never asked about.
+    belief (the gate's probability) is NaN for elements that the gate was never asked about. `real`
+    [N] or [N, T]: false for padding, which does not run and has no belief; no share counts it.
     """
 
     name: str
     run: Tensor
     belief: Tensor
     has_groups: bool
+    real: Tensor
+
+    @property
+    def executed(self) -> Tensor:
+        """What runs of the real elements, bool [M] or [M, G]."""
+        return self.run[self.real]
 
     @property
     def ran(self) -> Tensor:
@@ -40,6 +47,14 @@ class _Parts:
 
     run: list[Tensor] = field(default_factory=list)
     belief: list[Tensor] = field(default_factory=list)
+    real: list[Tensor] = field(default_factory=list)
+
+    def add(self, run: Tensor, belief: Tensor, real: Tensor) -> None:
+        """One batch; padding is no element."""
+        fits = real.view(*real.shape, *[1] * (run.dim() - real.dim()))
+        self.run.append(run & fits)
+        self.belief.append(belief.masked_fill(~fits, torch.nan))
+        self.real.append(real)
 
 
 def watch(model: Any, batches: Iterable[Batch]) -> list[Frame]:
@@ -58,8 +73,7 @@ def watch(model: Any, batches: Iterable[Batch]) -> list[Frame]:
             number = times[decision.name]
             name = decision.name if number == 1 else f"{decision.name}#{number}"
             run, belief = _placed(decision, len(batch))
-            parts[name].run.append(run)
-            parts[name].belief.append(belief)
+            parts[name].add(run, belief, _real(batch, run))
     frames = [_joined(name, each) for name, each in parts.items()]
     return _with_branches([frame for frame in frames if frame is not None])
 
@@ -74,11 +88,30 @@ def _placed(decision: Decision, num_samples: int) -> tuple[Tensor, Tensor]:
     return full.index_copy(0, index, run), unknown.index_copy(0, index, belief)
 
 
+def _real(batch: Batch, run: Tensor) -> Tensor:
+    """Which elements of a choice are no padding, [B] or [B, T].
+
+    The mask is that of the inputs, behind a class token if there is one. In an encoder-decoder of
+    which both sides are equally long nobody can tell whose tokens these are: then all are real.
+    """
+    mask, shape = batch.mask, run.shape[: min(2, run.dim())]
+    everything = torch.ones(shape, dtype=torch.bool)
+    if mask is None or run.dim() < 2:
+        return everything
+    if batch.decoder_inputs is not None and batch.decoder_inputs.shape[1] == mask.shape[1]:
+        return everything
+    leading = run.shape[1] - mask.shape[1]
+    if leading not in (0, 1):
+        return everything
+    return torch.cat([everything[:, :leading], mask.cpu()], 1)
+
+
 def _joined(name: str, parts: _Parts) -> Frame | None:
     if len({run.shape[1:] for run in parts.run}) != 1:
         return None
     run = torch.cat(parts.run)
-    return Frame(name, run, torch.cat(parts.belief), has_groups=run.dim() == 3)
+    belief, real = torch.cat(parts.belief), torch.cat(parts.real)
+    return Frame(name, run, belief, has_groups=run.dim() == 3, real=real)
 
 
 def _with_branches(frames: list[Frame]) -> list[Frame]:
@@ -97,11 +130,12 @@ def _with_branches(frames: list[Frame]) -> list[Frame]:
 def _are_branches(members: list[Frame]) -> bool:
     if len({member.run.shape for member in members}) != 1 or len(members) < 2:
         return False
-    total = torch.stack([member.belief for member in members]).sum(0)
+    real = members[0].real
+    total = torch.stack([member.belief[real] for member in members]).sum(0)
     return bool(torch.allclose(total, torch.ones_like(total), atol=1e-3))
 
 
 def _branches(stem: str, members: list[Frame]) -> Frame:
     run = torch.stack([member.run for member in members], -1)
     belief = torch.stack([member.belief for member in members], -1)
-    return Frame(stem, run, belief, has_groups=True)
+    return Frame(stem, run, belief, has_groups=True, real=members[0].real)

@@ -89,20 +89,30 @@ def _card(record: Record) -> Card:
 def _draw(card: Card, routing: Entry, gates: Sequence[Entry]) -> None:
     """The pictures: executed share by gate, load, histograms, and the same by task."""
     card.pictures += _gate_pictures(gates, "")
-    for key, word in (("exit_histogram", "exit"), ("depth_histogram", "depth")):
-        shares = numbers_of(routing.get(key))
-        if shares and not (key == "depth_histogram" and routing.get("exit_histogram")):
-            told = ", ".join(f"{place}: {share:.1%}" for place, share in enumerate(shares))
-            caption = (
-                f"{word} histogram: share of elements by gates that ran, 0 to {len(shares) - 1}"
-            )
-            card.pictures.append(Picture(caption, bars(shares, f"{word}s: {told}")))
+    frames = entries_of(routing.get("by_frame"))
+    if len(frames) > 1:
+        for frame in frames:
+            names = names_of(frame.get("gates"))
+            card.pictures += _histograms(frame, f", of {_ends(names)}" if names else "")
+    else:
+        card.pictures += _histograms(routing, "")
     for task in entries_of(routing.get("by_task")):
         flops = number_of(task.get("flops_per_sample"))
         cost = f", {_flops(flops)} FLOPs per sample" if flops is not None else ""
         card.pictures += _gate_pictures(
             entries_of(task.get("gates")), f" for task {task.get('task', '?')}{cost}"
         )
+
+
+def _histograms(found: Entry, of: str) -> list[Picture]:
+    """Exits where gates are nested, otherwise depths."""
+    for key, word in (("exit_histogram", "exit"), ("depth_histogram", "depth")):
+        shares = numbers_of(found.get(key))
+        if shares:
+            told = ", ".join(f"{place}: {share:.1%}" for place, share in enumerate(shares))
+            span = f"share of elements by gates that ran, 0 to {len(shares) - 1}"
+            return [Picture(f"{word} histogram: {span}{of}", bars(shares, f"{word}s: {told}"))]
+    return []
 
 
 def _gate_pictures(gates: Sequence[Entry], of: str) -> list[Picture]:

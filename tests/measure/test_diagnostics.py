@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.measure.diagnostics import measure_routing
+from bench.measure.diagnostics import describe, measure_routing
 from bench.measure.difficulty import NoCorrelation, compute_difficulty_correlation
 from bench.measure.frames import watch
 from bench.measure.inputs import Inputs
@@ -207,3 +207,55 @@ def test_no_correlation_says_why(difficulty: list[float] | None, flops: list, wh
     """What cannot be ranked is no zero."""
     with pytest.raises(NoCorrelation, match=why):
         compute_difficulty_correlation(Data(difficulty), inputs(), np.array(flops))
+
+
+def test_an_encoder_and_a_decoder_have_histograms_of_their_own() -> None:
+    """Four samples with 2 source and 1 target token each: two frames, a gate on samples in both.
+
+    Of 8 source tokens 2 run both gates (sample 0's), 6 one of them; of 4 target tokens 1 runs
+    both, 2 one and 1 none.
+    """
+    sample = ("sample", [1, 0, 0, 0], [0.5] * 4, None)
+    source = ("encoder", [[1, 1]] * 4, [[0.5, 0.5]] * 4, None)
+    target = ("decoder", [[1], [1], [1], [0]], [[0.5]] * 4, None)
+    found = routed([sample, source, target])
+    assert found["depth_histogram"] is None
+    assert "see by_frame" in found["reasons"]["depth_histogram"]
+    encoder, decoder = found["by_frame"]
+    assert (encoder["gates"], decoder["gates"]) == (["sample", "encoder"], ["sample", "decoder"])
+    assert encoder["depth_histogram"] == [0.0, 0.75, 0.25]
+    assert decoder["depth_histogram"] == [0.25, 0.5, 0.25]
+    assert (encoder["num_paths"], decoder["num_paths"]) == (2, 3)
+
+
+def test_padding_is_no_element() -> None:
+    """Of 4 tokens 3 are real: 1 of 3 goes to the first expert, the padding's choice counts not."""
+    run = [[[1, 0], [0, 1]], [[0, 1], [1, 0]]]
+    belief = [[[0.9, 0.1], [0.2, 0.8]], [[0.2, 0.8], [1.0, 0.0]]]
+    real = torch.tensor([[True, True], [True, False]])
+    batch = Batch(torch.zeros(2, 2), torch.zeros(2), mask=real)
+    (frame,) = watch(Scripted([("moe", run, belief, None)]), [batch])
+    described = describe(frame)
+    assert described["load"] == pytest.approx([1 / 3, 2 / 3])
+    assert described["executed_share"] == 0.5
+    assert described["margin"] == pytest.approx((0.8 + 0.6 + 0.6) / 3)
+    assert frame.executed.tolist() == [[True, False], [False, True], [False, True]]
+
+
+def test_padding_of_single_tokens_is_no_element() -> None:
+    """A gate that closes for the padding alone has collapsed; a class token comes first."""
+    real = torch.tensor([[True], [False]])
+    batch = Batch(torch.zeros(2, 1), torch.zeros(2), mask=real)
+    script = [("skip", [[1, 1], [1, 0]], [[0.9, 0.8], [0.7, 0.1]], None)]
+    (frame,) = watch(Scripted(script), [batch])
+    assert describe(frame)["executed_share"] == 1.0
+    assert describe(frame)["collapsed"]
+    assert frame.belief.isnan().tolist() == [[False, False], [False, True]]
+
+
+def test_a_mask_of_the_other_side_is_not_taken() -> None:
+    """A decoder's gate with as many tokens as the source has keeps all of its elements."""
+    real = torch.tensor([[True, False]])
+    batch = Batch(torch.zeros(1, 2), torch.zeros(1, 2), real, decoder_inputs=torch.zeros(1, 2))
+    (frame,) = watch(Scripted([("a", [[1, 0]], [[0.5, 0.5]], None)]), [batch])
+    assert frame.executed.numel() == 2
