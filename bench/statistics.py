@@ -4,7 +4,6 @@
     tails      quantile_interval(values, 0.99)     order statistics; refuses too few inputs
     seeds      paired_interval(candidate, base)    mean difference over shared seeds, Student's t
     theory     realised_share, saving_realised     what of a FLOP saving became a time saving
-    families   holm(p_values)                      several methods against one baseline
 
 Everything is deterministic: resampling has a fixed seed. numpy and scipy only.
 """
@@ -12,7 +11,7 @@ Everything is deterministic: resampling has a fixed seed. numpy and scipy only.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -21,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
 LEVEL = 0.95
+ROUNDING = 1e-9  # relative: values this close are equal
 NUM_DRAWS = 10_000  # bootstrap resamples
 MIN_BOOTSTRAP = 20  # values; below, order statistics: the bootstrap of a median covers too little
 MIN_TAU = 1.02  # below this FLOP ratio "share of the saving" divides by almost nothing
@@ -90,11 +90,19 @@ def quantile_interval(values: ArrayLike, quantile: float) -> Interval:
 
 
 def mean_interval(values: ArrayLike) -> Interval:
-    """The mean of `values` [n] (one per seed) with Student's t interval; one value has none."""
+    """The mean of `values` [n] (one per seed) with Student's t interval.
+
+    One value has none, and neither have values that are all equal: two seeds that agree by chance
+    would otherwise pass for certainty.
+    """
     data = _finite(values)
     mean = float(data.mean())
     if data.size < 2:
         return Interval(mean, None, None, data.size, "none", "one seed has no interval")
+    if np.ptp(data) <= ROUNDING * np.abs(data).max():
+        return Interval(
+            mean, None, None, data.size, "none", "equal in all seeds: no spread is seen"
+        )
     error = float(data.std(ddof=1)) / math.sqrt(data.size)
     half = error * float(stdtrit(data.size - 1, (1 + LEVEL) / 2))
     return Interval(mean, mean - half, mean + half, data.size, "student t")
@@ -107,28 +115,6 @@ def paired_interval(candidate: ArrayLike, baseline: ArrayLike) -> Interval:
     Raises ValueError when the lengths differ.
     """
     return mean_interval(_differences(candidate, baseline))
-
-
-def paired_p_value(candidate: ArrayLike, baseline: ArrayLike) -> float | None:
-    """Two-sided p of the paired t test over shared seeds; None below two seeds."""
-    difference = _differences(candidate, baseline)
-    if difference.size < 2:
-        return None
-    if np.ptp(difference) == 0:  # no spread: t is infinite, or undefined when all are 0
-        return 1.0 if difference[0] == 0 else 0.0
-    from scipy import stats  # here: a second to load, which a report need not wait for
-
-    return float(stats.ttest_1samp(difference, 0.0).pvalue)
-
-
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Holm's step-down adjusted p-values (Holm, 1979): compare each with the level as it is."""
-    adjusted: dict[str, float] = {}
-    largest = 0.0
-    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))
-        adjusted[name] = largest
-    return adjusted
 
 
 def realised_share(speedup: Interval, tau: float) -> Interval:

@@ -176,6 +176,8 @@ def _holding(table: Table, row: Row) -> str:
     if len(pairs) == 1:
         return f"{lost}: a single seed is no claim"
     kept = difference(unit, [(-mine, -reference) for mine, reference in pairs])
+    if kept.low is None:
+        return f"{lost}: seeds that all say the same show no spread, which is no claim"
     text = difference_text(kept)
     how = HELD.get(verdict(kept, 0.0), "holds up like dense")
     return f"{how} ({lost}: {text.main}{text.spread} over {len(pairs)} seeds)"

@@ -71,6 +71,12 @@ def test_an_infinite_bound_is_no_interval():
 
 
 def test_differences_are_paired_by_seed():
-    """0.9-0.8 and 0.7-0.6: difference 0.1 in both seeds, hence no spread at all."""
+    """Differences 0.1 and 0.2: standard error 0.05, t(0.975; 1) = 12.706, so 0.15 +- 0.6353."""
+    cell = difference("accuracy", [(0.9, 0.8), (0.8, 0.6)])
+    assert (cell.value, cell.low, cell.high) == pytest.approx((0.15, -0.4853, 0.7853), abs=1e-4)
+
+
+def test_equal_differences_are_no_certainty():
+    """0.1 in both seeds: a mean without an interval."""
     cell = difference("accuracy", [(0.9, 0.8), (0.7, 0.6)])
-    assert (cell.value, cell.low, cell.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert (cell.value, cell.low, cell.high) == (pytest.approx(0.1), None, None)
