@@ -98,6 +98,7 @@ def measure(subject: Subject, tell: OnPhase, training: Metrics | None = None) ->
         findings.metrics, recounted(subject, inputs, findings.points[0].metrics)
     )
     flops = findings.raw["flops_point0"]
+    details["flop_crosscheck"]["declared_minus_executed"] = _declared_too_much(findings.metrics)
     findings.diagnostics["routing"] = measure_routing(trained, inputs, flops, findings.metrics)
     findings.diagnostics["deployability"] = measure_deployability(trained, inputs)
     findings.diagnostics["canary_s"] = canary_s(subject.device)
@@ -142,10 +143,11 @@ def _timed(
 ) -> Metrics:
     """Everything that a clock says at the point that is set; raw vectors go into `findings`."""
     flops = findings.points[number].metrics
-    speed, rounds = measure_speed(subject, baseline, inputs, flops)
-    findings.raw |= {f"{name}_point{number}": values for name, values in rounds.items()}
+    speed = measure_speed(subject, baseline, inputs, flops)
+    findings.raw |= {f"{name}_point{number}": values for name, values in speed.raw.items()}
+    findings.diagnostics.setdefault("timing", {})[f"point{number}"] = speed.details
     alone, findings.raw[f"latency_ms_point{number}"] = measure_latency(subject, inputs)
-    return {**speed, **alone, **measure_time_shares(subject, inputs)}
+    return {**speed.metrics, **alone, **measure_time_shares(subject, inputs)}
 
 
 def _on_request(
@@ -160,6 +162,15 @@ def _on_request(
     if subject.config.robustness:
         metrics |= measure_robustness(trained, dense)
     return metrics
+
+
+def _declared_too_much(metrics: Metrics) -> float | None:
+    """FLOPs of a sample alone that the decisions declare beyond those executed; None: unknown.
+
+    Negative where the gates decide on a part of the model only, as most do.
+    """
+    found = [metrics[f"infer/{name}flops_per_sample"].value for name in ("declared_", "")]
+    return None if found[0] is None or found[1] is None else found[0] - found[1]
 
 
 def _untimed(sizes: list[int], profile: str) -> Metrics:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import nn
 
+from bench import environment
 from bench.measure.inputs import Inputs
 from bench.measure.subject import Metrics, Subject
 from bench.meters.time import NOISE_LIMITS, PairedTiming, compare, control
@@ -17,9 +19,15 @@ from bench.statistics import Interval, realised_share, saving_realised
 GPU_WARMUP = 5 / 3  # a GPU's clocks take longer: 5 s where a CPU warms up for 3 s
 
 
-def measure_speed(
-    subject: Subject, baseline: nn.Module, inputs: Inputs, flops: Metrics
-) -> tuple[Metrics, dict[str, np.ndarray]]:
+class Speed(NamedTuple):
+    """Metrics, raw rounds by name, and how each batch size was timed."""
+
+    metrics: Metrics
+    raw: dict[str, np.ndarray]
+    details: dict[str, dict[str, Any]]
+
+
+def measure_speed(subject: Subject, baseline: nn.Module, inputs: Inputs, flops: Metrics) -> Speed:
     """Speed-up, realised share and throughput per batch size; raw rounds beside them.
 
     `flops` holds the FLOP metrics of the same point. The dense model is timed against itself:
@@ -27,8 +35,9 @@ def measure_speed(
     """
     metrics: Metrics = {}
     raw: dict[str, np.ndarray] = {}
+    details: dict[str, dict[str, Any]] = {}
     for size, batches in inputs.by_size.items():
-        settings = _settings(subject)
+        settings, load_before = _settings(subject), environment.load()
         if subject.is_dense:
             timing = control(subject.model, batches, **settings)
         else:
@@ -36,7 +45,11 @@ def measure_speed(
         metrics |= _timing_metrics(timing, size) | _noise_floor(timing, size, subject)
         metrics |= _realised(timing, flops.get(f"infer/tau_b{size}"), size)
         raw |= _raw_rounds(timing, size)
-    return metrics, raw
+        details[f"b{size}"] = _details(timing) | {
+            "load_1min_before": load_before,
+            "load_1min_after": environment.load(),
+        }
+    return Speed(metrics, raw, details)
 
 
 def _settings(subject: Subject) -> dict[str, Any]:
@@ -46,6 +59,21 @@ def _settings(subject: Subject) -> dict[str, Any]:
         "rounds": config.rounds,
         "warmup_s": config.warmup_s * longer,
         "block_ms": config.block_ms,
+    }
+
+
+def _details(timing: PairedTiming) -> dict[str, Any]:
+    """How it was timed: what a reader who doubts a ratio asks for."""
+    return {
+        "steady": timing.steady,
+        "warmup_s": round(timing.warmup_s, 3),
+        "num_rounds": len(timing.rounds),
+        "num_counted": len(timing.counted),
+        "num_outliers": timing.num_outliers,
+        "num_recompiles": timing.num_recompiles,
+        "num_passes": list(timing.num_passes),
+        "num_threads": timing.num_threads,
+        "cores": sorted(os.sched_getaffinity(0)),
     }
 
 
@@ -120,8 +148,13 @@ def _metric(interval: Interval) -> Metric:
 
 
 def _raw_rounds(timing: PairedTiming, size: int) -> dict[str, np.ndarray]:
-    """Every round's seconds; on a GPU also device seconds and clocks (NaN: unknown)."""
+    """Every round's order, seconds and why it does not count ("": it does).
+
+    On a GPU also device seconds, clocks (NaN: unknown) and clock events.
+    """
     raw = {
+        f"order_b{size}": np.array([each.order for each in timing.rounds]),
+        f"reason_b{size}": np.array([each.reason or "" for each in timing.rounds]),
         f"candidate_s_b{size}": np.array([each.candidate_s for each in timing.rounds]),
         f"baseline_s_b{size}": np.array([each.baseline_s for each in timing.rounds]),
     }
@@ -132,6 +165,7 @@ def _raw_rounds(timing: PairedTiming, size: int) -> dict[str, np.ndarray]:
     if states:
         for name in ("sm_mhz", "memory_mhz", "temperature_c", "power_w"):
             raw[f"{name}_b{size}"] = _numbers(getattr(state, name) for state in states)
+        raw[f"clock_events_b{size}"] = np.array([" ".join(state.events) for state in states])
     return raw
 
 

@@ -34,7 +34,8 @@ def found_by(
     monkeypatch.setattr(speed, "compare", lambda *arguments, **settings: timing)
     subject = subject_on("cpu")
     flops = {"infer/tau_b1": Metric(value=2.0, unit="1")}
-    return speed.measure_speed(subject, None, Inputs({1: []}), flops)  # type: ignore[arg-type]
+    found = speed.measure_speed(subject, None, Inputs({1: []}), flops)  # type: ignore[arg-type]
+    return found.metrics, found.raw
 
 
 def subject_on(device: str, is_dense: bool = False) -> SimpleNamespace:
@@ -71,7 +72,7 @@ def test_a_noisy_session_says_so_and_keeps_its_number(
     timing = replace(timing_of(steady=True), noise_floor=floor)
     monkeypatch.setattr(speed, "control", lambda *arguments, **settings: timing)
     subject = subject_on(device, is_dense=True)
-    found = speed.measure_speed(subject, None, Inputs({1: []}), {})[0]  # type: ignore[arg-type]
+    found = speed.measure_speed(subject, None, Inputs({1: []}), {}).metrics  # type: ignore[arg-type]
     metric = found["infer/noise_floor_b1"]
     assert metric.shown == floor
     assert ("a noisy session" in (metric.reason or "")) == noisy
@@ -105,7 +106,7 @@ def test_a_cpu_has_no_device_clock(monkeypatch: pytest.MonkeyPatch):
     """Only the host's seconds are kept."""
     found, raw = found_by(monkeypatch, steady=True, timed=ROUND)
     assert "infer/device_time_share_b1" not in found
-    assert set(raw) == {"candidate_s_b1", "baseline_s_b1"}
+    assert set(raw) == {"candidate_s_b1", "baseline_s_b1", "order_b1", "reason_b1"}
 
 
 def test_a_steady_time_gives_speedup_and_realised_share(monkeypatch: pytest.MonkeyPatch):
@@ -123,3 +124,27 @@ def test_what_follows_from_a_doubtful_time_is_not_shown_either(monkeypatch: pyte
         metric = found[f"infer/{name}_b1"]
         assert metric.shown is None
         assert metric.reason == "times never settled in the warm-up"
+
+
+def test_raw_rounds_say_their_order_and_why_one_does_not_count(monkeypatch: pytest.MonkeyPatch):
+    """An empty reason counts; a slowed GPU's events stand beside its clocks."""
+    slow = DeviceState(events=("HwThermalSlowdown", "SwPowerCap"))
+    bad = replace(ROUND, order="BAAB", state=slow, reason="the GPU slowed its clocks")
+    timing = replace(timing_of(steady=True), rounds=(ROUND, bad))
+    monkeypatch.setattr(speed, "compare", lambda *arguments, **settings: timing)
+    raw = speed.measure_speed(subject_on("cpu"), None, Inputs({1: []}), {}).raw  # type: ignore[arg-type]
+    assert raw["order_b1"].tolist() == ["ABBA", "BAAB"]
+    assert raw["reason_b1"].tolist() == ["", "the GPU slowed its clocks"]
+    assert raw["clock_events_b1"].tolist() == ["HwThermalSlowdown SwPowerCap"]
+
+
+def test_how_it_was_timed_stands_in_the_record(monkeypatch: pytest.MonkeyPatch):
+    """Warm-up, rounds, outliers, compiled graphs, threads, cores and the load around it."""
+    monkeypatch.setattr(speed, "compare", lambda *arguments, **settings: timing_of(steady=False))
+    subject = subject_on("cpu")
+    details = speed.measure_speed(subject, None, Inputs({1: []}), {}).details["b1"]  # type: ignore[arg-type]
+    assert (details["steady"], details["warmup_s"], details["num_rounds"]) == (False, 0.1, 1)
+    assert (details["num_outliers"], details["num_recompiles"]) == (0, 0)
+    assert details["num_threads"] == 1
+    assert details["cores"]
+    assert details["load_1min_before"] >= 0 <= details["load_1min_after"]
