@@ -148,9 +148,13 @@ def test_the_run_says_what_failed_and_exits_1(first: subprocess.CompletedProcess
 def test_the_run_ends_with_the_table_and_its_path(
     place: Place, first: subprocess.CompletedProcess[str]
 ) -> None:
-    """The table stands on the screen, its files beside the records."""
+    """The table stands on the screen, then its files, then what failed and where its log is."""
     assert "sometimes" in first.stdout
-    assert first.stdout.splitlines()[-1].startswith("report: results/try/report/table.md")
+    *_, report, summary, log = first.stdout.splitlines()
+    assert report.startswith("report: results/try/report/table.md")
+    assert summary == "2 ok, 1 failed, 1 skipped; why, in full:"
+    assert log.startswith("  results/try/")
+    assert log.endswith("/trial.log")
     assert "needs tokens" in (place.root / "results/try/report/table.md").read_text()
 
 
