@@ -177,7 +177,7 @@ def _saves_in_a_batch(candidate: Candidate, model: Any, batch: Batch, what: str)
 
 def _hides_nothing(own: Spent, dense: FlopCount, batch: Batch) -> None:
     written = own.counted.pointwise_elems
-    if hidden_products(written, dense.pointwise_elems, dense.total):
+    if hidden_products(written, dense.pointwise_elems, dense.total, own.counted.total):
         raise Broken(
             f"in a batch of {len(batch)} elementwise operations write {written:,} elements, the "
             f"dense model's {dense.pointwise_elems:,}: a product by multiplication and sum is a "

@@ -154,7 +154,7 @@ def _hidden_products(metrics: Metrics, facts: Facts) -> Doubts:
     if found is None or facts.dense_elems is None or not found[2]:
         return
     elems, flops, share = found
-    if not hidden_products(elems, facts.dense_elems, flops / share):
+    if not hidden_products(elems, facts.dense_elems, flops / share, flops):
         return
     for key in metrics:
         if key.startswith(OF_FLOPS):
