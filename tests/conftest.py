@@ -8,11 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 CONF = Path(__file__).parents[1] / "conf"
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two cores are shared: timing tests need quiet
 os.environ["WANDB_MODE"] = "offline"
+
+settings.register_profile("patient", deadline=None)  # a busy machine is no failure
+settings.load_profile("patient")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -23,6 +23,7 @@ Doubts = Iterator[tuple[str, str]]  # metric key, what is wrong with it
 
 CONTROL_MARGIN = 0.01  # how far beyond its interval an A/A ratio may lie from 1
 PEAK_MARGIN = 1.05  # the peak itself is measured
+RESIDENT_MARGIN, UNTOUCHED_BYTES = 1.05, 64 * 2**20  # tensors beyond a process's resident peak
 ROUNDING = 1e-6  # relative, for identities between stored numbers
 TRAINING_PARTS = ("params", "buffers", "grads", "optimizer", "activation")
 TIME_REGIONS = ("backbone", "router", "dispatch", "expert", "combine", "exit_head")
@@ -176,7 +177,27 @@ def _memory(metrics: Metrics, facts: Facts) -> Doubts:
             yield key, f"the peak is below the model's own {params} bytes"
 
 
+def _resident_memory(metrics: Metrics, facts: Facts) -> Doubts:
+    """Two meters of one pass: tensors that are touched are resident, in a process of their own.
+
+    The allocator counts pages that nobody ever writes to, so a little more is no contradiction.
+    """
+    sizes = [int(size) for size in _sizes(metrics, "infer/peak_tensor_bytes")]
+    if not sizes:
+        return
+    keys = ("infer/peak_rss_bytes", f"infer/peak_tensor_bytes_b{max(sizes)}")
+    found = _values(metrics, *keys)
+    if found and found[1] > found[0] * RESIDENT_MARGIN + UNTOUCHED_BYTES:
+        for key in keys:
+            yield key, f"{found[1]:.0f} bytes of tensors do not fit into {found[0]:.0f} resident"
+
+
 def _training_parts(metrics: Metrics, facts: Facts) -> Doubts:
+    """The parts are the whole, and each is there: a negative rest counts something twice."""
+    rest = _value(metrics, "train/activation_bytes")
+    if rest is not None and rest < 0:
+        for key in ("train/peak_tensor_bytes", "train/activation_bytes"):
+            yield key, f"the peak is {-rest:.0f} bytes below its own parts"
     keys = [f"train/{part}_bytes" for part in TRAINING_PARTS]
     found = _values(metrics, "train/peak_tensor_bytes", *keys)
     if found and sum(found[1:]) != found[0]:
@@ -270,6 +291,7 @@ _GATES: tuple[Callable[[Metrics, Facts], Doubts], ...] = (
     _unseen,
     _hidden_products,
     _memory,
+    _resident_memory,
     _training_parts,
     _time_shares,
     _flop_regions,

@@ -113,6 +113,24 @@ REST_ON_B64 = {f"infer/{n}_b64" for n in ("throughput", "speedup", "realised", "
             },
             "parts sum to 21 bytes, the peak is 20",
         ),
+        # gradients counted twice: the rest would be negative, and the sum is still the peak
+        (
+            {
+                "train/grads_bytes": metric(9, "bytes"),
+                "train/activation_bytes": metric(-1, "bytes"),
+            },
+            {"train/activation_bytes", "train/peak_tensor_bytes"},
+            "",
+        ),
+        # 200 MB of tensors in a process of 100 MB: one of the two meters is wrong
+        (
+            {
+                "infer/peak_tensor_bytes_b64": metric(200_000_000, "bytes"),
+                "infer/peak_rss_bytes": metric(100_000_000, "bytes"),
+            },
+            {"infer/peak_tensor_bytes_b64", "infer/peak_rss_bytes"},
+            "do not fit into 100000000 resident",
+        ),
         (
             {"infer/time_share_router_b1": metric(0.6)},
             {"infer/time_share_router_b1", "infer/time_share_expert_b1"},
