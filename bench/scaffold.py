@@ -88,7 +88,7 @@ class GatedFFN(nn.Module):
 ''')
 
 TEST = Template('''\
-"""Run with: python -m pytest"""
+"""Run with: python -m pytest (which `pip install pytest` brings)"""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ README = Template("""\
 A method for condbench. `$name.py` holds the idea: edit it, it is installed in place.
 
     condbench check $name                          # the whole contract, in seconds
-    python -m pytest                               # skipping equals masking
+    pip install pytest && python -m pytest         # skipping equals masking
     condbench run method=$name task=digits         # measured beside the dense model
     condbench run method=$name task=digits method.keep=0.25,0.5,0.75
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -28,11 +28,18 @@ class Candidate:
     method: Any
     tiny: Tiny
     backbone: Any
+    convolutional: str = ""  # the backbone's name, if it works on feature maps
     told_ops: set[str] = field(default_factory=set)  # met so far, whose FLOPs the plugin tells
     _points: list[Point] = field(init=False)
 
     def __post_init__(self) -> None:
         self._points = list(self.method.points()) if hasattr(self.method, "points") else []
+
+    @property
+    def task(self) -> str:
+        """The tiny task, and the backbone where that is not the usual one."""
+        on = f" on {self.convolutional}" if self.convolutional else ""
+        return self.tiny.spec.name + on
 
     @property
     def is_batch_invariant(self) -> bool:
@@ -150,23 +157,45 @@ def _descend(
 def candidates(name: str, method: Any) -> tuple[list[Candidate], dict[str, str]]:
     """`method` on every tiny task that it supports, and the other tasks with its reasons.
 
-    The first backbone that serves both is taken; a reason is that of the first one tried. What
-    `build` or `convert` raises besides Unsupported passes through.
+    The first backbone that serves both is taken, on images also the first convolutional one; a
+    reason is that of the first one tried. What `build` or `convert` raises besides Unsupported
+    passes through.
     """
     found: list[Candidate] = []
     refused: dict[str, str] = {}
-    backbones = tiny_backbones().values()
+    backbones = tiny_backbones()
     for tiny in TINY.values():
+        tried = [Candidate(name, method, tiny, backbone) for backbone in backbones.values()]
         reasons: list[str] = []
-        for backbone in backbones:
-            candidate = Candidate(name, method, tiny, backbone)
-            try:
-                candidate.untrained()
-            except Unsupported as answer:
-                reasons.append(str(answer))
-                continue
-            found.append(candidate)
-            break
-        else:
+        served = next((each for each in tried if _serves(each, reasons)), None)
+        if served is None:
             refused[tiny.spec.name] = [*reasons, "no backbone is installed"][0]
+            continue
+        found.append(served)
+        if tiny.spec.kind == "image":
+            label = _convolutional(tiny, backbones)
+            other = Candidate(name, method, tiny, backbones.get(label), label)
+            if label and other.backbone != served.backbone and _serves(other, []):
+                found.append(other)
     return found, refused
+
+
+def _serves(candidate: Candidate, reasons: list[str]) -> bool:
+    """Whether method and backbone take the task; a refusal's reason is added to `reasons`."""
+    try:
+        candidate.untrained()
+    except Unsupported as answer:
+        reasons.append(str(answer))
+        return False
+    return True
+
+
+def _convolutional(tiny: Tiny, backbones: Mapping[str, Any]) -> str:
+    """The name of the first backbone that works on feature maps; "" where there is none."""
+    for name, backbone in backbones.items():
+        try:
+            if not getattr(backbone.build(tiny.spec), "tokens", True):
+                return name
+        except Unsupported:
+            continue
+    return ""

@@ -101,7 +101,7 @@ def check(
         verdict.findings.append(Finding(BUILDS, "every task", "broken", message, line))
         found = []
     for candidate in found:
-        tell(candidate.tiny.spec.name)
+        tell(candidate.task)
         verdict.findings += [attempt(contract, candidate) for contract in CONTRACTS]
         verdict.told_ops |= candidate.told_ops
     verdict.time_s = time.perf_counter() - started
@@ -110,7 +110,7 @@ def check(
 
 def attempt(contract: Contract, candidate: Candidate) -> Finding:
     """Try one contract; what the method raises by itself is broken too."""
-    task = candidate.tiny.spec.name
+    task = candidate.task
     try:
         contract.attempt(candidate)
     except NotDefined as answer:

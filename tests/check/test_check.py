@@ -85,7 +85,7 @@ def test_an_honest_method_keeps_every_contract() -> None:
         ("ComputesThenSlicesMethod", "executed_is_declared", "are executed above"),
         ("ImproperlyDense", "executed_is_declared", "are executed above"),
         ("FollowsInCrowdsMethod", "alone_is_batched", "6 samples are not what they are in a batch"),
-        ("SavesAloneMethod", "executed_is_declared", "masked: in a batch of 6 its own decisions"),
+        ("SavesAloneMethod", "executed_is_declared", "masked: in a batch of 64 its own decisions"),
         ("SavesWhenCountedMethod", "unseen_is_seen", "counted, the model answers"),
         ("HelpedByThreadsMethod", "executed_is_declared", "are executed above"),
         ("HelpedByServantsMethod", "executed_is_declared", "thread::"),
@@ -132,6 +132,17 @@ def test_a_method_that_crashes_is_broken_where_it_raised() -> None:
     assert not verdict.ok
     assert verdict.broken[0].message == "KeyError: 'tokens'"
     assert verdict.broken[0].line == f"{CHEATS}:{line_of('raise KeyError')}, in build"
+
+
+def test_a_convolutional_backbone_is_tried_too() -> None:
+    """What serves feature maps is tried on them besides; gated feed-forward layers do not."""
+    from methods.dense import Dense
+
+    found, _ = candidates("dense", Dense())
+    assert {each.task for each in found} >= {"tiny-image", "tiny-image on resnet", "tiny-text"}
+    gated, _ = candidates("honest", sys.modules["condbench_cheats"].Honest())
+    assert {each.task for each in gated} >= {"tiny-image", "tiny-text"}
+    assert not any(each.convolutional for each in gated)
 
 
 def test_flops_by_the_plugins_word_are_told(cheats: ModuleType) -> None:

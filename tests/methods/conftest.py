@@ -31,7 +31,7 @@ def _built_ins() -> Iterator[Candidate]:
             yield from found
 
 
-@pytest.fixture(params=_built_ins(), ids=lambda b: f"{b.name}-{b.tiny.spec.name}")
+@pytest.fixture(params=_built_ins(), ids=lambda b: f"{b.name}-{b.task}")
 def built_in(request: pytest.FixtureRequest) -> Candidate:
     """Every built-in method on every tiny task that it supports."""
     return request.param
