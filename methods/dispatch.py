@@ -84,20 +84,37 @@ def capacity(num_rows: int, num_groups: int, top_k: int, factor: float) -> int:
     return max(1, math.ceil(factor * num_rows * top_k / num_groups))
 
 
-def within_capacity(choices: Tensor, limit: int, *, causal: bool = False) -> Tensor:
-    """What is left where each group takes `limit` rows only: [B, T, K, G] -> [B, T, G].
+def within_capacity(
+    choices: Tensor,
+    num_groups: int,
+    limit: int,
+    *,
+    mask: Tensor | None = None,
+    causal: bool = False,
+) -> Tensor:
+    """Who gets a place where each group takes `limit` rows only: [B, T, K] -> bool [B, T, G].
 
-    `choices` bool: which group each token wants first, second, ... (at most one each). All first
-    choices are served before any second, in order of tokens (Lepikhin et al. 2020, GShard,
-    algorithm 1). `causal`: position by position instead, all samples' first choices of a position,
-    then their second ones, so that no token loses its place to a later one.
+    `choices`: the group that each token wants first, second, ... All first choices are served
+    before any second, in order of tokens (Lepikhin et al. 2020, GShard, algorithm 1). `causal`:
+    position by position instead, all samples' first choices of a position, then their second ones,
+    so that no token loses its place to a later one. Where `mask` [B, T] is false nobody asks.
     """
-    order = (1, 2, 0, 3) if causal else (2, 0, 1, 3)
-    queue = choices.permute(order)
-    rows = queue.flatten(0, 2)
-    served = (rows & (rows.cumsum(0) <= limit)).view_as(queue)
-    back = [order.index(dim) for dim in range(4)]
-    return served.permute(back).any(2)
+    num_samples, num_tokens, _ = choices.shape
+    if mask is not None:
+        choices = choices.masked_fill(~mask[..., None], num_groups)  # a group of their own
+    tokens = torch.arange(num_samples * num_tokens, device=choices.device)
+    rows = tokens.view(num_samples, num_tokens, 1).expand_as(choices)
+    order = (1, 2, 0) if causal else (2, 0, 1)
+    wanted, rows = (each.permute(order).flatten() for each in (choices, rows))
+    queue = wanted.argsort(stable=True)  # by group, each in the order of service
+    wanted, rows = wanted[queue], rows[queue]
+    number = torch.arange(len(queue), device=queue.device)
+    rank = number - torch.searchsorted(wanted, wanted)  # in the queue of its group
+    served = (rank < limit) & (wanted < num_groups)
+    places = rows * num_groups + wanted
+    run = torch.zeros(len(tokens) * num_groups, dtype=torch.bool, device=choices.device)
+    run[places[served]] = True
+    return run.view(num_samples, num_tokens, num_groups)
 
 
 # Sort by group

@@ -109,12 +109,6 @@ def softmax(logits: Tensor) -> Tensor:
     return logits.movedim(-1, 0).softmax(0).movedim(0, -1)
 
 
-def ranked(scores: Tensor, k: int) -> Tensor:
-    """The k highest of each row of `scores` [..., G], best first: bool one-hot [..., k, G]."""
-    best = scores.topk(min(k, scores.shape[-1]), dim=-1).indices
-    return F.one_hot(best, scores.shape[-1]).bool()
-
-
 def top_k(scores: Tensor, k: int) -> Tensor:
     """Bool like `scores` [..., G]: true for the k highest of each row (all where k >= G)."""
     best = scores.topk(min(k, scores.shape[-1]), dim=-1).indices

@@ -16,7 +16,7 @@ from bench.routing import decide, region
 from bench.types import Backbone, Point, TaskSpec
 from methods import dispatch
 from methods.experts import Experts, Router, expert_width
-from methods.gates import balance_loss, ranked, softmax, top_k
+from methods.gates import balance_loss, softmax, top_k
 
 
 @dataclass
@@ -162,14 +162,12 @@ class MoEFFN(nn.Module):
     def _placed(self, probability: Tensor, mask: Tensor | None) -> Tensor:
         """The choices that find a place, bool like `probability` [B, T, E]."""
         assert self._factor is not None
-        choices = ranked(probability.detach(), self.top_k)  # [B, T, K, E]
-        num_tokens = mask.numel() if mask is not None else probability[..., 0].numel()
-        if mask is not None:
-            choices = choices & mask[..., None, None]
-            if not self.causal:  # there it is not known yet how many of the tokens are real
-                num_tokens = int(mask.sum())
-        limit = dispatch.capacity(num_tokens, probability.shape[-1], self.top_k, self._factor)
-        return dispatch.within_capacity(choices, limit, causal=self.causal)
+        choices = probability.detach().topk(self.top_k, dim=-1).indices  # [B, T, K]
+        num_tokens, num_experts = choices[..., 0].numel(), probability.shape[-1]
+        if mask is not None and not self.causal:  # there it is not known yet how many are real
+            num_tokens = int(mask.sum())
+        limit = dispatch.capacity(num_tokens, num_experts, self.top_k, self._factor)
+        return dispatch.within_capacity(choices, num_experts, limit, mask=mask, causal=self.causal)
 
     def _weights(self, probability: Tensor, run: Tensor, best: Tensor) -> Tensor:
         chosen = probability * run

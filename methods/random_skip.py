@@ -26,9 +26,9 @@ class RandomSkip:
 
     A token keeps its number of experts, a sample its number of tokens; a gate on whole samples is
     shuffled within the batch, so a sample alone keeps its own decision. Branches of one layer are
-    shuffled together. In a causal model each token copies the decision of a random token among
-    those up to itself, so that the budget holds on average and nothing looks ahead. Inference draws
-    the same numbers in every call. All else (hooks, operating points) is the other method's.
+    shuffled together. In a causal model a stretch of tokens takes over, shuffled, the decisions
+    about the stretch before it, so that nothing looks ahead. Inference draws the same numbers in
+    every call. All else (hooks, operating points) is the other method's.
     """
 
     compaction = "as in the method that it shuffles"
@@ -120,9 +120,8 @@ class Draw:
     def _source(self, decision: Decision) -> Tensor:
         """Whose decision each element takes over, shaped like `decision.run` [n] or [n, T]."""
         noise = self._noise(decision.run)
-        if self.causal and noise.dim() == 2:  # a token up to itself: how many run is not known yet
-            place = torch.arange(noise.shape[1], device=noise.device)
-            return (noise * (place + 1)).long().minimum(place)
+        if self.causal and noise.dim() == 2:
+            return _from_before(noise)
         real = self._real(decision)
         if real is None:
             return noise.argsort(-1)
@@ -136,3 +135,18 @@ class Draw:
         if mask is None or decision.run.dim() == 1 or mask.shape[1:] != decision.run.shape[1:]:
             return None
         return mask if decision.index is None else mask[decision.index]
+
+
+def _from_before(noise: Tensor) -> Tensor:
+    """For every token an earlier one, [B, T] from `noise` [B, T] in 0..1.
+
+    A sixteenth of the tokens takes over the decisions about the sixteenth before it, shuffled, so
+    that a sample keeps its number of tokens but for the last ones. The first ones take over that of
+    a random token up to themselves.
+    """
+    length = noise.shape[1]
+    stretch = max(2, length // 16)
+    place = torch.arange(length, device=noise.device)
+    shuffled = (place // stretch + noise).argsort(-1)  # inside each stretch
+    first = (noise * (place + 1)).long().minimum(place)
+    return torch.cat([first[:, :stretch], shuffled[:, : length - stretch]], 1)

@@ -104,14 +104,17 @@ def test_places_are_given_by_choice_then_token_or_by_position() -> None:
     position 0 takes one of each by first choice and one of each by second, so both are full.
     """
     first = torch.tensor([[0, 0], [1, 0]])
-    choices = torch.nn.functional.one_hot(torch.stack([first, 1 - first], -1)).bool()
+    choices = torch.stack([first, 1 - first], -1)
     one = [[[True, False], [False, False]], [[False, True], [False, False]]]
-    assert dispatch.within_capacity(choices, 1).tolist() == one
-    assert dispatch.within_capacity(choices, 1, causal=True).tolist() == one
+    assert dispatch.within_capacity(choices, 2, 1).tolist() == one
+    assert dispatch.within_capacity(choices, 2, 1, causal=True).tolist() == one
     by_choice = [[[True, True], [True, False]], [[False, True], [False, False]]]
-    assert dispatch.within_capacity(choices, 2).tolist() == by_choice
+    assert dispatch.within_capacity(choices, 2, 2).tolist() == by_choice
     by_position = [[[True, True], [False, False]], [[True, True], [False, False]]]
-    assert dispatch.within_capacity(choices, 2, causal=True).tolist() == by_position
+    assert dispatch.within_capacity(choices, 2, 2, causal=True).tolist() == by_position
+    real = torch.tensor([[False, True], [True, True]])  # then (0, 1) takes the place of (0, 0)
+    masked = [[[False, False], [True, False]], [[False, True], [False, False]]]
+    assert dispatch.within_capacity(choices, 2, 1, mask=real).tolist() == masked
 
 
 def weighted_sum(x: Tensor, run: Tensor, weights: Tensor, experts: Experts) -> Tensor:

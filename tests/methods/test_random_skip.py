@@ -80,14 +80,23 @@ def test_branches_are_shuffled_among_samples(tiny_image) -> None:
     assert not torch.equal(wanted, taken)
 
 
-def test_a_causal_token_copies_only_itself_or_earlier_ones(tiny_text) -> None:
-    """Where the gate opens from position 8 on, no earlier token runs, and not all later ones do."""
+def test_a_causal_token_takes_over_an_earlier_decision(tiny_text) -> None:
+    """Stretches of 2 of 16 tokens: where the gate opens from position 8 on, 10 to 15 run."""
     shuffle = Shuffle(seed=0, causal=True)
     run = (torch.arange(16) >= 8).expand(6, 16)
     with shuffle.around(tiny_text.batch(6), training=False):
         taken = routing.decide("gate", probabilities=run.float(), run=run, cost=1.0)
-    assert not taken[:, :8].any()
-    assert 0 < taken[:, 8:].float().mean() < 1
+    assert torch.equal(taken, (torch.arange(16) >= 10).expand(6, 16))
+
+
+def test_a_causal_sample_keeps_its_budget_stretch_by_stretch(tiny_text) -> None:
+    """As many tokens of a stretch run as the gate wanted one stretch before, but others."""
+    shuffle, run = Shuffle(seed=0, causal=True), torch.rand(6, 128) < 0.3
+    with shuffle.around(tiny_text.batch(6), training=False):
+        taken = routing.decide("gate", probabilities=run.float(), run=run, cost=1.0)
+    wanted, got = (each.unflatten(1, (16, 8)) for each in (run, taken))
+    assert torch.equal(got[:, 1:].sum(2), wanted[:, :-1].sum(2))
+    assert not torch.equal(got[:, 1:], wanted[:, :-1])
 
 
 def test_padding_is_not_drawn(tiny_labels) -> None:
