@@ -1,4 +1,4 @@
-"""The FLOP meter on work whose FLOPs are known, beside FlopCounterMode and fvcore."""
+"""The FLOP meter on work whose FLOPs are known, beside FlopCounterMode, fvcore and the profiler."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.meters.flop_crosscheck import macs_fvcore
+from bench.meters.flop_crosscheck import macs_fvcore, profiler_flops
 from bench.meters.flops import count
 from bench.meters.time import pinned_threads
 from bench.types import Batch, Output
 
-HEADERS = ["case", "closed form (FLOP)", "condbench", "FlopCounterMode", "fvcore x 2"]
+HEADERS = ["case", "closed form (FLOP)", "condbench", "FlopCounterMode", "fvcore x 2", "profiler"]
 MAX_US_PER_OP = 60.0
 B, T, D, H, E, K = 4, 16, 64, 128, 8, 2  # samples, tokens, width, hidden width, experts, top-k
 
@@ -79,6 +79,17 @@ class Backward(nn.Module):
         return inputs
 
 
+class Sparse(nn.Module):
+    """A linear layer that stores one weight per row, in compressed sparse rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.eye(D).to_sparse_csr())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.reshape(-1, D), self.weight)
+
+
 @dataclass(frozen=True)
 class Case:
     """A module on a random [B, T, D] and its closed form."""
@@ -103,6 +114,7 @@ CASES = (
     Case("MoE top-2 of 8, grouped_mm", lambda: Experts(grouped=True), ROUTED),
     Case("LSTM", lambda: nn.LSTM(D, D, batch_first=True), 2 * 4 * LAYER),
     Case("matrix times vector", Matvec, 2 * D * D),
+    Case("linear layer, CSR, 64 of 4,096 stored", Sparse, LAYER // D),
     Case("grouped convolution, fwd + bwd", Backward, 3 * 2 * B * T * D * (D // 16) * 3),
 )
 
@@ -119,14 +131,21 @@ def rows_and_failures() -> tuple[list[list[str]], list[str]]:
             counter = FlopCounterMode(display=False)
             with counter:
                 module(x)
-            traced = macs_fvcore(_OnBatch(module), Batch(x, torch.zeros(B))).macs
+            traced = macs_fvcore(_OnBatch(module), Batch(x, torch.zeros(B)))
+            profiled = sum(profiler_flops(module, x).values())
         if ours.complete and ours.total != case.flops:
             failed.append(f"FLOPs, {case.name}: {ours.total}, closed form {case.flops}")
-        own = f"{ours.total / case.flops:.3f}" if ours.complete else "flagged"
-        other = f"{counter.get_total_flops() / case.flops:.3f}"
-        theirs = "fails" if traced is None else f"{2 * traced / case.flops:.3f}"
-        rows.append([case.name, f"{case.flops:,}", own, other, theirs])
+        own = _share(ours.total, case) if ours.complete else "flagged"
+        theirs = "fails"
+        if traced.macs is not None:
+            theirs = _share(2 * traced.macs, case) + ", flagged" * bool(traced.unsupported_ops)
+        others = (_share(counter.get_total_flops(), case), theirs, _share(profiled, case))
+        rows.append([case.name, f"{case.flops:,}", own, *others])
     return rows, failed
+
+
+def _share(flops: float, case: Case) -> str:
+    return f"{flops / case.flops:.3f}"
 
 
 class _OnBatch(nn.Module):
