@@ -88,9 +88,11 @@ class Workload:
         return not self.least <= peak <= self.most
 
 
-def exact(run: Callable[[], object], tensors: int, scratch: int = 0, **more: bool) -> Workload:
+def exact(
+    run: Callable[[], object], tensors: int, scratch: int = 0, is_resident: bool = True
+) -> Workload:
     """At least its tensors, at most `scratch` bytes more."""
-    return Workload(run, tensors, tensors, tensors + scratch, **more)
+    return Workload(run, tensors, tensors, tensors + scratch, is_resident)
 
 
 CONV_OWN = (64 * 64 * 9 + 64) * 4
