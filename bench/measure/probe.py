@@ -56,9 +56,11 @@ class TrainingProbe:
         names = {part: f"train/{part}_bytes" for part in PARTS}
         if self._memory is None:
             return {name: missing("bytes", untrained) for name in names.values()}
+        doubt = self._memory.window.doubt
+        values = {name: getattr(self._memory, f"{part}_bytes") for part, name in names.items()}
         return {
-            name: Metric(value=getattr(self._memory, f"{part}_bytes"), unit="bytes")
-            for part, name in names.items()
+            name: Metric(value=value, unit="bytes", valid=doubt is None, reason=doubt)
+            for name, value in values.items()
         }
 
     def _flop_metrics(self, untrained: str) -> dict[str, Metric]:
