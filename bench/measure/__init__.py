@@ -185,6 +185,7 @@ def _facts(subject: Subject, crosschecked: dict[str, Any], dense: DenseCost) -> 
         parameter_bytes=storage_bytes(subject.model.parameters()),
         is_control=subject.is_dense,
         unseen_flops=crosschecked["flop_crosscheck"].get("unseen_flops", 0),
+        untracked_kernels=tuple(crosschecked["flop_crosscheck"].get("untracked_kernels", ())),
         dense_elems=dense.pointwise_elems,
     )
 

@@ -12,6 +12,7 @@ from bench.measure.subject import Metrics, Subject
 from bench.meters.flop_crosscheck import FvcoreCount, Profiled, macs_fvcore, profiled, unseen_flops
 from bench.meters.flops import CONVENTION, count
 from bench.meters.formulas import version
+from bench.meters.untracked import untracked_kernels
 from bench.record import Metric, missing
 from bench.types import Batch
 
@@ -24,7 +25,8 @@ def measure_crosscheck(subject: Subject, inputs: Inputs) -> tuple[Metrics, dict[
     The details hold our own count of the same input, by which convention and formulas, which of it
     rests on a plugin's word, the operators that fvcore met and did not count, and the profiler's
     count by operator: where they differ, one of them is wrong. `unseen_flops` is what the profiler
-    saw and the ledger did not, the most of a few inputs and a batch.
+    saw and the ledger did not, the most of a few inputs and a batch; on a GPU `untracked_kernels`
+    are those that no torch operation launched.
     """
     sample, model = inputs.samples[0], subject.model
     with torch.inference_mode():
@@ -47,6 +49,9 @@ def measure_crosscheck(subject: Subject, inputs: Inputs) -> tuple[Metrics, dict[
         details["profiler_flops"] = seen.by_op
         details["has_sparse_operands"] = seen.has_sparse
         details["unseen_flops"] = max(each.unseen for each in probed)
+    else:
+        with torch.inference_mode():
+            details["untracked_kernels"] = untracked_kernels(model, sample)
     return metrics, {"flop_crosscheck": details}
 
 

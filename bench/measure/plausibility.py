@@ -40,6 +40,7 @@ class Facts:
     parameter_bytes: int | None = None  # of the model, each storage once
     is_control: bool = False  # the candidate is the baseline: an A/A comparison
     unseen_flops: int = 0  # of one call: torch's profiler saw them, the ledger did not
+    untracked_kernels: tuple[str, ...] = ()  # names of GPU kernels that nobody could count
     dense_elems: float | None = None  # that the dense model's elementwise work writes, per sample
 
 
@@ -141,11 +142,15 @@ def _too_fast(rate: float, peak: float) -> str:
 
 def _unseen(metrics: Metrics, facts: Facts) -> Doubts:
     """What one counter saw was executed, whatever the other says."""
-    if facts.unseen_flops == 0:
+    if facts.unseen_flops:
+        why = f"torch's profiler saw {facts.unseen_flops:.3g} FLOPs more in one call"
+    elif facts.untracked_kernels:
+        why = f"GPU kernels that no torch operation launched: {', '.join(facts.untracked_kernels)}"
+    else:
         return
     for key in metrics:
         if key.startswith(OF_FLOPS) and key != "infer/flops_profiler":
-            yield key, f"torch's profiler saw {facts.unseen_flops:.3g} FLOPs more in one call"
+            yield key, why
 
 
 def _hidden_products(metrics: Metrics, facts: Facts) -> Doubts:

@@ -209,6 +209,13 @@ def test_products_by_multiplication_and_sum_void_every_flop_figure():
     assert "products by multiplication and sum" in found["infer/flops_share"]
 
 
+def test_kernels_that_nobody_counted_void_every_flop_figure():
+    """A bare launch on a GPU: its work is in no count."""
+    found = invalid(plausible(), Facts(untracked_kernels=("my_triton_kernel",)))
+    assert "no torch operation launched: my_triton_kernel" in found["infer/flops_per_sample"]
+    assert "infer/speedup_b64" not in found
+
+
 def test_a_metric_that_is_already_invalid_doubts_no_other():
     """An incomplete FLOP count cannot convict the clock, and keeps its own reason."""
     flops = Metric(value=1e12, unit="flop", valid=False, reason="operations without a formula")
