@@ -82,6 +82,8 @@ class Backward(nn.Module):
 class Sparse(nn.Module):
     """A linear layer that stores one weight per row, in compressed sparse rows."""
 
+    weight: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("weight", torch.eye(D).to_sparse_csr())

@@ -96,9 +96,10 @@ class Sheet:
     footnotes: list[tuple[str, str]] = field(default_factory=list)
 
 
-def sheet(table: Table, narrow: bool = False) -> Sheet:
+def sheet(table: Table, narrow: bool = False, columns: Sequence[Column] | None = None) -> Sheet:
     """The table as text; `narrow` keeps the columns that fit a terminal."""
-    columns = [column for column in _columns(table) if column.narrow or not narrow]
+    chosen = _columns(table) if columns is None else columns
+    columns = [column for column in chosen if column.narrow or not narrow]
     letters: dict[str, str] = {}
     lines = [
         Line(row, _remarks(table, row), [_text(column, row, letters) for column in columns])
@@ -161,28 +162,28 @@ def _columns(table: Table) -> list[Column]:
     largest = max(batches, default=1)
     inference = f"infer/peak_tensor_bytes_b{largest}"
     columns = [
-        _scaled(table, "params", "model/params", SI),
-        _scaled(table, "params active", ACTIVE, SI, narrow=False),
+        scaled(table, "params", "model/params", SI),
+        scaled(table, "params active", ACTIVE, SI, narrow=False),
         *_quality(table),
         Column("vs dense", "", VS_DENSE, difference, narrow=False),
-        _scaled(table, "FLOPs", "infer/flops_per_sample", SI, "/sample", narrow=False),
-        _scaled(table, "MACs fvcore", FVCORE, SI, "/sample", narrow=False),
-        _scaled(table, "of dense", "infer/flops_share", PERCENT),
+        scaled(table, "FLOPs", "infer/flops_per_sample", SI, "/sample", narrow=False),
+        scaled(table, "MACs fvcore", FVCORE, SI, "/sample", narrow=False),
+        scaled(table, "of dense", "infer/flops_share", PERCENT),
         *(_speedup(table, n) for n in batches),
         *(
             Column(f"realised b{n}", "", f"infer/realised_b{n}", plain, narrow=n == largest)
             for n in batches
         ),
         *_per_token(table, batches),
-        _scaled(table, f"memory b{largest}", inference, BINARY),
-        _scaled(table, "memory process", RESIDENT, BINARY, narrow=False),
-        _scaled(table, "memory train", "train/peak_tensor_bytes", BINARY),
-        _scaled(table, "energy /sample", "infer/energy_j_per_sample", SI, "J", spread=True),
+        scaled(table, f"memory b{largest}", inference, BINARY),
+        scaled(table, "memory process", RESIDENT, BINARY, narrow=False),
+        scaled(table, "memory train", "train/peak_tensor_bytes", BINARY),
+        scaled(table, "energy /sample", "infer/energy_j_per_sample", SI, "J", spread=True),
         Column("energy ratio", "x", ENERGY_RATIO, ratio, narrow=False),
-        _scaled(table, "energy CPU/sample", CPU_ENERGY, SI, "J", spread=True),
-        _scaled(table, "energy train", "train/energy_j", SI, "J", narrow=False),
-        _scaled(table, "train time", "train/time_s", SECONDS),
-        _scaled(table, "dense start", "train/dense_time_s", SECONDS, narrow=False),
+        scaled(table, "energy CPU/sample", CPU_ENERGY, SI, "J", spread=True),
+        scaled(table, "energy train", "train/energy_j", SI, "J", narrow=False),
+        scaled(table, "train time", "train/time_s", SECONDS),
+        scaled(table, "dense start", "train/dense_time_s", SECONDS, narrow=False),
     ]
     return [c for c in columns if c.key not in OPTIONAL or _values(table, c.key)]
 
@@ -213,12 +214,12 @@ def _per_token(table: Table, batches: Sequence[int]) -> list[Column]:
         ]
     for title, name, prefixes in (("FLOPs", "flops", SI), ("memory", "bytes", BINARY)):
         columns += [
-            _scaled(table, f"{title} /token b{n}", key, prefixes, narrow=False)
+            scaled(table, f"{title} /token b{n}", key, prefixes, narrow=False)
             for n in batches
             for key in (f"infer/{name}_per_output_token_b{n}",)
         ]
     columns += [
-        _scaled(table, f"energy {title}", key, SI, "J", narrow=False, spread=True)
+        scaled(table, f"energy {title}", key, SI, "J", narrow=False, spread=True)
         for title, key in (("/token", TOKEN_ENERGY), ("CPU/token", CPU_TOKEN_ENERGY))
     ]
     return [column for column in columns if any(column.key in row.cells for row in table.rows)]
@@ -233,7 +234,7 @@ def _values(table: Table, key: str) -> list[float]:
     return [cell.value for cell in cells if cell.value is not None]
 
 
-def _scaled(
+def scaled(
     table: Table,
     title: str,
     key: str,

@@ -17,6 +17,7 @@ from bench.report.diagnostics import alarms, cards
 from bench.report.legend import below, conditions
 from bench.report.robustness import robustness
 from bench.report.rows import Table, trial_name
+from bench.report.tails import tails
 
 CAPTIONS = {
     "speedup.png": "Theoretical against measured speed-up over the dense model, with its 95 % "
@@ -60,6 +61,7 @@ def _section(table: Table) -> dict[str, Any]:
         "sheet": text,
         "conditions": conditions(table),
         "below": below(table, text),
+        "tails": tails(table),
         "robustness": robustness(table),
         "alarmed": {
             trial_name(found.record.labels) for found in table.found if alarms(found.record)
