@@ -57,6 +57,43 @@ def test_a_model_that_gave_up_is_not() -> None:
     assert "in batches of 4" in str(reason(13))
 
 
+class Looking(nn.Module):
+    """Looks batches up that it has met."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.met = nn.Linear(DIM, DIM, bias=False), {}
+
+    def forward(self, batch: Batch) -> Output:
+        key = tuple(batch.inputs.flatten().tolist())
+        if key not in self.met:
+            self.met[key] = self.layer(batch.inputs)
+        return Output(self.met[key])
+
+
+class Task:
+    """Calibration samples that no test holds."""
+
+    def batches(self, split: str, size: int) -> list[Batch]:
+        assert split == "calibration"
+        return [Batch(torch.arange(8.0 * DIM).view(8, DIM), torch.zeros(8).long())]
+
+
+def test_new_inputs_show_a_model_that_only_remembers() -> None:
+    """Met before it was first counted, a batch costs 0 FLOPs, always; a new one 128 a sample."""
+    batch = Batch(torch.ones(8, DIM), torch.zeros(8).long())
+    inputs = Inputs({1: [batch.select(torch.tensor([0]))], 8: [batch]})
+    for model, why in ((Looking(), "something remembers them"), (Tiring(99), None)):
+        subject = Subject(
+            model, object(), Task(), torch.device("cpu"), MeasureConfig(), nn.Module, False
+        )
+        for each in (*inputs.by_size[1], *inputs.by_size[8]):
+            model(each)
+        metrics, _ = measure_cost(subject, {}, inputs, DenseCost({1: 128.0, 8: 128.0}))
+        found = recounted(subject, inputs, metrics)
+        assert (why in found) if why else found is None
+
+
 def test_everything_of_inference_but_quality_is_void() -> None:
     """What training cost and how good the model is do not rest on timed calls."""
     metrics = {
