@@ -60,7 +60,7 @@ class EarlyExit:
 
     def _with_exits(self, trunk: Trunk) -> ExitModel:
         model = ExitModel(trunk, self.every, len(self.budgets))
-        least = float(model.block_shares()[0])
+        least = model.ends[0] / model.ends[-1]
         if min(self.budgets) < least:
             raise ValueError(
                 f"budget {min(self.budgets)} cannot be kept: leaving at the first exit already runs"
