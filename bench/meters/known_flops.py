@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -86,7 +87,9 @@ class Sparse(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("weight", torch.eye(D).to_sparse_csr())
+        with warnings.catch_warnings():  # torch announces that this layout may change
+            warnings.simplefilter("ignore", UserWarning)
+            self.register_buffer("weight", torch.eye(D).to_sparse_csr())
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x.reshape(-1, D), self.weight)

@@ -67,7 +67,6 @@ def test_resident_memory_of_training_is_excepted():
     assert list(known_bytes.failures("train", train, train)) == []
 
 
-@pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
 def test_every_flop_case_is_exact_with_us():
     """All nine closed forms, without a flag, and at least five that FlopCounterMode misses."""
     rows, failed = known_flops.rows_and_failures()
