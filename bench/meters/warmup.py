@@ -13,7 +13,7 @@ import numpy as np
 from bench.meters.stopwatch import Stopwatch
 
 TOLERANCE, WINDOW_S = 0.02, 1.5  # between the medians of two windows of this length; less, shorter
-NO_TREND = 1.28  # Mann-Kendall's z: a machine's noise is beyond it in one look of five
+NO_TREND = 1.64  # Mann-Kendall's z: a machine's noise is beyond it in one look of ten
 MIN_TURNS, FEW_TURNS, LONG_S = 10, 6, 3.0  # turns at least; fewer where those took so long
 NEXT_TURNS = 5  # between two looks; three where those took so long
 MAX_POINTS = 64  # of a trend: medians of neighbouring turns
