@@ -24,7 +24,7 @@ def test_decisions_cost_what_they_declare_to_the_flop(built_in) -> None:
         assert own.executed - closed.executed == own.declared
 
 
-@pytest.mark.parametrize("method", [EarlyExit(), MixtureOfDepths()])
+@pytest.mark.parametrize("method", [EarlyExit(every=2), MixtureOfDepths()])
 @torch.inference_mode()
 def test_a_batch_costs_its_samples(method, tiny_image) -> None:
     """On images a compacted batch executes the sum of what its samples execute alone."""
@@ -37,7 +37,7 @@ def test_a_batch_costs_its_samples(method, tiny_image) -> None:
     assert count(model, batch).total == sum(alone)
 
 
-@pytest.mark.parametrize("method", [EarlyExit(), MixtureOfDepths()])
+@pytest.mark.parametrize("method", [EarlyExit(every=2), MixtureOfDepths()])
 @torch.inference_mode()
 def test_a_ragged_batch_pads_attention_alone(method, tiny_text) -> None:
     """Beyond its samples a batch pays 4 D FLOPs for every padded pair of a query and a key.
