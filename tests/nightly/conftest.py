@@ -68,7 +68,8 @@ def answer(request):
     if folder:
         trial = json.loads(Path(folder, "trial.json").read_text())
         seed, method = trial["config"]["seed"], trial["labels"]["method"]
-        quality = toy["quality"] + seed + (toy.get("bonus", 0) if seed > 4 else 0)
+        bonus = toy.get("bonus", 0) if seed > 4 else 0
+        quality = toy["quality"] + seed + (bonus or toy.get("wobble", 0) * (seed % 2))
     if do == "open":
         time.sleep(toy.get("sleep_s", 0))
         if toy.get("crash") or method in toy.get("crash_methods", []):

@@ -13,6 +13,8 @@ from bench.nightly.exact import BASELINE, exact
 
 CHOSEN = (
     "method=early_exit",
+    "method.every=2",  # one exit: a recording in which everything goes on can be replayed
+    "method.budgets=[0.7]",
     "task=digits",
     "backbone.depth=3",
     "measure.num_inputs=2",
@@ -79,7 +81,7 @@ def test_a_method_that_fails_is_a_change(golden, capsys) -> None:
     """A trial that cannot run is named with its cause, and the others are still compared."""
     broken = [word.replace("depth=3", "depth=1") for word in CHOSEN]  # no block is left to exit at
     assert exact(golden, broken) == 1
-    assert "fails: ValueError: every=1 leaves no exit" in capsys.readouterr().out
+    assert "fails: ValueError: every=2 leaves no exit" in capsys.readouterr().out
 
 
 def test_another_torch_is_not_comparable(golden, capsys) -> None:

@@ -17,8 +17,15 @@ def write(folder, device="cuda", energy=None):
     metrics = {"infer/energy_j_per_sample": Metric(value=1.0, unit="j")}
     diagnostics = {} if energy is None else {"energy": energy}
     folder.mkdir()
+    identity = {"config": {}, "versions": {}, "hardware": "h", "data": "d"}
     record = Record(
-        key="k", status="ok", labels=labels, config={}, metrics=metrics, diagnostics=diagnostics
+        key="k",
+        status="ok",
+        labels=labels,
+        config={},
+        metrics=metrics,
+        diagnostics=diagnostics,
+        provenance={"identity": identity},
     )
     write_record(folder, record)
 
