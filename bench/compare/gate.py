@@ -112,12 +112,13 @@ Said = TypeVar("Said", bound=Says)
 def confirm(first: Said, again: Callable[[], Said]) -> tuple[Said, Said | None]:
     """What counts after one rerun, and the rerun (None where none was needed).
 
-    A regression counts if the rerun regresses too; if it does not, what the rerun says counts.
+    A change, for the worse or the better, counts if the rerun shows it too; if it does not, what
+    the rerun says counts: two processes of one program can differ by several per cent.
     """
-    if first.judgement != "regressed":
+    if first.judgement not in ("regressed", "improved"):
         return first, None
     rerun = again()
-    return (first if rerun.judgement == "regressed" else rerun), rerun
+    return (first if rerun.judgement == first.judgement else rerun), rerun
 
 
 def family_wise_error(num_metrics: int, num_looks: int, *, confirmed: bool) -> float:
