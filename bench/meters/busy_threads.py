@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 # What an idle thread may burn (wake up, look, sleep on) before it counts as working. One that looks
 # around every 20 ms takes about 0.2 % of a core.
 IDLE_NS, IDLE_SHARE = 300_000, 0.005
+# The meters' own threads, which add themselves: they read counters and compute nothing.
+READERS: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
 
 class Lookout:
@@ -30,7 +33,7 @@ class Lookout:
 def _cpu_times_ns() -> dict[threading.Thread, int]:
     """CPU time of every other Python thread that the operating system tells."""
     here = threading.current_thread()
-    others = [thread for thread in threading.enumerate() if thread is not here]
+    others = [each for each in threading.enumerate() if each is not here and each not in READERS]
     times = {thread: _cpu_time_ns(thread) for thread in others}
     return {thread: spent for thread, spent in times.items() if spent is not None}
 

@@ -21,6 +21,7 @@ from torch._higher_order_ops.cond import cond_op
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
 from bench import routing
+from bench.meters.energy.polling import Sample, ThreadPolling
 from bench.meters.flops import MeterStateError, UnknownOpError, count, is_active
 from bench.meters.ledger import _rule
 
@@ -346,3 +347,18 @@ def test_operators_that_torchscript_runs_itself_are_flagged() -> None:
         with pytest.raises(UnknownOpError, match="before freezing"):
             count(frozen, images, strict=True)
         assert count(scripted, images, strict=True).macs == 6 * 36 * 36
+
+
+def test_a_meter_that_reads_counters_beside_the_work_makes_no_count_incomplete():
+    """Polling a GPU's power costs CPU time and no FLOPs, however slow the driver answers."""
+
+    def slow_driver() -> Sample:
+        end_s = time.thread_time() + 0.002
+        while time.thread_time() < end_s:
+            pass
+        return Sample(time.monotonic(), 0, 0.0)
+
+    polling = ThreadPolling(slow_driver, 0.004)
+    counted = count(lambda: time.sleep(0.1))
+    polling.stop()
+    assert counted.complete, counted.unknown_ops
