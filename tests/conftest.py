@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -14,6 +15,10 @@ CONF = Path(__file__).parents[1] / "conf"
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two cores are shared: timing tests need quiet
 os.environ["WANDB_MODE"] = "offline"
+
+# A shell starts what it runs in the background with SIGINT ignored, and children inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("patient", deadline=None)  # a busy machine is no failure
 settings.load_profile("patient")
