@@ -24,9 +24,9 @@ from bench.types import Batch, Output, Unsupported
 from methods.backbone.cache import Cache
 from methods.backbone.conv import layer_flops
 from methods.backbone.decoding import greedy
-from methods.backbone.tokens import Selection, linear_flops, run_block, select_running
-from methods.backbone.transformer import attention_mask
+from methods.backbone.tokens import linear_flops, select_running
 from methods.backbone.trunk import State, Trunk
+from methods.exit_tokens import advance, fill, keep, last_tokens
 
 NEVER = 2.0  # a threshold that no probability reaches
 
@@ -116,10 +116,10 @@ class ExitModel(nn.Module):
             for block in blocks:
                 before, state = state.x, block(state)
                 if live is not None and self.trunk.spec.causal:
-                    state = replace(state, x=_keep(live, state.x, before))
+                    state = replace(state, x=keep(live, state.x, before))
             with routing.region("exit_head"):
                 exits.append(head(state))
-            logits = exits[-1] if live is None else _keep(live, exits[-1], logits)
+            logits = exits[-1] if live is None else keep(live, exits[-1], logits)
             if head is self.trunk.head or (live is not None and not live.any()):
                 continue  # nobody is left to decide about
             run = torch.ones_like(exits[-1][..., 0], dtype=torch.bool)
@@ -159,13 +159,13 @@ class ExitModel(nn.Module):
         logits = torch.empty(0)
         for number, (blocks, head) in enumerate(self.stages()):
             asking = select_running(live)
-            state, asked = _advance(blocks, state, asking)
+            state, asked = advance(blocks, state, asking)
             if head is self.trunk.head and cache is not None:
-                asking, asked = _last(live, state)
+                asking, asked = last_tokens(live, state)
             with routing.region("exit_head"):
                 found = head(asked)[0]  # [N, C]
             with routing.region("combine"):
-                logits = _fill(logits, state, asking, found)
+                logits = fill(logits, state, asking, found)
             if head is self.trunk.head:
                 break
             with routing.region("router"):
@@ -259,51 +259,3 @@ class ExitModel(nn.Module):
 def confidence(logits: Tensor) -> Tensor:
     """The largest softmax probability, [..., C] -> [...]."""
     return logits.softmax(-1).amax(-1)
-
-
-def _advance(blocks: Sequence[Any], state: State, asking: Selection) -> tuple[State, State]:
-    """Run blocks for the tokens that ask: the whole state [n, T, D], and theirs alone [1, N, D]."""
-    if len(asking.places) == state.x.shape[0] * state.x.shape[1]:
-        for block in blocks:
-            state = block(state)
-        return state, replace(state, x=state.x.flatten(0, 1)[None])
-    mask: Tensor | None = None  # the same for all of these blocks
-    for block in blocks:
-        with routing.region("dispatch"):
-            queries = asking.take(state)  # x [1, N, D], positions and mask [n, K]
-            if mask is None and state.cache is None:
-                mask = _additive(attention_mask(queries, state, causal=True), state.x.dtype)
-        packed = run_block(block, queries, asking, context=state, mask=mask)
-        with routing.region("combine"):
-            state = replace(state, x=asking.put(state.x, packed.x))
-    return state, packed
-
-
-def _last(live: Tensor, state: State) -> tuple[Selection, State]:
-    """The last token of each sample where it is `live` [n, T], packed: nobody reads the others."""
-    only = torch.zeros_like(live)
-    only[:, -1] = live[:, -1]
-    asking = select_running(only)
-    return asking, asking.take(state)
-
-
-def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """0 where `mask` is true, else -inf: attention would convert it again in every block."""
-    assert mask is not None
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
-
-
-def _fill(logits: Tensor, state: State, asking: Selection, found: Tensor) -> Tensor:
-    """`logits` [B, T, C] with `found` [N, C] for the tokens that asked, in the original frame."""
-    num_samples, length = state.x.shape[:2]
-    if len(asking.places) == num_samples * length and state.index is None:
-        return found.unflatten(0, (num_samples, length))
-    places = asking.places
-    if state.index is not None:
-        places = state.index[places // length] * length + places % length
-    return logits.flatten(0, 1).index_copy(0, places, found).view_as(logits)
-
-
-def _keep(live: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """`new` where live, else `old`; `live` [B] or [B, T] for tensors with more dimensions."""
-    return torch.where(live.view(*live.shape, *[1] * (new.dim() - live.dim())), new, old)
