@@ -56,17 +56,17 @@ def test_it_is_a_seq2seq_task() -> None:
 
 
 def test_held_out_numbers_are_new() -> None:
-    """No number is in two splits; all lengths of one to nine digits occur in the test."""
+    """No number is in two splits; all lengths of one to twelve digits occur in the test."""
     splits = numbers._numbers()
     everything = [number for part in splits.values() for number in part]
     assert len(set(everything)) == len(everything) == sum(numbers.NUM_SAMPLES.values())
-    assert {len(str(number)) for number in splits["test"]} == set(range(1, 10))
+    assert {len(str(number)) for number in splits["test"]} == set(range(1, 13))
 
 
 def test_every_length_is_as_common_in_training_as_in_the_test() -> None:
     """Shares of each number of digits differ by at most five points: neither split has the rest."""
     shares = [
-        np.bincount([len(str(number)) for number in numbers._numbers()[split]], minlength=10)
+        np.bincount([len(str(number)) for number in numbers._numbers()[split]], minlength=13)
         / numbers.NUM_SAMPLES[split]
         for split in ("train", "test")
     ]
@@ -74,10 +74,18 @@ def test_every_length_is_as_common_in_training_as_in_the_test() -> None:
 
 
 def test_targets_spell_the_number() -> None:
-    """The target of a number is what num2words writes in French, hyphens as spaces."""
+    """The target of a number is what num2words writes in Japanese, a space between characters."""
     first = numbers._numbers()["test"][:20]
     spelt = sentences(Numbers().samples()["test"].targets[:20])
-    assert spelt == [num2words(n, lang="fr").replace("-", " ") for n in first]
+    assert spelt == [" ".join(num2words(n, lang="ja")) for n in first]
+
+
+def test_a_digits_place_depends_on_what_follows() -> None:
+    """97,000 is four French words up to mille, and nine ten thousands and seven thousands."""
+    assert numbers._said(97_000, "fr") == ("quatre", "vingt", "dix", "sept", "mille")
+    assert numbers._said(97_000, "ja") == ("九", "万", "七", "千")
+    assert not numbers._word_by_word(97_000)
+    assert numbers._word_by_word(42)  # quarante, deux: 四 十, 二
 
 
 def test_greedy_decoding_follows_the_models_own_answers() -> None:
@@ -123,7 +131,7 @@ def test_one_wrong_word_costs_the_match_but_not_all_of_bleu() -> None:
 
 
 def test_difficulty_is_the_length_of_the_answer() -> None:
-    """French words of each test number as a share of the most that fit, in data order."""
+    """Japanese characters of each test number as a share of the most that fit, in data order."""
     difficulty = Numbers().attributes("test")["difficulty"]
     most = (Numbers().spec.target_length or 0) - 1  # all but <end>
     spelt = sentences(Numbers().samples()["test"].targets)
