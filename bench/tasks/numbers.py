@@ -52,7 +52,7 @@ class Numbers(Preloaded):
 
     @property
     def recipe(self) -> Recipe:
-        return Recipe(steps=650, batch_size=32, lr=1.5e-3)
+        return Recipe(steps=900, batch_size=24, lr=1.5e-3)
 
     def samples(self) -> Mapping[Split, Batch]:
         return _samples()
