@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch.utils import benchmark
 
-from bench.measure.plausibility import CONTROL_MARGIN
+from bench.measure.plausibility.speed import CONTROL_MARGIN
 from bench.meters.time import compare, pinned_threads
 
 QUIET, BUSY = "as it is", "one busy core"

@@ -1,0 +1,51 @@
+"""FLOPs that cannot be all of them: a second counter saw more, or regions miss the whole."""
+
+from __future__ import annotations
+
+from bench.measure.plausibility.facts import Doubts, Facts, Metrics, same, values
+from bench.meters.elementwise import hidden_products
+
+REGIONS = ("backbone", "router", "dispatch", "expert", "combine", "exit_head")
+OF_FLOPS = tuple(f"infer/{x}" for x in ("flops_", "tau_", "realised_", "saving_realised_"))
+
+
+def unseen(metrics: Metrics, facts: Facts) -> Doubts:
+    """What one counter saw was executed, whatever the other says."""
+    if facts.unseen_flops:
+        why = f"torch's profiler saw {facts.unseen_flops:.3g} FLOPs more in one call"
+    elif facts.untracked_kernels:
+        why = f"GPU kernels that no torch operation launched: {', '.join(facts.untracked_kernels)}"
+    else:
+        return
+    for key in metrics:
+        if key.startswith(OF_FLOPS) and key != "infer/flops_profiler":
+            yield key, why
+
+
+def hidden(metrics: Metrics, facts: Facts) -> Doubts:
+    """A product that is multiplied and summed element by element is one, and is not counted."""
+    keys = ("infer/pointwise_elems", "infer/flops_per_sample", "infer/flops_share")
+    found = values(metrics, *keys)
+    if found is None or facts.dense_elems is None or not found[2]:
+        return
+    elems, flops, share = found
+    if not hidden_products(elems, facts.dense_elems, flops / share, flops):
+        return
+    for key in metrics:
+        if key.startswith(OF_FLOPS):
+            yield (
+                key,
+                (
+                    f"elementwise work writes {elems:.3g} elements a sample, the dense model's "
+                    f"{facts.dense_elems:.3g}: products by multiplication and sum are not counted"
+                ),
+            )
+
+
+def regions(metrics: Metrics, facts: Facts) -> Doubts:
+    """The regions' FLOPs are the whole."""
+    keys = [key for name in REGIONS if (key := f"infer/flops_{name}") in metrics]
+    found = values(metrics, "infer/flops_per_sample", *keys) if keys else None
+    if found and not same(sum(found[1:]), found[0]):
+        for key in keys:
+            yield key, f"regions sum to {sum(found[1:]):.6g} FLOPs, the whole is {found[0]:.6g}"
