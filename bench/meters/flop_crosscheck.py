@@ -14,6 +14,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -126,10 +127,11 @@ def macs_fvcore(model: nn.Module, batch: Batch) -> FvcoreCount:
     """MACs of `model(batch)` by fvcore's trace: matrix products and convolutions only.
 
     Never raises: fvcore cannot trace every model (sparse weights, scripted modules, control flow
-    operators), and then `macs` is None with the reason. The model runs once, without gradients.
+    operators), and then `macs` is None with the reason. The model runs once, without gradients,
+    and keeps no hook of fvcore's.
     """
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), _hooks_kept(model):
             warnings.simplefilter("ignore")
             from fvcore.nn import FlopCountAnalysis
 
@@ -141,6 +143,22 @@ def macs_fvcore(model: nn.Module, batch: Batch) -> FvcoreCount:
         cause = str(error).strip().split("\n")[0]
         return FvcoreCount(None, {}, f"fvcore could not trace it: {type(error).__name__}: {cause}")
     return FvcoreCount(int(sum(n for name, n in counted.items() if name in _MACS)), skipped)
+
+
+@contextmanager
+def _hooks_kept(model: nn.Module) -> Iterator[None]:
+    """Takes away the hooks that somebody left on the modules.
+
+    fvcore forgets its own where tracing fails, and every later call would run and time them.
+    """
+    hooks = [d for m in model.modules() for d in (m._forward_pre_hooks, m._forward_hooks)]
+    before = [set(each) for each in hooks]
+    try:
+        yield
+    finally:
+        for each, known in zip(hooks, before, strict=True):
+            for left in set(each) - known:
+                del each[left]
 
 
 _FIELDS = ("inputs", "targets", "mask", "decoder_inputs")

@@ -229,15 +229,16 @@ def test_noise_is_no_implausible_number():
     assert "infer/noise_floor" not in invalid(plausible() | {"infer/noise_floor": metric(0.26)})
 
 
+@pytest.mark.parametrize("name", ["speedup_b1", "ttft_speedup_b1", "tpot_speedup_b64"])
 @pytest.mark.parametrize(
     ("low", "high", "good"),
     [(0.97, 1.02, True), (1.005, 1.03, True), (1.02, 1.05, False), (0.90, 0.98, False)],
 )
-def test_a_control_must_come_out_equal(low, high, good):
+def test_a_control_must_come_out_equal(low, high, good, name):
     """An A/A interval that lies more than 1 % away from 1 shows a biased comparison."""
-    control = {"infer/speedup_b1": metric((low + high) / 2, low=low, high=high)}
+    control = {f"infer/{name}": metric((low + high) / 2, low=low, high=high)}
     facts = Facts(is_control=True)
-    assert ("infer/speedup_b1" not in invalid(control, facts)) is good
+    assert (f"infer/{name}" not in invalid(control, facts)) is good
     assert invalid(control, Facts()) == {}
 
 

@@ -118,6 +118,25 @@ def test_fvcore_names_what_it_does_not_count() -> None:
     assert found.unsupported_ops == {"aten::scaled_dot_product_attention": 1}
 
 
+def test_fvcore_leaves_no_hooks_where_it_fails() -> None:
+    """A hook that stays would be run and timed in every later call; the model's own stay."""
+
+    class Fails(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(64, 10)
+
+        def forward(self, batch: Batch) -> Output:
+            raise ValueError(self.layer(batch.inputs).sum())
+
+    model, called = Fails(), []
+    model.layer.register_forward_hook(lambda *_: called.append(1))
+    assert macs_fvcore(model, BATCH).macs is None
+    assert [len(m._forward_hooks) for m in model.modules()] == [0, 1]
+    assert [len(m._forward_pre_hooks) for m in model.modules()] == [0, 0]
+    assert called == [1]
+
+
 def test_fvcore_never_raises() -> None:
     """A model that cannot be traced has no MACs, and a reason of one line."""
 

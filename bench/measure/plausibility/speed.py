@@ -67,12 +67,10 @@ def control(metrics: Metrics, facts: Facts) -> Doubts:
     """The same model twice is equally fast, or the comparison itself is biased."""
     if not facts.is_control:
         return
-    for size in sizes(metrics, "infer/speedup"):
-        metric = metrics[f"infer/speedup_b{size}"]
+    stems = ("infer/speedup", "infer/ttft_speedup", "infer/tpot_speedup")
+    for key in (f"{stem}_b{size}" for stem in stems for size in sizes(metrics, stem)):
+        metric = metrics[key]
         if metric.low is None or metric.high is None:
             continue
         if metric.low > 1 + CONTROL_MARGIN or metric.high < 1 - CONTROL_MARGIN:
-            yield (
-                f"infer/speedup_b{size}",
-                f"the same model came out {metric.value:.3f} times as fast as itself",
-            )
+            yield key, f"the same model came out {metric.value:.3f} times as fast as itself"
