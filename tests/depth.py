@@ -32,9 +32,16 @@ HARD = {
 }
 
 
-def groups(task: str) -> dict[str, Members]:
-    """Which test samples are easy, hard and hardest, and all of them, by name and share."""
+def groups(task: str, data: str) -> dict[str, Members]:
+    """Which test samples are easy, hard and hardest, and all of them, by name and share.
+
+    Raises ValueError if the scores are of other `data` (their hash) than the task has today.
+    """
     plugin = plugins.choices("task")[task].load()()
+    if plugin.data_hash() != data:
+        raise ValueError(
+            f"{task}: the records are of data {data[:10]}, which the task no longer has"
+        )
     members = {"mean": np.ones(plugin.num_samples("test"), bool)}
     if task in HARD:
         difficulty = plugin.attributes("test")["difficulty"].numpy()
@@ -79,7 +86,10 @@ def by_task(folder: Path) -> dict[str, list[tuple[Record, Scores]]]:
 
 def lines(task: str, trials: list[tuple[Record, Scores]]) -> list[str]:
     """The table of one task; KeyError if a depth lacks a seed that the other has."""
-    members = groups(task)
+    hashes = {record.provenance["identity"]["data"] for record, _ in trials}
+    if len(hashes) > 1:
+        raise ValueError(f"{task}: the records are of different data: {', '.join(sorted(hashes))}")
+    members = groups(task, hashes.pop())
     rows: dict[int, dict[int, Scores]] = defaultdict(dict)
     flops: dict[int, float] = {}
     for record, scores in trials:

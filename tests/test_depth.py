@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bench import plugins
 from tests import depth
 
 
@@ -30,10 +31,17 @@ def test_less_is_better_for_bits() -> None:
 @pytest.mark.parametrize("task", ["digits", "text"])
 def test_groups_cover_the_test_split(task: str) -> None:
     """Easy and hard samples are all there are; a task without a difficulty has no groups."""
-    whole, *parts = depth.groups(task).values()
+    data = plugins.choices("task")[task].load()().data_hash()
+    whole, *parts = depth.groups(task, data).values()
     assert whole.all()
     if parts:
         easy, hard, hardest = parts
         assert ((easy ^ hard) == whole).all()
         assert (hardest <= hard).all()
         assert 0 < hardest.mean() < hard.mean() < 1
+
+
+def test_scores_of_other_data_are_refused() -> None:
+    """Grouped by today's difficulty they would say something about other samples."""
+    with pytest.raises(ValueError, match=r"text: the records are of data 0123456789, which"):
+        depth.groups("text", "0123456789abcdef")

@@ -151,4 +151,5 @@ def test_a_trial_meets_hard_inputs(run: Run) -> None:
         for quantity in ("quality", "flops_per_sample", "confidence", "dense_quality"):
             assert metrics[f"infer/{quantity}_characters_s{severity}"].shown is not None
     assert metrics["infer/num_robustness_samples"].shown == 512
+    assert metrics["infer/num_unseen_samples"].shown == 512
     assert metrics["infer/confidence_unseen"].shown is not None

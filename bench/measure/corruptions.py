@@ -94,14 +94,16 @@ def _contrast(batch: Batch, severity: int, generator: Generator) -> Tensor:
 
 
 def _shift(batch: Batch, severity: int, generator: Generator) -> Tensor:
-    """Each image moved `severity` pixels up, down, left or right; its edge is drawn out."""
+    """Each image moved by up to `severity` pixels along both axes; its edge is drawn out.
+
+    By any number of them: a move of exactly 4 is none to a network of strides or patches of 4.
+    """
     height, width = batch.inputs.shape[2:]
     wide = F.pad(batch.inputs, (severity,) * 4, mode="replicate")
-    corners = torch.tensor([(0, 1), (2, 1), (1, 0), (1, 2)]) * severity
-    chosen = torch.randint(4, (len(batch),), generator=generator)
+    corners = torch.randint(2 * severity + 1, (len(batch), 2), generator=generator)
     moved = [
         image[:, top : top + height, left : left + width]
-        for image, (top, left) in zip(wide, corners[chosen].tolist(), strict=True)
+        for image, (top, left) in zip(wide, corners.tolist(), strict=True)
     ]
     return torch.stack(moved) if moved else batch.inputs
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from bench.config import MeasureConfig
 from bench.measure.inputs import Inputs
 from bench.measure.subject import Metrics, Subject
-from bench.measure.token_energy import measure_token_energy
+from bench.measure.token_energy import SINGLE, measure_token_energy
 from bench.meters.flops import count_samples
 from bench.meters.guard import refuse_if_watched
 from bench.meters.memory import inference_memory
@@ -159,6 +159,10 @@ def _times(subject: Subject, baseline: nn.Module, batches: list[Batch], size: in
         )
     metrics: Metrics = {}
     for name, seconds in zip(("ttft", "tpot"), times, strict=True):
+        if name == "tpot" and num_output_tokens(batches[0]) == 1:
+            metrics[f"infer/tpot_ms_b{size}"] = missing("ms", SINGLE)
+            metrics[f"infer/tpot_speedup_b{size}"] = missing("1", SINGLE)
+            continue
         metrics[f"infer/{name}_ms_b{size}"] = _median_ms(seconds[:, 0])
         metrics[f"infer/{name}_speedup_b{size}"] = _speedup(seconds.sum(-1))
     return metrics
@@ -219,15 +223,16 @@ def _growth(subject: Subject, batches: list[Batch], size: int, num_tokens: int) 
         max(inference_memory(model, batch).peak_tensor_bytes for batch in batches[:2])
         for model in (short, long)
     )
-    each = (whole.total - first.total) / issued / further
 
     def flop(value: float) -> Metric:
         return Metric(value=value, unit="flop", valid=doubt is None, reason=doubt)
 
     return {
         f"infer/flops_first_token_b{size}": flop(first.total / issued),
-        f"infer/flops_per_output_token_b{size}": flop(each),
-        f"infer/bytes_per_output_token_b{size}": missing("bytes", "a single token is generated")
+        f"infer/flops_per_output_token_b{size}": missing("flop", SINGLE)
+        if num_tokens == 1
+        else flop((whole.total - first.total) / issued / further),
+        f"infer/bytes_per_output_token_b{size}": missing("bytes", SINGLE)
         if num_tokens == 1
         else Metric(value=(high - low) / size / further, unit="bytes"),
     }

@@ -4,7 +4,7 @@
     infer/{quality,flops_per_sample,confidence}_clean               the same samples as they are
     infer/{flops_per_sample,confidence}_{garbage,unseen}            no answer is right
     infer/dense_{quality,flops_per_sample,confidence}_...           the dense model on the same
-    infer/num_robustness_samples                                    how many samples that are
+    infer/num_{robustness,unseen}_samples                           how many samples that are
 
 Does the method spend more when it is hard, and does it hold up better than dense? At the default
 operating point, on test samples that are drawn once, in batches.
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bench.measure.blind import judged
+from bench.measure.blind import judged, reads_targets
 from bench.measure.corruptions import SEVERITIES, corruptions, garbage
 from bench.measure.inputs import drawn
 from bench.measure.quality import quality_metric
@@ -53,6 +53,11 @@ def measure_robustness(subject: Subject, baseline: nn.Module) -> Metrics:
         if condition.name == "clean":
             num_samples = sum(map(len, condition.batches))
             metrics["infer/num_robustness_samples"] = Metric(value=num_samples, unit="count")
+        if condition.name == "unseen":
+            num_samples = sum(map(len, condition.batches))
+            metrics["infer/num_unseen_samples"] = Metric(value=num_samples, unit="count")
+        if reads_targets(subject.method):  # a ceiling's search, once per sample, is not its FLOPs
+            _called(subject.model, condition)
         metrics |= _judged(subject.task, judged(subject), condition, "infer/")
         if not subject.is_dense:
             metrics |= _judged(subject.task, baseline, condition, "infer/dense_")
@@ -71,13 +76,23 @@ def conditions(task: Task, device: torch.device | str) -> Iterator[Condition]:
     yield Condition("garbage", without, answerable=False)
     unseen: Callable[[], Batch] | None = getattr(task, "unseen", None)
     if unseen is not None:
-        yield Condition("unseen", _batched(unseen(), device), answerable=False)
+        never_seen = unseen()
+        order = torch.randperm(len(never_seen), generator=torch.Generator().manual_seed(SEED))
+        yield Condition("unseen", _batched(never_seen.select(order), device), answerable=False)
 
 
 def _batched(samples: Batch, device: torch.device | str) -> list[Batch]:
-    """At most NUM_SAMPLES of `samples`, BATCH at a time."""
+    """The first NUM_SAMPLES of `samples`, BATCH at a time."""
     rows = torch.arange(min(NUM_SAMPLES, len(samples))).split(BATCH)
     return [samples.select(row).to(device) for row in rows]
+
+
+def _called(model: nn.Module, condition: Condition) -> None:
+    """Calls the model on every batch, uncounted."""
+    model.eval()
+    with torch.inference_mode():
+        for batch in condition.batches:
+            model(batch)
 
 
 def _judged(task: Task, model: nn.Module, condition: Condition, prefix: str) -> Metrics:

@@ -25,6 +25,7 @@ from bench.meters.energy import EnergyMeter
 from bench.meters.energy.rapl import CpuEnergy
 from bench.record import Metric, missing
 
+SINGLE = "a single token is generated"  # why there is no figure per further token
 PER_TOKEN = {
     f"infer/{ENERGY}": "infer/energy_j_per_output_token",
     CPU_ENERGY: "infer/cpu_energy_j_per_output_token",
@@ -42,7 +43,7 @@ def measure_token_energy(
 ) -> Metrics:
     """Joules per further token; `short` ends at the first, `whole` is of `num_tokens`."""
     if num_tokens == 1:
-        return {key: missing("j", "a single token is generated") for key in PER_TOKEN.values()}
+        return {key: missing("j", SINGLE) for key in PER_TOKEN.values()}
     unknown = {key: whole.get(key, missing("j", "not measured")) for key in PER_TOKEN}
     first: Metrics = {}
     if any(metric.shown is not None for metric in unknown.values()):

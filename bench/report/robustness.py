@@ -27,7 +27,7 @@ CONDITIONS = ("clean", *SEVERITIES, "garbage", "unseen")
 UNANSWERABLE = ("garbage", "unseen")
 QUALITY, FLOPS, CONFIDENCE = "quality", "flops_per_sample", "confidence"
 SAME = 0.01  # executed FLOPs that differ by less are the same
-NUM_SAMPLES = "infer/num_robustness_samples"
+NUM_SAMPLES, NUM_UNSEEN = "infer/num_robustness_samples", "infer/num_unseen_samples"
 LEGEND = (
     "1 to 5: the same under corruptions of that severity, mean over the corruptions; garbage and "
     "unseen: no answer is right. Confidence: the mean of the largest softmax probability."
@@ -79,10 +79,16 @@ def robustness(table: Table) -> Robustness | None:
 
 def _legend(rows: Sequence[Row]) -> str:
     """What the columns are; older records do not say how many samples they tried."""
-    counts = {row.cells[NUM_SAMPLES].value for row in rows if NUM_SAMPLES in row.cells}
-    known = sorted(round(count) for count in counts if count is not None)
-    many = f"{' or '.join(map(str, known))} test samples, drawn once" if known else "test samples"
-    return f"clean: {many}; {LEGEND}"
+    tried, never_seen = (_counts(rows, name) for name in (NUM_SAMPLES, NUM_UNSEEN))
+    many = f"{tried} test samples, drawn once" if tried else "test samples"
+    unseen = f" There were {never_seen} inputs of the unseen kind." if never_seen else ""
+    return f"clean: {many}; {LEGEND}{unseen}"
+
+
+def _counts(rows: Sequence[Row], name: str) -> str:
+    """The counts of all rows: "512", or "96 or 512"."""
+    counts = {row.cells[name].value for row in rows if name in row.cells}
+    return " or ".join(str(round(count)) for count in sorted(c for c in counts if c is not None))
 
 
 def _titles(table: Table, rows: Sequence[Row]) -> dict[str, str]:

@@ -19,13 +19,13 @@ def bits_per_symbol(train: Symbols, test: Symbols, order: int, num_symbols: int)
 
     `train` [N, L] and `test` [M, L'] hold rows of symbols below `num_symbols`; contexts never
     cross rows, and the start of a row is predicted from the shorter context it has: just what a
-    language model of that window sees. Raises ValueError for an order below one, or one whose
-    n-grams do not fit into 64 bits.
+    language model of that window sees. An order beyond the row adds nothing. Raises ValueError for
+    an order below one, or one whose n-grams do not fit into 64 bits.
     """
     if order < 1 or num_symbols**order >= 2**63:
         raise ValueError(f"order {order} over {num_symbols} symbols cannot be counted")
     probability = np.full((len(test), test.shape[1] - 1), 1.0 / num_symbols)
-    for length in range(1, order + 1):
+    for length in range(1, min(order, train.shape[1], test.shape[1]) + 1):
         probability[:, max(length - 2, 0) :] = _interpolate(
             _grams(train, length, num_symbols).ravel(),
             _grams(test, length, num_symbols)[:, 1 if length == 1 else 0 :],

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib.util import find_spec
 from typing import ClassVar
 
 import numpy as np
@@ -57,6 +58,15 @@ class Numbers(Preloaded):
     def samples(self) -> Mapping[Split, Batch]:
         return _samples()
 
+    def data_hash(self) -> str:
+        """See `Preloaded`. Raises ModuleNotFoundError, before any training, where scoring would."""
+        for package in ("num2words", "sacrebleu"):
+            if find_spec(package) is None:
+                raise ModuleNotFoundError(
+                    f"numbers needs {package}: pip install 'condbench[tasks]'"
+                )
+        return super().data_hash()
+
     def attributes(self, split: Split) -> Mapping[str, Tensor]:
         """`difficulty` in 0..1: the Japanese number's length as a share of the most that fits."""
         targets = _samples()[split].targets
@@ -82,10 +92,13 @@ def greedy(model: Model, batch: Batch) -> Tensor:
 
     Every pass answers all positions at once and feeds the answers back until nothing changes. After
     k passes the first k symbols are those of decoding one by one (Song et al. 2021, Jacobi
-    iteration); what a model gets right from the true prefixes is done in one pass.
+    iteration), whatever the first guess was. It is the true answer, so that what a model gets right
+    is done at once, unless the model looks ahead: then it is told nothing.
     """
     assert batch.decoder_inputs is not None
     given = batch.decoder_inputs
+    if _looks_ahead(model, batch):
+        given = torch.full_like(given, PADDING).index_fill(1, given.new_tensor([0]), BEGIN)
     answers = given
     for _ in range(given.shape[1]):
         answers = model(replace(batch, decoder_inputs=given)).logits.argmax(-1)  # [B, T]
@@ -96,6 +109,21 @@ def greedy(model: Model, batch: Batch) -> Tensor:
             break
         given = shifted
     return answers
+
+
+def _looks_ahead(model: Model, batch: Batch) -> bool:
+    """Whether an answer changes with decoder inputs behind it, in each row from another place on.
+
+    A model that copies what it may not know would be right about every true answer.
+    """
+    given = batch.decoder_inputs
+    assert given is not None
+    place = torch.arange(given.shape[1], device=given.device)  # [T]
+    end = 1 + torch.arange(len(given), device=given.device) % (given.shape[1] - 1)  # [B]
+    is_before = place < end[:, None]  # [B, T]
+    hidden = replace(batch, decoder_inputs=given.where(is_before, PADDING))
+    known, alone = (model(each).logits.argmax(-1) for each in (batch, hidden))
+    return not torch.equal(known[is_before], alone[is_before])
 
 
 def sentences(symbols: Tensor) -> list[str]:

@@ -80,8 +80,9 @@ class Topics(Preloaded):
         return {"characters": _misspelt}
 
     def unseen(self) -> Batch:
-        """Passages from other packages: none of the classes is right."""
-        return _encode([(words, IGNORED) for words, _ in docstrings(OTHERS)], LENGTH)
+        """Passages from other packages, none twice or known: none of the classes is right."""
+        others = _encode([(words, IGNORED) for words, _ in docstrings(OTHERS)], LENGTH)
+        return _new(others, {row for part in _passages().values() for row in _rows(part)})
 
 
 @cache
@@ -127,11 +128,21 @@ def _passages() -> dict[Split, Batch]:
     batches: dict[Split, Batch] = {}
     for split, part in _split().items():
         passages = _encode(part, STRIDE if split == "train" else LENGTH)
-        rows = [tuple(row) for row in passages.inputs.tolist()]
-        first = {row: place for place, row in reversed(list(enumerate(rows))) if row not in seen}
-        seen.update(rows)
-        batches[split] = passages.select(torch.tensor(sorted(first.values())))
+        batches[split] = _new(passages, seen)
+        seen.update(_rows(passages))
     return batches
+
+
+def _rows(passages: Batch) -> list[tuple[int, ...]]:
+    """The words of each passage."""
+    return [tuple(row) for row in passages.inputs.tolist()]
+
+
+def _new(passages: Batch, seen: set[tuple[int, ...]]) -> Batch:
+    """The passages that were not seen, where they come first."""
+    places = reversed(list(enumerate(_rows(passages))))
+    first = {row: place for place, row in places if row not in seen}
+    return passages.select(torch.tensor(sorted(first.values())))
 
 
 def _encode(documents: list[Docstring], stride: int) -> Batch:

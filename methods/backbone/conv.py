@@ -10,6 +10,7 @@ in these blocks: what replaces feed-forward layers or attention is refused.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -122,14 +123,21 @@ def conv_norm(
     return nn.Sequential(*layers, *([activation] if activation is not None else []))
 
 
+def refuse_no_width(width: float) -> None:
+    """Raises ValueError for a share of the channels that is not a positive number."""
+    if not 0 < width < math.inf:
+        raise ValueError(f"width must be above 0, got {width}")
+
+
 def kept_strides(strides: Sequence[int], num_halvings: int) -> list[int]:
     """`strides`, of which the last `num_halvings` that are 2 stay so; earlier ones become 1.
 
-    Raises ValueError where there are fewer.
+    Raises ValueError where there are fewer, and for a negative number.
     """
-    num_early = list(strides).count(2) - num_halvings
-    if num_early < 0:
-        raise ValueError(f"num_halvings is {num_halvings}, {list(strides).count(2)} at most")
+    most = list(strides).count(2)
+    if not 0 <= num_halvings <= most:
+        raise ValueError(f"num_halvings is one of 0 to {most}, not {num_halvings}")
+    num_early = most - num_halvings
     halving = [place for place, stride in enumerate(strides) if stride == 2]
     early = set(halving[:num_early])
     return [1 if place in early else stride for place, stride in enumerate(strides)]

@@ -14,7 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.types import TaskSpec
-from methods.backbone.conv import ConvTrunk, num_channels, refuse_replacements
+from methods.backbone.conv import (
+    ConvTrunk,
+    num_channels,
+    refuse_no_width,
+    refuse_replacements,
+)
 from methods.backbone.inverted import Stages, in_eights, inverted_trunk
 
 STAGES: Stages = (  # Table 1 of the paper
@@ -55,6 +60,10 @@ class EfficientNet:
 
     width: float = 1.0
     num_halvings: int = 5
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a width of nothing."""
+        refuse_no_width(self.width)
 
     def build(
         self,

@@ -26,6 +26,7 @@ from methods.backbone.conv import (
     initialise,
     kept_strides,
     num_channels,
+    refuse_no_width,
     refuse_replacements,
 )
 from methods.backbone.inverted import Stages, in_eights, inverted_trunk
@@ -55,6 +56,10 @@ class MobileNetV1:
 
     width: float = 1.0
     num_halvings: int = 5
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a width of nothing."""
+        refuse_no_width(self.width)
 
     def build(
         self,
@@ -113,6 +118,10 @@ class MobileNetV2:
 
     width: float = 1.0
     num_halvings: int = 5
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a width of nothing."""
+        refuse_no_width(self.width)
 
     def build(
         self,

@@ -77,6 +77,13 @@ class Transformer:
     rope_theta: float = 10_000.0
 
     def __post_init__(self) -> None:
+        """Raises ValueError for settings that make no network."""
+        for name in ("dim", "depth", "num_heads", "image_stride", "num_kv_heads"):
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise ValueError(f"{name} must be at least 1, got {size}")
+        if not 0 <= self.hidden_multiple < math.inf:
+            raise ValueError(f"hidden_multiple must be at least 0, got {self.hidden_multiple}")
         for name, known in CHOICES.items():
             given = getattr(self, name)
             if given not in known:

@@ -145,6 +145,19 @@ def test_columns_per_token(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["infer/bytes_per_output_token_b1"] == pytest.approx(4_000, rel=0.05)
 
 
+def test_a_single_token_has_no_further_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tokens, one of them the prompt: what a further token costs is missing, and says why."""
+    clock = Clock()
+    monkeypatch.setattr(generation, "stopwatch_for", lambda device: clock)
+    batch = _batch().map(lambda tensor: tensor[:, :2])
+    dense = Generating(Counter(clock))
+    found = measure_generation(called(_subject(Counter(clock))), dense, Inputs({1: [batch]}), {})
+    assert found["infer/ttft_ms_b1"].shown == pytest.approx(10_000)
+    for name in ("tpot_ms", "tpot_speedup", "flops_per_output_token", "bytes_per_output_token"):
+        metric = found[f"infer/{name}_b1"]
+        assert (metric.value, metric.reason) == (None, "a single token is generated")
+
+
 def test_models_take_turns_and_another_one_begins_each_round() -> None:
     """Drift is the same for both: after the warm-up A B, then B A, at every batch."""
     calls = []

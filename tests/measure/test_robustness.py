@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -137,6 +138,50 @@ def test_the_dense_model_sees_the_same_inputs() -> None:
         for quantity in ("quality", "flops_per_sample", "confidence"):
             own, dense = (found[f"infer/{who}{quantity}_{name}"] for who in ("", "dense_"))
             assert own == dense
+
+
+def test_inputs_never_seen_are_drawn_from_all_of_them() -> None:
+    """512 of 1,200 that are sorted by where they come from: both halves are among them."""
+
+    class ManyUnseen(Images):
+        def unseen(self) -> Batch:
+            images = (torch.arange(1200) // 600).float()[:, None, None, None].expand(-1, 1, 4, 4)
+            return Batch(images, torch.full((1200,), -100))
+
+    first, again = (list(conditions(ManyUnseen(), "cpu"))[-1] for _ in range(2))  # type: ignore[arg-type]
+    drawn, same = (torch.cat([b.inputs for b in c.batches])[:, 0, 0, 0] for c in (first, again))
+    assert len(drawn) == 512
+    assert 200 < int(drawn.sum()) < 312
+    assert torch.equal(drawn, same)
+
+
+def test_the_record_says_how_many_were_never_seen() -> None:
+    """Eight, where 96 were corrupted."""
+    found = measure_robustness(_subject(), Brightness())
+    assert found["infer/num_unseen_samples"] == Metric(value=8, unit="count")
+
+
+class Searching(Brightness):
+    """Looks for the best answer to a batch when it first meets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.met: set[float] = set()
+
+    def forward(self, batch: Batch) -> Output:
+        key = float(batch.inputs.double().sum() + 1e3 * len(batch))
+        if key not in self.met:
+            self.met.add(key)
+            _ = torch.ones(50, 50) @ torch.ones(50, 50)
+        return super().forward(batch)
+
+
+def test_the_search_of_a_ceiling_is_not_its_compute() -> None:
+    """A method that decides in hindsight searches on what it first meets: 32 FLOPs, as clean."""
+    subject = replace(_subject(), model=Searching(), method=SimpleNamespace(reads_targets=True))
+    found = measure_robustness(subject, Brightness())
+    for name in ("clean", "contrast_s1", "blur_s5"):
+        assert found[f"infer/flops_per_sample_{name}"].shown == 32
 
 
 def test_only_classification_is_asked() -> None:

@@ -46,6 +46,9 @@ def test_the_legend_says_how_many_samples_there_were(section, make, tabulated, h
     (table,) = tabulated(make("early_exit", changed=harder(STEADY, FLOPS) | count))
     assert "clean: 200 test samples, drawn once; 1 to 5" in robustness(table).notes[-1]
     assert "clean: test samples; 1 to 5" in section().notes[-1]
+    count["infer/num_unseen_samples"] = Metric(value=40, unit="count")
+    (table,) = tabulated(make("early_exit", changed=harder(STEADY, FLOPS) | count))
+    assert robustness(table).notes[-1].endswith("There were 40 inputs of the unseen kind.")
 
 
 def test_a_corruption_without_a_number_hides_its_severity(make, tabulated, harder):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.tasks import keywords, multitask
+from bench.tasks import keywords, multitask, speech
 from bench.tasks.digits import Digits
 from bench.tasks.keywords import Keywords
 from bench.tasks.multitask import Multitask
@@ -83,6 +83,31 @@ def test_double_speed_takes_every_second_sample() -> None:
     assert np.array_equal(fast[10:30], wave[0, ::2])
     assert not fast[:10].any()
     assert not fast[30:].any()
+
+
+def test_nobody_is_heard_in_two_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """40, 5 and 10 speakers, and 10 more for the words that are none of the ten: 65 people."""
+    heard: list[speech.Speaker] = []
+
+    def note(words: list[str], speaker: speech.Speaker, rng: np.random.Generator) -> np.ndarray:
+        heard.append(speaker)
+        return np.zeros(8, np.int64)
+
+    def undisturbed(rng: object, clear: np.ndarray, which: np.ndarray, _: object) -> np.ndarray:
+        return clear[which]
+
+    monkeypatch.setattr(speech, "speak", note)
+    monkeypatch.setattr(keywords, "_disturb", undisturbed)
+    people = []
+    for split in keywords.NUM_SAMPLES:
+        heard.clear()
+        keywords.spoken.__wrapped__(split)
+        people.append({(s.pitch_hz, s.tract, s.pace) for s in heard})
+    heard.clear()
+    keywords.unseen_words()
+    people.append({(s.pitch_hz, s.tract, s.pace) for s in heard})
+    assert list(map(len, people)) == [40, 5, 10, 10]
+    assert len(set().union(*people)) == 65
 
 
 def test_unseen_words_have_no_right_answer() -> None:

@@ -61,3 +61,10 @@ def test_an_order_that_cannot_be_counted_is_refused(order: int) -> None:
     """Order 0, or 10-grams of 103 symbols that overflow 64 bits, are errors."""
     with pytest.raises(ValueError, match="cannot be counted"):
         bits_per_symbol(rows([[0, 1]]), rows([[0, 1]]), order, 103)
+
+
+def test_an_order_beyond_the_row_adds_nothing() -> None:
+    """Rows of three symbols hold no run of five: the 5-gram is the 3-gram."""
+    train, test = rows([[0, 1, 2], [0, 1, 1], [2, 1, 0]]), rows([[0, 1, 2], [2, 2, 1]])
+    assert bits_per_symbol(train, test, 5, 3) == bits_per_symbol(train, test, 3, 3)
+    assert bits_per_symbol(train, test, 3, 3) != bits_per_symbol(train, test, 2, 3)

@@ -55,6 +55,13 @@ def test_it_is_a_seq2seq_task() -> None:
     assert ((batch.targets == END).sum(1) == 1).all()
 
 
+def test_what_scoring_needs_is_asked_for_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planning takes the hash of the data: a missing package is named there, with the way out."""
+    monkeypatch.setattr(numbers, "find_spec", lambda name: None if name == "sacrebleu" else name)
+    with pytest.raises(ModuleNotFoundError, match=r"sacrebleu: pip install 'condbench\[tasks\]'"):
+        Numbers().data_hash()
+
+
 def test_held_out_numbers_are_new() -> None:
     """No number is in two splits; all lengths of one to twelve digits occur in the test."""
     splits = numbers._numbers()
@@ -95,11 +102,11 @@ def test_greedy_decoding_follows_the_models_own_answers() -> None:
     prefixes = torch.cat([torch.full((2, 1), BEGIN), targets[:, :-1]], dim=1)
     answers = greedy(model, Batch(torch.zeros(2, 4).long(), targets, None, prefixes))
     assert [row[: row.index(END)] for row in answers.tolist()] == [[3, 4, 5, 6, 7, 8]] * 2
-    assert model.num_calls <= 10
+    assert model.num_calls <= 10 + 2  # two looks at whether it looks ahead
 
 
 def test_what_is_right_at_once_is_decoded_in_one_pass() -> None:
-    """A model that answers right from the true prefixes is called once."""
+    """A model that answers right from the true prefixes is called once, after two looks at it."""
     batch = Numbers().samples()["test"].select(torch.arange(8))
     calls = []
 
@@ -108,7 +115,25 @@ def test_what_is_right_at_once_is_decoded_in_one_pass() -> None:
         return Oracle()(asked)
 
     assert sentences(greedy(model, batch)) == sentences(batch.targets)
-    assert len(calls) == 1
+    assert len(calls) == 1 + 2
+
+
+def test_a_decoder_that_looks_ahead_is_told_nothing() -> None:
+    """Its answers are its own next inputs: from the true ones it would be right about everything.
+
+    Told nothing, it copies padding and is right about nothing.
+    """
+    task = Numbers()
+
+    def peeks(batch: Batch) -> Output:
+        assert batch.decoder_inputs is not None
+        following = batch.decoder_inputs.roll(-1, 1)
+        following[batch.decoder_inputs.ne(PADDING) & following.eq(PADDING)] = END
+        return Output(torch.nn.functional.one_hot(following, task.spec.num_outputs).float())
+
+    batch = task.samples()["test"]
+    assert torch.equal(peeks(batch).logits.argmax(-1)[:, 0], batch.targets[:, 0])
+    assert task.evaluate(peeks, task.batches("test", 250)).value == 0.0
 
 
 def test_an_oracle_scores_a_hundred() -> None:

@@ -167,3 +167,8 @@ def test_unseen_packages_have_no_right_answer() -> None:
     assert len(unseen) > 100
     assert unseen.inputs.shape[1:] == Topics().spec.input_shape
     assert (unseen.targets == -100).all()
+    rows = topics._rows(unseen)
+    assert len(set(rows)) == len(rows)
+    assert not set(rows) & {
+        row for part in topics._passages().values() for row in topics._rows(part)
+    }

@@ -219,9 +219,19 @@ def test_the_last_strides_are_kept(num_halvings: int, wanted: list[int]) -> None
     assert kept_strides([2, 1, 2, 2], num_halvings) == wanted
 
 
+@pytest.mark.parametrize("family", [MobileNetV1, MobileNetV2, EfficientNet])
+def test_a_network_without_channels_is_refused(family: type) -> None:
+    """Nothing, or less than nothing, of every layer's channels."""
+    for width in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="width must be above 0"):
+            family(width=width)
+    with pytest.raises(ValueError, match="num_halvings is one of 0 to 5, not -1"):
+        family(num_halvings=-1).build(TaskSpec("i", "image", (1, 16, 16), 2))
+
+
 def test_more_halvings_than_there_are_are_refused() -> None:
     """Three strides of 2 cannot halve four times."""
-    with pytest.raises(ValueError, match="3 at most"):
+    with pytest.raises(ValueError, match="one of 0 to 3, not 4"):
         kept_strides([2, 1, 2, 2], 4)
 
 

@@ -188,6 +188,16 @@ def test_blocks_start_near_the_identity() -> None:
         assert layer.weight.std().item() == pytest.approx(deviation, rel=0.05)
 
 
+@pytest.mark.parametrize("name", ["dim", "depth", "num_heads", "num_kv_heads", "image_stride"])
+def test_sizes_that_make_no_network_are_refused(name: str) -> None:
+    """By name, before anything is built: no blocks at all would train and look like a result."""
+    for size in (0, -1):
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, got {size}"):
+            Transformer(**{name: size})
+    with pytest.raises(ValueError, match="hidden_multiple must be at least 0"):
+        Transformer(hidden_multiple=-1.0)
+
+
 def test_odd_strides_are_refused() -> None:
     """A stride that three convolutions cannot make is refused with the choices."""
     with pytest.raises(ValueError, match=r"1, 2, 4, 8"):
