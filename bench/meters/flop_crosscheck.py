@@ -11,6 +11,7 @@ Neither is ever the headline: a difference is a question to ask of both.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -140,9 +141,15 @@ def macs_fvcore(model: nn.Module, batch: Batch) -> FvcoreCount:
             counted = traced.by_operator()
             skipped = {name: int(times) for name, times in traced.unsupported_ops().items()}
     except Exception as error:
-        cause = str(error).strip().split("\n")[0]
-        return FvcoreCount(None, {}, f"fvcore could not trace it: {type(error).__name__}: {cause}")
+        return FvcoreCount(None, {}, f"fvcore could not trace it: {_cause(error)}")
     return FvcoreCount(int(sum(n for name, n in counted.items() if name in _MACS)), skipped)
+
+
+def _cause(error: Exception) -> str:
+    """One line, without the place in torch's sources where an assertion of its tracer stands."""
+    line = str(error).strip().split("\n")[0]
+    said = re.sub(r'^\d* ?INTERNAL ASSERT FAILED at "[^"]*":\d+, please report[^.]*\. ', "", line)
+    return f"{type(error).__name__}: {said.rstrip(' ,')}"
 
 
 @contextmanager

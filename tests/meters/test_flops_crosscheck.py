@@ -147,3 +147,19 @@ def test_fvcore_never_raises() -> None:
     found = macs_fvcore(Fails(), BATCH)
     assert (found.macs, found.unsupported_ops) == (None, {})
     assert found.reason == "fvcore could not trace it: ValueError: no way"
+
+
+def test_the_reason_leaves_out_where_torchs_tracer_stands() -> None:
+    """A file and a line of torch's own build say nothing to a reader of the table."""
+
+    class Fails(nn.Module):
+        def forward(self, batch: Batch) -> Output:
+            raise RuntimeError(
+                '0 INTERNAL ASSERT FAILED at "/b/alias.cpp":62, please report a bug to PyTorch. '
+                "We don't have an op for aten::scatter. Argument types: Tensor, bool, \nCandidates:"
+            )
+
+    assert macs_fvcore(Fails(), BATCH).reason == (
+        "fvcore could not trace it: RuntimeError: We don't have an op for aten::scatter. "
+        "Argument types: Tensor, bool"
+    )
