@@ -25,7 +25,7 @@ from torch import Tensor
 from bench.routing import region
 
 BACKENDS = ("auto", "loop", "grouped", "dense_masked")
-LOOP_ROWS = 256  # mean rows per group from which the loop wins, or ties (docs/kernels.md)
+LOOP_ROWS = 256  # mean rows per group and thread from which the loop wins, or ties
 
 
 class Groups(Protocol):
@@ -161,7 +161,8 @@ def _stacked(groups: Groups | Stacked, x: Tensor) -> Stacked | None:
 
 def _prefers_loop(x: Tensor, order: Order) -> bool:
     """On a CPU the loop keeps a group's hidden rows in cache, but starts threads for every op."""
-    return x.device.type == "cpu" and len(order.rows) >= LOOP_ROWS * len(order.ends)
+    enough = LOOP_ROWS * torch.get_num_threads() * len(order.ends)
+    return x.device.type == "cpu" and len(order.rows) >= enough
 
 
 def _mix_loop(x: Tensor, order: Order, weight: Tensor, groups: Groups) -> Tensor:
