@@ -126,7 +126,7 @@ def conv_norm(
 def refuse_no_width(width: float) -> None:
     """Raises ValueError for a share of the channels that is not a positive number."""
     if not 0 < width < math.inf:
-        raise ValueError(f"width must be above 0, got {width}")
+        raise ValueError(f"width must be a finite number above 0, got {width}")
 
 
 def kept_strides(strides: Sequence[int], num_halvings: int) -> list[int]:

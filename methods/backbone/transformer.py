@@ -83,7 +83,8 @@ class Transformer:
             if size is not None and size < 1:
                 raise ValueError(f"{name} must be at least 1, got {size}")
         if not 0 <= self.hidden_multiple < math.inf:
-            raise ValueError(f"hidden_multiple must be at least 0, got {self.hidden_multiple}")
+            least = "a finite number of at least 0"
+            raise ValueError(f"hidden_multiple must be {least}, got {self.hidden_multiple}")
         for name, known in CHOICES.items():
             given = getattr(self, name)
             if given not in known:

@@ -222,8 +222,8 @@ def test_the_last_strides_are_kept(num_halvings: int, wanted: list[int]) -> None
 @pytest.mark.parametrize("family", [MobileNetV1, MobileNetV2, EfficientNet])
 def test_a_network_without_channels_is_refused(family: type) -> None:
     """Nothing, or less than nothing, of every layer's channels."""
-    for width in (0.0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match="width must be above 0"):
+    for width in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="width must be a finite number above 0"):
             family(width=width)
     with pytest.raises(ValueError, match="num_halvings is one of 0 to 5, not -1"):
         family(num_halvings=-1).build(TaskSpec("i", "image", (1, 16, 16), 2))

@@ -194,7 +194,7 @@ def test_sizes_that_make_no_network_are_refused(name: str) -> None:
     for size in (0, -1):
         with pytest.raises(ValueError, match=f"{name} must be at least 1, got {size}"):
             Transformer(**{name: size})
-    with pytest.raises(ValueError, match="hidden_multiple must be at least 0"):
+    with pytest.raises(ValueError, match="hidden_multiple must be a finite number"):
         Transformer(hidden_multiple=-1.0)
 
 
