@@ -25,7 +25,7 @@ from torch import Tensor
 from bench.routing import region
 
 BACKENDS = ("auto", "loop", "grouped", "dense_masked")
-LOOP_ROWS = 256  # mean rows per group and thread from which the loop wins, or ties
+LOOP_ROWS = 256  # mean rows per group and thread from which the loop wins (docs/kernels.md)
 
 
 class Groups(Protocol):

@@ -33,6 +33,9 @@ from bench.statistics import ratio_interval
 from bench.types import Batch, Point, TaskSpec, Unsupported
 
 NUM_ROUNDS = 6  # over the inputs, for times: the fewest with a 95 % interval
+PER_FURTHER = tuple(  # what a single token does not have
+    f"infer/{name}_" for name in ("tpot", "flops_per_output_token", "bytes_per_output_token")
+)
 FEWER_INPUTS = 4  # a generation is as many calls as it has tokens: every fourth input is used
 
 
@@ -142,6 +145,9 @@ def measure_generation(
     for size, batches in inputs.by_size.items():
         metrics |= _times(subject, baseline, batches, size)
         metrics |= _growth(subject, batches, size, num_tokens)
+    if num_tokens == 1:
+        further = [key for key in metrics if key.startswith(PER_FURTHER)]
+        metrics |= {key: missing(metrics[key].unit, SINGLE) for key in further}
     return metrics
 
 
@@ -159,10 +165,6 @@ def _times(subject: Subject, baseline: nn.Module, batches: list[Batch], size: in
         )
     metrics: Metrics = {}
     for name, seconds in zip(("ttft", "tpot"), times, strict=True):
-        if name == "tpot" and num_output_tokens(batches[0]) == 1:
-            metrics[f"infer/tpot_ms_b{size}"] = missing("ms", SINGLE)
-            metrics[f"infer/tpot_speedup_b{size}"] = missing("1", SINGLE)
-            continue
         metrics[f"infer/{name}_ms_b{size}"] = _median_ms(seconds[:, 0])
         metrics[f"infer/{name}_speedup_b{size}"] = _speedup(seconds.sum(-1))
     return metrics
@@ -229,10 +231,10 @@ def _growth(subject: Subject, batches: list[Batch], size: int, num_tokens: int) 
 
     return {
         f"infer/flops_first_token_b{size}": flop(first.total / issued),
-        f"infer/flops_per_output_token_b{size}": missing("flop", SINGLE)
-        if num_tokens == 1
-        else flop((whole.total - first.total) / issued / further),
-        f"infer/bytes_per_output_token_b{size}": missing("bytes", SINGLE)
-        if num_tokens == 1
-        else Metric(value=(high - low) / size / further, unit="bytes"),
+        f"infer/flops_per_output_token_b{size}": flop(
+            (whole.total - first.total) / issued / further
+        ),
+        f"infer/bytes_per_output_token_b{size}": Metric(
+            value=(high - low) / size / further, unit="bytes"
+        ),
     }

@@ -97,22 +97,28 @@ def greedy(model: Model, batch: Batch) -> Tensor:
     """
     assert batch.decoder_inputs is not None
     given = batch.decoder_inputs
-    if _looks_ahead(model, batch):
+    answers = _answers(model, batch, given)
+    if _looks_ahead(model, batch, answers):
         given = torch.full_like(given, PADDING).index_fill(1, given.new_tensor([0]), BEGIN)
-    answers = given
-    for _ in range(given.shape[1]):
-        answers = model(replace(batch, decoder_inputs=given)).logits.argmax(-1)  # [B, T]
+        answers = _answers(model, batch, given)
+    for _ in range(given.shape[1] - 1):
         ended = (answers == END).cumsum(1) > 0
         shifted = answers.masked_fill(ended, PADDING).roll(1, dims=1)
         shifted[:, 0] = BEGIN
         if torch.equal(shifted, given):
             break
         given = shifted
+        answers = _answers(model, batch, given)
     return answers
 
 
-def _looks_ahead(model: Model, batch: Batch) -> bool:
-    """Whether an answer changes with decoder inputs behind it, in each row from another place on.
+def _answers(model: Model, batch: Batch, given: Tensor) -> Tensor:
+    """The likeliest symbol at every place after the decoder inputs `given`, [B, T]."""
+    return model(replace(batch, decoder_inputs=given)).logits.argmax(-1)
+
+
+def _looks_ahead(model: Model, batch: Batch, answers: Tensor) -> bool:
+    """Whether `answers` change with decoder inputs behind them, in each row from another place on.
 
     A model that copies what it may not know would be right about every true answer.
     """
@@ -121,9 +127,8 @@ def _looks_ahead(model: Model, batch: Batch) -> bool:
     place = torch.arange(given.shape[1], device=given.device)  # [T]
     end = 1 + torch.arange(len(given), device=given.device) % (given.shape[1] - 1)  # [B]
     is_before = place < end[:, None]  # [B, T]
-    hidden = replace(batch, decoder_inputs=given.where(is_before, PADDING))
-    known, alone = (model(each).logits.argmax(-1) for each in (batch, hidden))
-    return not torch.equal(known[is_before], alone[is_before])
+    alone = _answers(model, batch, given.where(is_before, PADDING))
+    return not torch.equal(answers[is_before], alone[is_before])
 
 
 def sentences(symbols: Tensor) -> list[str]:
