@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
+Precision = Literal["32", "bf16", "16"]  # of products, in training and inference
 INTERVAL_ROUNDS = 6  # fewer give no 95 % interval of a median: 1 - 2 / 2**5 < 0.95
 NUM_SEEDS = 1_000_000  # passes over the training data of one seed count on from there
 
@@ -62,13 +63,16 @@ class GpuConfig:
 
     kind: str = "cpu"  # cpu, one (one trial per GPU) or ddp (one trial over all)
     device: str | None = None
-    precision: str = "32"  # 32, bf16 or 16
+    precision: str = "32"  # 32, bf16 or, on a GPU, 16
     threads: int | None = None  # CPU threads; null: physical cores in the affinity mask
 
     def __post_init__(self) -> None:
         _one_of(("cpu", "one", "ddp"), kind=self.kind)
-        _one_of(("32", "bf16", "16"), precision=self.precision)
+        _one_of(get_args(Precision), precision=self.precision)
         _at_least(1, threads=self.threads)
+        if self.kind == "cpu" and self.precision == "16":
+            # Lightning would train in bf16 instead, and inference would run in fp16.
+            raise ValueError("precision='16': fp16 trains on a GPU only; on the CPU choose 'bf16'")
 
 
 @dataclass

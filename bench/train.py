@@ -32,6 +32,7 @@ from bench.types import Batch, Recipe, Task
 
 OnStep = Callable[[float], None]
 Probe = Callable[[Callable[[], Any], torch.optim.Optimizer], None]
+MAX_GRADIENT_NORM = 1.0
 
 
 class Diverged(Exception):
@@ -119,7 +120,7 @@ def _trainer(recipe: Recipe, gpu: GpuConfig, watch: _Watch) -> pl.Trainer:
         # Conditional models leave out parameters: an expert that gets no token has no gradient.
         strategy="ddp_find_unused_parameters_true" if ranks.count() > 1 else "auto",
         precision=precision,
-        gradient_clip_val=1.0,
+        gradient_clip_val=MAX_GRADIENT_NORM,
         callbacks=[watch],
         logger=False,
         enable_checkpointing=False,
@@ -160,6 +161,26 @@ class _Module(pl.LightningModule):
         if hasattr(self.method, "after_step"):
             self.method.after_step(self.model, self.trainer.global_step / self.recipe.steps)
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        # Lightning refuses to clip for a fused optimiser under any mixed precision, because such
+        # an optimiser undoes fp16's loss scaling itself. bf16 has no scaling: clip it here.
+        if self._is_fused:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
+        else:
+            super().configure_gradient_clipping(
+                optimizer, gradient_clip_val, gradient_clip_algorithm
+            )
+
+    @property
+    def _is_fused(self) -> bool:
+        """One kernel for all parameters. Under fp16's loss scaling it could not clip gradients."""
+        return self.trainer.precision != "16-mixed"
+
     def configure_optimizers(self) -> Any:
         lr = self.recipe.lr
         groups = (
@@ -167,10 +188,8 @@ class _Module(pl.LightningModule):
             if hasattr(self.method, "param_groups")
             else [p for p in self.model.parameters() if p.requires_grad]
         )
-        # One kernel for all parameters. Under fp16's loss scaling it could not clip gradients.
-        is_fused = self.trainer.precision != "16-mixed"
         optimizer = torch.optim.AdamW(
-            groups, lr=lr, weight_decay=self.recipe.weight_decay, fused=is_fused
+            groups, lr=lr, weight_decay=self.recipe.weight_decay, fused=self._is_fused
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_scale)
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]

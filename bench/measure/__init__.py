@@ -181,7 +181,7 @@ def _untimed(sizes: list[int], profile: str) -> Metrics:
 def _facts(subject: Subject, crosschecked: dict[str, Any], dense: DenseCost) -> Facts:
     """What the numbers are held against."""
     return Facts(
-        peak_flops=measured_peak_flops(_dtype(subject), device=subject.device.type),
+        peak_flops=_peak_flops(subject),
         parameter_bytes=storage_bytes(subject.model.parameters()),
         is_control=subject.is_dense,
         unseen_flops=crosschecked["flop_crosscheck"].get("unseen_flops", 0),
@@ -190,9 +190,14 @@ def _facts(subject: Subject, crosschecked: dict[str, Any], dense: DenseCost) -> 
     )
 
 
-def _dtype(subject: Subject) -> torch.dtype:
-    """The number format that products are computed in: autocast's, or that of the parameters."""
+def _peak_flops(subject: Subject) -> float:
+    """The fastest product in any number format that the model may compute in.
+
+    Autocast lowers some operations and leaves the others in the parameters' format, and on
+    processors without fp16 arithmetic the lower format is the slower one.
+    """
     kind = subject.device.type
+    formats = {next((each.dtype for each in subject.model.parameters()), torch.float32)}
     if torch.is_autocast_enabled(kind):
-        return torch.get_autocast_dtype(kind)
-    return next((each.dtype for each in subject.model.parameters()), torch.float32)
+        formats.add(torch.get_autocast_dtype(kind))
+    return max(measured_peak_flops(each, device=kind) for each in formats)

@@ -79,12 +79,16 @@ def profiled(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Profiled:
 
 
 def _innermost(events: Iterable[Any]) -> list[Any]:
-    """Convolutions, and the products inside no convolution that contain no other product."""
+    """Outermost convolutions, and the products inside none that contain no other product.
+
+    Under autocast a convolution calls itself again with cast operands, and both carry its FLOPs.
+    """
     found: list[Any] = []
     wrappers: set[int] = set()
     for event in events:
         if event.name == _CONVOLUTION:
-            found.append(event)
+            if all(each.name != _CONVOLUTION for each in _around(event)):
+                found.append(event)
         elif event.name in _PRODUCTS:
             around = list(_around(event))
             wrappers.update(id(each) for each in around if each.name in _PRODUCTS)

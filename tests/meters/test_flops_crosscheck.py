@@ -163,3 +163,11 @@ def test_the_reason_leaves_out_where_torchs_tracer_stands() -> None:
         "fvcore could not trace it: RuntimeError: We don't have an op for aten::scatter. "
         "Argument types: Tensor, bool"
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_convolution_under_autocast_is_seen_once(dtype: torch.dtype) -> None:
+    """Autocast's convolution calls itself with cast operands: 2 x (2 x 6 x 6 x 4) x 18 FLOPs."""
+    with torch.no_grad(), torch.autocast("cpu", dtype):
+        seen = profiler_flops(convolution, r(2, 2, 8, 8))
+    assert seen == {"aten::conv2d": 2 * (2 * 6 * 6 * 4) * (2 * 9)}
