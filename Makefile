@@ -75,16 +75,16 @@ nightly-issue: ## open the nightly's one issue, or comment on it (gh)
 	    --title "The nightly is not green" --body-file -; fi
 
 meters: $(VENV)/.dev ## our meters beside other tools on known cases, on this machine
-	$(BIN)/python -m bench.meters
+	$(BIN)/python -m bench.selftest
 
 kernels: $(VENV)/.dev ## time ratios of our layers beside other implementations
-	$(BIN)/python -m tests.kernels
-	$(BIN)/python -m tests.dense_kernels
-	$(BIN)/python -m tests.routing_overhead
+	$(BIN)/python -m tests.studies.kernels
+	$(BIN)/python -m tests.studies.dense_kernels
+	$(BIN)/python -m tests.studies.routing_overhead
 
 energy: $(VENV)/.dev ## a GPU's energy counter examined: what docs/energy.md still has to say
-	$(BIN)/python -m bench.meters.energy
+	$(BIN)/python -m bench.selftest.energy
 
 overhead: $(VENV)/.dev ## what the harness adds to a trial; 10,000 trials planned, 1,000 records read
-	$(BIN)/python -m bench.launch.overhead
-	$(BIN)/python -m tests.large_plans
+	$(BIN)/python -m tests.studies.overhead
+	$(BIN)/python -m tests.studies.large_plans

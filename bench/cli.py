@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.redaction import printable, printable_lines
+from bench.records.redaction import printable, printable_lines
 
 if TYPE_CHECKING:
     from bench.plugins import Plugin
@@ -173,7 +173,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _publish(arguments: argparse.Namespace) -> int:
-    from bench.publish import NIGHT_NAME, NotSent, publish_all, publish_night
+    from bench.publish.runs import NIGHT_NAME, NotSent, publish_all, publish_night
 
     nights = [folder for folder in arguments.folders if (folder / NIGHT_NAME).is_file()]
     where = f"sent to project {arguments.project} ({arguments.mode})"
@@ -207,24 +207,24 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from bench.compare.command import compare
-    from bench.compare.sides import BadInput
+    from bench.regress.command import compare
+    from bench.regress.sides import BadInput
 
     with refusing(BadInput, OSError):
         return compare(arguments)
 
 
 def _nightly(arguments: argparse.Namespace) -> int:
-    from bench.compare.sides import BadInput
-    from bench.nightly.run import nightly
+    from bench.regress.revisions.command import nightly
+    from bench.regress.sides import BadInput
 
     with refusing(BadInput, OSError):
         return nightly(arguments.overrides, simulate=arguments.simulate)
 
 
 def _trend(arguments: argparse.Namespace) -> int:
-    from bench.compare.history import BadHistory
-    from bench.compare.trend import trend
+    from bench.regress.history import BadHistory
+    from bench.regress.trend import trend
 
     with refusing(BadHistory, OSError):
         paths = trend(arguments.path, arguments.out)
@@ -233,7 +233,7 @@ def _trend(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from bench.doctor.report import as_json, as_text, examine_and_test, exit_code
+    from bench.selftest.doctor import as_json, as_text, examine_and_test, exit_code
 
     findings = examine_and_test(Path("results"))
     print(as_json(findings) if arguments.json else as_text(findings))

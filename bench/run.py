@@ -15,13 +15,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import environment
 from bench.config import INTERVAL_ROUNDS
 from bench.plan.matrix import Plan, make_plan
 from bench.plan.planned import PlannedTrial
 from bench.plan.staleness import MOVE_IT, Foreign, State, judge, write_trials
-from bench.record import LOG_NAME, RECORD_NAME
-from bench.redaction import printable, printable_lines
+from bench.records import environment
+from bench.records.record import LOG_NAME, RECORD_NAME
+from bench.records.redaction import printable, printable_lines
 
 if TYPE_CHECKING:
     from bench.launch.queue import Summary
@@ -149,7 +149,7 @@ def _refuse_to_overwrite(states: Sequence[State]) -> None:
 def _launch(trials: Sequence[PlannedTrial]) -> Summary:
     from bench.launch.devices import Machine
     from bench.launch.trials import run_trials
-    from bench.mirror import Mirror, PublishWarning
+    from bench.publish.mirror import Mirror, PublishWarning
 
     try:
         machine = Machine.observed()

@@ -30,42 +30,35 @@ TRAINING = HYDRA | PLUGINS | {"wandb", "pandas"}  # Lightning brings matplotlib
 DOOR = HEAVY | LIGHTNING | HYDRA | PLUGINS | {"wandb", "pynvml"}
 PLAN = DOOR - HYDRA
 NIGHT = READING - HYDRA
-SIDE = LIGHTNING | HYDRA | {"wandb", "pynvml", "fvcore", "bench.meters", "bench.record"}
+SIDE = LIGHTNING | HYDRA | {"wandb", "pynvml", "fvcore", "bench.meters", "bench.records"}
 
 # The longest name that a module's name begins with decides.
 FLOORS = {
     "bench": WORDS,
     "bench.types": WORDS,
     "bench.routing": WORDS,
-    "bench.record": WORDS,
-    "bench.redaction": WORDS,
-    "bench.environment": WORDS,
     "bench.config": WORDS,
-    "bench.layout": WORDS,
-    "bench.report": READING,
-    "bench.compare": READING,
-    "bench.nightly": NIGHT,
-    "bench.nightly.worker": TRAINING,
-    "bench.nightly.golden": TRAINING,
-    "bench.publish": READING,
-    "bench.mirror": READING,
-    "bench.doctor": METERS,
+    "bench.records": WORDS,
     "bench.statistics": METERS,
+    "bench.report": READING,
+    "bench.regress": READING,
+    "bench.regress.revisions": NIGHT,
+    "bench.regress.revisions.worker": TRAINING,
+    "bench.regress.golden": NIGHT,
+    "bench.regress.golden.trial": TRAINING,
+    "bench.publish": READING,
     "bench.meters": METERS,
     "bench.measure": METERS,
-    "bench.train": TRAINING,
-    "bench.dense": METERS,
     "bench.ranks": METERS,
-    "bench.prepare": TRAINING,
     "bench.trial": TRAINING,
     "bench.check": TRAINING,
+    "bench.selftest": METERS,
+    "bench.plugins": DOOR,
     "bench.cli": DOOR,
     "bench.listing": DOOR,
     "bench.scaffold": DOOR,
     "bench.run": PLAN,
     "bench.launch": DOOR,
-    "bench.launch.overhead": PLAN,
-    "bench.plugins": DOOR,
     "bench.plan": PLAN,
     "bench.plan.identity": DOOR,
     "bench.plan.planned": DOOR,
@@ -140,8 +133,8 @@ def test_every_room_keeps_its_floor() -> None:
 
 def test_the_probe_sees_a_broken_floor() -> None:
     """The check notices what it looks for: reading records does load pydantic."""
-    floors = [(["pydantic", "torch"], ["bench.types", "bench.record"])]
-    assert probe([], floors) == {"bench.types": [], "bench.record": ["pydantic"]}
+    floors = [(["pydantic", "torch"], ["bench.types", "bench.records.record"])]
+    assert probe([], floors) == {"bench.types": [], "bench.records.record": ["pydantic"]}
 
 
 def imports(path: Path) -> set[str]:

@@ -13,7 +13,7 @@ from bench import cli
 from bench.launch import devices
 from bench.launch import trials as launch
 from bench.launch.queue import Outcome, Summary
-from bench.record import RECORD_NAME, TRIAL_NAME, Record, write_record
+from bench.records.record import RECORD_NAME, TRIAL_NAME, Record, write_record
 
 if TYPE_CHECKING:
     from conftest import House
@@ -263,7 +263,7 @@ def test_records_are_mirrored_as_their_trials_wish(
     launcher: Launcher, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each trial goes to a mirror of its own mode and project; what that could not take is said."""
-    from bench import mirror
+    from bench.publish import mirror
 
     sent: list[tuple[str, str, str]] = []
 

@@ -14,7 +14,7 @@ import pytest
 from bench import cli, scaffold
 from bench.check import check
 from bench.plugins import Plugin
-from bench.record import read_record
+from bench.records.record import read_record
 from bench.scaffold import BadName, write
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.record import RECORD_NAME, Record, read_record
+from bench.records.record import RECORD_NAME, Record, read_record
 
 PYPROJECT = """
 [build-system]

@@ -12,7 +12,7 @@ from torch import Tensor
 from bench.check.candidate import CROWD, FEW, Candidate
 from bench.check.masked import masked_path
 from bench.check.promise import Broken, NotDefined, answer, at, differing_gate
-from bench.meters.flops import count
+from bench.meters.flops.counter import count
 from bench.types import Batch
 
 SLACK, HALF = 0.05, 0.5  # between what equal work costs twice

@@ -15,8 +15,8 @@ from bench.check.gradients import moved, num_elements
 from bench.check.promise import Broken, at, must_decide
 from bench.check.skipping import at_random
 from bench.check.watching import staying_in_torch
-from bench.meters.elementwise import hidden_products
-from bench.meters.flops import FlopCount, count
+from bench.meters.flops.counter import FlopCount, count
+from bench.meters.flops.elementwise import hidden_products
 from bench.routing import Decision, Observation
 from bench.types import Batch
 

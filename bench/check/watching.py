@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from bench.check.promise import Broken
 from bench.check.sites import current_line
-from bench.meters.threads import is_counted_here
+from bench.meters.flops.threads import is_counted_here
 
 # By the names under which torch hands functions and methods to a function mode.
 PRODUCTS = {

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import environment
+from bench.records import environment
 
 HOST = "cpu"
 

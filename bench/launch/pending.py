@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bench.record import LOG_NAME, RECORD_NAME, TRIAL_NAME, BadRecord, read_record
+from bench.records.record import LOG_NAME, RECORD_NAME, TRIAL_NAME, BadRecord, read_record
 
 
 @dataclass

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.record import LOG_NAME, TRIAL_NAME, Labels, Record, write_record
-from bench.redaction import redact
+from bench.records.record import LOG_NAME, TRIAL_NAME, Labels, Record, write_record
+from bench.records.redaction import redact
 
 TAIL_BYTES, LINE_CHARACTERS = 16_384, 300  # of a log, for the reason
 KEPT_LINES = 30  # of these, in the record

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column
 from rich.text import Text
 
-from bench.redaction import printable
+from bench.records.redaction import printable
 
 MARKS = {"ok": "green", "skipped": "yellow", "failed": "red", "interrupted": "yellow"}
 

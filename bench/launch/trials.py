@@ -27,9 +27,12 @@ from bench.launch.pending import Pending
 from bench.launch.progress import Display, open_display
 from bench.launch.queue import Queue, Stop, Summary
 
-ENTRY = "bench.trial:run"
+ENTRY = "bench.trial.run:run"
 # What most trials import; scikit-learn is behind task=digits.
-PRELOAD = ("torch", "pytorch_lightning", "sklearn.datasets", "bench.trial", "bench.launch.child")
+PRELOAD = (
+    *("torch", "pytorch_lightning", "sklearn.datasets"),
+    *("bench.trial.run", "bench.launch.child"),
+)
 
 
 def run_trials(

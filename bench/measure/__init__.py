@@ -20,28 +20,28 @@ import torch
 from torch import nn
 
 from bench.measure.blind import method_notes, reads_targets
-from bench.measure.cost import DenseCost, measure_cost, measure_dense_cost
-from bench.measure.crosscheck import measure_crosscheck
-from bench.measure.deployability import measure_deployability
-from bench.measure.diagnostics import measure_routing
-from bench.measure.distribution import measure_distribution
-from bench.measure.energy import measure_energy
+from bench.measure.diagnostics.deployability import measure_deployability
+from bench.measure.diagnostics.routing import measure_routing
+from bench.measure.energy.inference import measure_energy
+from bench.measure.flops.cost import DenseCost, measure_cost, measure_dense_cost
+from bench.measure.flops.crosscheck import measure_crosscheck
+from bench.measure.flops.distribution import measure_distribution
+from bench.measure.flops.recount import recounted, voided
+from bench.measure.flops.saving import measure_saving
 from bench.measure.footprint import measure_footprint
 from bench.measure.generation import Generating, called, measure_generation
 from bench.measure.inputs import Inputs, choose_inputs, further_inputs
 from bench.measure.latency import measure_latency, measure_time_shares
 from bench.measure.plausibility import Facts, check
-from bench.measure.quality import evaluate, quality_label, quality_metrics, quality_notes
-from bench.measure.recount import recounted, voided
+from bench.measure.quality.judge import evaluate, quality_label, quality_metrics, quality_notes
+from bench.measure.quality.robustness import measure_robustness
 from bench.measure.resident import Resident
-from bench.measure.robustness import measure_robustness
-from bench.measure.saving import measure_saving
 from bench.measure.speed import measure_speed
 from bench.measure.subject import Findings, Metrics, OnPhase, Subject
-from bench.meters.canary import canary_s
-from bench.meters.peak import measured_peak_flops
-from bench.meters.storages import storage_bytes
-from bench.record import PointResult, missing
+from bench.meters.memory.storages import storage_bytes
+from bench.meters.time.canary import canary_s
+from bench.meters.time.peak import measured_peak_flops
+from bench.records.record import PointResult, missing
 from bench.types import Batch, Point
 
 __all__ = ["Findings", "Subject", "measure"]

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from bench.measure.subject import Subject
-from bench.record import CEILING, DEPENDS_ON_BATCH
+from bench.records.record import CEILING, DEPENDS_ON_BATCH
 from bench.types import Batch, Output
 
 

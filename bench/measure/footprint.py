@@ -10,9 +10,9 @@ import torch
 from bench.measure.inputs import Inputs
 from bench.measure.subject import Metrics, Subject
 from bench.meters.guard import MeterStateError
-from bench.meters.memory import InferenceMemory, inference_memory, largest_batch
-from bench.meters.parameters import active_params, resident_params
-from bench.record import Metric, missing
+from bench.meters.memory.parameters import active_params, resident_params
+from bench.meters.memory.tensors import InferenceMemory, inference_memory, largest_batch
+from bench.records.record import Metric, missing
 from bench.types import Batch
 
 NUM_ACTIVE_INPUTS = 8  # for active parameters: every operator is watched, which is slow

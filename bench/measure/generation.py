@@ -19,15 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from bench.config import MeasureConfig
+from bench.measure.energy.per_token import SINGLE, measure_token_energy
 from bench.measure.inputs import Inputs
 from bench.measure.subject import Metrics, Subject
-from bench.measure.token_energy import SINGLE, measure_token_energy
-from bench.meters.flops import count_samples
+from bench.meters.flops.counter import count_samples
 from bench.meters.guard import refuse_if_watched
-from bench.meters.memory import inference_memory
-from bench.meters.stopwatch import Stopwatch, stopwatch_for
-from bench.meters.time import evaluating, no_collection
-from bench.record import Metric, missing
+from bench.meters.memory.tensors import inference_memory
+from bench.meters.time.paired import evaluating, no_collection
+from bench.meters.time.stopwatch import Stopwatch, stopwatch_for
+from bench.records.record import Metric, missing
 from bench.routing import Observation
 from bench.statistics import ratio_interval
 from bench.types import Batch, Point, TaskSpec, Unsupported

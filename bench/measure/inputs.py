@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from bench.measure.blind import without_targets
-from bench.meters.issue import equal_issue
+from bench.meters.time.sampling import equal_issue
 from bench.types import Batch, Task
 
 CHOICE_SEED = 0  # one choice and order for every method, model seed and machine

@@ -6,9 +6,9 @@ import numpy as np
 
 from bench.measure.inputs import Inputs
 from bench.measure.subject import Metrics, Subject
-from bench.meters.latency import latency
-from bench.meters.regions import time_by_region, time_shares
-from bench.record import Metric, missing
+from bench.meters.time.latency import latency
+from bench.meters.time.regions import time_by_region, time_shares
+from bench.records.record import Metric, missing
 
 PERCENTILES = (50, 90, 99)
 SHOWN_REGIONS = ("router", "dispatch", "expert", "combine", "exit_head")

@@ -9,8 +9,8 @@ from torch import nn
 
 from bench.measure.inputs import Inputs
 from bench.measure.subject import Metrics, Subject
-from bench.meters.rss import RssChild, RssError, start_peak_rss
-from bench.record import Metric, missing
+from bench.meters.memory.resident import RssChild, RssError, start_peak_rss
+from bench.records.record import Metric, missing
 from bench.types import Batch
 
 PEAK, WARM = "infer/peak_rss_bytes", "infer/rss_after_warmup_bytes"

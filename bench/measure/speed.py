@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import nn
 
-from bench import environment
 from bench.measure.inputs import Inputs
 from bench.measure.subject import Metrics, Subject
-from bench.meters.time import NOISE_LIMITS, PairedTiming, compare, control
-from bench.record import Metric, missing
+from bench.meters.time.paired import NOISE_LIMITS, PairedTiming, compare, control
+from bench.records import environment
+from bench.records.record import Metric, missing
 from bench.statistics import Interval, realised_share, saving_realised
 
 GPU_WARMUP = 5 / 3  # a GPU's clocks take longer: 5 s where a CPU warms up for 3 s

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from bench.config import MeasureConfig
-from bench.record import Metric, PointResult, QualityLabel
+from bench.records.record import Metric, PointResult, QualityLabel
 from bench.types import Point, Task
 
 Metrics = dict[str, Metric]

@@ -7,7 +7,7 @@ import sys
 import torch
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from bench.meters.threads import is_counting
+from bench.meters.flops.threads import is_counting
 
 
 class MeterStateError(RuntimeError):

@@ -19,20 +19,24 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-MEASURING_ROOM = "bench.trial"
+MEASURING_ROOM = "bench.trial.run"
 # What makes a stored dense model and the costs beside it.
-TRAINING_ROOMS = ("bench.train", "bench.measure.probe", "bench.measure.training_energy")
+TRAINING_ROOMS = (
+    "bench.trial.train",
+    "bench.measure.training_probe",
+    "bench.measure.energy.training",
+)
 CONTROLLED = "of"  # the setting by which a method names the method that it works on
 # Rooms that a trial imports but that cannot change its numbers. What is not listed counts, so a
 # new room makes results stale rather than silently wrong.
 UNINVOLVED = (
     "bench",
     "bench.config",
-    "bench.record",
-    "bench.redaction",
-    "bench.environment",
-    "bench.layout",
-    "bench.publish",
+    "bench.records",
+    "bench.records.record",
+    "bench.records.redaction",
+    "bench.records.environment",
+    "bench.records.layout",
     "bench.plugins",
 )
 KEY_PACKAGES = ("python", "torch", "pytorch-lightning", "numpy")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from bench import layout, plugins
+from bench import plugins
 from bench.config import Config, typed
 from bench.plan import overrides
 from bench.plan.compose import Composer, composing
@@ -21,6 +21,7 @@ from bench.plan.explain import PlanError
 from bench.plan.overrides import COMMAND_LINE, Axis
 from bench.plan.planned import PlannedTrial, TrialMaker, Variant
 from bench.plugins import BrokenPlugin, Plugin
+from bench.records import layout
 
 DEFAULT_EXPERIMENT = "quickstart"
 Cell = tuple[PlannedTrial, PlannedTrial]  # a trial and the dense trial that it needs

@@ -14,10 +14,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from bench import environment, layout
 from bench.plan import identity
 from bench.plugins import BrokenPlugin, Plugin, choices, construct
-from bench.record import Labels
+from bench.records import environment, layout
+from bench.records.record import Labels
 
 Config = dict[str, Any]
 NO_VARIANTS: Mapping[str, Variant] = MappingProxyType({})

@@ -20,7 +20,14 @@ from typing import Any, Literal
 
 from bench.plan.identity import CONTROLLED
 from bench.plan.planned import PlannedTrial
-from bench.record import RECORD_NAME, TRIAL_NAME, BadRecord, read_record, read_state, write_json
+from bench.records.record import (
+    RECORD_NAME,
+    TRIAL_NAME,
+    BadRecord,
+    read_record,
+    read_state,
+    write_json,
+)
 
 Kind = Literal["done", "failed", "again", "stale", "to do", "in the way"]
 RUNNING: tuple[Kind, ...] = ("to do", "stale", "again")

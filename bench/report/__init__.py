@@ -7,7 +7,8 @@ The path through the rooms: reading -> rows (of cells) -> columns and legend -> 
 page and figures (of panels) -> build.
 """
 
+from bench.records.reading import NothingToReport
 from bench.report.build import Report, build
-from bench.report.reading import NothingToReport, frame
+from bench.report.frame import frame
 
 __all__ = ["NothingToReport", "Report", "build", "frame"]

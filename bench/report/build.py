@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.report.latex import latex
-from bench.report.page import CAPTIONS, page
-from bench.report.reading import garbage_left_alone, read
-from bench.report.rows import Table, tables
-from bench.report.text import markdown, plain, terminal
-from bench.report.wide import csv
+from bench.records.reading import garbage_left_alone, read
+from bench.report.render.csv_export import csv
+from bench.report.render.latex import latex
+from bench.report.render.page import CAPTIONS, page
+from bench.report.render.text import markdown, plain, terminal
+from bench.report.tables.rows import Table, tables
 
 FOLDER = "report"  # within the first folder reported on
 
@@ -56,7 +56,7 @@ def build(dirs: Sequence[Path], out: Path | None = None) -> Report:
 
 
 def _images(made: Sequence[Table]) -> dict[str, bytes]:
-    from bench.report import figures  # matplotlib: half a second
+    from bench.report.figures import figures  # matplotlib: half a second
 
     drawn = {
         "speedup.png": figures.speedup_figure(made),

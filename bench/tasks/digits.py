@@ -4,7 +4,8 @@ The 1,797 handwritten digits of 8 x 8 pixels (Alpaydin and Kaynak 1998, UCI) are
 2-block network matches an 8-block one. Here each is drawn on a 16 x 16 canvas with a random turn,
 size and place, strokes cut from other digits, uneven light, less contrast and more noise. Three in
 four samples are easy and one is hard, so that a method may spend where it pays. A synthetic
-variation of real handwriting, generated from a fixed seed in whole numbers (`bench.tasks.canvas`).
+variation of real handwriting, generated from a fixed seed in whole numbers
+(`bench.tasks.parts.canvas`).
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from bench.tasks import canvas, letters
-from bench.tasks.preloaded import Preloaded, parts
-from bench.tasks.scoring import IGNORED, accuracy, cross_entropy, majority, nearest_neighbour
+from bench.tasks.parts import canvas, letters
+from bench.tasks.parts.preloaded import Preloaded, parts
+from bench.tasks.parts.scoring import IGNORED, accuracy, cross_entropy, majority, nearest_neighbour
 from bench.types import Batch, Model, Output, Quality, Recipe, Split, TaskSpec
 
 SIZE = 16  # pixels

@@ -1,6 +1,6 @@
 """Ten spoken keywords from a synthesiser, under noise: labelled synthetic, no recordings.
 
-    formant synthesis (`bench.tasks.speech`) -> another speed, another moment, other voices behind
+    formant synthesis (`bench.tasks.parts.speech`) -> another speed, another moment, other voices
     -> log-mel spectrogram
 
 No speaker of the test is heard in training. Half of the samples are easy and half are hard: more
@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.tasks import speech
-from bench.tasks.preloaded import Preloaded, content_hash, parts
-from bench.tasks.scoring import IGNORED, accuracy, cross_entropy, majority, nearest_neighbour
+from bench.tasks.parts import speech
+from bench.tasks.parts.preloaded import Preloaded, content_hash, parts
+from bench.tasks.parts.scoring import IGNORED, accuracy, cross_entropy, majority, nearest_neighbour
 from bench.types import Batch, Model, Output, Quality, Recipe, Split, TaskSpec
 
 KEYWORDS = {

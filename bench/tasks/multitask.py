@@ -16,10 +16,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bench.tasks import keywords, speech
+from bench.tasks import keywords
 from bench.tasks.digits import SIZE, Digits
-from bench.tasks.preloaded import SPLITS, Preloaded
-from bench.tasks.scoring import accuracy, cross_entropy, majority, nearest_neighbour
+from bench.tasks.parts import speech
+from bench.tasks.parts.preloaded import SPLITS, Preloaded
+from bench.tasks.parts.scoring import accuracy, cross_entropy, majority, nearest_neighbour
 from bench.types import Batch, Model, Output, Quality, Recipe, Split, TaskSpec
 
 NUM_DIGITS = 10

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.tasks.preloaded import Preloaded
-from bench.tasks.scoring import IGNORED, cross_entropy
+from bench.tasks.parts.preloaded import Preloaded
+from bench.tasks.parts.scoring import IGNORED, cross_entropy
 from bench.types import Batch, Model, Output, Quality, Recipe, Split, TaskSpec
 
 SOURCE, TARGET = "fr", "ja"

@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.tasks import ngram
-from bench.tasks.preloaded import SPLITS, Preloaded
-from bench.tasks.scoring import cross_entropy
+from bench.tasks.parts import ngram
+from bench.tasks.parts.preloaded import SPLITS, Preloaded
+from bench.tasks.parts.scoring import cross_entropy
 from bench.types import Batch, Model, Output, Quality, Recipe, Split, TaskSpec
 
 PIECE = 4096  # characters; of every ten pieces eight are for training, one each for the others

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from sklearn.naive_bayes import MultinomialNB
 from torch import Tensor
 
-from bench.tasks.docstrings import Docstring, docstrings
-from bench.tasks.preloaded import SPLITS, Preloaded
-from bench.tasks.scoring import IGNORED, accuracy, cross_entropy, majority
+from bench.tasks.parts.docstrings import Docstring, docstrings
+from bench.tasks.parts.preloaded import SPLITS, Preloaded
+from bench.tasks.parts.scoring import IGNORED, accuracy, cross_entropy, majority
 from bench.types import Batch, Model, Output, Quality, Recipe, Split, TaskSpec
 
 PACKAGES = (

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.types import Batch, TaskSpec, Unsupported
-from methods.backbone.trunk import State, Trunk
+from methods.trunk.trunk import State, Trunk
 
 MakeBlock = Callable[[], nn.Module]
 

@@ -28,7 +28,7 @@ from methods.backbone.conv import (
     num_channels,
     refuse_replacements,
 )
-from methods.backbone.trunk import State
+from methods.trunk.trunk import State
 
 
 @dataclass

@@ -26,7 +26,7 @@ from methods.backbone.conv import (
     num_channels,
     refuse_replacements,
 )
-from methods.backbone.trunk import State
+from methods.trunk.trunk import State
 
 EXPANSION = 4  # of a bottleneck block: its outputs / its inner width
 

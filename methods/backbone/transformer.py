@@ -15,12 +15,12 @@ from typing import ClassVar
 from torch import nn
 
 from bench.types import TaskSpec
-from methods.backbone.block import Block, MakeNorm, attention_mask
-from methods.backbone.feedforward import ACTIVATIONS, GATED, FeedForward, GatedFeedForward
-from methods.backbone.head import Head, mean_token
-from methods.backbone.parts import MakeAttention, MakeBlock, MakeFeed, Parts
-from methods.backbone.positions import KINDS
-from methods.backbone.trunk import Trunk
+from methods.trunk.assembly import MakeAttention, MakeBlock, MakeFeed, Parts
+from methods.trunk.block import Block, MakeNorm, attention_mask
+from methods.trunk.feedforward import ACTIVATIONS, GATED, FeedForward, GatedFeedForward
+from methods.trunk.head import Head, mean_token
+from methods.trunk.positions import KINDS
+from methods.trunk.trunk import Trunk
 
 __all__ = [
     "Block",

@@ -136,7 +136,7 @@ def test_a_method_that_crashes_is_broken_where_it_raised() -> None:
 
 def test_a_convolutional_backbone_is_tried_too() -> None:
     """What serves feature maps is tried on them besides; gated feed-forward layers do not."""
-    from methods.dense import Dense
+    from methods.controls.dense import Dense
 
     found, _ = candidates("dense", Dense())
     assert {each.task for each in found} >= {"tiny-image", "tiny-image on resnet", "tiny-text"}

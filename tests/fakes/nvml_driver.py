@@ -18,12 +18,12 @@ from typing import Any
 import pynvml
 import torch
 
-from bench import environment
-from bench.doctor.gpus import look_at_gpus
 from bench.launch.devices import visible_gpus
 from bench.meters.energy import EnergyMeter, EnergyRefused
 from bench.meters.energy.board import open_board
 from bench.meters.energy.calibration import Calibration
+from bench.records import environment
+from bench.selftest.gpus import look_at_gpus
 
 ACTIVE_W, IDLE_W = 500.0, 75.0
 KNOWN = Calibration(0.01, None, resolution_mj=1, idle_w=IDLE_W, idle_s=1.0)

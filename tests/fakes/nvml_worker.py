@@ -15,12 +15,12 @@ import threading
 import time
 from typing import Any
 
-from bench.nightly import worker
+from bench.regress.revisions import worker
 from tests.fakes.nvml_driver import IDLE_W, Driver, uuid
 
 
 def main() -> None:
-    """Serve stdin as `bench.nightly.worker` does, with a trial that is open already."""
+    """Serve stdin as `bench.regress.revisions.worker` does, with a trial that is open already."""
     driver, watts = Driver(), float(os.environ["WATTS"])
 
     def run(num_passes: int) -> None:

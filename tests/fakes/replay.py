@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable
 
 from bench.meters.energy.meter import EnergyMeter
-from bench.meters.energy.traces import Trace
+from bench.selftest.energy.traces import Trace
 from tests.fakes.nvml import FakeGpu
 
 

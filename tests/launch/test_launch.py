@@ -16,8 +16,8 @@ from bench.launch.devices import Machine
 from bench.launch.progress import Lines
 from bench.launch.queue import Outcome, Summary
 from bench.launch.trials import run_trials
-from bench.record import LOG_NAME, RECORD_NAME, Record, read_record
-from tests.fake_trials import ENTRY, PATIENCE_S, PRELOAD, SECRET, make_trial, wait_for, write
+from bench.records.record import LOG_NAME, RECORD_NAME, Record, read_record
+from tests.fakes.fake_trials import ENTRY, PATIENCE_S, PRELOAD, SECRET, make_trial, wait_for, write
 
 LIMIT_S = 2.5
 DEADLINE = running.Running.deadline.fget

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.record import RECORD_NAME, read_record, read_state
-from tests.fake_trials import PATIENCE_S, make_trial, wait_for
+from bench.records.record import RECORD_NAME, read_record, read_state
+from tests.fakes.fake_trials import PATIENCE_S, make_trial, wait_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,7 +55,7 @@ def launch(tmp_path):
         mark = f"CONDBENCH_TEST={uuid.uuid4()}"
         name, _, value = mark.partition("=")
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.launch_driver", tmp_path, tmp_path / locks],
+            [sys.executable, "-m", "tests.fakes.launch_driver", tmp_path, tmp_path / locks],
             cwd=ROOT,
             env={**os.environ, name: value, "WANDB_API_KEY": "0123456789abcdef", **variables},
             stdout=subprocess.PIPE,

@@ -12,9 +12,9 @@ from torch import nn
 from bench.config import MeasureConfig
 from bench.measure.blind import Blind, method_notes
 from bench.measure.inputs import choose_inputs
-from bench.measure.quality import evaluate
+from bench.measure.quality.judge import evaluate
 from bench.measure.subject import Subject
-from bench.record import CEILING, DEPENDS_ON_BATCH
+from bench.records.record import CEILING, DEPENDS_ON_BATCH
 from bench.tasks.digits import Digits
 from bench.types import Batch, Output
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from bench import prepare, trial
 from bench.plan.matrix import make_plan
 from bench.plan.staleness import write_trials
-from bench.record import Metric
+from bench.records.record import Metric
+from bench.trial import prepare
+from bench.trial import run as trial
 
 
 def test_a_training_that_beats_the_machine_is_implausible(

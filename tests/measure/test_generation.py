@@ -21,7 +21,7 @@ from bench.measure.generation import (
 )
 from bench.measure.inputs import Inputs
 from bench.measure.subject import Subject
-from bench.record import missing
+from bench.records.record import missing
 from bench.types import Batch, TaskSpec, Unsupported
 
 TEXT = TaskSpec("t", "tokens", (6,), 5, vocab_size=5, causal=True)

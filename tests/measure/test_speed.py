@@ -11,10 +11,10 @@ import pytest
 from bench.config import MeasureConfig
 from bench.measure import speed
 from bench.measure.inputs import Inputs
-from bench.meters.clocks import DeviceState
-from bench.meters.rounds import Round
-from bench.meters.time import PairedTiming
-from bench.record import Metric
+from bench.meters.time.clocks import DeviceState
+from bench.meters.time.paired import PairedTiming
+from bench.meters.time.rounds import Round
+from bench.records.record import Metric
 
 ROUND = Round(order="ABBA", candidate_s=2.0, baseline_s=3.0)
 

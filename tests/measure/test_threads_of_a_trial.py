@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import trial
 from bench.plan.matrix import make_plan
 from bench.plan.staleness import write_trials
+from bench.trial import run as trial
 
 
 @pytest.mark.parametrize("num_threads", [1, 3])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from bench.meters.stopwatch import Elapsed
+from bench.meters.time.stopwatch import Elapsed
 
 
 class SimulatedStopwatch:

@@ -7,11 +7,11 @@ import torch
 
 from bench import routing
 from bench.check.spending import spend
-from bench.meters.flops import count
-from methods.dense import Dense
-from methods.early_exit import EarlyExit
-from methods.mixture_of_depths import MixtureOfDepths
-from methods.shrunk_dense import ShrunkDense
+from bench.meters.flops.counter import count
+from methods.controls.dense import Dense
+from methods.controls.shrunk_dense import ShrunkDense
+from methods.skipping.early_exit import EarlyExit
+from methods.skipping.mixture_of_depths import MixtureOfDepths
 
 
 def test_decisions_cost_what_they_declare_to_the_flop(built_in) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.measure.diagnostics import measure_routing
+from bench.measure.diagnostics.routing import measure_routing
 from bench.measure.inputs import Inputs
-from bench.record import Metric
+from bench.records.record import Metric
 from bench.types import Batch
-from methods.dense import Dense
+from methods.controls.dense import Dense
 
 DECIDE_NOTHING = {"dense", "shrunk_dense", "soft_moe"}
 

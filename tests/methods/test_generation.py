@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from bench import routing
-from bench.meters.flops import count
+from bench.meters.flops.counter import count
 from bench.types import Batch, TaskSpec, Unsupported
-from methods.backbone.cache import Cache
 from methods.backbone.transformer import Transformer
+from methods.trunk.cache import Cache
 
 NUM_TOKENS = 9
 MODERN = {"norm": "rms", "positions": "rotary", "activation": "swiglu", "bias": False}
@@ -104,8 +104,8 @@ def test_cached_logits_are_those_of_recomputing(text_built_in, num_samples) -> N
 
 def test_open_gates_generate_the_dense_models_tokens(tiny_text) -> None:
     """Early exit and block-sparse layers with open gates generate the dense model's tokens."""
-    from methods.early_exit import EarlyExit
-    from methods.topk_ffn import TopkFFN
+    from methods.skipping.early_exit import EarlyExit
+    from methods.sparsity.topk_ffn import TopkFFN
 
     dense, prompt = _sharpened(tiny_text.backbone.build(tiny_text.spec)), _prompt(tiny_text)
     wanted = _generated(dense, prompt, NUM_TOKENS)
@@ -118,7 +118,7 @@ def test_open_gates_generate_the_dense_models_tokens(tiny_text) -> None:
 @pytest.mark.parametrize("settings", BLOCKS.values(), ids=BLOCKS)
 def test_open_mixture_of_depths_generates_like_dense_at_zero_scores(tiny_text, settings) -> None:
     """A score of 0 scales by 2 sigmoid(0) = 1; others scale by something else on purpose."""
-    from methods.mixture_of_depths import MixtureOfDepths, RoutedBlock
+    from methods.skipping.mixture_of_depths import MixtureOfDepths, RoutedBlock
 
     backbone = Transformer(dim=16, depth=2, num_heads=2, **settings)
     dense, prompt = _sharpened(backbone.build(tiny_text.spec)), _prompt(tiny_text)

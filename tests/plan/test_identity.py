@@ -97,7 +97,7 @@ def test_a_single_file_module_is_hashed(tmp_path: Path, monkeypatch: pytest.Monk
     assert list(closure("lone_idea")) == ["lone_idea"]
 
 
-PLUGIN = "import torch\nimport shared_part\nimport elsewhere\nfrom methods.moe import MoE\n"
+PLUGIN = "import torch\nimport shared_part\nimport elsewhere\nfrom methods.experts.moe import MoE\n"
 
 
 def offer(root: Path, name: str, **files: str) -> None:
@@ -120,9 +120,13 @@ def test_a_plugin_counts_with_what_it_imports_of_its_distribution_and_of_methods
     offer(site, "theirs", elsewhere="Y = 1\n")
     monkeypatch.syspath_prepend(str(site))
     found = closure("lone_plugin", "ours")
-    assert {"lone_plugin", "shared_part", "methods", "methods.moe", "methods.dispatch"} <= set(
-        found
-    )
+    assert {
+        "lone_plugin",
+        "shared_part",
+        "methods",
+        "methods.experts.moe",
+        "methods.parts.dispatch",
+    } <= set(found)
     assert not {"elsewhere", "torch"} & set(found)
 
 
@@ -143,13 +147,13 @@ def test_what_training_costs_is_measured_by_few_rooms() -> None:
     """Their code decides about a stored dense model; meters of inference do not."""
     rooms = set(training_closure())
     assert {
-        "bench.train",
-        "bench.measure.probe",
-        "bench.meters.flops",
-        "bench.meters.memory",
+        "bench.trial.train",
+        "bench.measure.training_probe",
+        "bench.meters.flops.counter",
+        "bench.meters.memory.tensors",
     } <= rooms
-    assert {"bench.measure.training_energy", "bench.meters.energy"} <= rooms
-    assert not {"bench.measure", "bench.measure.speed", "bench.meters.latency"} & rooms
+    assert {"bench.measure.energy.training", "bench.meters.energy"} <= rooms
+    assert not {"bench.measure", "bench.measure.speed", "bench.meters.time.latency"} & rooms
 
 
 def test_a_module_without_source_is_an_error() -> None:
@@ -160,10 +164,10 @@ def test_a_module_without_source_is_an_error() -> None:
 
 def test_the_measuring_rooms_are_those_that_can_change_a_number() -> None:
     """Meters, training and the trial count; records, publishing and the report do not."""
-    rooms = closure("bench.trial")
-    assert {"bench.trial", "bench.train", "bench.routing"} <= set(rooms)
+    rooms = closure("bench.trial.run")
+    assert {"bench.trial.run", "bench.trial.train", "bench.routing"} <= set(rooms)
     assert any(room.startswith("bench.meters.") for room in rooms)
-    assert not {"bench", "bench.record", "bench.publish", "bench.plugins"} & set(rooms)
+    assert not {"bench", "bench.records.record", "bench.publish.runs", "bench.plugins"} & set(rooms)
     assert not [room for room in rooms if room.startswith(("bench.report", "bench.tasks."))]
 
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bench import environment
 from bench.plan.matrix import PlanError, make_plan
+from bench.records import environment
 
 if TYPE_CHECKING:
     from conftest import House

@@ -11,7 +11,7 @@ import pytest
 from bench.plan import identity, staleness
 from bench.plan.matrix import make_plan
 from bench.plan.staleness import Foreign, differences, judge, write_trials
-from bench.record import RECORD_NAME, TRIAL_NAME, Metric, Record, write_record
+from bench.records.record import RECORD_NAME, TRIAL_NAME, Metric, Record, write_record
 
 if TYPE_CHECKING:
     from conftest import House
@@ -130,7 +130,9 @@ def test_a_stored_dense_model_is_outdated_by_the_meters_of_its_costs(
 ) -> None:
     """Its costs are reused with its weights: other meters of training mean another checkpoint."""
     before = planned()
-    monkeypatch.setattr(identity, "training_closure", lambda: {"bench.meters.flops": "edited"})
+    monkeypatch.setattr(
+        identity, "training_closure", lambda: {"bench.meters.flops.counter": "edited"}
+    )
     assert planned().checkpoint != before.checkpoint
 
 

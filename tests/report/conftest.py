@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from bench.record import Metric, Record, missing, write_record
-from bench.report.reading import Found
-from bench.report.rows import Table, tables
+from bench.records.reading import Found
+from bench.records.record import Metric, Record, missing, write_record
+from bench.report.tables.rows import Table, tables
 
 NO_GPU = "no NVIDIA GPU: the driver does not answer"
 HIGHER = {"direction": "higher", "chance": 0.1, "references": {"nearest": 0.71}}

@@ -61,7 +61,7 @@ def test_problems_name_what_was_left_out(make, tree):
 
 def test_several_trees_are_joined(make, tmp_path: Path):
     """Two machines' results give two tables in one report."""
-    from bench.record import write_record
+    from bench.records.record import write_record
 
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

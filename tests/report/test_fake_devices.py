@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from bench.compare.sides import BadInput, read_side
-from bench.publish import publish
-from bench.record import BadRecord, Labels, Metric, Record, write_record
-from bench.report.reading import NothingToReport, read
+from bench.publish.runs import publish
+from bench.records.reading import NothingToReport, read
+from bench.records.record import BadRecord, Labels, Metric, Record, write_record
+from bench.regress.sides import BadInput, read_side
 
 
 def write(folder, device="cuda", energy=None):

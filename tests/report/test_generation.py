@@ -7,11 +7,11 @@ import io
 import pandas as pd
 import pytest
 
-from bench.record import Metric, missing
-from bench.report.columns import sheet
-from bench.report.latex import latex
-from bench.report.text import markdown
-from bench.report.wide import csv
+from bench.records.record import Metric, missing
+from bench.report.render.csv_export import csv
+from bench.report.render.latex import latex
+from bench.report.render.text import markdown
+from bench.report.tables.columns import sheet
 
 
 @pytest.fixture

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from bench.tasks import keywords, multitask, speech
+from bench.tasks import keywords, multitask
 from bench.tasks.digits import Digits
 from bench.tasks.keywords import Keywords
 from bench.tasks.multitask import Multitask
-from bench.tasks.scoring import nearest_neighbour
+from bench.tasks.parts import speech
+from bench.tasks.parts.scoring import nearest_neighbour
 from bench.types import Batch, Output, Task
 
 HASH = "303137f2185b2386"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench import plugins
-from bench.tasks.preloaded import SPLITS
+from bench.tasks.parts.preloaded import SPLITS
 
 OURS = [name for name, each in plugins.choices("task").items() if each.distribution == "condbench"]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench.tasks import text
-from bench.tasks.preloaded import SPLITS
+from bench.tasks.parts.preloaded import SPLITS
 from bench.tasks.text import Text
 from bench.types import Batch, Output, Split, Task
 

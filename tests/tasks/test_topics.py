@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from bench.measure.difficulty import places
-from bench.measure.robustness import conditions
+from bench.measure.diagnostics.difficulty import places
+from bench.measure.quality.robustness import conditions
 from bench.tasks import topics
-from bench.tasks.docstrings import Docstring
+from bench.tasks.parts.docstrings import Docstring
 from bench.tasks.topics import Topics
 from bench.types import Batch, Output, Task
 

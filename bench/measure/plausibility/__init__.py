@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from bench.measure.plausibility import consistency, energy, flops, memory, speed
 from bench.measure.plausibility.facts import Doubts, Facts, Metrics
-from bench.record import Metric
+from bench.records.record import Metric
 
 __all__ = ["Facts", "check"]
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from bench.record import Metric
+from bench.records.record import Metric
 
 Metrics = Mapping[str, Metric]
 Doubts = Iterator[tuple[str, str]]  # metric key, what is wrong with it

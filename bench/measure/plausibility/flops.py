@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.measure.plausibility.facts import Doubts, Facts, Metrics, same, values
-from bench.meters.elementwise import hidden_products
+from bench.meters.flops.elementwise import hidden_products
 
 REGIONS = ("backbone", "router", "dispatch", "expert", "combine", "exit_head")
 OF_FLOPS = tuple(f"infer/{x}" for x in ("flops_", "tau_", "realised_", "saving_realised_"))

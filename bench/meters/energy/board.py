@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from bench.meters.clocks import DeviceState, read_state, temperature_c
 from bench.meters.energy.polling import Clock, Sample
 from bench.meters.energy.refusals import (
     DriverFailed,
@@ -21,6 +20,7 @@ from bench.meters.energy.refusals import (
     NoGpu,
     NotExclusive,
 )
+from bench.meters.time.clocks import DeviceState, read_state, temperature_c
 
 IDLE_UTILISATION = 1  # percent; above it somebody computes
 MIG = "MIG: power and energy are those of the whole board"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from bench.meters.clocks import DeviceState
 from bench.meters.energy.polling import Sample
 from bench.meters.energy.refusals import IMPLAUSIBLE, INCONSISTENT
+from bench.meters.time.clocks import DeviceState
 
 SENSOR = 0.05  # relative, assumed: no vendor documents it for the counters of today's boards
 CONSISTENT = 0.05  # counter over integrated power may differ from 1 by so much

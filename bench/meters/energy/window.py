@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from bench.meters.clocks import DeviceState
 from bench.meters.energy.calibration import Calibration
 from bench.meters.energy.edges import (
     Edge,
@@ -29,6 +28,7 @@ from bench.meters.energy.polling import Polling, Sample, integral_j
 from bench.meters.energy.reading import SLACK, EnergyReading
 from bench.meters.energy.refusals import CounterStuck, WindowTooShort
 from bench.meters.energy.rig import Rig
+from bench.meters.time.clocks import DeviceState
 
 MIN_UPDATES = 20  # per window
 COVERAGE = 2.0  # standard deviations for 95 %

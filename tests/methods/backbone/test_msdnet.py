@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.meters.flops import count
+from bench.meters.flops.counter import count
 from bench.types import Batch, TaskSpec
 from methods.backbone.msdnet import DenseLayer, MSDNet, MultiScale
-from methods.early_exit import EarlyExit
-from tests.backbone_sizes import backbone
+from methods.skipping.early_exit import EarlyExit
+from tests.studies.backbone_sizes import backbone
 
 CIFAR10 = TaskSpec("c", "image", (3, 32, 32), 10)
 CIFAR100 = TaskSpec("c", "image", (3, 32, 32), 100)

@@ -7,7 +7,7 @@ import torch
 
 from bench.types import Batch, TaskSpec
 from methods.backbone.resnet import PadShortcut, ResNet
-from tests.huggingface_resnet import resnet
+from tests.references.huggingface_resnet import resnet
 
 SPEC = TaskSpec("i", "image", (3, 64, 64), 7)
 

@@ -1,0 +1,1 @@
+"""How a model routes, and what stands between it and deployment."""

@@ -1,0 +1,1 @@
+"""Joules of a trial: training, inference, and one further token."""

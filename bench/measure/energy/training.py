@@ -1,0 +1,155 @@
+"""Energy of a whole training: of every board that it uses, and of the CPU packages.
+
+Of several processes each reads its own board, on which it alone has a context; `metrics` sums them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import reduce
+from typing import Any, Self
+
+import torch
+
+from bench import ranks
+from bench.measure.energy.inference import FAKE, OpenCounter, OpenMeter
+from bench.measure.subject import Metrics
+from bench.meters.energy import EnergyMeter, EnergyReading, EnergyRefused
+from bench.meters.energy.rapl import CpuEnergy, CpuSpan
+from bench.meters.energy.window import Window
+from bench.records.record import Metric, missing
+
+POLL_S = 0.1  # seldom enough for a training of hours, often enough for the cross-check
+ENERGY, CPU_ENERGY = "train/energy_j", "train/cpu_energy_j"
+
+
+class TrainingEnergy:
+    """A context around the fit; `metrics` afterwards.
+
+        with TrainingEnergy(devices) as energy:
+            fit(..., probes=[energy.leaving_out(probe)])
+        energy.metrics()
+
+    Boards are summed only if every one has a valid reading. A refusal never disturbs the training.
+    """
+
+    def __init__(
+        self,
+        devices: list[torch.device],
+        open_meter: OpenMeter = EnergyMeter,
+        open_counter: OpenCounter = CpuEnergy,
+    ) -> None:
+        self._devices, self._open_meter, self._open_counter = devices, open_meter, open_counter
+        self._stack = ExitStack()
+        self._windows: list[Window] = []
+        self._readings: list[EnergyReading] = []
+        self._cpu: CpuSpan | None = None
+        self._refused = self._cpu_refused = ""
+
+    def __enter__(self) -> Self:
+        try:
+            for device in self._devices:
+                meter = self._stack.enter_context(self._open_meter(device))
+                self._windows.append(meter.span(POLL_S))
+            for window in self._windows:
+                window.begin()
+        except EnergyRefused as refusal:
+            self._give_up(refusal)
+        try:
+            self._cpu = self._stack.enter_context(CpuSpan(self._open_counter()))
+        except EnergyRefused as refusal:
+            self._cpu_refused = refusal.reason
+        return self
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        try:
+            if kind is None:
+                self._readings = [window.end() for window in self._windows]
+        except EnergyRefused as refusal:
+            self._refused = refusal.reason
+        finally:
+            self._stop()
+            self._close()
+
+    def leaving_out(self, probe: Callable[..., Any]) -> Callable[..., Any]:
+        """`probe` without its energy in the boards' sum; the CPU's contains it."""
+        return reduce(lambda inner, window: window.leaving_out(inner), self._windows, probe)
+
+    def metrics(self, untrained: str | None = None) -> Metrics:
+        """`train/energy_j` and `train/cpu_energy_j`, or why one is missing.
+
+        `untrained`: why there is nothing to report, if no step was taken.
+        """
+        if untrained:
+            return {name: missing("j", untrained) for name in (ENERGY, CPU_ENERGY)}
+        self._gather()
+        total = self._sum()
+        return {ENERGY: total, CPU_ENERGY: self._of_cpu(), **self._parts(total)}
+
+    def _gather(self) -> None:
+        """What every process read becomes this one's; without their traces, which may be long."""
+        mine = [replace(reading, trace=()) for reading in self._readings]
+        shares = ranks.everyones((mine, self._refused))
+        self._readings = [reading for readings, _ in shares for reading in readings]
+        self._refused = next((refused for _, refused in shares if refused), "")
+
+    def _parts(self, total: Metric) -> Metrics:
+        """Net joules, and the boards' power together: while they trained, and idle before."""
+        values = {
+            "train/energy_net_j": ("j", [each.net_j for each in self._readings]),
+            "train/energy_mean_power_w": ("w", [each.mean_power_w for each in self._readings]),
+            "train/energy_idle_power_w": ("w", [each.idle_w for each in self._readings]),
+        }
+        if total.value is None:
+            return {}
+        return {
+            name: Metric(value=sum(parts), unit=unit, valid=total.valid, reason=total.reason)
+            for name, (unit, parts) in values.items()
+        }
+
+    def _of_cpu(self) -> Metric:
+        if self._cpu is None or self._cpu_refused:
+            return missing("j", self._cpu_refused or "not measured")
+        return Metric(value=self._cpu.gross_j, unit="j")
+
+    def _sum(self) -> Metric:
+        readings = self._readings
+        if self._refused or not readings:
+            return missing("j", self._refused or "no NVIDIA GPU")
+        if any(reading.scope == "module" for reading in readings):
+            return missing("j", "only the whole module's energy can be read (scope=module)")
+        total_j = sum(reading.gross_j for reading in readings)
+        half_j = sum(reading.gross_j * reading.absolute_uncertainty for reading in readings)
+        doubt = next((reading.reason for reading in readings if reading.reason), None)
+        if any(reading.device == "fake" for reading in readings):
+            doubt = FAKE
+        return Metric(
+            value=total_j,
+            unit="j",
+            low=total_j - half_j,
+            high=total_j + half_j,
+            valid=doubt is None,
+            reason=doubt,
+        )
+
+    def _give_up(self, refusal: EnergyRefused) -> None:
+        self._refused = refusal.reason
+        self._stop()
+        self._windows.clear()
+
+    def _close(self) -> None:
+        """Leave the boards and the CPU's counter, which may have vanished in the meantime."""
+        try:
+            self._stack.close()
+        except EnergyRefused as refusal:
+            self._cpu_refused = refusal.reason
+
+    def _stop(self) -> None:
+        """End the polling; what failed in it has been told, or is told by `end`."""
+        for window in self._windows:
+            try:
+                window.stop()
+            except EnergyRefused as refusal:
+                self._refused = self._refused or refusal.reason

@@ -1,0 +1,1 @@
+"""Quality on the test split, and on harder inputs."""

@@ -1,0 +1,1 @@
+"""FLOPs: what a callable really executes, complete or flagged."""

@@ -1,0 +1,171 @@
+"""The FLOP meter: what a callable really executes, complete or flagged.
+
+    counted = count(model, batch)
+    counted.total        executed FLOPs, 2 x MAC, zero padding included, attention full
+    counted.by_region    the same by bench.routing region; its values sum to the total
+    counted.complete     False: unknown_ops names what computed and was not counted
+
+Elementwise work, reductions and data movement are no FLOPs here: they are under one per cent of
+the arithmetic and most of the time of conditional models, so they have columns of their own
+(`pointwise_elems`, `bytes_touched`) and a share of the time meter. Definitions and limits:
+docs/meters.md.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bench import routing
+from bench.meters.flops.control_flow import interpreted
+from bench.meters.flops.ledger import Ledger
+from bench.meters.flops.scripted import telling_hidden_ops
+from bench.meters.flops.tally import BACKWARD, Tally, UnknownOpError
+from bench.meters.flops.threads import following, is_counted_here, is_counting
+from bench.meters.guard import MeterStateError, refuse_if_dispatch_watched
+
+__all__ = [
+    "BACKWARD",
+    "CONVENTION",
+    "FlopCount",
+    "MeterStateError",
+    "SampleCounts",
+    "UnknownOpError",
+    "count",
+    "count_samples",
+    "is_active",
+]
+
+CONVENTION = "2 x MAC, executed, zero padding included, attention counted full"
+
+
+@dataclass(frozen=True)
+class FlopCount:
+    """Executed FLOPs of one call, by region and op, and what could not be counted.
+
+    `causal` is the total with the masked half of causal attention left out. `by_plugin` holds what
+    of `by_op` plugins' formulas say and nobody can check. `pointwise_elems`
+    counts elements written by elementwise ops, `bytes_touched` operands read and results written.
+    `result` is what the call returned.
+    """
+
+    total: int
+    by_region: Mapping[str, int]
+    by_op: Mapping[str, int]
+    unknown_ops: Mapping[str, int]
+    causal: int
+    pointwise_elems: int
+    bytes_touched: int
+    num_ops: int
+    by_plugin: Mapping[str, int]
+    result: Any = None
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates: half the FLOPs."""
+        return self.total // 2
+
+    @property
+    def complete(self) -> bool:
+        """Whether every executed op was known; if not, the total is a lower bound."""
+        return not self.unknown_ops
+
+
+@dataclass(frozen=True)
+class SampleCounts:
+    """Executed FLOPs of a model over several batches: `per_batch` in their order, the rest summed.
+
+    With batches of one sample this is the distribution over the inputs.
+    """
+
+    per_batch: tuple[int, ...]
+    by_region: Mapping[str, int]
+    by_op: Mapping[str, int]
+    unknown_ops: Mapping[str, int]
+    causal: int
+    pointwise_elems: int
+    bytes_touched: int
+
+    @property
+    def total(self) -> int:
+        """FLOPs of all batches together."""
+        return sum(self.per_batch)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every executed op of every batch was known."""
+        return not self.unknown_ops
+
+
+def count(fn: Callable[..., Any], *args: Any, strict: bool = False, **kwargs: Any) -> FlopCount:
+    """Run `fn(*args, **kwargs)` once and count the FLOPs that it executes, in any of its threads.
+
+    Counting changes neither results nor random numbers. `strict` raises UnknownOpError at the
+    first op that computes and has no formula; otherwise the count says `complete = False`. Raises
+    MeterStateError under another dispatch mode (another count is one) or a torch profiler.
+    """
+    refuse_if_dispatch_watched("FLOPs")
+    tally = Tally(strict=strict, formulas=_plugin_formulas())
+    told = telling_hidden_ops(tally.flag)
+    with following(tally), interpreted(is_counted_here), told, Ledger(tally):
+        result = fn(*args, **kwargs)
+    if strict and tally.unknown:  # met in another thread, which could not raise here
+        raise UnknownOpError(next(iter(tally.unknown)))
+    return _closed(tally, result)
+
+
+def count_samples(
+    model: Callable[[Any], Any], batches: Iterable[Any], *, strict: bool = False
+) -> SampleCounts:
+    """Count `model(batch)` for each of `batches`: one sample each for the per-sample vector.
+
+    The model runs as it is (mode, gradients): call it in eval mode and without gradients to count
+    inference. Raises like `count`.
+    """
+    per_batch: list[int] = []
+    by_region, by_op, unknown = Counter[str](), Counter[str](), Counter[str]()
+    causal = elements = num_bytes = 0
+    for batch in batches:
+        counted = count(model, batch, strict=strict)
+        per_batch.append(counted.total)
+        by_region.update(counted.by_region)
+        by_op.update(counted.by_op)
+        unknown.update(counted.unknown_ops)
+        causal += counted.causal
+        elements += counted.pointwise_elems
+        num_bytes += counted.bytes_touched
+    return SampleCounts(
+        tuple(per_batch), dict(by_region), dict(by_op), dict(unknown), causal, elements, num_bytes
+    )
+
+
+def is_active() -> bool:
+    """Whether a count is in progress in this process: a timer must refuse to run then."""
+    return is_counting()
+
+
+def _plugin_formulas() -> dict[Any, routing.Formula]:
+    """The registered formulas; what `torch.library.custom_op` returns stands for its op."""
+    return {getattr(op, "_opoverload", op): formula for op, formula in routing.formulas().items()}
+
+
+def _closed(tally: Tally, result: Any) -> FlopCount:
+    by_region, by_op = Counter[str](), Counter[str]()
+    for (region, op), flops in tally.flops.items():
+        by_region[region] += flops
+        by_op[op] += flops
+    total = sum(by_region.values())
+    return FlopCount(
+        total=total,
+        by_region=dict(by_region),
+        by_op=dict(by_op),
+        unknown_ops=dict(tally.unknown),
+        causal=total - tally.masked,
+        pointwise_elems=tally.elements,
+        bytes_touched=tally.num_bytes,
+        num_ops=tally.num_ops,
+        by_plugin=dict(tally.told),
+        result=result,
+    )

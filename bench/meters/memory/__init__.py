@@ -1,0 +1,1 @@
+"""Bytes: live tensors, parameters, and what a process keeps resident."""

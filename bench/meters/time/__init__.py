@@ -1,0 +1,1 @@
+"""Time: paired rounds, latency, regions, and the machine's own speed."""

@@ -1,0 +1,264 @@
+"""Time: a candidate against a baseline in interleaved rounds, in one process, on real inputs.
+
+The unit of work is one pass over a fixed list of batches, so that every sample is issued equally
+often. A round runs blocks of whole passes in the order ABBA or, alternately, BAAB: slow drift of
+clocks and temperature hits both models alike, and each round gives one ratio of its own. What is
+reported is the median of these ratios (paired or "duet" benchmarking: Bulej et al., ICPE 2020).
+
+    timing = compare(method, dense, batches, rounds=20)
+    timing.ratio              # 1.7: the method is 1.7 times as fast
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bench.meters.guard import refuse_if_watched
+from bench.meters.time.clocks import StateReader, state_reader
+from bench.meters.time.rounds import Round, run_rounds
+from bench.meters.time.stopwatch import Stopwatch, device_of, stopwatch_for
+from bench.meters.time.warmup import warm_up
+from bench.statistics import interquartile_range, num_outliers, ratio_interval
+
+Model = Callable[[Any], object]
+NOISE_LIMITS = {"cpu": 0.03, "cuda": 0.02}  # of an A/A control; above, the session is noisy
+
+
+@dataclass(frozen=True)
+class PairedTiming:
+    """A candidate beside a baseline. Ratios are baseline time / candidate time: above 1 is faster.
+
+    `ratio` None: no round counted; bounds None: fewer than six did; `reason` explains both.
+    """
+
+    ratio: float | None
+    ci_low: float | None
+    ci_high: float | None
+    noise_floor: float | None  # of this machine and session, from `control`
+    steady: bool  # the warm-up ended because times had settled
+    rounds: tuple[Round, ...]  # all of them, those that do not count included
+    num_samples: int  # issued per pass
+    num_passes: tuple[int, int]  # per block: candidate, baseline
+    num_outliers: int  # rounds beyond three interquartile ranges; kept
+    num_threads: int  # in force while timing
+    warmup_s: float
+    num_recompiles: int = 0  # graphs compiled inside timed rounds: any makes the timing invalid
+    reason: str | None = None
+
+    @property
+    def counted(self) -> list[Round]:
+        """The rounds that count."""
+        return [each for each in self.rounds if each.reason is None]
+
+    @property
+    def candidate_s(self) -> float:
+        """Median seconds of the candidate's pass."""
+        return float(np.median([each.candidate_s for each in self.counted]))
+
+    @property
+    def baseline_s(self) -> float:
+        """Median seconds of the baseline's pass."""
+        return float(np.median([each.baseline_s for each in self.counted]))
+
+    @property
+    def candidate_iqr_s(self) -> float:
+        """Interquartile range of the candidate's pass."""
+        return interquartile_range([each.candidate_s for each in self.counted])
+
+    @property
+    def candidate_samples_per_s(self) -> float:
+        """The candidate's throughput at these batches' size."""
+        return self.num_samples / self.candidate_s
+
+    @property
+    def baseline_samples_per_s(self) -> float:
+        """The baseline's throughput at these batches' size."""
+        return self.num_samples / self.baseline_s
+
+    @property
+    def candidate_device_share(self) -> float | None:
+        """Device time / host time of the candidate: well below 1 is launch-bound; None on a CPU."""
+        shares = [
+            each.candidate_device_s / each.candidate_s
+            for each in self.counted
+            if each.candidate_device_s is not None
+        ]
+        return float(np.median(shares)) if shares else None
+
+
+def compare(
+    candidate: Model,
+    baseline: Model,
+    batches: Sequence[Any],
+    *,
+    rounds: int = 20,
+    warmup_s: float = 3.0,
+    block_ms: float = 50.0,
+    noise_floor: float | None = None,
+    stopwatch: Stopwatch | None = None,
+    read_state: StateReader | None = None,
+) -> PairedTiming:
+    """Time `candidate` against `baseline` over `batches` (real samples, see `issue.equal_issue`).
+
+    Both run in evaluation and inference mode with the caller's threads (`pinned_threads`). Each of
+    `rounds` has four blocks of whole passes, as many as take `block_ms` typically. Rounds in which
+    the GPU slowed its clocks are repeated, up to twice as many in all. `stopwatch` and
+    `read_state` default to those of the batches' device. Raises MeterStateError under a dispatch
+    mode or profiler and ValueError without batches or rounds.
+    """
+    if not batches or rounds < 1:
+        raise ValueError("a comparison needs at least one batch and one round")
+    refuse_if_watched("time")
+    device = device_of(batches[0])
+    watch = stopwatch or stopwatch_for(device)
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(candidate, baseline))
+        read = read_state or stack.enter_context(state_reader(device))
+        passes = (_passes(candidate, batches), _passes(baseline, batches))
+        warm = warm_up(passes, watch, warmup_s)
+        repeats = tuple(max(1, math.ceil(block_ms / 1e3 / each)) for each in warm.pass_s)
+        graphs = _num_graphs()
+        stack.enter_context(no_collection())
+        timed = run_rounds(passes, repeats, rounds, watch, read)
+    timing = PairedTiming(
+        ratio=None,
+        ci_low=None,
+        ci_high=None,
+        noise_floor=noise_floor,
+        steady=warm.steady,
+        rounds=timed,
+        num_samples=sum(len(batch) for batch in batches),
+        num_passes=(repeats[0], repeats[1]),
+        num_outliers=0,
+        num_threads=torch.get_num_threads(),
+        warmup_s=warm.elapsed_s,
+        num_recompiles=_num_graphs() - graphs,
+    )
+    return _judged(timing, rounds)
+
+
+def control(model: Model, batches: Sequence[Any], **settings: Any) -> PairedTiming:
+    """The A/A control: `model` against a copy of itself, with `compare`'s settings.
+
+    Where weights lie in memory makes tenths of a percent, which one object timed twice would not
+    show; what cannot be copied is timed twice. Its `noise_floor` is the largest deviation from 1
+    that its interval holds: a smaller difference cannot be told from none on this machine in this
+    session. None where there is no interval.
+    """
+    timing = compare(model, _copied(model), batches, **settings)
+    if timing.ci_low is None or timing.ci_high is None:
+        return timing
+    return replace(timing, noise_floor=max(abs(timing.ci_low - 1), abs(timing.ci_high - 1)))
+
+
+def _copied(model: Model) -> Model:
+    try:
+        return deepcopy(model)
+    except Exception:  # a model may hold anything: locks, generators, tensors with a history
+        return model
+
+
+@dataclass(frozen=True)
+class Threads:
+    """What is in force: intra-op threads, and the cores that the process may use."""
+
+    num_threads: int
+    cores: tuple[int, ...]
+
+
+@contextmanager
+def pinned_threads(num_threads: int) -> Iterator[Threads]:
+    """Use `num_threads` intra-op threads inside, and what was set before afterwards.
+
+    Raises ValueError below one.
+    """
+    if num_threads < 1:
+        raise ValueError(f"a model runs on at least one thread, not {num_threads}")
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        yield Threads(torch.get_num_threads(), tuple(sorted(os.sched_getaffinity(0))))
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def evaluating(*models: Model) -> Iterator[None]:
+    """Evaluation mode for those that are modules, inference mode for all; restored afterwards."""
+    modules = [model for model in models if isinstance(model, nn.Module)]
+    training = [module for root in modules for module in root.modules() if module.training]
+    for module in modules:
+        module.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _passes(model: Model, batches: Sequence[Any]) -> Callable[[int], None]:
+    """`run(n)`: n whole passes over the batches."""
+
+    def run(num_passes: int) -> None:
+        for _ in range(num_passes):
+            for batch in batches:
+                model(batch)
+
+    return run
+
+
+def _judged(timing: PairedTiming, asked: int) -> PairedTiming:
+    """The timing with its ratio, interval and what is wrong with it."""
+    counted = [each.log_ratio for each in timing.counted]
+    if not counted:
+        return replace(timing, reason=timing.rounds[0].reason)
+    interval = ratio_interval(counted)
+    reason = interval.reason
+    if len(counted) < asked:
+        reason = f"only {len(counted)} of {asked} rounds count: {_first_reason(timing.rounds)}"
+    if timing.num_recompiles:
+        reason = f"{timing.num_recompiles} graphs were compiled inside the timed rounds"
+    return replace(
+        timing,
+        ratio=interval.value,
+        ci_low=interval.low,
+        ci_high=interval.high,
+        num_outliers=num_outliers(counted),
+        reason=reason,
+    )
+
+
+def _first_reason(rounds: Sequence[Round]) -> str:
+    return next((each.reason for each in rounds if each.reason), "unknown")
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Collect garbage now and not inside timed blocks."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _num_graphs() -> int:
+    """Graphs that torch.compile has made so far in this process."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return int(dynamo.counters["stats"]["unique_graphs"]) if dynamo else 0

@@ -1,0 +1,69 @@
+"""The rounds of a paired comparison: four blocks each, balanced against drift."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from bench.meters.time.clocks import DeviceState, StateReader
+from bench.meters.time.stopwatch import Elapsed, Stopwatch
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round: four blocks. Seconds are per pass; `reason` says why it does not count."""
+
+    order: str  # "ABBA" or "BAAB", A the candidate
+    candidate_s: float
+    baseline_s: float
+    candidate_device_s: float | None = None
+    baseline_device_s: float | None = None
+    state: DeviceState | None = None
+    reason: str | None = None
+
+    @property
+    def log_ratio(self) -> float:
+        """log(baseline time / candidate time)."""
+        return math.log(self.baseline_s / self.candidate_s)
+
+
+def run_rounds(
+    passes: tuple[Callable[[int], None], Callable[[int], None]],
+    repeats: tuple[int, ...],
+    rounds: int,
+    watch: Stopwatch,
+    read: StateReader,
+) -> tuple[Round, ...]:
+    """Rounds until `rounds` of them count, at most twice as many.
+
+    `passes`: candidate and baseline, functions that run n passes; `repeats`: passes per block.
+    """
+    timed: list[Round] = []
+    while sum(each.reason is None for each in timed) < rounds and len(timed) < 2 * rounds:
+        order = "ABBA" if len(timed) % 2 == 0 else "BAAB"
+        blocks: dict[str, list[Elapsed]] = {"A": [], "B": []}
+        for name in order:
+            which = "AB".index(name)
+            blocks[name].append(watch.measure(partial(passes[which], repeats[which])))
+        timed.append(_round(order, blocks, repeats, read()))
+    return tuple(timed)
+
+
+def _round(
+    order: str,
+    blocks: dict[str, list[Elapsed]],
+    repeats: tuple[int, ...],
+    state: DeviceState | None,
+) -> Round:
+    def per_pass(name: str, values: list[float]) -> float:
+        return sum(values) / (len(values) * repeats["AB".index(name)])
+
+    host = {name: per_pass(name, [e.host_s for e in elapsed]) for name, elapsed in blocks.items()}
+    device: dict[str, float | None] = {}
+    for name, elapsed in blocks.items():
+        values = [e.device_s for e in elapsed if e.device_s is not None]
+        device[name] = per_pass(name, values) if values else None
+    reason = state.slowdown if state else None
+    return Round(order, host["A"], host["B"], device["A"], device["B"], state, reason)

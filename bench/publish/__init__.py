@@ -1,0 +1,1 @@
+"""Records as W&B runs. The only room that loads wandb."""

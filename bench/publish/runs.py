@@ -1,0 +1,201 @@
+"""Records as W&B runs. The only room that knows wandb.
+
+    publish(folder, mode, project)      one trial's record, in this process
+    publish_all(dirs, mode, project)    every record below some folders (`condbench publish`)
+    with Mirror(mode, project) as mirror:
+        mirror.send(folder)             between trials; see bench.publish.mirror
+    python -m bench.publish MODE PROJECT    the process that a Mirror feeds
+
+The records are the store and W&B only shows them. wandb's files go below the experiment's folder,
+never into the working directory; no code, console, machine description or environment is sent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.publish.mirror import GRACE_S, SEND_TIMEOUT_S, Mirror, PublishWarning
+from bench.records.record import RECORD_NAME, BadRecord, Metric, Record, read_record
+from bench.records.redaction import redact
+
+TAG_LENGTH = 64  # the longest tag that W&B takes
+NIGHT_NAME = "verdict.json"
+
+__all__ = ["Mirror", "PublishWarning", "publish", "publish_all", "publish_night"]
+
+
+class NotSent(Exception):
+    """W&B did not take a night; the message says which and why."""
+
+
+def publish(folder: Path, mode: str, project: str) -> None:
+    """Mirror the record in `folder` as a W&B run whose id is the trial's key.
+
+    `mode` is offline (files below the experiment's folder, to be sent by `wandb sync`) or online;
+    with disabled nothing happens. Raises BadRecord for an unreadable record and for one of a
+    fake device, and whatever wandb raises.
+    """
+    if mode == "disabled":
+        return
+    record = read_record(folder / RECORD_NAME)
+    if record.is_fake:
+        raise BadRecord(f"{folder / RECORD_NAME}: measured with a fake device")
+    root = wandb_root(folder, record)
+    os.environ.setdefault("WANDB_CACHE_DIR", str(root / "wandb" / "cache"))  # its own debug log
+    import wandb
+
+    run = wandb.init(
+        project=project,
+        id=record.key,
+        name=run_name(record),
+        group=record.labels.experiment,
+        job_type=record.labels.method,
+        tags=tags(record),
+        config=record.config,
+        resume="allow" if mode == "online" else None,
+        settings=wandb.Settings(**_settings(root, mode)),
+    )
+    run.summary.update(summary(record))
+    run.finish(exit_code=1 if record.status == "failed" else 0)
+
+
+def publish_night(folder: Path, mode: str, project: str) -> None:
+    """Send the verdict.json in `folder`, a night's, as one W&B run of job type nightly.
+
+    Raises OSError, ValueError and KeyError for a missing or damaged verdict, NotSent with what
+    wandb says.
+    """
+    verdict = json.loads((folder / NIGHT_NAME).read_text(encoding="utf-8"))
+    rows = {f"{row['model']} {row['metric']}": row for row in verdict["rows"]}
+    told = {"outcome": verdict["outcome"], "canary_s": verdict["canary_s"]}
+    for name, row in rows.items():
+        told[f"{name}/judgement"] = row["judgement"]
+        if row["ratio"] is not None:
+            told[f"{name}/cost_ratio"] = row["ratio"]["value"]
+    config = {side: verdict[side] for side in ("baseline", "candidate", "hardware")}
+    exit_code, tag = verdict["exit_code"], verdict["hardware"][:TAG_LENGTH]
+    try:
+        import wandb
+
+        settings = wandb.Settings(**_settings(folder, mode))
+        run = wandb.init(
+            project=project, job_type="nightly", tags=[tag], config=config, settings=settings
+        )
+        run.summary.update(told)
+        run.finish(exit_code=exit_code)
+    except Exception as error:  # no key, no network, no room: whatever wandb makes of it
+        raise NotSent(redact(f"{folder}: {type(error).__name__}: {error}")) from error
+
+
+def _settings(root: Path, mode: str) -> dict[str, Any]:
+    """Quiet, without the system sampler, and without a copy of code, machine or console."""
+    off = ("disable_git", "disable_code", "disable_job_creation")
+    private = ("x_disable_meta", "x_disable_machine_info", "x_disable_stats")
+    return {
+        "root_dir": str(root),
+        "mode": mode,
+        "silent": True,
+        "console": "off",
+        "save_code": False,
+        "x_save_requirements": False,
+        "init_timeout": SEND_TIMEOUT_S,
+        "finish_timeout": SEND_TIMEOUT_S,
+        **dict.fromkeys((*off, *private), True),
+    }
+
+
+def wandb_root(folder: Path, record: Record) -> Path:
+    """The experiment's folder above a trial's, so that `wandb/` lies once per experiment."""
+    name = Path(record.labels.experiment).name
+    return next((parent for parent in folder.resolve().parents if parent.name == name), folder)
+
+
+def run_name(record: Record) -> str:
+    """`digits moe,num_experts=16 seed 0`."""
+    labels = record.labels
+    method = f"{labels.method},{labels.variant}" if labels.variant else labels.method
+    return f"{labels.task} {method} seed {labels.seed}"
+
+
+def tags(record: Record) -> list[str]:
+    """What one filters runs by: task, backbone, method, hardware, device and status."""
+    labels = record.labels
+    words = (labels.task, labels.backbone, labels.method, labels.hardware, labels.device)
+    return [word[:TAG_LENGTH] for word in dict.fromkeys((*words, record.status)) if word]
+
+
+def summary(record: Record) -> dict[str, Any]:
+    """The run's summary: valid metrics by their keys, the others' reasons, operating points."""
+    values: dict[str, Any] = {"status": record.status, **_metric_values(record.metrics)}
+    values["reasons"] = {k: m.reason for k, m in record.metrics.items() if m.shown is None}
+    if record.reason:
+        values["reason"] = record.reason
+    for point in record.points[1:]:  # the first is the default, whose metrics stand above
+        name = ",".join(f"{key}={value}" for key, value in point.settings.items())
+        values |= {f"point {name}/{k}": v for k, v in _metric_values(point.metrics).items()}
+    return values
+
+
+def _metric_values(metrics: dict[str, Metric]) -> dict[str, float]:
+    """Value and bounds of every metric that a table may show."""
+    values: dict[str, float] = {}
+    for key, metric in metrics.items():
+        if metric.shown is not None:
+            bounds = {key: metric.shown, f"{key}_low": metric.low, f"{key}_high": metric.high}
+            values |= {name: value for name, value in bounds.items() if value is not None}
+    return values
+
+
+def publish_all(dirs: Sequence[Path], mode: str, project: str) -> tuple[int, list[str]]:
+    """Mirror every record below `dirs`; returns how many were sent and what went wrong.
+
+    Stops when W&B fails, as the next record would meet the same. Raises FileNotFoundError for a
+    folder that does not exist.
+    """
+    for folder in dirs:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder}: no such folder; name one that `run` wrote")
+    folders = sorted({path.parent for folder in dirs for path in folder.rglob(RECORD_NAME)})
+    with Mirror(mode, project) as mirror, warnings.catch_warnings():
+        warnings.simplefilter("ignore", PublishWarning)  # they are returned instead
+        num_sent = sum(mirror.send(folder) for folder in folders)
+    return num_sent, mirror.problems
+
+
+def serve(mode: str, project: str) -> None:
+    """The mirror's process: a folder per line in, one JSON line out; ends when its parent does."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what wandb prints must not mix with the answers
+    folders: queue.Queue[str | None] = queue.Queue()
+    threading.Thread(target=_listen, args=(folders,), daemon=True).start()
+    while (line := folders.get()) is not None:
+        answers.write(json.dumps(_answer(Path(json.loads(line)), mode, project)) + "\n")
+
+
+def _listen(folders: queue.Queue[str | None]) -> None:
+    for line in sys.stdin:
+        folders.put(line)
+    folders.put(None)
+    time.sleep(GRACE_S)  # the parent is gone: a hanging upload must not outlive it
+    os._exit(1)
+
+
+def _answer(folder: Path, mode: str, project: str) -> dict[str, Any]:
+    try:
+        publish(folder, mode, project)
+    except BadRecord as error:
+        return {"record": True, "error": str(error)}
+    except BaseException as error:  # whatever wandb does, sys.exit included
+        message = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        key = os.environ.get("WANDB_API_KEY")
+        return {"error": message.replace(key, "(key)") if key else message}
+    return {"ok": True}

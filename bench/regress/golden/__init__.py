@@ -1,0 +1,1 @@
+"""Golden trials: every method's counts with seeded weights, compared for equality."""

@@ -1,0 +1,88 @@
+"""Golden records on disk, and what differs from them: equality, or it is said what changed.
+
+<baseline>/<task>/<backbone>/<method>.json     counts, and under which torch and configuration
+<baseline>/<task>/<backbone>/<method>.npz      the decisions under which they hold
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.records.record import write_json
+from bench.regress.sides import BadInput
+
+SCHEMA_VERSION = 1
+Content = dict[str, Any]
+
+
+def read_golden(path: Path) -> Content:
+    """One golden record. Raises BadInput for a damaged file or another schema."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content["schema_version"]
+        content["counts"], content["torch"], content["config"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(
+            f"{path}: not a golden record ({error}); git checkout restores it"
+        ) from error
+    if version != SCHEMA_VERSION:
+        raise BadInput(f"{path}: schema version {version!r}, this condbench reads {SCHEMA_VERSION}")
+    return dict(content)
+
+
+def read_decisions(path: Path) -> dict[str, np.ndarray]:
+    """The recorded decisions beside a golden record; none without a file. Raises BadInput."""
+    file = path.with_suffix(".npz")
+    try:
+        with np.load(file, allow_pickle=False) as found:
+            return {name: found[name] for name in found}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise BadInput(f"{file}: damaged ({error}); git checkout restores it") from error
+
+
+def write_golden(path: Path, content: Content, decisions: Mapping[str, np.ndarray]) -> None:
+    """Write a golden record and its decisions."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"schema_version": SCHEMA_VERSION, **content})
+    file = path.with_suffix(".npz")
+    file.unlink(missing_ok=True)
+    if decisions:
+        np.savez_compressed(file, **decisions)  # type: ignore[arg-type]
+
+
+def changes(before: Content, now: Content) -> Iterator[str]:
+    """One line per count or setting that differs: "counts.params 1,290 -> 1,291"."""
+    old, new = ({"config": each["config"], "counts": each["counts"]} for each in (before, now))
+    flat_old, flat_new = dict(_flat(old)), dict(_flat(new))
+    for key in sorted(flat_old.keys() | flat_new.keys()):
+        if flat_old.get(key) != flat_new.get(key):
+            yield f"{key} {_shown(flat_old.get(key))} -> {_shown(flat_new.get(key))}"
+
+
+def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(content, Mapping) and content:
+        for name, value in content.items():
+            yield from _flat(value, f"{prefix}.{name}" if prefix else str(name))
+    else:
+        yield prefix, content
+
+
+def _shown(value: Any) -> str:
+    """A number with thousands, a list of numbers by its sum and length, nothing as none."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool) or not isinstance(value, int | list):
+        return json.dumps(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if len(value) > 1 and all(isinstance(each, int) for each in value):
+        return f"{sum(value):,} in {len(value)}"
+    return json.dumps(value)

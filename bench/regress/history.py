@@ -1,0 +1,165 @@
+"""The nights so far: one JSON line per night, one file per hardware, outside the checkout.
+
+    <history>/<hardware>.jsonl
+
+Runners clean their checkout, so the default is the user's data folder. A line is appended whole,
+under a lock; a line that a crash cut off is named when the file is read, and the rest counts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench.records import layout
+from bench.regress.causes import machine_changed
+from bench.regress.verdict import Row, Verdict
+
+SCHEMA_VERSION = 1
+NUM_EARLIER = 7  # nights that the canary of a new one is held against
+
+
+class BadHistory(Exception):
+    """No history where one should be, or none that can be read; the message says which."""
+
+
+@dataclass
+class History:
+    """The nights of one hardware, oldest first, and lines that could not be read."""
+
+    hardware: str
+    nights: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def default_folder() -> Path:
+    """$XDG_DATA_HOME/condbench/history, below ~/.local/share where that is not set."""
+    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(home) / "condbench" / "history"
+
+
+def path_of(folder: Path, hardware: str) -> Path:
+    """The file of one hardware."""
+    return folder / f"{layout.part(hardware)}.jsonl"
+
+
+def append(folder: Path, verdict: Verdict, when_unix_s: float) -> Path:
+    """Add a night to its hardware's file, made if it is not there; the file's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = path_of(folder, verdict.hardware)
+    line = json.dumps(night(verdict, when_unix_s), allow_nan=False, ensure_ascii=False)
+    with path.open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        cut_off = file.tell() > 0 and not _ends_with_newline(path)
+        file.write((b"\n" if cut_off else b"") + line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return path
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def night(verdict: Verdict, when_unix_s: float) -> dict[str, Any]:
+    """A night as its line holds it."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "unix_s": when_unix_s,
+        "hardware": verdict.hardware,
+        "baseline": verdict.baseline,
+        "candidate": verdict.candidate,
+        "outcome": verdict.outcome,
+        "canary_s": verdict.canary_s,
+        "metrics": {row.name: _metric(row) for row in verdict.rows},
+    }
+
+
+def _metric(row: Row) -> dict[str, Any]:
+    taken_back = row.rerun is not None and row.judgement != "regressed"
+    ratio = row.rerun if taken_back else row.ratio  # of the measurement that counts
+    return {
+        "value": row.candidate,
+        "unit": row.unit,
+        "ratio": ratio.value if ratio else None,
+        "low": ratio.low if ratio else None,
+        "high": ratio.high if ratio else None,
+        "judgement": row.judgement,
+        "reason": row.reason,
+    }
+
+
+def read(path: Path) -> list[History]:
+    """The histories at `path`, a file or a folder of them.
+
+    Raises BadHistory where there is none, or no readable night in any.
+    """
+    paths = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    if not paths or not all(each.is_file() for each in paths):
+        raise BadHistory(f"{path}: no history; `condbench nightly history=PATH` writes one")
+    histories = [_read_one(each) for each in paths]
+    if not any(history.nights for history in histories):
+        raise BadHistory(f"{path}: no readable night in it")
+    return histories
+
+
+def _read_one(path: Path) -> History:
+    history = History(path.stem)
+    # Only a line feed ends a line: names may hold what splitlines() takes for another end.
+    lines = path.read_text(encoding="utf-8", errors="replace").removesuffix("\n").split("\n")
+    for number, line in enumerate(lines, start=1):
+        try:
+            history.nights.append(_night(line))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError) as error:
+            history.problems.append(f"{path}:{number}: not a night ({error})")
+    history.nights.sort(key=lambda night: night["unix_s"])
+    return history
+
+
+def _night(line: str) -> dict[str, Any]:
+    """One line, if it is a whole night of this schema."""
+    content = json.loads(line)
+    if content["schema_version"] != SCHEMA_VERSION:
+        raise ValueError(f"schema version {content['schema_version']!r}")
+    datetime.fromtimestamp(content["unix_s"], UTC)
+    _refuse_text(content, ("unix_s", "canary_s"))
+    for metric in content["metrics"].values():
+        _refuse_text(metric, ("value", "ratio", "low", "high"))
+    words = [metric["judgement"] for metric in content["metrics"].values()]
+    words += [content[name] for name in ("baseline", "candidate", "outcome")]
+    if not all(isinstance(word, str) for word in words):
+        raise ValueError("a name is no text")
+    return dict(content)
+
+
+def _refuse_text(content: dict[str, Any], names: Sequence[str]) -> None:
+    """Raise ValueError where one of these is neither a finite number nor null."""
+    for name in names:
+        value = content[name]
+        if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
+            raise ValueError(f"{name} is {value!r}")
+
+
+def machine_note(folder: Path, verdict: Verdict) -> Iterator[str]:
+    """What the canary says about the machine, beside that of the last nights."""
+    path = path_of(folder, verdict.hardware)
+    earlier = _read_one(path).nights[-NUM_EARLIER:] if path.is_file() else []
+    times = [float(night["canary_s"]) for night in earlier if night.get("canary_s")]
+    if verdict.canary_s is None or not times:
+        return
+    usual = median(times)
+    change = "changed" if machine_changed(usual, verdict.canary_s) else "is the same"
+    yield (
+        f"canary: {1e3 * verdict.canary_s:.3g} ms a pass, {1e3 * usual:.3g} ms in the last "
+        f"{len(times)} night(s): the machine {change}; both revisions ran on it in turns"
+    )

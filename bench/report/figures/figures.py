@@ -1,0 +1,150 @@
+"""The figures: what of a FLOP saving became a time saving, what quality costs, what is hard.
+
+    speedup.png       theoretical speed-up (x) against the measured one (y), one panel per table
+    quality_cost.png  executed FLOPs (x) against quality (y) over the operating points
+    robustness.png    quality and executed FLOPs (y) over the severity of corruptions (x)
+
+Drawn without pyplot: no global state, no window, safe in any process. A method looks the same in
+every panel; one legend below names the methods, so that no label can cover another.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import textwrap
+from collections.abc import Callable, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+
+from bench.records.redaction import printable_lines
+from bench.report.figures.panels import FAINT, INK, Style, draw_quality, draw_speedup, speedup_marks
+from bench.report.figures.robust_panels import draw_flops_under, draw_quality_under
+from bench.report.tables.columns import headline_batches
+from bench.report.tables.robustness import asked_rows, at
+from bench.report.tables.rows import DENSE, Table
+
+# Okabe and Ito (2008), told apart also by the colour-blind; black is dense's.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A4EAB", "#8C6D3F")
+MARKERS = "os^DvPX<>"
+MAX_PANELS = 12
+PANEL_INCHES = 4.4
+TITLE_CHARACTERS = 44  # to a line above a panel
+LEGEND_LINE_INCHES = 0.26
+ENTRY_INCHES = 1.75
+
+Draw = Callable[[Axes, Table, dict[str, Style]], None]
+Panels = Sequence[tuple[Table, Draw]]
+
+
+def speedup_figure(tables: Sequence[Table]) -> bytes | None:
+    """speedup.png of the first MAX_PANELS tables that have a speed-up; None if none has."""
+    drawn = [table for table in tables if any(True for _ in speedup_marks(table))][:MAX_PANELS]
+    if not drawn:
+        return None
+    sizes = sorted({size for table in drawn for size in headline_batches(table)})
+    faces = [("white", min(sizes))] + [(FAINT, size) for size in sizes[1:]]
+    extra = [_entry(f"batch {size}", FAINT, "o", face) for face, size in faces]
+    shown = {mark.row.method_name for table in drawn for mark in speedup_marks(table)}
+    return _figure([(table, draw_speedup) for table in drawn], shown, extra)
+
+
+def quality_figure(tables: Sequence[Table]) -> bytes | None:
+    """quality_cost.png of the first MAX_PANELS tables with operating points; None if none has."""
+    drawn = [table for table in tables if any(row.point for row in table.rows)][:MAX_PANELS]
+    if not drawn:
+        return None
+    extra = [_entry("other operating point", FAINT, "o", "white", size=5)]
+    shown = {row.method_name for table in drawn for row in table.rows}
+    return _figure([(table, draw_quality) for table in drawn], shown, extra)
+
+
+def robustness_figure(tables: Sequence[Table]) -> bytes | None:
+    """robustness.png: two panels for each table that tried harder inputs; None if none did."""
+    tried = [table for table in tables if any(at(row, "quality", "5") for row in asked_rows(table))]
+    draws: tuple[Draw, Draw] = (draw_quality_under, draw_flops_under)
+    panels = [(table, draw) for table in tried for draw in draws][:MAX_PANELS]
+    if not panels:
+        return None
+    shown = {row.method_name for table, _ in panels for row in asked_rows(table)}
+    return _figure(panels, shown, [], num_columns=2 if len(panels) < 8 else 4)
+
+
+def _figure(
+    panels: Panels, shown: set[str], extra: list[Line2D], num_columns: int | None = None
+) -> bytes:
+    """A grid of panels above one legend, as PNG; the grid's width follows from their number."""
+    styles = _styles(shown)
+    entries = [_entry(name, s.colour, s.marker, s.colour) for name, s in styles.items()] + extra
+    num_columns = num_columns or min(len(panels), 2 if len(panels) == 4 else 3)
+    num_rows = math.ceil(len(panels) / num_columns)
+    width = num_columns * PANEL_INCHES
+    longest = max(len(str(entry.get_label())) for entry in entries)
+    per_line = max(1, int(width / max(ENTRY_INCHES, 0.5 + 0.075 * longest)))
+    legend = LEGEND_LINE_INCHES * math.ceil(len(entries) / per_line) + 0.2
+    height = num_rows * PANEL_INCHES + legend
+    figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
+    for number, (table, draw) in enumerate(panels, start=1):
+        axes = figure.add_subplot(num_rows, num_columns, number)
+        draw(axes, table, styles)
+        _frame(axes, _title(table, [table for table, _ in panels]))
+    legend_box = figure.legend(
+        handles=entries, loc="outside lower center", ncols=per_line, fontsize=9, labelcolor=INK
+    )
+    legend_box.set_frame_on(False)
+    _take_literally(figure)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=150)
+    return image.getvalue()
+
+
+def _take_literally(figure: Figure) -> None:
+    """Records bring foreign words: no mathematics in them, and no character without a shape."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_parse_math(False)
+        text.set_text(printable_lines(text.get_text()))
+
+
+def _frame(axes: Axes, title: str) -> None:
+    axes.set_title(title, fontsize=10, color=INK, loc="left")
+    axes.tick_params(labelsize=8, colors=INK, length=3)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(FAINT)
+
+
+def _title(table: Table, tables: Sequence[Table]) -> str:
+    """What tells this panel from the others."""
+    several = len({(other.hardware, other.profile) for other in tables}) > 1
+    title = textwrap.fill(table.title, TITLE_CHARACTERS)
+    return title + (f"\n{table.hardware}, {table.profile}" if several else "")
+
+
+def _styles(names: set[str]) -> dict[str, Style]:
+    """Colours and markers by name; both repeat, their combination only after dozens of methods."""
+    ordered = sorted(names, key=lambda name: (name != DENSE, name))
+    styles = {}
+    for number, name in enumerate(name for name in ordered if name != DENSE):
+        marker = MARKERS[number % len(MARKERS)]
+        styles[name] = Style(COLOURS[number % len(COLOURS)], marker)
+    dense = {DENSE: Style("black", "*")} if DENSE in names else {}
+    return dense | styles
+
+
+def _entry(label: str, colour: str, marker: str, face: str, size: float = 8) -> Line2D:
+    return Line2D(
+        [],
+        [],
+        label=label,
+        color=colour,
+        marker=marker,
+        markerfacecolor=face,
+        markeredgewidth=1.5,
+        markersize=size,
+        linestyle="none",
+    )

@@ -1,0 +1,56 @@
+"""Every metric as one tidy pandas frame, for notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.records.reading import Found, garbage_left_alone, point_name, profile, read
+from bench.records.record import Metric, PointResult
+
+FRAME_COLUMNS = (
+    *("experiment", "hardware", "device", "task", "backbone", "method", "variant", "seed"),
+    *("profile", "key", "status", "point", "is_default", "metric"),
+    *("value", "unit", "low", "high", "valid", "reason", "folder"),
+)
+
+
+def frame(dirs: Sequence[Path]) -> pd.DataFrame:
+    """All metrics below `dirs`, one row per record x operating point x metric.
+
+    `point` is the operating point's settings like "threshold=0.9", "" for a method without any;
+    memory and training are the default point's. `value` is NaN where the number is missing or
+    invalid; `reason` says why, and an invalid number can be looked up in its record. A skipped or
+    failed trial is one row without a metric, its reason in `reason`.
+    Columns: FRAME_COLUMNS. Raises NothingToReport.
+    """
+    with garbage_left_alone():
+        rows = [row for found in read(dirs).found for row in _frame_rows(found)]
+    table = pd.DataFrame.from_records(rows, columns=FRAME_COLUMNS)
+    return table.astype({"value": float, "low": float, "high": float})
+
+
+def _frame_rows(found: Found) -> Iterator[tuple[Any, ...]]:
+    record, labels = found.record, found.record.labels
+    start = (
+        *(labels.experiment, labels.hardware, labels.device, labels.task, labels.backbone),
+        *(labels.method, labels.variant, labels.seed, profile(record), record.key, record.status),
+    )
+    folder = str(found.folder)
+    if record.status != "ok":
+        yield (*start, "", True, None, None, None, None, None, False, record.reason, folder)
+        return
+    default, *others = record.points or [PointResult(settings={}, metrics={})]
+    measured = [(default.settings, record.metrics), *((p.settings, p.metrics) for p in others)]
+    for number, (settings, metrics) in enumerate(measured):
+        point = (point_name(settings), number == 0)
+        for key, metric in metrics.items():
+            yield (*start, *point, key, *_metric_cells(metric), folder)
+
+
+def _metric_cells(metric: Metric) -> tuple[Any, ...]:
+    bounds = (metric.low, metric.high) if metric.shown is not None else (None, None)
+    return (metric.shown, metric.unit, *bounds, metric.valid, metric.reason)

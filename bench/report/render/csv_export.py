@@ -1,0 +1,98 @@
+"""All tables as one CSV: numbers in plain units, one line per row of a table, for other programs.
+
+Columns are the metrics' own keys, which carry their units; `_low` and `_high` are the bounds of the
+95 % interval. An empty cell is a missing number, and `missing` says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from bench.records.reading import config_block
+from bench.report.tables.rows import QUALITY, Row, Table
+
+FORMULA = ("=", "+", "-", "@")
+LEADING = (
+    *("hardware", "task", "backbone", "settings", "profile", "precision"),
+    *("method", "variant", "point", "status", "seeds", "num_seeds", "shortfall"),
+    *("quality_unit", "quality_direction"),
+)
+
+
+def csv(tables: Sequence[Table]) -> str:
+    """The CSV's text. Text that a spreadsheet would take for a formula is prefixed with '."""
+    lines = [_line(table, row) for table in tables for row in table.rows]
+    lines += [line for table in tables for line in _unfinished_lines(table)]
+    metrics = sorted({name for line in lines for name in line} - {*LEADING, "missing"}, key=_place)
+    frame = pd.DataFrame(lines, columns=[*LEADING, *metrics, "missing"])
+    text = [column for column in frame.columns if frame[column].dtype.kind not in "ifb"]
+    frame[text] = frame[text].map(neutral)
+    return frame.rename(columns=neutral).to_csv(index=False, lineterminator="\n")
+
+
+def neutral(value: Any) -> Any:
+    """`value`, with text on one line and, if it begins like a formula, inert; numbers unchanged."""
+    if not isinstance(value, str):
+        return value
+    flat = " ".join(value.split())
+    return "'" + flat if flat.startswith(FORMULA) else flat
+
+
+def _place(name: str) -> tuple[str, int]:
+    """Bounds stand right of their value."""
+    for rank, suffix in enumerate(("_low", "_high"), start=1):
+        if name.endswith(suffix):
+            return name.removesuffix(suffix), rank
+    return name, 0
+
+
+def _line(table: Table, row: Row) -> dict[str, Any]:
+    line: dict[str, Any] = {
+        **_where(table),
+        "method": row.method,
+        "variant": row.variant,
+        "point": row.point,
+        "status": "ok",
+        "seeds": " ".join(map(str, row.seeds)),
+        "num_seeds": len(row.seeds),
+        "shortfall": row.shortfall,
+        "quality_unit": row.cells[QUALITY].unit if QUALITY in row.cells else "",
+        "quality_direction": table.quality.direction if table.quality else "",
+    }
+    for key, cell in row.cells.items():
+        line[key] = cell.value
+        if cell.low is not None or cell.high is not None:
+            line |= {f"{key}_low": cell.low, f"{key}_high": cell.high}
+    why = (f"{key}: {'; '.join(cell.reasons)}" for key, cell in row.cells.items() if cell.reasons)
+    return {**line, "missing": " | ".join(why)}
+
+
+def _unfinished_lines(table: Table) -> list[dict[str, Any]]:
+    return [
+        {
+            **_where(table),
+            "method": found.record.labels.method,
+            "variant": found.record.labels.variant,
+            "status": found.record.status,
+            "seeds": str(found.record.labels.seed),
+            "num_seeds": 1,
+            "missing": found.record.reason,
+        }
+        for found in table.found
+        if found.record.status != "ok"
+    ]
+
+
+def _where(table: Table) -> dict[str, Any]:
+    first = table.found[0].record
+    return {
+        "hardware": table.hardware,
+        "task": table.task,
+        "backbone": table.backbone,
+        "settings": table.subtitle,
+        "profile": table.profile,
+        "precision": config_block(first, "gpu").get("precision"),
+    }

@@ -1,0 +1,1 @@
+"""Records become tables of rows: pandas in, no torch."""

@@ -1,0 +1,100 @@
+"""One metric over the seeds of a row: its mean, its 95 % interval, and why seeds are missing.
+
+Ratios are averaged as logarithms, everything else arithmetically. With one seed the record's own
+interval stands (paired timing rounds); from two seeds up Student's t over seeds, which covers
+what it promises also for few seeds.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.records.record import Metric
+
+RATIO = re.compile(r"infer/((ttft_|tpot_)?speedup_b\d+|realised_b\d+|energy_ratio)$")
+SPREAD = re.compile(
+    r"infer/(quality(_\w+)?|(cpu_)?energy_j_per_(sample|output_token)|(ttft|tpot)_ms_b\d+)$"
+    r"|train/energy_j$"
+)
+
+Bounded = tuple[float | None, float | None, float | None]  # value, low, high
+MAX_LOG = 700.0  # e to that is still a float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A metric aggregated over `num_seeds` seeds; `value` None has its `reasons`.
+
+    With a value, `reasons` tell why it is missing in the other seeds.
+    """
+
+    value: float | None
+    unit: str
+    low: float | None = None
+    high: float | None = None
+    num_seeds: int = 1
+    reasons: tuple[str, ...] = ()
+
+
+def aggregate(seeds: Sequence[dict[str, Metric]]) -> dict[str, Cell]:
+    """Every metric that any of a row's seeds has, aggregated over the seeds."""
+    keys = dict.fromkeys(key for metrics in seeds for key in metrics)
+    return {key: _cell(key, [metrics.get(key) for metrics in seeds]) for key in keys}
+
+
+def _cell(key: str, metrics: Sequence[Metric | None]) -> Cell:
+    shown = [metric for metric in metrics if metric is not None and metric.shown is not None]
+    unit = next(metric.unit for metric in metrics if metric is not None)
+    reasons = tuple(dict.fromkeys(why for metric in metrics if (why := _reason(metric))))
+    if not shown:
+        return Cell(None, unit, num_seeds=0, reasons=reasons)
+    if len(shown) == 1:
+        only = shown[0]
+        bounds = (_finite(only.low), _finite(only.high))
+        return Cell(float(only.value or 0), unit, *bounds, num_seeds=1, reasons=reasons)
+    values = [float(metric.value) for metric in shown if metric.value is not None]
+    value, low, high = _mean(key, values)
+    return Cell(value, unit, low, high, len(values), reasons)
+
+
+def _reason(metric: Metric | None) -> str | None:
+    """Why a number may not be shown; None where it may."""
+    if metric is None:
+        return "not in the record"
+    return metric.reason if metric.shown is None else None
+
+
+def _finite(bound: float | None) -> float | None:
+    return bound if bound is not None and math.isfinite(bound) else None
+
+
+def _mean(key: str, values: Sequence[float]) -> Bounded:
+    if RATIO.search(key) and min(values) > 0:
+        logs = _mean_interval([math.log(value) for value in values])
+        value, low, high = (None if x is None else math.exp(min(x, MAX_LOG)) for x in logs)
+        return value, low, high
+    if SPREAD.search(key):
+        return _mean_interval(values)
+    return math.fsum(value / len(values) for value in values), None, None
+
+
+def difference(unit: str, pairs: Sequence[tuple[float, float]]) -> Cell:
+    """Mean of candidate - baseline over two or more seeds with the paired t interval."""
+    value, low, high = _mean_interval([candidate - baseline for candidate, baseline in pairs])
+    return Cell(value, unit, low, high, len(pairs))
+
+
+def _mean_interval(values: Sequence[float]) -> Bounded:
+    from bench.statistics import mean_interval  # scipy: half a second, only for several seeds
+
+    with np.errstate(over="ignore", invalid="ignore"):  # a diverged run's squares
+        interval = mean_interval(values)
+    bounds = (interval.low, interval.high)
+    if any(bound is None or not math.isfinite(bound) for bound in bounds):
+        return math.fsum(value / len(values) for value in values), None, None
+    return interval.value, *bounds

@@ -1,0 +1,1 @@
+"""`make energy`: what the energy counter of a real board does."""

@@ -1,0 +1,108 @@
+"""The processor and what else uses it; CPU energy; where results and trial data go."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.launch.devices import Machine
+from bench.meters.energy.rapl import CpuEnergy
+from bench.meters.energy.refusals import EnergyRefused
+from bench.records import environment
+from bench.selftest.finding import Finding, Status
+
+MACHINE, DATA = "machine", "data"
+GIB = 2**30
+BUSY = 0.5  # load per core; above it, times suffer
+LEAST_FREE_GIB = 2.0
+TASK_PACKAGES = {"num2words": "task=numbers", "sacrebleu": "task=numbers"}
+
+
+def look_at_machine() -> Iterator[Finding]:
+    """Processor, threads, load, frequency control, memory, package energy."""
+    seen = environment.fingerprint()
+    cores, physical = seen["num_cores"], seen["num_physical_cores"]
+    text = f"{seen['cpu_model']}, {cores} logical cores of {physical} physical ones"
+    yield Finding(MACHINE, "cpu", "ok", text, {"num_cores": cores, "num_physical_cores": physical})
+    yield _threads(seen["thread_settings"], physical)
+    yield _load(seen["load_1min"], cores)
+    yield _trials()
+    governor = seen["governor"]
+    told = f"governor {governor}" if governor else "not shown by this machine (a virtual one?)"
+    slow = governor not in (None, "performance")
+    yield Finding(
+        MACHINE,
+        "frequency",
+        "warning" if slow else "ok",
+        told + ("; times vary less with performance" if slow else ""),
+        {"governor": governor},
+    )
+    memory = seen["memory_bytes"] / GIB
+    yield Finding(MACHINE, "memory", "ok", f"{memory:.1f} GiB", {"bytes": seen["memory_bytes"]})
+    yield _rapl()
+
+
+def _threads(settings: dict[str, str | None], physical: int) -> Finding:
+    given = {name: value for name, value in settings.items() if value is not None}
+    text = f"a trial uses {physical} (gpu.threads=N for another number)"
+    if given:
+        text += "; set from outside: " + ", ".join(f"{k}={v}" for k, v in given.items())
+    return Finding(MACHINE, "threads", "ok", text, {"num_threads": physical, **given})
+
+
+def _load(load: float, cores: int) -> Finding:
+    busy = load > BUSY * cores
+    text = f"{load:.2f} over the last minute on {cores} cores"
+    if busy:
+        text += ": other processes disturb times (ratios less than absolute ones)"
+    status: Status = "warning" if busy else "ok"
+    return Finding(MACHINE, "load", status, text, {"load_1min": load})
+
+
+def _trials() -> Finding:
+    """Whether a launcher of this user has lent the host to a trial, which a self-test disturbs."""
+    host: tuple[tuple[str, ...], ...] = ((),)
+    machine = Machine.observed()
+    claim = machine.claim(host)
+    if claim is None:
+        text = f"one is running here ({machine.holders(host)}): this examination disturbs it"
+        return Finding(MACHINE, "trials", "warning", text)
+    claim.release()
+    return Finding(MACHINE, "trials", "ok", "none is running here")
+
+
+def _rapl() -> Finding:
+    try:
+        CpuEnergy()
+    except EnergyRefused as refusal:
+        return Finding(MACHINE, "cpu energy", "no", str(refusal))
+    return Finding(MACHINE, "cpu energy", "ok", "package counters (RAPL) can be read")
+
+
+def look_at_data(results: Path) -> Iterator[Finding]:
+    """Room for results and temporary files, and the packages that some tasks need."""
+    for name, folder in (("results", results), ("temporary", Path(tempfile.gettempdir()))):
+        yield _folder(name, folder)
+    for package, task in TASK_PACKAGES.items():
+        there = importlib.util.find_spec(package) is not None
+        text = (
+            f"installed, for {task}" if there else f"{task} needs it: pip install condbench[tasks]"
+        )
+        yield Finding(DATA, package, "ok" if there else "no", text)
+
+
+def _folder(name: str, folder: Path) -> Finding:
+    """Whether a folder, or the nearest one that exists above it, can be written and has room."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free / GIB
+    details = {"path": str(folder), "free_gib": round(free, 1)}
+    if not os.access(place, os.W_OK):
+        return Finding(DATA, name, "failed", f"{place} cannot be written", details)
+    status: Status = "ok" if free >= LEAST_FREE_GIB else "warning"
+    return Finding(DATA, name, status, f"{folder}, {free:.1f} GiB free", details)

@@ -1,0 +1,1 @@
+"""Several branches of different cost, one of them for each input."""

@@ -1,0 +1,145 @@
+"""Multi-branch layers: a gate picks one of several branches of different cost for each input.
+
+Input-selected branches after HydraNets (Mullapudi et al. 2018), with the hard Gumbel-softmax of
+Jang et al. (2017) as the gate's estimator, a balance loss against dead branches (Fedus et al. 2021)
+and a price on the chosen branch's FLOPs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+
+import torch
+from torch import Tensor, nn
+
+from bench.routing import decide, region
+from bench.types import Backbone, TaskSpec
+from methods.backbone.transformer import FeedForward, mean_token
+from methods.parts import dispatch
+from methods.parts.gates import Budget, balance_loss, one_of
+from methods.trunk.trunk import State
+
+
+@dataclass
+class Branches:
+    """Every feed-forward layer becomes one branch per entry of `widths`.
+
+    `widths`: the branches' hidden widths as shares of the dense layer's. One branch runs: per
+    sample, by its mean token; per token where a mean over tokens would look into the future
+    (causal and sequence-to-sequence tasks). Skips in training as at inference; the gate then
+    learns through the branch that ran.
+
+    `balance_weight` scales the balance loss. `cost_weight` prices the gate's expected FLOPs, as a
+    share of the dearest branch's; with a `budget` for that share (null for a fixed price) it is
+    where dual ascent begins. A fixed price is knife-edge: at 0.02 the dearest branch dies.
+    `temperature` is the Gumbel-softmax's.
+    """
+
+    compaction = "samples or tokens are grouped by branch, each branch runs its own"
+
+    widths: list[float] = field(default_factory=lambda: [0.25, 0.5, 1.0])
+    balance_weight: float = 0.01
+    cost_weight: float = 0.0
+    budget: float | None = 0.5
+    temperature: float = 1.0
+
+    def build(self, spec: TaskSpec, backbone: Backbone) -> nn.Module:
+        """The backbone with branches in place of every feed-forward layer.
+
+        Raises ValueError without at least two branches.
+        """
+        if len(self.widths) < 2:
+            raise ValueError(f"a choice needs two branches or more, not widths={self.widths}")
+        layer = count()
+        per_token = spec.causal or spec.kind == "seq2seq"
+        trunk: nn.Module = backbone.build(
+            spec,
+            ffn=lambda dim, hidden: BranchedFFN(
+                dim, hidden, self, per_token=per_token, name=f"branches.{next(layer)}"
+            ),
+        )
+        return trunk
+
+
+class BranchedFFN(nn.Module):
+    """f_g(x) for the branch g that the gate picks; in training also the auxiliary loss.
+
+    The choice is announced as one decision per branch, because the branches differ in cost.
+    """
+
+    takes_mask = True  # padding must not vote
+
+    def __init__(
+        self, dim: int, hidden: int, settings: Branches, *, per_token: bool, name: str = "branches"
+    ) -> None:
+        super().__init__()
+        self.name, self.settings, self.per_token = name, settings, per_token
+        self.gate = nn.Linear(dim, len(settings.widths))
+        layers = [FeedForward(dim, max(1, round(hidden * width))) for width in settings.widths]
+        self.branches = BranchGroup(layers)
+        self.costs = [4.0 * dim * layer.hidden for layer in layers]  # FLOPs of one token
+        self.budget = Budget(settings.cost_weight, settings.budget)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """[B, T, D] -> [B, T, D], with the weighted auxiliary loss in training.
+
+        `mask` [B, T] is false in the padding, which neither votes for a branch nor enters the loss.
+        """
+        with region("router"):
+            # [B, T, G] or [B, G]
+            logits = self.gate(x if self.per_token else mean_token(State(x, mask=mask)))
+            tokens_each = 1 if self.per_token else x.shape[1]
+            choice = one_of(
+                logits,
+                training=self.training,
+                temperature=self.settings.temperature,
+                decide=partial(self._decide, tokens_each),
+            )
+            weights = _shared(choice.value, choice.run)
+        rows = x.flatten(0, 1) if self.per_token else x
+        num_branches = logits.shape[-1]
+        y = dispatch.mix(
+            rows,
+            choice.run.reshape(-1, num_branches),
+            weights.reshape(-1, num_branches),
+            self.branches,
+        ).view_as(x)
+        if not self.training:
+            return y
+        real = mask if self.per_token and mask is not None else slice(None)
+        return y, self._aux_loss(choice.probability[real], choice.run[real])
+
+    def _decide(self, tokens_each: int, probability: Tensor, run: Tensor) -> Tensor:
+        """One announcement per branch; `tokens_each`: tokens that one element stands for."""
+        obeyed = [
+            decide(
+                f"{self.name}.{branch}",
+                probabilities=probability[..., branch],
+                run=run[..., branch],
+                cost=cost * tokens_each,
+            )
+            for branch, cost in enumerate(self.costs)
+        ]
+        return torch.stack(obeyed, -1)
+
+    def _aux_loss(self, probability: Tensor, run: Tensor) -> Tensor:
+        balance = self.settings.balance_weight * balance_loss(probability, run)
+        costs = probability.new_tensor(self.costs) / max(self.costs)
+        expected = (probability * costs).sum(-1).mean()  # share of the dearest branch
+        return balance + self.budget(expected)
+
+
+class BranchGroup(nn.ModuleList):
+    """Branches of different shapes: the `Groups` of `dispatch.mix`, one call each."""
+
+    def each(self) -> Sequence[Callable[[Tensor], Tensor]]:
+        """The branches, each [n, ..., D] -> [n, ..., D]."""
+        return list(self)
+
+
+def _shared(value: Tensor, run: Tensor) -> Tensor:
+    """`value` [..., G], divided evenly where several branches were forced to run at once."""
+    return value / run.sum(-1, keepdim=True).clamp_min(1)

@@ -1,0 +1,1 @@
+"""Controls: dense, a smaller dense model, random decisions, the best decisions in hindsight."""

@@ -1,0 +1,191 @@
+"""Token-choice mixture of experts: a router sends each token to its k best feed-forward layers.
+
+Sparsely gated experts (Shazeer et al. 2017); dropless by default (Gale et al. 2022, MegaBlocks), or
+with a fixed capacity and dropped tokens (Lepikhin et al. 2020, GShard; Fedus et al. 2021, Switch).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import count
+
+import torch
+from torch import Tensor, nn
+
+from bench.routing import decide, region
+from bench.types import Backbone, Point, TaskSpec
+from methods.parts import dispatch
+from methods.parts.experts import Experts, Router, expert_width
+from methods.parts.gates import balance_loss, softmax, top_k
+
+
+@dataclass
+class MoE:
+    """Mixture of experts in every feed-forward layer.
+
+    With the defaults a token spends half of the dense layer's FLOPs (top_k x hidden_ratio = 2 x
+    1/4) plus the router's, out of twice its parameters. Variants: Switch is `top_k=1,
+    normalize=False, capacity_factor=1.25, jitter=0.01`; GShard and Mixtral renormalise the chosen
+    probabilities, which equals a softmax over the chosen logits.
+
+    `hidden_ratio`: an expert's hidden width / the dense layer's. `capacity_factor`: null for
+    dropless; otherwise an expert takes ceil(factor x tokens x top_k / experts) tokens of the batch
+    in the order of `dispatch.within_capacity`, and what is dropped passes by the residual only, so
+    that results depend on the batch. Weights are then normalised before dropping, and the balance
+    loss counts first choices only (GShard). `eval_capacity_factor`: another one at inference
+    (Switch: 2.0), null for the same.
+
+    `balance_weight` (Switch: 0.01) and `z_weight` (ST-MoE, Zoph et al. 2022: 0.001) scale the
+    auxiliary losses; `jitter` multiplies the router's input with U(1 - jitter, 1 + jitter) in
+    training. `backend` as in `methods.parts.dispatch`. Padding enters no loss and takes no place.
+    """
+
+    compaction = "tokens are sorted by expert, each expert runs its own"
+
+    num_experts: int = 8
+    top_k: int = 2
+    hidden_ratio: float = 0.25
+    activation: str = "gelu"  # gelu, or swiglu with half again as many FLOPs
+    normalize: bool = True
+    capacity_factor: float | None = None
+    eval_capacity_factor: float | None = None
+    balance_weight: float = 0.01
+    z_weight: float = 0.001
+    jitter: float = 0.0
+    backend: str = "auto"
+
+    @property
+    def batch_invariant(self) -> bool:
+        """Dropless routing looks at one token at a time; capacity counts the batch's tokens."""
+        return self.capacity_factor is None
+
+    def build(self, spec: TaskSpec, backbone: Backbone) -> nn.Module:
+        """The backbone with a mixture in place of every feed-forward layer.
+
+        Raises ValueError for settings that cannot work.
+        """
+        self._check()
+        layer = count()
+        trunk: nn.Module = backbone.build(
+            spec,
+            ffn=lambda dim, hidden: MoEFFN(
+                dim, expert_width(hidden, self.hidden_ratio), self, name=f"moe.{next(layer)}"
+            ),
+        )
+        for block in trunk.modules():
+            if isinstance(ffn := getattr(block, "ffn", None), MoEFFN):
+                ffn.causal = getattr(block, "causal", spec.causal or spec.kind == "seq2seq")
+        return trunk
+
+    def points(self) -> list[Point]:
+        """Experts per token at inference, the trained number first."""
+        counts = {1, 2, 4, self.num_experts} - {self.top_k}
+        others = sorted(k for k in counts if k <= self.num_experts)
+        return [{"top_k": k} for k in (self.top_k, *others)]
+
+    def set_point(self, model: nn.Module, point: Point) -> None:
+        """Route every token to `point["top_k"]` experts from now on."""
+        for module in model.modules():
+            if isinstance(module, MoEFFN):
+                module.top_k = int(point["top_k"])
+
+    def _check(self) -> None:
+        if not 1 <= self.top_k <= self.num_experts:
+            raise ValueError(f"top_k is {self.top_k}, but there are {self.num_experts} experts")
+        if self.top_k == 1 and self.normalize:
+            raise ValueError(
+                "top_k=1 needs normalize=False: a weight normalised to 1 teaches the router nothing"
+            )
+        if self.capacity_factor is None and self.eval_capacity_factor is not None:
+            raise ValueError("eval_capacity_factor needs a capacity_factor to train with")
+        if self.backend not in dispatch.BACKENDS:
+            raise ValueError(f"backend is one of {dispatch.BACKENDS}, not {self.backend!r}")
+
+
+class MoEFFN(nn.Module):
+    """sum over the chosen experts of weight_e f_e(x); in training also the auxiliary loss.
+
+    Skips in training as at inference. `causal`: no token may lose its expert to a later one.
+    """
+
+    takes_mask = True  # padding must neither take places nor be balanced
+    causal = False
+
+    def __init__(self, dim: int, hidden: int, settings: MoE, *, name: str = "moe") -> None:
+        super().__init__()
+        self.name, self.settings, self.top_k = name, settings, settings.top_k
+        self.router = Router(dim, settings.num_experts)
+        self.experts = Experts(settings.num_experts, dim, hidden, settings.activation)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """[B, T, D] -> [B, T, D], with the weighted auxiliary loss in training.
+
+        `mask` [B, T] is false in the padding. Dropless, padding runs as it does in a dense layer.
+        """
+        with region("router"):
+            logits = self.router(self._jittered(x))  # [B, T, E]
+            probability = softmax(logits)
+            best = top_k(probability, self.top_k)
+            run = decide(
+                self.name,
+                probabilities=probability,
+                run=best if self._factor is None else self._placed(probability, mask),
+                cost=self.experts.flops_per_row,
+            )
+            weights = self._weights(probability, run, best)
+        y = dispatch.mix(
+            x.flatten(0, 1),
+            run.flatten(0, 1),
+            weights.flatten(0, 1),
+            self.experts,
+            self.settings.backend,
+        ).view_as(x)
+        if not self.training:
+            return y
+        real = slice(None) if mask is None else mask
+        return y, self._aux_loss(logits[real], probability[real], best[real])
+
+    @property
+    def _factor(self) -> float | None:
+        """The capacity factor in use."""
+        settings = self.settings
+        if self.training or settings.eval_capacity_factor is None:
+            return settings.capacity_factor
+        return settings.eval_capacity_factor
+
+    def _jittered(self, x: Tensor) -> Tensor:
+        if not self.training or self.settings.jitter == 0.0:
+            return x
+        noise = torch.empty_like(x).uniform_(1 - self.settings.jitter, 1 + self.settings.jitter)
+        return x * noise
+
+    def _placed(self, probability: Tensor, mask: Tensor | None) -> Tensor:
+        """The choices that find a place, bool like `probability` [B, T, E]."""
+        assert self._factor is not None
+        choices = probability.detach().topk(self.top_k, dim=-1).indices  # [B, T, K]
+        num_tokens, num_experts = choices[..., 0].numel(), probability.shape[-1]
+        if mask is not None and not self.causal:  # there it is not known yet how many are real
+            num_tokens = int(mask.sum())
+        limit = dispatch.capacity(num_tokens, num_experts, self.top_k, self._factor)
+        return dispatch.within_capacity(choices, num_experts, limit, mask=mask, causal=self.causal)
+
+    def _weights(self, probability: Tensor, run: Tensor, best: Tensor) -> Tensor:
+        chosen = probability * run
+        if not self.settings.normalize:
+            return chosen
+        whole = chosen
+        if self._factor is not None:  # before dropping, unless somebody else chose the experts
+            foreign = (run & ~best).any(-1, keepdim=True)
+            whole = probability * torch.where(foreign, run, best)
+        return chosen / whole.sum(-1, keepdim=True).clamp_min(1e-9)
+
+    def _aux_loss(self, logits: Tensor, probability: Tensor, best: Tensor) -> Tensor:
+        """Balance counts what the router wants, before capacity drops any."""
+        wanted = best if self._factor is None else top_k(probability, 1)
+        balance = self.settings.balance_weight * balance_loss(probability, wanted)
+        return balance + self.settings.z_weight * z_loss(logits)
+
+
+def z_loss(logits: Tensor) -> Tensor:
+    """mean (logsumexp of a token's logits)^2 (Zoph et al. 2022, ST-MoE, equation 5), a scalar."""
+    return logits.logsumexp(-1).square().mean()

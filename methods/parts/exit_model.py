@@ -1,0 +1,261 @@
+"""A trunk with exit heads: runs everything in training, really leaves in inference.
+
+    blocks ... head 0 -> go on? -> blocks ... head 1 -> go on? -> ... blocks, final head
+
+In training every element runs to the end and every head answers (unless the harness replays
+decisions: then what has left keeps its answer, and tokens their state). In inference the trunk is
+driven block by block over what is left: each block is called once, on the remaining samples or
+tokens, and never on an empty batch. When generating, what leaves still puts its keys and values
+into the caches of the blocks that it does not run: later tokens will look at them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench import routing
+from bench.types import Batch, Output, Unsupported
+from methods.backbone.conv import layer_flops
+from methods.parts.exit_tokens import advance, fill, keep, last_tokens
+from methods.trunk.cache import Cache
+from methods.trunk.decoding import greedy
+from methods.trunk.tokens import linear_flops, select_running
+from methods.trunk.trunk import State, Trunk
+
+NEVER = 2.0  # a threshold that no probability reaches
+
+
+class ExitModel(nn.Module):
+    """`trunk` with a head after every `every` blocks.
+
+    The buffer `threshold` is the one in use, `thresholds` holds one per calibrated operating point;
+    both begin at NEVER, so that an uncalibrated model runs to the end. Raises ValueError where no
+    inner exit fits, Unsupported for an encoder-decoder.
+    """
+
+    threshold: Tensor
+    thresholds: Tensor
+
+    def __init__(self, trunk: Trunk, every: int, num_points: int) -> None:
+        super().__init__()
+        if trunk.spec.kind == "seq2seq":
+            raise Unsupported("early exit does not count what a decoder's tokens read")
+        depth = len(trunk.blocks)
+        if not 1 <= every < depth:
+            raise ValueError(f"every={every} leaves no exit before the end of {depth} blocks")
+        self.ends = [*range(every, depth, every), depth]  # number of blocks run at each exit
+        self.trunk = trunk
+        self.heads = nn.ModuleList(trunk.new_head(end) for end in self.ends[:-1])
+        stages = zip(self.ends, self.ends[1:], strict=False)
+        # FLOPs: a token through the linear layers of each later stage; its key and value; a head.
+        blocks = list(trunk.blocks)
+        self._linear = [sum(map(linear_flops, blocks[a:b])) for a, b in stages]
+        attention = getattr(blocks[0], "attention", None)
+        self._key_value = 2 * 2 * trunk.dim * getattr(attention, "kv_dim", trunk.dim)
+        self._cached = False  # whether the last pass left keys and values of what had left
+        self._head = linear_flops(trunk.head)
+        self._of_maps = [] if trunk.tokens else self._traced()
+        self.register_buffer("threshold", torch.tensor(NEVER))
+        self.register_buffer("thresholds", torch.full((num_points,), NEVER))
+
+    def forward(self, batch: Batch, cache: Cache | None = None) -> Output:
+        """Logits of the exit that each element took; in training `stats["exits"]` holds all.
+
+        With a cache, `batch` holds the next tokens; logits are the last one's only, [B, 1, C].
+        """
+        self._cached = cache is not None
+        if self.training:
+            return self._masked(batch)
+        if self.trunk.spec.causal:
+            return self._tokens_leave(batch, cache)
+        return self._samples_leave(batch)
+
+    def generate(self, prompt: Batch, num_tokens: int) -> Iterator[Tensor]:
+        """The likeliest next tokens, one by one; see `methods.trunk.decoding`."""
+        return greedy(self, self.trunk.spec, prompt, num_tokens)
+
+    def block_shares(self) -> Tensor:
+        """Share of the blocks that have run at each exit, [exits]; the last is 1."""
+        return torch.tensor(self.ends) / self.ends[-1]
+
+    def stages(self) -> Iterator[tuple[Sequence[nn.Module], nn.Module]]:
+        """The blocks up to each exit and the exit's head, in order."""
+        blocks = list(self.trunk.blocks)
+        heads = [*self.heads, self.trunk.head]
+        for begin, end, head in zip([0, *self.ends[:-1]], self.ends, heads, strict=True):
+            yield blocks[begin:end], head
+
+    @torch.no_grad()
+    def confidences(self, batch: Batch) -> Tensor:
+        """Largest probability at each inner exit when everything runs, [exits - 1, elements]."""
+        state, found = self.trunk.stem(batch), []
+        for blocks, head in self.stages():
+            if head is self.trunk.head:
+                break
+            for block in blocks:
+                state = block(state)
+            found.append(confidence(head(state)).flatten())
+        return torch.stack(found)
+
+    def _masked(self, batch: Batch) -> Output:
+        """Everything runs; what a replayed decision let leave keeps its logits.
+
+        In a causal trunk also its state, which others go on looking at.
+        """
+        state = self.trunk.stem(batch)
+        live: Tensor | None = None  # [B] or [B, T]; None: everything
+        exits: list[Tensor] = []
+        logits = torch.empty(0)
+        for number, (blocks, head) in enumerate(self.stages()):
+            for block in blocks:
+                before, state = state.x, block(state)
+                if live is not None and self.trunk.spec.causal:
+                    state = replace(state, x=keep(live, state.x, before))
+            with routing.region("exit_head"):
+                exits.append(head(state))
+            logits = exits[-1] if live is None else keep(live, exits[-1], logits)
+            if head is self.trunk.head or (live is not None and not live.any()):
+                continue  # nobody is left to decide about
+            run = torch.ones_like(exits[-1][..., 0], dtype=torch.bool)
+            chosen = self._decide(number, state, confidence(exits[-1].detach()), run)
+            if chosen is not run:
+                live = chosen if live is None else live & chosen
+        return Output(logits, state.aux_loss, {"exits": exits})
+
+    def _samples_leave(self, batch: Batch) -> Output:
+        """Whole samples leave; the batch is compacted to the others."""
+        state, logits = self.trunk.stem(batch), torch.empty(0)
+        for number, (blocks, head) in enumerate(self.stages()):
+            for block in blocks:
+                state = block(state)
+            with routing.region("exit_head"):
+                found = head(state)  # [n, C]
+            with routing.region("combine"):
+                index = state.index
+                logits = found if index is None else logits.index_copy(0, index, found)
+            if head is self.trunk.head:
+                break
+            with routing.region("router"):
+                sure = confidence(found)
+                run = self._decide(number, state, sure, sure < self.threshold)
+            with routing.region("dispatch"):
+                rows = run.nonzero().flatten()
+                if len(rows) == 0:
+                    break
+                if len(rows) < len(run):
+                    state = state.select(rows)
+        return Output(logits)
+
+    def _tokens_leave(self, batch: Batch, cache: Cache | None) -> Output:
+        """Tokens leave and stay visible; samples without a token left are compacted away."""
+        state = self.trunk.begin(batch, cache)
+        live = torch.ones(state.x.shape[:2], dtype=torch.bool, device=state.x.device)
+        logits = torch.empty(0)
+        for number, (blocks, head) in enumerate(self.stages()):
+            asking = select_running(live)
+            state, asked = advance(blocks, state, asking)
+            if head is self.trunk.head and cache is not None:
+                asking, asked = last_tokens(live, state)
+            with routing.region("exit_head"):
+                found = head(asked)[0]  # [N, C]
+            with routing.region("combine"):
+                logits = fill(logits, state, asking, found)
+            if head is self.trunk.head:
+                break
+            with routing.region("router"):
+                sure = torch.ones_like(live, dtype=found.dtype)  # [n, T]
+                sure = sure.flatten().index_copy(0, asking.places, confidence(found)).view_as(live)
+                run = live & (sure < self.threshold)
+                live = live & self._decide(number, state, sure, run)
+            with routing.region("dispatch"):
+                left = live.any(1)
+                rows = left.nonzero().flatten()
+                if cache is not None and len(rows) < len(live):
+                    self._remember(number, state.select((~left).nonzero().flatten()))
+                if len(rows) == 0:
+                    break
+                if len(rows) < len(live):
+                    state, live = state.select(rows), live.index_select(0, rows)
+        return Output(logits if cache is None else logits[:, -1:])
+
+    def _remember(self, number: int, state: State) -> None:
+        """Keys and values of samples that left at exit `number`, for all blocks above it."""
+        blocks: list[Any] = list(self.trunk.blocks)
+        for block in blocks[self.ends[number] :]:
+            block.remember(state)
+
+    def _decide(self, number: int, state: State, sure: Tensor, run: Tensor) -> Tensor:
+        """Announce who goes on after exit `number`; returns whom the harness lets go on."""
+        return routing.decide(
+            f"exit{number}",
+            probabilities=1 - sure,
+            run=run,
+            cost=self._cost(number, state.x.shape[1], state.cache),
+            index=state.index,
+        )
+
+    def _cost(self, number: int, num_tokens: int, cache: Cache | None) -> float:
+        """FLOPs of the stage after exit `number` for one more sample, or one more asking token.
+
+        Attention: 2 T D for scores and for mixing each, per asking token and block; it sees T.
+        """
+        if self._of_maps:
+            return self._of_maps[number]
+        num_blocks = self.ends[number + 1] - self.ends[number]
+        num_keys = num_tokens + (0 if cache is None else cache.length)
+        per_token = self._linear[number] + num_blocks * 4 * num_keys * self.trunk.dim
+        if self.trunk.spec.causal:
+            # Of a prompt only the last token asks the final head.
+            unread = cache is not None and num_tokens > 1 and number + 2 == len(self.ends)
+            return per_token - num_blocks * self._key_value + (0 if unread else self._head)
+        return num_tokens * per_token + self._head
+
+    def _traced(self) -> list[int]:
+        """FLOPs of each later stage with its head for one sample of feature maps, from shapes."""
+        shadow = deepcopy(self).to("meta").eval()
+        inputs = torch.zeros(1, *self.trunk.spec.input_shape, device="meta")
+        found: list[int] = []
+        with torch.no_grad(), layer_flops(shadow) as calls:
+            state = shadow.trunk.stem(Batch(inputs, inputs))
+            for blocks, head in shadow.stages():
+                calls.clear()
+                for block in blocks:
+                    state = block(state)
+                head(state)
+                found.append(sum(calls))
+        return found[1:]
+
+    def declared_flops(self, observation: routing.Observation) -> float:
+        """FLOPs of the decisions; in a causal model also keys and values of all visible tokens.
+
+        Those are computed for every token of a sample in which any token still asks; when
+        generating, for every token, whatever the decisions.
+        """
+        if not self.trunk.spec.causal:
+            return observation.declared_flops()
+        total = 0.0
+        live = torch.empty(0)
+        for decision in observation.decisions:
+            number = int(decision.name.removeprefix("exit"))
+            if number == 0:
+                live = torch.ones_like(decision.run)
+            rows = slice(None) if decision.index is None else decision.index
+            run = live[rows] & decision.run  # a token that has left is not asked again
+            live[rows] = run
+            total += int(run.sum()) * decision.cost
+            if not self._cached:
+                num_blocks = self.ends[number + 1] - self.ends[number]
+                num_visible = int(run.any(1).sum()) * run.shape[1]
+                total += num_visible * num_blocks * self._key_value
+        return total
+
+
+def confidence(logits: Tensor) -> Tensor:
+    """The largest softmax probability, [..., C] -> [...]."""
+    return logits.softmax(-1).amax(-1)

@@ -1,0 +1,1 @@
+"""Depth that depends on the input: exits, skipped blocks, blocks over few tokens."""

@@ -1,0 +1,122 @@
+"""Early exit: easy inputs leave at an early head, hard ones go on.
+
+Heads after inner blocks, trained jointly with weights that grow with depth (BranchyNet:
+Teerapittayanon et al. 2016; PABEE: Zhou et al. 2020). An element leaves at the first head whose
+largest softmax probability reaches a threshold (BranchyNet and DeeBERT, Xin et al. 2020, use the
+entropy).
+
+Where one label belongs to a sample, the sample leaves and the rest of the batch is compacted. Where
+every position is predicted (language modelling), single tokens leave as in CALM (Schuster et al.
+2022): a token that has left asks nothing any more, but its last state stays visible to later tokens
+as key and value in the blocks above. A token's decision reads only its own state, so it never
+sees the future. The model is in `exit_model.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from copy import deepcopy
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from bench.routing import Observation
+from bench.types import Backbone, Batch, Criterion, Output, Point, TaskSpec
+from methods.parts.exit_model import NEVER, ExitModel
+from methods.trunk.trunk import Trunk
+
+
+@dataclass
+class EarlyExit:
+    """Exit heads after every `every` blocks; thresholds are found on held-out batches.
+
+    An operating point is a budget: the largest mean share of blocks that an element (a sample, or a
+    token in language modelling) runs on the calibration data. The first is the default. A budget
+    that leaving at the first exit already exceeds raises ValueError when the model is made.
+    """
+
+    compaction = "samples or tokens that left are removed after every exit"
+
+    every: int = 1
+    budgets: list[float] = field(default_factory=lambda: [0.7, 0.5, 0.6, 0.85])
+    train_share: float = 0.3
+    open_is_dense = True  # nothing leaves: the dense model
+
+    def build(self, spec: TaskSpec, backbone: Backbone) -> ExitModel:
+        """The untrained backbone with exit heads."""
+        return self._with_exits(backbone.build(spec))
+
+    def convert(self, dense: Trunk, batches: Iterable[Batch]) -> ExitModel:
+        """A copy of the trained trunk; exit heads of the final one's shape start as its copies."""
+        model = self._with_exits(deepcopy(dense))
+        trained = dense.head.state_dict()
+        for head in model.heads:
+            if {k: v.shape for k, v in head.state_dict().items()} == {
+                k: v.shape for k, v in trained.items()
+            }:
+                head.load_state_dict(trained)
+        return model
+
+    def _with_exits(self, trunk: Trunk) -> ExitModel:
+        model = ExitModel(trunk, self.every, len(self.budgets))
+        least = model.ends[0] / model.ends[-1]
+        if min(self.budgets) < least:
+            raise ValueError(
+                f"budget {min(self.budgets)} cannot be kept: leaving at the first exit already runs"
+                f" {least:.2f} of the blocks; raise it, or lower every={self.every}"
+            )
+        return model
+
+    def loss(self, model: ExitModel, batch: Batch, criterion: Criterion, progress: float) -> Tensor:
+        """The exits' losses averaged with weights proportional to their depth (PABEE)."""
+        output = model(batch)
+        logits = output.stats["exits"]
+        losses = [(k + 1) * criterion(Output(exit), batch) for k, exit in enumerate(logits)]
+        return torch.stack(losses).sum() / sum(range(1, len(losses) + 1)) + output.aux_loss
+
+    def calibrate(self, model: ExitModel, batches: Iterable[Batch]) -> None:
+        """Find every budget's threshold on held-out batches; sets the default point."""
+        confidence = torch.cat([model.confidences(batch) for batch in batches], 1)
+        for i, budget in enumerate(self.budgets):
+            model.thresholds[i] = find_threshold(confidence, model.block_shares(), budget)
+        self.set_point(model, self.points()[0])
+
+    def points(self) -> list[Point]:
+        """One operating point per budget, the default first."""
+        return [{"budget": budget} for budget in self.budgets]
+
+    def set_point(self, model: ExitModel, point: Point) -> None:
+        """Use a budget's threshold. Raises ValueError for a budget that is not among `budgets`."""
+        model.threshold.copy_(model.thresholds[self.budgets.index(float(point["budget"]))])
+
+    def declared_flops(self, model: ExitModel, observation: Observation) -> float:
+        """FLOPs that the decisions add to a pass in which everything leaves at the first exit."""
+        return model.declared_flops(observation)
+
+
+def find_threshold(confidence: Tensor, shares: Tensor, budget: float) -> float:
+    """The largest threshold at which the mean share of blocks stays within `budget`.
+
+    `confidence` [exits, N]: of the inner exits for each of N elements; `shares` [exits + 1]: of the
+    blocks run when leaving at each exit, the last is 1. Thresholds lie halfway between two
+    confidences, so that rounding moves nobody; with 0, the lowest, everything leaves at once.
+    """
+    values = confidence.flatten().sort().values
+    steps = torch.linspace(0, len(values) - 2, 512).long()
+    halfway = (values[steps] + values[steps + 1]) / 2
+    candidates = [0.0, *halfway.tolist(), NEVER]
+    low, high = 0, len(candidates) - 1  # the mean share grows with the threshold
+    while low < high:
+        middle = (low + high + 1) // 2
+        if mean_share(confidence, shares, candidates[middle]) <= budget:
+            low = middle
+        else:
+            high = middle - 1
+    return candidates[low]
+
+
+def mean_share(confidence: Tensor, shares: Tensor, threshold: float) -> float:
+    """Mean share of blocks that N elements run under a threshold; shapes as in `find_threshold`."""
+    sure = torch.cat([confidence >= threshold, torch.ones_like(confidence[:1]) > 0])
+    return float(shares.to(confidence)[sure.int().argmax(0)].mean())  # the first exit that is sure

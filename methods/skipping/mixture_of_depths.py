@@ -1,0 +1,219 @@
+"""Mixture-of-Depths: in every second block a router picks the tokens that the block works on.
+
+Raposo et al. 2024, "Mixture-of-Depths: Dynamically allocating compute in transformer-based language
+models". A routed block takes the `capacity` share of tokens with the highest scores r_i, lets
+them attend among themselves at their own positions, and adds what it computed, scaled:
+
+    x_i + g(r_i) (block(X)_i - x_i)  for the selected tokens X,     x_i  for the others
+
+with g(r) = 2 sigmoid(r), so that a zero score leaves the block's result as it is (the paper scales
+by r itself); this lets training start from a dense model.
+
+A token's rank in its sequence depends on later tokens. In causal models the top-k selection is
+therefore used in training only; in inference a token is selected by itself, where a small predictor
+of the selection (trained on detached inputs, so that it does not disturb the model) exceeds a
+threshold. The threshold of each block and capacity is a quantile found on held-out batches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench import routing
+from bench.types import Backbone, Batch, Point, TaskSpec, Unsupported
+from methods.trunk.tokens import Selection, linear_flops, run_block, select_running
+from methods.trunk.trunk import State, Trunk, flat_places
+
+
+@dataclass
+class MixtureOfDepths:
+    """Every second block routed; trained with `capacity`, the share of tokens that it takes.
+
+    The operating points are `capacity` and the others in `capacities`. Skips in training too.
+    """
+
+    compaction = "the same number of tokens of every sample, gathered"
+
+    capacity: float = 0.25
+    capacities: list[float] = field(default_factory=lambda: [0.125, 0.5, 0.75])
+    train_share: float = 0.3
+
+    def build(self, spec: TaskSpec, backbone: Backbone) -> Trunk:
+        """The untrained backbone with every second block routed."""
+        return self._routed(backbone.build(spec))
+
+    def convert(self, dense: Trunk, batches: Iterable[Batch]) -> Trunk:
+        """A copy of the trained trunk with every second block routed."""
+        return self._routed(deepcopy(dense))
+
+    def _routed(self, trunk: Trunk) -> Trunk:
+        """Raises Unsupported where the state is not a row of tokens, or a decoder's."""
+        if not trunk.tokens:
+            raise Unsupported("mixture_of_depths picks tokens; this trunk works on feature maps")
+        if trunk.spec.kind == "seq2seq":
+            raise Unsupported("mixture_of_depths does not count what a decoder's tokens read")
+        for i in range(1, len(trunk.blocks), 2):
+            trunk.blocks[i] = RoutedBlock(
+                trunk.blocks[i],
+                trunk.dim,
+                self._shares(),
+                name=f"block{i}",
+                causal=trunk.spec.causal,
+            )
+        return trunk
+
+    def calibrate(self, model: Trunk, batches: Iterable[Batch]) -> None:
+        """In a causal model, find thresholds that select each capacity's share of held-out tokens.
+
+        Block after block, because a block's inputs depend on what earlier ones selected.
+        """
+        if not model.spec.causal:
+            return
+        held_out = list(batches)
+        for point in reversed(self.points()):  # ends with the default
+            self.set_point(model, point)
+            states = [model.stem(batch) for batch in held_out]
+            for block in model.blocks:
+                if isinstance(block, RoutedBlock):
+                    block.fit_threshold(states)
+                states = [block(state) for state in states]
+
+    def points(self) -> list[Point]:
+        """One operating point per capacity, the default first."""
+        return [{"capacity": capacity} for capacity in self._shares()]
+
+    def _shares(self) -> list[float]:
+        """`capacity` and the other capacities. Raises ValueError for one outside (0, 1]."""
+        shares = [self.capacity, *(c for c in self.capacities if c != self.capacity)]
+        if not all(0 < share <= 1 for share in shares):
+            raise ValueError(f"a capacity is a share of the tokens in (0, 1], not {shares}")
+        return shares
+
+    def set_point(self, model: Trunk, point: Point) -> None:
+        """Let every routed block take the share `point["capacity"]` of the tokens."""
+        for block in model.blocks:
+            if isinstance(block, RoutedBlock):
+                block.set_capacity(float(point["capacity"]))
+
+    def declared_flops(self, model: Trunk, observation: routing.Observation) -> float:
+        """The decisions' FLOPs plus attention among the selected: 4 D k^2 for k of a sample.
+
+        When generating, a token that comes alone looks at those selected before it, too.
+        """
+        pairs, held = 0.0, dict[str, Tensor]()
+        for decision in observation.decisions:
+            chosen = decision.run.sum(1).double()  # [n]
+            alone = decision.run.shape[1] == 1
+            seen = held[decision.name] + chosen if alone and decision.name in held else chosen
+            held[decision.name] = seen
+            pairs += float(chosen @ seen)
+        return observation.declared_flops() + 4 * model.dim * pairs
+
+
+class RoutedBlock(nn.Module):
+    """A block that works on selected tokens; the others pass unchanged.
+
+    `capacities`: the shares of tokens that it can be told to take, the first is in use at first.
+    """
+
+    thresholds: Tensor
+
+    def __init__(
+        self, block: nn.Module, dim: int, capacities: list[float], *, name: str, causal: bool
+    ) -> None:
+        super().__init__()
+        self.block, self.name, self.causal = block, name, causal
+        self.capacities, self.active = capacities, 0
+        self.cost = linear_flops(block)  # of a token, without attention
+        self.router = nn.Linear(dim, 1, bias=False)
+        nn.init.normal_(self.router.weight, std=0.02)
+        if causal:
+            self.predictor = nn.Sequential(
+                nn.Linear(dim, dim // 4), nn.GELU(), nn.Linear(dim // 4, 1)
+            )
+            self.register_buffer("thresholds", torch.zeros(len(capacities)))
+
+    def set_capacity(self, capacity: float) -> None:
+        """Take this share of the tokens. Raises ValueError if it is not one of `capacities`."""
+        self.active = self.capacities.index(capacity)
+
+    @torch.no_grad()
+    def fit_threshold(self, states: Iterable[State]) -> None:
+        """Set the threshold that selects the active capacity's share of the tokens of `states`."""
+        logits = torch.cat([self.predictor(state.x).flatten() for state in states]).sort().values
+        num_left_out = len(logits) - math.ceil(self.capacities[self.active] * len(logits))
+        if num_left_out == 0:
+            self.thresholds[self.active] = -torch.inf
+        else:  # halfway between two tokens, so that rounding moves neither
+            self.thresholds[self.active] = logits[num_left_out - 1 : num_left_out + 1].mean()
+
+    def forward(self, state: State) -> State:
+        """Route, run the block on the selected tokens and put them back; x stays [B, T, D]."""
+        with routing.region("router"):
+            score = self.router(state.x)[..., 0]  # [B, T]
+            state, selection = self._select(state, score)
+        if len(selection.places) == 0:
+            return state
+        if state.cache is not None and score.shape[1] == 1:
+            return self._next(state, score, selection.places)
+        with routing.region("dispatch"):
+            picked = selection.take(state)  # x [1, N, D], positions and mask [B, K]
+            if selection.valid is not None and (not self.causal or state.cache is not None):
+                # In a causal model padding comes last, where no token sees it, but a cache would.
+                real = selection.valid if picked.mask is None else picked.mask & selection.valid
+                picked = replace(picked, mask=real)
+        with routing.region("expert"):
+            new = run_block(self.block, picked, selection)  # x [1, N, D]
+        with routing.region("combine"):
+            gate = 2 * score.flatten().index_select(0, selection.places).sigmoid()  # [N]
+            changed = torch.lerp(picked.x, new.x, gate[:, None].to(new.x))
+            return replace(state, x=selection.put(state.x, changed), aux_loss=new.aux_loss)
+
+    def _next(self, state: State, score: Tensor, rows: Tensor) -> State:
+        """Run the block on the one new token of the samples `rows` [n]; caches know the earlier."""
+        with routing.region("dispatch"):
+            picked = state if len(rows) == len(state.x) else state.select(rows)  # x [n, 1, D]
+        with routing.region("expert"):
+            new = self.block(picked)
+        with routing.region("combine"):
+            gate = 2 * score.index_select(0, rows).sigmoid()  # [n, 1]
+            changed = torch.lerp(picked.x, new.x, gate[..., None].to(new.x))
+            return replace(state, x=state.x.index_copy(0, rows, changed))
+
+    def _select(self, state: State, score: Tensor) -> tuple[State, Selection]:
+        """The state, in training with the predictor's loss, and the selected tokens."""
+        belief = self.predictor(state.x.detach())[..., 0] if self.causal else score
+        tokens: Tensor | None = None
+        if self.causal and not self.training:
+            own = belief > self.thresholds[self.active]
+        elif state.mask is None:
+            tokens = score.topk(self._number(score.shape[1]), sorted=False).indices.sort(-1).values
+            own = torch.zeros_like(score, dtype=torch.bool).scatter(1, tokens, True)
+        else:
+            own = self._top_of_real(score, state.mask)
+        if self.causal and self.training:
+            loss = F.binary_cross_entropy_with_logits(belief, own.to(belief))
+            state = replace(state, aux_loss=state.aux_loss + loss)
+        run = routing.decide(
+            self.name, probabilities=belief.sigmoid(), run=own, cost=self.cost, index=state.index
+        )
+        if tokens is not None and run is own:
+            return state, Selection(tokens, flat_places(tokens, score.shape[1]))
+        return state, select_running(run)
+
+    def _number(self, length: int) -> int:
+        """How many of `length` tokens are taken."""
+        return math.ceil(self.capacities[self.active] * length)
+
+    def _top_of_real(self, score: Tensor, mask: Tensor) -> Tensor:
+        """The highest scores among each sample's real tokens, bool [B, T]: padding never counts."""
+        numbers = torch.ceil(mask.sum(1) * self.capacities[self.active])
+        rank = score.masked_fill(~mask, -torch.inf).argsort(1, descending=True).argsort(1)
+        return rank < numbers[:, None]

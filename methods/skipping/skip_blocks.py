@@ -1,0 +1,167 @@
+"""Dynamic skipping: for every sample, a gate before each residual block decides whether it runs.
+
+Veit and Belongie 2018 (ConvNet-AIG): a small network reads the mean of a block's input; Wang et al.
+2018 (SkipNet): gates taught by REINFORCE; Wu et al. 2018 (BlockDrop): its self-critical baseline,
+the reward of the greedy decisions. A block that changes the state's shape always runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from bench.routing import decide, region
+from bench.types import Backbone, Batch, Criterion, Output, TaskSpec, Unsupported
+from methods.backbone.conv import layer_flops
+from methods.backbone.transformer import mean_token
+from methods.parts import dispatch
+from methods.parts.gates import Budget, Estimator, Gate, binary, compute_share, reinforce_loss
+from methods.trunk.trunk import State, Trunk
+
+OPEN = 2.0  # where a gate's logit begins: nearly always open, as the dense model
+
+
+@dataclass
+class SkipBlocks:
+    """Gated blocks of a trained dense model, fine-tuned; training computes all and masks.
+
+    `estimator` is how gates learn: one of `methods.parts.gates.Estimator`. soft trains what
+    inference does not run: a control. `budget`: the share of the gated blocks' FLOPs that dual
+    ascent aims at, with null their price is `cost_weight` throughout; with a budget that is where it begins.
+    """
+
+    compaction = "before every block the samples that run it are gathered"
+
+    estimator: str = "gumbel"
+    budget: float | None = 0.5
+    cost_weight: float = 0.0
+    train_share: float = 0.3
+    open_is_dense = True  # every block runs
+
+    def build(self, spec: TaskSpec, backbone: Backbone) -> nn.Module:
+        """The untrained backbone with gates."""
+        return self.convert(backbone.build(spec), [])
+
+    def convert(self, dense: Trunk, batches: Iterable[Batch]) -> nn.Module:
+        """A copy of the trained trunk with gates. Raises ValueError for an unknown estimator."""
+        if self.estimator not in get_args(Estimator):
+            raise ValueError(f"estimator is one of {get_args(Estimator)}, not {self.estimator!r}")
+        return SkipModel(deepcopy(dense), self)
+
+    def loss(self, model: Any, batch: Batch, criterion: Criterion, progress: float) -> Tensor:
+        """Criterion and price of compute; reinforce compares sampled with greedy decisions."""
+        output = model(batch)
+        loss = criterion(output, batch) + output.aux_loss
+        if self.estimator != "reinforce":
+            return loss
+        with torch.no_grad():
+            greedy = model.eval()(batch)
+            model.train()
+            reward, baseline = (model.reward(each, batch, criterion) for each in (output, greedy))
+        logits, run = output.stats["logits"], output.stats["run"]
+        return loss + reinforce_loss(logits, run, reward, baseline)
+
+
+class SkipModel(nn.Module):
+    """`trunk` with a gate before every block that keeps the state's shape.
+
+    Raises Unsupported where a sample's gate would read later tokens, or nothing can be skipped.
+    """
+
+    def __init__(self, trunk: Trunk, settings: SkipBlocks) -> None:
+        super().__init__()
+        if trunk.spec.causal or trunk.spec.kind == "seq2seq":
+            raise Unsupported("a sample's gate reads all of its tokens: not causal")
+        self.trunk, self.estimator = trunk, settings.estimator
+        widths, self.costs = traced(trunk)
+        if not self.costs:
+            raise Unsupported("no block keeps the shape of its input: none can be skipped")
+        self.gates = nn.ModuleDict({str(i): gate(widths[i]) for i in self.costs})
+        self.budget = Budget(settings.cost_weight, settings.budget)
+
+    def forward(self, batch: Batch) -> Output:
+        """`stats` holds the gates' logits and what ran, both [B, gates]."""
+        state, gates = self.trunk.stem(batch), list[Gate]()
+        logits: list[Tensor] = []
+        for i, block in enumerate(self.trunk.blocks):
+            if i not in self.costs:
+                state = block(state)
+                continue
+            with region("router"):
+                logits.append(self.gates[str(i)](mean(state))[:, 0].float())
+                gates.append(self._ask(i, logits[-1]))
+            state = state.with_x(self._gated(block, state, gates[-1]))
+        run = torch.stack([each.run for each in gates], 1)
+        stats = {"logits": torch.stack(logits, 1), "run": run}
+        return Output(self.trunk.head(state), self._price(gates) if self.training else 0.0, stats)
+
+    def reward(self, output: Output, batch: Batch, criterion: Criterion) -> Tensor:
+        """-(loss + price of what ran) of each sample, [B]."""
+        run = output.stats["run"]
+        costs = run.new_tensor(list(self.costs.values()), dtype=torch.float32)
+        price = self.budget.weight * (run * costs).sum(1) / costs.sum()
+        rows = torch.arange(len(batch), device=run.device)[:, None]
+        losses = [criterion(Output(output.logits[row]), batch.select(row)) for row in rows]
+        return -(torch.stack(losses) + price)
+
+    def _ask(self, block: int, logits: Tensor) -> Gate:
+        def obey(probability: Tensor, run: Tensor) -> Tensor:
+            cost = self.costs[block]
+            return decide(f"block{block}", probabilities=probability, run=run, cost=cost)
+
+        return binary(logits, self.estimator, training=self.training, decide=obey)  # type: ignore[arg-type]
+
+    def _gated(self, block: nn.Module, state: State, gate: Gate) -> Tensor:
+        """The block's result for the samples that run it, its input for the others."""
+
+        def run(rows: Tensor | None) -> Tensor:
+            with region("expert"):
+                new: State = block(state if rows is None else state.select(rows))
+            return new.x
+
+        if not self.training:
+            return dispatch.where_kept(run, state.x, gate.run)
+        value = gate.value.to(state.x.dtype).view(-1, *[1] * (state.x.dim() - 1))
+        return torch.lerp(state.x, run(None).to(state.x.dtype), value)
+
+    def _price(self, gates: list[Gate]) -> Tensor:
+        """The penalty on the compute that gates allocate; a sampled one only moves the weight."""
+        sampled = self.estimator == "reinforce"
+        spent = [each.run.float() if sampled else each.probability for each in gates]
+        return self.budget(compute_share(zip(spent, self.costs.values(), strict=True)))
+
+
+def gate(width: int) -> nn.Module:
+    """A sample's mean [B, width] -> a logit [B, 1]."""
+    last = nn.Linear(16, 1)
+    nn.init.constant_(last.bias, OPEN)
+    return nn.Sequential(nn.Linear(width, 16), nn.ReLU(), last)
+
+
+def mean(state: State) -> Tensor:
+    """The mean over places of feature maps, or over real tokens, [B, width]."""
+    return state.x.mean((2, 3)) if state.x.dim() == 4 else mean_token(state)
+
+
+@torch.no_grad()
+def traced(trunk: Trunk) -> tuple[list[int], dict[int, float]]:
+    """The width before each block, and the FLOPs of one sample in each that keeps the shape."""
+    kind, was_training = trunk.spec.kind, trunk.training
+    blank = torch.zeros(1, *trunk.spec.input_shape, device=next(trunk.parameters()).device)
+    inputs = blank.long() if kind == "tokens" else blank
+    state, widths, costs = trunk.eval().stem(Batch(inputs, inputs)), list[int](), dict[int, float]()
+    for i, block in enumerate(trunk.blocks):
+        with layer_flops(block) as calls:
+            new = block(state)
+        widths.append(state.x.shape[1] if state.x.dim() == 4 else state.x.shape[2])
+        if new.x.shape == state.x.shape and type(new) is State:
+            pairs = state.x.shape[1] ** 2 if hasattr(block, "attention") else 0
+            costs[i] = sum(calls) + 4.0 * pairs * trunk.dim  # attention's two products
+        state = new
+    trunk.train(was_training)
+    return widths, costs

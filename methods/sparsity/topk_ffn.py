@@ -1,0 +1,237 @@
+"""Sparse activation: of each feed-forward layer only the k blocks of neurons that matter run.
+
+Zhang et al. 2022, "MoEfication: Transformer Feed-forward Layers are Mixtures of Experts". A trained
+layer's hidden neurons are grouped into equal blocks of similar neurons (balanced k-means on the
+rows of W_up), which changes nothing yet. A small predictor, linear -> tanh -> linear, then guesses
+for each token which blocks will be active, and only the k best guesses are computed, both of their
+matrices.
+
+Blocks and not single neurons: gathering scattered rows of a weight matrix copies them, and pays on
+a CPU only below a quarter of the neurons and for one token; blocks are contiguous, and many tokens
+that chose the same block share one matrix product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.routing import decide, region
+from bench.types import Backbone, Batch, Point, TaskSpec, Unsupported
+from methods.backbone.transformer import FeedForward
+from methods.parts import dispatch
+from methods.parts.gates import hard, top_k
+from methods.trunk.trunk import swap
+
+
+@dataclass
+class TopkFFN:
+    """k of `num_blocks` blocks of neurons per token in every feed-forward layer.
+
+    Starts from the trained dense model and is fine-tuned for `train_share` of its steps. Training
+    masks: it computes every block, because the predictor learns from the activations of all;
+    inference really skips. With k = num_blocks the layer is the dense one, exactly.
+    `predictor_weight` scales the predictor's loss.
+    """
+
+    compaction = "tokens are grouped by block: each block of neurons runs the tokens that want it"
+
+    num_blocks: int = 8
+    k: int = 2
+    predictor_weight: float = 0.1
+    train_share: float = 0.3
+    open_is_dense = True  # all blocks of neurons: the dense layer
+
+    def build(self, spec: TaskSpec, backbone: Backbone) -> nn.Module:
+        """The same from an untrained backbone."""
+        return self._converted(backbone.build(spec))
+
+    def convert(self, dense: Any, batches: Iterable[Batch]) -> nn.Module:
+        """A copy of the trained model with its feed-forward layers in blocks."""
+        return self._converted(deepcopy(dense))
+
+    def _converted(self, model: nn.Module) -> nn.Module:
+        """Raises ValueError where k or the width does not fit, Unsupported for other layers."""
+        if not 1 <= self.k <= self.num_blocks:
+            raise ValueError(f"k is {self.k}, but there are {self.num_blocks} blocks")
+        layer = count()
+        num_layers = swap(
+            model,
+            FeedForward,
+            lambda _, old: BlockFFN(
+                old, self.num_blocks, self.k, self.predictor_weight, name=f"topk.{next(layer)}"
+            ),
+        )
+        if num_layers == 0:
+            raise Unsupported("topk_ffn needs feed-forward layers of the form W2 f(W1 x)")
+        return model
+
+    def points(self) -> list[Point]:
+        """Blocks per token at inference, the trained number first."""
+        counts = {1, 2, 4, self.num_blocks} - {self.k}
+        others = sorted(k for k in counts if k <= self.num_blocks)
+        return [{"k": k} for k in (self.k, *others)]
+
+    def set_point(self, model: nn.Module, point: Point) -> None:
+        """Run `point["k"]` blocks per token from now on."""
+        for module in model.modules():
+            if isinstance(module, BlockFFN):
+                module.k = int(point["k"])
+
+
+class BlockFFN(nn.Module):
+    """A feed-forward layer whose hidden neurons lie in blocks, of which k run per token."""
+
+    def __init__(
+        self, dense: FeedForward, num_blocks: int, k: int, weight: float, *, name: str = "topk"
+    ) -> None:
+        super().__init__()
+        if dense.hidden % num_blocks:
+            raise ValueError(f"{dense.hidden} neurons do not fall into {num_blocks} equal blocks")
+        self.name, self.k, self.predictor_weight = name, k, weight
+        rows = F.normalize(dense.up.weight.detach(), dim=1)  # [H, D]
+        owner, centers = balanced_clusters(rows, num_blocks)
+        self.blocks = Blocks(dense, owner.argsort(stable=True), num_blocks)
+        self.bias = nn.Parameter(dense.down.bias.detach().clone())
+        self.predictor = Predictor(centers)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """[B, T, D] -> [B, T, D], with the predictor's weighted loss in training."""
+        with region("router"):
+            score = self.predictor(x.detach())  # [B, T, E]
+            run = decide(
+                self.name,
+                probabilities=score.sigmoid(),
+                run=top_k(score, self.k),
+                cost=self.blocks.flops_per_row,
+            )
+        if self.training:
+            return self._masked(x, score, run)
+        rows = run.flatten(0, 1)
+        y = dispatch.mix(x.flatten(0, 1), rows, torch.ones_like(rows, dtype=x.dtype), self.blocks)
+        return y.view_as(x) + self.bias
+
+    def _masked(self, x: Tensor, score: Tensor, run: Tensor) -> tuple[Tensor, Tensor]:
+        """All blocks computed, those that do not run multiplied with 0."""
+        hidden = self.blocks.hidden_all(x)  # [B, T, E, h]
+        with torch.no_grad():  # how active each block is, as a share of the most active one
+            mass = hidden.square().sum(-1)
+            target = mass / mass.amax(-1, keepdim=True).clamp_min(1e-9)
+        loss = F.binary_cross_entropy_with_logits(score, target.to(score.dtype))
+        value = run * hard(run, score.sigmoid())
+        y = self.blocks.down_all(hidden * value[..., None].to(hidden.dtype))
+        return y + self.bias, self.predictor_weight * loss
+
+
+class Predictor(nn.Module):
+    """Linear -> tanh -> linear, beginning with the block centres and the identity (MoEfication).
+
+    The centres are scaled so that an input of a layer norm's length begins inside tanh's slope.
+    """
+
+    def __init__(self, centers: Tensor) -> None:
+        super().__init__()
+        num_blocks, dim = centers.shape
+        self.similarity = nn.Linear(dim, num_blocks, bias=False)
+        self.score = nn.Linear(num_blocks, num_blocks)
+        with torch.no_grad():
+            self.similarity.weight.copy_(centers / dim**0.5)
+            self.score.weight.copy_(torch.eye(num_blocks))
+            self.score.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> scores [..., E]."""
+        return self.score(self.similarity(x).tanh())
+
+
+class Blocks(nn.Module):
+    """The neurons of a dense layer in E blocks of h: the `Groups` of `dispatch.mix`."""
+
+    def __init__(self, dense: FeedForward, order: Tensor, num_blocks: int) -> None:
+        super().__init__()
+        if dense.up.bias is None:
+            raise Unsupported("topk_ffn needs feed-forward layers with biases")
+        dim, per_block = dense.dim, dense.hidden // num_blocks
+        self.activate = dense.activate
+        with torch.no_grad():
+            up = dense.up.weight[order].view(num_blocks, per_block, dim).transpose(1, 2)
+            bias = dense.up.bias[order].view(num_blocks, per_block)
+            down = dense.down.weight.T[order].view(num_blocks, per_block, dim)
+        self.up = nn.Parameter(up.contiguous())  # [E, D, h]
+        self.bias = nn.Parameter(bias.clone())  # [E, h]
+        self.down = nn.Parameter(down.contiguous())  # [E, h, D]
+
+    @property
+    def flops_per_row(self) -> float:
+        """FLOPs (2 x MAC) of one token in one block."""
+        return 2.0 * (self.up[0].numel() + self.down[0].numel())
+
+    def hidden_all(self, x: Tensor) -> Tensor:
+        """Activations of every block: [..., D] -> [..., E, h]."""
+        up = self.up.transpose(0, 1).flatten(1)  # [D, H]
+        return self.activate(x @ up + self.bias.flatten()).unflatten(-1, self.bias.shape)
+
+    def down_all(self, hidden: Tensor) -> Tensor:
+        """What the activations of all blocks contribute: [..., E, h] -> [..., D]."""
+        return hidden.flatten(-2) @ self.down.flatten(0, 1)
+
+    def each(self) -> Sequence[Callable[[Tensor], Tensor]]:
+        """The blocks, each [n, D] -> [n, D]."""
+        weights = zip(self.up.unbind(0), self.bias.unbind(0), self.down.unbind(0), strict=True)
+        return [partial(_block, self.activate, *parts) for parts in weights]
+
+    def can_sort(self, rows: Tensor) -> bool:
+        return all(dispatch.can_group(rows, weight) for weight in (self.up, self.down))
+
+    def sorted(self, rows: Tensor, order: dispatch.Order) -> Tensor:
+        """Each block on its part of `rows` [P, D] -> [P, D]."""
+        hidden = dispatch.grouped_linear(rows, self.up, order.ends)
+        hidden = self.activate(hidden + self.bias.index_select(0, order.groups))
+        return dispatch.grouped_linear(hidden, self.down, order.ends)
+
+
+def _block(
+    activate: Callable[[Tensor], Tensor], up: Tensor, bias: Tensor, down: Tensor, rows: Tensor
+) -> Tensor:
+    return activate(torch.addmm(bias, rows, up)) @ down
+
+
+def balanced_clusters(
+    points: Tensor, num_clusters: int, num_rounds: int = 8
+) -> tuple[Tensor, Tensor]:
+    """k-means with clusters of equal size: owner [N] of each point, unit centres [G, D].
+
+    `points` [N, D] of length 1, N divisible by G. Each first centre is the point farthest from
+    those before it, so the result is deterministic. In every round the closest pairs of
+    point and centre match first, until a cluster is full.
+    """
+    centers = points[:1]
+    while len(centers) < num_clusters:
+        farthest = (points @ centers.T).amax(1).argmin()
+        centers = torch.cat([centers, points[farthest][None]])
+    for _ in range(num_rounds):
+        owner = _fill(points @ centers.T)
+        sums = torch.zeros_like(centers).index_add_(0, owner, points)
+        centers = F.normalize(sums, dim=1)
+    return owner, centers
+
+
+def _fill(similarity: Tensor) -> Tensor:
+    """The owner of each point, best pairs first: `similarity` [N, G] -> [N]."""
+    num_points, num_clusters = similarity.shape
+    free = [num_points // num_clusters] * num_clusters
+    owner = [-1] * num_points
+    for pair in similarity.flatten().argsort(descending=True).tolist():
+        point, cluster = divmod(pair, num_clusters)
+        if owner[point] < 0 and free[cluster]:
+            owner[point] = cluster
+            free[cluster] -= 1
+    return torch.tensor(owner, device=similarity.device)

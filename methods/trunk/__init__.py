@@ -1,0 +1,1 @@
+"""What dense models are made of: stem, blocks, head, and the state between them."""

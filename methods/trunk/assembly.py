@@ -1,0 +1,147 @@
+"""The parts of one transformer: stem, encoder and blocks, dense or replaced by a method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from bench.types import TaskSpec, Unsupported
+from methods.trunk.attention import Attention
+from methods.trunk.block import Block
+from methods.trunk.feedforward import GATED, FeedForward, GatedFeedForward
+from methods.trunk.positions import Rotary
+from methods.trunk.stem import ImageStem, PairStem, PatchStem, TokenStem
+
+if TYPE_CHECKING:
+    from methods.backbone.transformer import Transformer
+
+MakeFeed = Callable[[int, int], nn.Module]
+MakeAttention = Callable[..., nn.Module]
+MakeBlock = Callable[..., nn.Module]
+
+
+@dataclass
+class Parts:
+    """Makes the parts of one trunk, dense or replaced."""
+
+    shape: Transformer
+    spec: TaskSpec
+    ffn: MakeFeed | None
+    attention: MakeAttention | None
+    block: MakeBlock | None
+
+    def __post_init__(self) -> None:
+        shape, self.num_blocks = self.shape, 0
+        if self.attention is None:
+            self.attention = partial(
+                Attention,
+                num_kv_heads=shape.num_kv_heads,
+                bias=shape.bias,
+                rotary=self._rotary(),
+            )
+        if self.ffn is None and shape.activation == GATED:
+            self.ffn = partial(GatedFeedForward, bias=shape.bias)
+        elif self.ffn is None:
+            self.ffn = partial(FeedForward, activation=shape.activation, bias=shape.bias)
+
+    def _rotary(self) -> Rotary | None:
+        """One table for all layers, as long as the longest sequence."""
+        shape = self.shape
+        if shape.positions != "rotary":
+            return None
+        length = max(shape.num_tokens(self.spec), self.spec.input_shape[0])
+        return Rotary(length, shape.dim // shape.num_heads, shape.rope_theta)
+
+    def blocks(self, depth: int, *, causal: bool, cross: bool = False) -> list[nn.Module]:
+        """The next `depth` blocks, numbered on from the last ones."""
+
+        def dense() -> nn.Module:
+            return self._dense_block(causal=causal, cross=cross)
+
+        first = self.num_blocks
+        self.num_blocks += depth
+        numbers = range(first, self.num_blocks)
+        return [self.block(i, dense) if self.block else dense() for i in numbers]
+
+    def _dense_block(self, *, causal: bool, cross: bool) -> nn.Module:
+        shape = self.shape
+        assert self.attention is not None
+        assert self.ffn is not None
+        mixer = self.attention(shape.dim, shape.num_heads, causal=causal)
+        cross_attention = None
+        if cross:  # never rotary: between two sequences there is no distance
+            cross_attention = Attention(
+                shape.dim, shape.num_heads, num_kv_heads=shape.num_kv_heads, bias=shape.bias
+            )
+        return Block(
+            shape.dim,
+            mixer,
+            self.ffn(shape.dim, shape.hidden),
+            causal=causal,
+            norm=shape.make_norm(),
+            norm_first=shape.norm_first,
+            cross=cross_attention,
+        )
+
+    def initialise(self, blocks: list[nn.Module]) -> None:
+        """Tell every part how much the residual stream's additions shrink with the depth."""
+        for module in nn.ModuleList(blocks).modules():
+            start = getattr(module, "initialise", None)  # what stands in may have one too
+            if callable(start):
+                start((2 * self.shape.depth) ** -0.5)
+
+    def stem(self) -> nn.Module:
+        """The stem of the task's kind."""
+        shape, spec = self.shape, self.spec
+        if spec.kind in ("image", "audio"):
+            size = spec.input_shape if spec.kind == "image" else (1, *spec.input_shape)
+            make = PatchStem if shape.stem == "patch" else ImageStem
+            return make(
+                size,
+                shape.dim,
+                shape.image_stride,
+                positions=shape.positions,
+                class_token=shape.pool == "class",
+            )
+        if spec.vocab_size is None:
+            raise Unsupported(
+                f"the transformer backbone has no stem for {spec.kind} tasks without a vocabulary"
+            )
+        source = self._tokens(spec.vocab_size, spec.input_shape[0])
+        return source if spec.kind == "tokens" else self._pair(source)
+
+    def _tokens(self, vocab_size: int, length: int) -> TokenStem:
+        shape = self.shape
+        scale = shape.dim**0.5 if shape.positions == "sinusoidal" else 1.0
+        return TokenStem(vocab_size, length, shape.dim, positions=shape.positions, scale=scale)
+
+    def _pair(self, source: TokenStem) -> PairStem:
+        """The encoder and the decoder's embedding."""
+        shape, spec = self.shape, self.spec
+        if spec.target_length is None:
+            raise Unsupported(
+                "a seq2seq task without target_length: how long is the longest answer?"
+            )
+        target = self._tokens(spec.num_outputs, spec.target_length)
+        if shape.tied_embeddings == "all":
+            if spec.vocab_size != spec.num_outputs:
+                raise Unsupported("tied_embeddings=all needs one vocabulary for both sequences")
+            source.embedding = target.embedding
+        encoder = self.blocks(shape.depth, causal=False)
+        self.initialise(encoder)
+        norm = shape.make_norm()(shape.dim) if shape.norm_first else nn.Identity()
+        return PairStem(source, encoder, norm, target, spec.decoder_padding)
+
+    def tied(self, stem: nn.Module) -> nn.Embedding | None:
+        """The embedding that the output layer shares; None where it has a matrix of its own."""
+        if self.shape.tied_embeddings == "no":
+            return None
+        embedding = stem.target.embedding if isinstance(stem, PairStem) else None
+        embedding = stem.embedding if isinstance(stem, TokenStem) else embedding
+        if embedding is None or embedding.num_embeddings != self.spec.num_outputs:
+            raise Unsupported("tied_embeddings needs a model that predicts its own input symbols")
+        return embedding

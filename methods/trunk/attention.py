@@ -1,0 +1,117 @@
+"""Multi-head attention, projections fused (Vaswani et al. 2017, Attention Is All You Need)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from methods.trunk.cache import Past
+from methods.trunk.feedforward import start
+from methods.trunk.positions import Rotary
+from methods.trunk.tokens import Selection
+
+
+class Attention(nn.Module):
+    """softmax(Q K^T / sqrt(D / heads)) V in several heads.
+
+    With `causal`, a token sees itself and earlier tokens only; a given mask replaces that rule.
+    `num_kv_heads` heads of keys and values serve all queries (grouped-query attention, Ainslie et
+    al. 2023; None: one each). `rotary` turns queries and keys by their positions.
+    """
+
+    takes_selection = True
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        causal: bool = False,
+        num_kv_heads: int | None = None,
+        bias: bool = True,
+        rotary: Rotary | None = None,
+    ) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"width {dim} is not divisible by {num_heads} heads")
+        if num_kv_heads is not None and num_heads % num_kv_heads:
+            raise ValueError(f"{num_heads} heads cannot share {num_kv_heads} of keys and values")
+        self.dim, self.num_heads, self.causal = dim, num_heads, causal
+        self.num_kv_heads = num_kv_heads or num_heads
+        self.grouped = self.num_kv_heads < num_heads
+        self.kv_dim = dim // num_heads * self.num_kv_heads
+        self.qkv = nn.Linear(dim, dim + 2 * self.kv_dim, bias=bias)
+        self.out = nn.Linear(dim, dim, bias=bias)
+        self.rotary = rotary
+
+    def initialise(self, residual_scale: float) -> None:
+        """GPT-2's start: N(0, 0.02), what is added to the residual stream scaled down, no bias."""
+        start(self.qkv)
+        start(self.out, residual_scale)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        context: Tensor | None = None,
+        *,
+        positions: Tensor | None = None,
+        context_positions: Tensor | None = None,
+        past: Past | None = None,
+        selection: Selection | None = None,
+    ) -> Tensor:
+        """Mix `x` [B, T, D]; returns [B, T, D].
+
+        `context` [B, S, D]: where keys and values come from (default: x itself).
+        `mask`: broadcastable to [B, heads, T, S]; bool, true where a query may look, or an
+        additive bias. None: everywhere, or causal. `positions` [B, T], `context_positions` [B, S]:
+        for rotary positions (None: 0, 1, ...). `past`: earlier tokens, of which a new token sees
+        all; it remembers the new ones and brings its own mask. `selection`: x is packed
+        [1, N, D] and padded to [B, T] for the products alone; the result is packed again.
+        """
+        query, key, value = self._project(x, x if context is None else context, selection)
+        if self.rotary is not None:
+            query = self.rotary(query, positions)
+            key = self.rotary(key, positions if context is None else context_positions)
+        causal = self.causal and mask is None and context is None
+        if past is not None:
+            key, value, mask, causal = past.extend(key, value)
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=self.grouped
+        )  # [B, heads, T, D / heads]
+        mixed = mixed.transpose(1, 2).flatten(2)  # [B, T, D]
+        return self.out(mixed if selection is None else selection.pack(mixed))
+
+    def remember(self, x: Tensor, past: Past, positions: Tensor | None = None) -> None:
+        """Append the keys and values of `x` [B, T, D] to `past`; nobody asks."""
+        key, value = self._project_context(x)
+        if self.rotary is not None:
+            key = self.rotary(key, positions)
+        past.extend(key, value)
+
+    def _project(
+        self, x: Tensor, context: Tensor, selection: Selection | None
+    ) -> tuple[Tensor, ...]:
+        """Queries of `x`, keys and values of `context`, each [B, heads, T or S, D / heads]."""
+        if context is not x:
+            weight, bias = self.qkv.weight, self.qkv.bias
+            query = F.linear(x, weight[: self.dim], None if bias is None else bias[: self.dim])
+            query = query if selection is None else selection.pad(query)
+            return *self._heads(query, 1), *self._project_context(context)
+        joint = self.qkv(x)
+        joint = joint if selection is None else selection.pad(joint)
+        if not self.grouped:
+            return self._heads(joint, 3)
+        query, rest = joint.split([self.dim, 2 * self.kv_dim], -1)
+        return *self._heads(query, 1), *self._heads(rest, 2)
+
+    def _project_context(self, context: Tensor) -> tuple[Tensor, ...]:
+        weight, bias = self.qkv.weight, self.qkv.bias
+        rest = F.linear(context, weight[self.dim :], None if bias is None else bias[self.dim :])
+        return self._heads(rest, 2)
+
+    def _heads(self, joint: Tensor, num_parts: int) -> tuple[Tensor, ...]:
+        """[B, T, parts * heads * d] -> `parts` views [B, heads, T, d], d = D / heads."""
+        head_dim = self.dim // self.num_heads
+        split = joint.view(*joint.shape[:2], num_parts, -1, head_dim)
+        return split.permute(2, 0, 3, 1, 4).unbind(0)

@@ -1,0 +1,258 @@
+"""Energy in a trial: per sample, beside the dense model's, or missing with the case's name."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from bench import ranks
+from bench.config import MeasureConfig
+from bench.measure.energy.inference import Passes, measure_energy
+from bench.measure.energy.training import TrainingEnergy
+from bench.measure.inputs import Inputs
+from bench.measure.subject import Findings, Subject
+from bench.meters.energy import EnergyMeter, EnergyUnsupported
+from bench.types import Batch
+from tests.fakes.nvml import FakeGpu
+
+CPU = torch.device("cpu")
+
+
+class Drawing(nn.Module):
+    """A model whose pass over a batch takes simulated time at simulated power."""
+
+    def __init__(self, gpu: FakeGpu, seconds: float) -> None:
+        super().__init__()
+        self.step = gpu.work(seconds)
+
+    def forward(self, batch: Batch) -> None:
+        self.step()
+
+
+def measured(gpu: FakeGpu, points=1, device="cuda", **settings):
+    """Metrics per point of a model of 10 ms per batch of 4 beside a dense one of 20 ms."""
+    settings = {"energy_window_s": 2.0, **settings}
+    subject = Subject(
+        model=Drawing(gpu, 0.01),
+        method=SimpleNamespace(
+            points=lambda: [{"k": k} for k in range(points)], set_point=lambda model, point: None
+        ),
+        task=None,  # type: ignore[arg-type]
+        device=CPU,
+        config=MeasureConfig(**settings),
+        make_baseline=nn.Identity,
+        is_dense=False,
+    )
+    batch = Batch(torch.zeros(4, 1), torch.zeros(4))
+    inputs = Inputs({1: [batch], 4: [batch, batch]})
+    findings = Findings()
+    metrics = measure_energy(
+        subject,
+        Drawing(gpu, 0.02),
+        inputs,
+        findings,
+        open_meter=lambda where: EnergyMeter("fake", gpu.rig(device)),
+        open_counter=no_rapl,
+    )
+    return metrics, findings
+
+
+def no_rapl():
+    raise EnergyUnsupported("no RAPL: a virtual machine")
+
+
+def real(**settings) -> FakeGpu:
+    """A board that does not say that it is simulated."""
+    return FakeGpu(driver="580.1", **settings)
+
+
+def test_energy_per_sample_and_its_ratio_to_dense():
+    """10 ms at 500 W per batch of 4: 1.25 J per sample, half of the dense model's."""
+    (metrics,), _ = measured(real())
+    energy, ratio = metrics["infer/energy_j_per_sample"], metrics["infer/energy_ratio"]
+    assert energy.shown == pytest.approx(1.25, rel=0.005)
+    assert energy.low < 1.25 < energy.high
+    assert ratio.shown == pytest.approx(2.0, rel=0.005)
+    assert ratio.low <= ratio.value <= ratio.high
+    assert ratio.high / ratio.low - 1 < energy.high / energy.low - 1  # one sensor for both
+
+
+def test_net_energy_leaves_out_the_idle_board():
+    """10 ms at 500 - 75 W per batch of 4: 1.0625 J."""
+    (metrics,), _ = measured(real())
+    assert metrics["infer/energy_net_j_per_sample"].shown == pytest.approx(1.0625, rel=0.01)
+
+
+def test_only_the_default_point_unless_all_are_asked_for():
+    """measure=publish measures all; otherwise the others say why they have none."""
+    metrics, _ = measured(real(), points=2)
+    assert metrics[0]["infer/energy_j_per_sample"].shown is not None
+    assert "default operating point only" in metrics[1]["infer/energy_j_per_sample"].reason
+    metrics, findings = measured(real(), points=2, all_points=True)
+    assert all(each["infer/energy_j_per_sample"].shown is not None for each in metrics)
+    assert [told["point"] for told in findings.diagnostics["energy"]] == [{"k": 0}, {"k": 1}]
+
+
+def test_a_fake_boards_readings_are_invalid_and_labelled():
+    """The numbers stay for inspection; nothing shows them, and the diagnostics say fake."""
+    (metrics,), findings = measured(FakeGpu(), device="fake")
+    assert metrics["infer/energy_j_per_sample"].value is not None
+    assert metrics["infer/energy_j_per_sample"].shown is None
+    assert metrics["infer/energy_ratio"].shown is None
+    assert findings.diagnostics["energy"][0]["device"] == "fake"
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"mig": 1}, "EnergyUnsupported: MIG"),
+        ({"utilisation": 50}, "NotExclusive: 50 %"),
+        ({"stuck_at_s": 1000.0}, "CounterStuck"),
+        ({"resets_at_s": 1003.0}, "CounterReset"),
+        ({"update_s": 0.2}, "WindowTooShort"),
+    ],
+)
+def test_a_refusal_is_a_missing_metric_with_its_name(settings, name):
+    """The trial goes on: null with the case, never 0."""
+    (metrics,), findings = measured(real(**settings))
+    for key in ("infer/energy_j_per_sample", "infer/energy_ratio"):
+        assert metrics[key].value is None
+        assert metrics[key].reason.startswith(name)
+    assert findings.diagnostics["energy"][0]["refused"].startswith(name)
+
+
+def test_cpu_energy_is_a_column_of_its_own_with_its_own_reason():
+    """Without RAPL it is missing, and the GPU's stands."""
+    (metrics,), _ = measured(real())
+    assert metrics["infer/cpu_energy_j_per_sample"].value is None
+    assert metrics["infer/cpu_energy_j_per_sample"].reason.startswith("EnergyUnsupported: no RAPL")
+
+
+def test_a_modules_energy_never_stands_in_the_boards_column():
+    """Under names of its own, so that no table compares it with a GPU's."""
+    (metrics,), _ = measured(real(scope="module"))
+    assert metrics["infer/energy_j_per_sample"].value is None
+    assert "scope=module" in metrics["infer/energy_j_per_sample"].reason
+    assert metrics["infer/module_energy_j_per_sample"].shown == pytest.approx(1.25, rel=0.005)
+
+
+def test_a_pass_issues_every_batch_once_from_a_random_one_on():
+    """Load and sensor share no phase; each sample still counts equally often."""
+    seen = []
+    passes = Passes(seen.append, [0, 1, 2])  # type: ignore[arg-type]
+    for _ in range(20):
+        passes()
+    rounds = [tuple(seen[k : k + 3]) for k in range(0, 60, 3)]
+    assert set(rounds) == {(0, 1, 2), (1, 2, 0), (2, 0, 1)}
+
+
+def training(*gpus: FakeGpu, device="cuda"):
+    """`train/...` of a second of work on every board, with a probe of a second left out."""
+    boards = iter(gpus)
+    energy = TrainingEnergy(
+        [CPU] * len(gpus),
+        open_meter=lambda where: EnergyMeter("fake", next(boards).rig(device)),
+        open_counter=no_rapl,
+    )
+    with energy:
+        for gpu in gpus:
+            gpu.work(5.0)()
+        energy.leaving_out(lambda: [gpu.work(1.0)() for gpu in gpus])()
+    return energy.metrics()
+
+
+def test_training_energy_leaves_out_the_probed_steps():
+    """5 s at 500 W are 2500 J; a probe of 1 s in between is not training."""
+    metric = training(real())["train/energy_j"]
+    assert metric.shown == pytest.approx(2500, rel=0.01)
+    assert metric.low < 2500 < metric.high
+
+
+def test_training_power_and_net_energy_stand_beside_the_joules():
+    """5 s at 500 W on boards that idle at 75 W: 2500 - 375 = 2125 J net on each of two."""
+    metrics = training(real(), real())
+    assert metrics["train/energy_net_j"].shown == pytest.approx(4250, rel=0.01)
+    assert metrics["train/energy_mean_power_w"].shown == pytest.approx(1000, rel=0.01)
+    assert metrics["train/energy_idle_power_w"].shown == pytest.approx(150, rel=0.01)
+
+
+def test_several_boards_are_summed_only_if_all_are_valid():
+    """Two boards 5000 J; one of them refused, none."""
+    assert training(real(), real())["train/energy_j"].shown == pytest.approx(5000, rel=0.01)
+    metric = training(real(), real(mig=1))["train/energy_j"]
+    assert metric.value is None
+    assert metric.reason.startswith("EnergyUnsupported: MIG")
+
+
+def test_processes_that_train_together_read_a_board_each(monkeypatch):
+    """Each has the only context on its board: 2500 J here and as much in the other process. If
+    the other's is refused there is no sum."""
+    monkeypatch.setattr(ranks, "everyones", lambda mine: [mine, mine])
+    pids = [os.getpid()]
+    assert training(real(pids=pids))["train/energy_j"].shown == pytest.approx(5000, rel=0.01)
+    monkeypatch.setattr(ranks, "everyones", lambda mine: [mine, ([], "NotExclusive: 1 other")])
+    metric = training(real(pids=pids))["train/energy_j"]
+    assert (metric.value, metric.reason) == (None, "NotExclusive: 1 other")
+
+
+def test_a_counter_that_fails_during_training_ends_in_a_reason():
+    """Training is undisturbed, its energy missing."""
+    metric = training(real(stuck_at_s=1005.0))["train/energy_j"]
+    assert metric.value is None
+    assert metric.reason.startswith("CounterStuck")
+
+
+def test_a_cpu_counter_that_vanishes_ends_in_a_reason():
+    """It can be read when the training begins and not when it ends: nothing is raised."""
+
+    class Vanishing:
+        num_looks = 0
+
+        def joules(self):
+            self.num_looks += 1
+            if self.num_looks > 1:
+                raise EnergyUnsupported("RAPL: gone")
+            return 0.0
+
+    energy = TrainingEnergy([CPU], open_counter=Vanishing)
+    with energy:
+        pass
+    metric = energy.metrics()["train/cpu_energy_j"]
+    assert (metric.value, metric.reason) == (None, "EnergyUnsupported: RAPL: gone")
+
+
+def test_without_a_cpu_counter_training_says_why():
+    """The column of the CPU's joules is null with its reason, not absent."""
+    metric = training(real())["train/cpu_energy_j"]
+    assert metric.value is None
+    assert metric.reason.startswith("EnergyUnsupported: no RAPL")
+
+
+def test_a_training_that_fails_raises_its_own_error():
+    """Energy adds no error of its own and leaves no polling behind."""
+    gpu = real()
+    energy = TrainingEnergy([CPU], lambda where: EnergyMeter("fake", gpu.rig("cuda")), no_rapl)
+    with pytest.raises(ZeroDivisionError), energy:
+        raise ZeroDivisionError
+    assert energy.metrics()["train/energy_j"].value is None
+
+
+def test_a_training_without_steps_has_no_energy():
+    """Null with the trial's own words, not 0."""
+    energy = TrainingEnergy([CPU], open_counter=no_rapl)
+    with energy:
+        pass
+    assert energy.metrics("training free")["train/energy_j"].reason == "training free"
+
+
+def test_a_cpu_training_says_in_one_line_why_it_has_none():
+    """The same words as at inference."""
+    energy = TrainingEnergy([CPU], open_counter=no_rapl)
+    with energy:
+        pass
+    reason = "no NVIDIA GPU: energy is read from the GPU's own counter"
+    assert energy.metrics()["train/energy_j"].reason == reason

@@ -1,0 +1,220 @@
+"""Resident and active parameters: what one sample really reads."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.attention.flex_attention import flex_attention
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.meters.guard import MeterStateError
+from bench.meters.memory.parameters import active_params, resident_params
+from bench.types import Batch
+
+EXPERTS, DIM, HIDDEN = 4, 16, 8
+ROUTER, EXPERT = DIM * EXPERTS + EXPERTS, DIM * HIDDEN
+
+
+class Experts(nn.Module):
+    """A router and a stack of experts [E, D, H], of which a token uses its best one."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        self.router = nn.Linear(DIM, EXPERTS)
+        self.stack = nn.Parameter(torch.randn(EXPERTS, DIM, HIDDEN))
+
+    def forward(self, batch):
+        tokens = batch.inputs  # [B, D]
+        chosen = self.router(tokens).argmax(-1)
+        if self.how == "loop":
+            return [
+                tokens[chosen == expert] @ self.stack[expert]
+                for expert in range(EXPERTS)
+                if (chosen == expert).any()
+            ]
+        if self.how == "index":
+            return tokens[:, None] @ self.stack[chosen]
+        if self.how == "index_select":
+            return tokens[:, None] @ self.stack.index_select(0, chosen)
+        if self.how == "gather":
+            index = chosen.view(-1, 1, 1).expand(-1, DIM, HIDDEN)
+            return tokens[:, None] @ self.stack.gather(0, index)
+        if self.how == "grouped":
+            ends = torch.bincount(chosen, minlength=EXPERTS).cumsum(0).to(torch.int32)
+            return F.grouped_mm(tokens[chosen.argsort()], self.stack, offs=ends)
+        if self.how == "masked":
+            every = torch.einsum("bd,edh->beh", tokens, self.stack)
+            return every[torch.arange(len(tokens)), chosen]
+        raise ValueError(self.how)
+
+
+def single(num=3, dim=DIM):
+    return [Batch(torch.randn(1, dim), torch.zeros(1)) for _ in range(num)]
+
+
+@pytest.mark.parametrize("how", ["loop", "index", "index_select", "gather", "grouped"])
+def test_one_expert_of_four_is_active(how):
+    """The router and 16 x 8 weights of one expert, whichever way they are reached."""
+    model = Experts(how)
+    assert active_params(model, single()) == [ROUTER + EXPERT] * 3
+    assert resident_params(model) == ROUTER + EXPERTS * EXPERT
+
+
+def test_masked_experts_are_all_active():
+    """Computing every expert and masking afterwards reads them all."""
+    model = Experts("masked")
+    assert active_params(model, single(1)) == [resident_params(model)]
+
+
+def test_a_slice_of_neurons_counts_its_elements():
+    """Three of eight rows, read through a transposed, strided view."""
+
+    class Sliced(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(DIM, HIDDEN))
+
+        def forward(self, batch):
+            return F.linear(batch.inputs, self.weight.t()[1::3])  # rows 1, 4, 7
+
+    assert active_params(Sliced(), single(1)) == [3 * DIM]
+
+
+def test_an_expanded_parameter_counts_its_elements_once():
+    """A bias that is broadcast is as large as it is."""
+
+    class Expanded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bias = nn.Parameter(torch.randn(DIM))
+
+        def forward(self, batch):
+            return batch.inputs + self.bias.expand(5, DIM)
+
+    assert active_params(Expanded(), single(1)) == [DIM]
+
+
+def test_a_dense_model_with_tied_weights_is_all_active():
+    """An embedding table counts whole, and once where it is also the output layer."""
+
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Embedding(50, DIM)
+            self.head = nn.Linear(DIM, 50, bias=False)
+            self.head.weight = self.embed.weight
+
+        def forward(self, batch):
+            return self.head(self.embed(batch.inputs))
+
+    model = Tied()
+    batch = Batch(torch.tensor([[1, 2, 3]]), torch.zeros(1))
+    assert active_params(model, [batch]) == [resident_params(model)] == [50 * DIM]
+
+
+def test_an_exit_after_the_first_layer_leaves_the_second_unread():
+    """Active parameters follow the input."""
+
+    class Exit(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(DIM, DIM), nn.Linear(DIM, DIM)
+
+        def forward(self, batch):
+            hidden = self.first(batch.inputs)
+            return hidden if batch.targets.item() else self.second(hidden)
+
+    easy = Batch(torch.randn(1, DIM), torch.ones(1))
+    hard = Batch(torch.randn(1, DIM), torch.zeros(1))
+    layer = DIM * DIM + DIM
+    assert active_params(Exit(), [easy, hard]) == [layer, 2 * layer]
+
+
+def test_it_refuses_under_another_mode():
+    """Two dispatch modes would see each other."""
+    with FlopCounterMode(display=False), pytest.raises(MeterStateError, match="active parameters"):
+        active_params(Experts("loop"), single(1))
+
+
+class Branches(nn.Module):
+    """A first layer for positive sums; otherwise both layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(DIM, DIM), nn.Linear(DIM, DIM)
+
+    def forward(self, batch):
+        is_easy = batch.inputs.sum() > 0
+        return torch.cond(
+            is_easy, self.first, lambda x: self.second(self.first(x)), (batch.inputs,)
+        )
+
+
+def test_only_the_branch_taken_is_active():
+    """torch.cond runs as the Python that it stands for: one layer of 16 x 17, or two."""
+    layer = DIM * (DIM + 1)
+    inputs = [Batch(sign * torch.ones(1, DIM), torch.zeros(1)) for sign in (1, -1)]
+    assert active_params(Branches(), inputs) == [layer, 2 * layer]
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without:UserWarning")
+def test_other_higher_order_operators_read_what_they_are_given():
+    """Flexible attention over a parameter that serves as its keys."""
+
+    class Flexible(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.keys = nn.Parameter(torch.randn(1, 1, 1, DIM), requires_grad=False)
+
+        def forward(self, batch):
+            return flex_attention(batch.inputs.view(1, 1, 1, DIM), self.keys, self.keys)
+
+    assert active_params(Flexible(), single(1)) == [DIM]
+
+
+def test_a_compiled_model_is_watched_as_eager_code():
+    """With fullgraph=True it would refuse to run under any mode."""
+
+    class Compiled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(DIM, DIM)
+            self.run = torch.compile(self.layer, backend="eager", fullgraph=True)
+
+        def forward(self, batch):
+            return self.run(batch.inputs)
+
+    assert active_params(Compiled(), single(1)) == [DIM * (DIM + 1)]
+
+
+def test_a_sparse_parameter_counts_what_it_stores():
+    """16 of 256 elements."""
+
+    class Sparse(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.eye(DIM).to_sparse(), requires_grad=False)
+
+        def forward(self, batch):
+            return (self.weight @ batch.inputs.T).T
+
+    assert active_params(Sparse(), single(1)) == [DIM]
+    assert resident_params(Sparse()) == DIM
+
+
+def test_what_another_thread_reads_is_not_missed_in_silence():
+    """A dispatch mode sees its own thread only."""
+
+    class Aside(nn.Linear):
+        def forward(self, batch):
+            thread = threading.Thread(target=super().forward, args=(batch.inputs,), name="aside")
+            thread.start()
+            thread.join()
+
+    with pytest.raises(MeterStateError, match="aside"):
+        active_params(Aside(DIM, DIM), single(1))

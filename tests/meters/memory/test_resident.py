@@ -1,0 +1,107 @@
+"""Resident memory of a fresh child: real processes, without torch, so that they start at once."""
+
+from __future__ import annotations
+
+import importlib
+from functools import partial
+
+import pytest
+
+from bench.meters.memory.resident import RssError, measure_here, peak_rss, start_peak_rss
+
+MIB = 2**20
+
+WORKLOADS = """
+import os, sys, time
+
+def touch(mib):
+    return b"x" * (mib * 2**20)
+
+def touched(mib):
+    def work():
+        return b"x" * (int(mib) * 2**20)
+    return work
+
+def built_with_a_peak(mib):
+    len(b"x" * (400 * 2**20))
+    return touched(mib)
+
+def broken():
+    raise ValueError("no such checkpoint")
+
+def silent():
+    os._exit(3)
+
+def endless():
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _workloads(tmp_path, monkeypatch):
+    """A module of workloads that a child can import."""
+    (tmp_path / "workloads.py").write_text(WORKLOADS, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+
+def test_touched_memory_is_measured_whatever_this_process_did():
+    """256 MiB more raise the peak by 256 MiB (-1 %, +8 MiB), also after this process held more."""
+    held = b"x" * (300 * MIB)
+    del held
+    empty, full = (peak_rss("workloads:touched", [mib]) for mib in ("1", "257"))
+    grown = full.peak_rss_bytes - empty.peak_rss_bytes
+    assert 0.99 * 256 * MIB <= grown <= 264 * MIB
+    assert empty.rss_after_warmup_bytes <= empty.peak_rss_bytes
+
+
+def test_building_is_not_part_of_the_measured_run():
+    """A peak of 400 MiB while building is forgotten where the kernel lets the mark be cleared."""
+    reading = peak_rss("workloads:built_with_a_peak", ["8"])
+    least = 8 * MIB if reading.cleared else 400 * MIB
+    assert least <= reading.peak_rss_bytes
+    assert (reading.peak_rss_bytes < 200 * MIB) is reading.cleared
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("workloads:broken", "no such checkpoint"),
+        ("workloads:missing", "missing"),
+        ("nowhere:touched", "No module named 'nowhere'"),
+        ("workloads:silent", "ended with 3: it said nothing"),
+    ],
+)
+def test_a_child_that_fails_is_named_with_its_last_words(target, words):
+    """No reading is made up."""
+    with pytest.raises(RssError, match=words):
+        peak_rss(target)
+
+
+def test_a_child_that_hangs_is_ended():
+    """After the time limit, with a message that says so."""
+    with pytest.raises(RssError, match=r"longer than 0\.5 s"):
+        peak_rss("workloads:endless", timeout_s=0.5)
+
+
+def test_a_workload_that_exists_is_sent_to_a_child(tmp_path, monkeypatch):
+    """This process goes on meanwhile; modules that it can import, the child can import too."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delenv("PYTHONPATH")
+    workloads = importlib.import_module("workloads")
+    empty, full = (start_peak_rss(partial(workloads.touch, mib)) for mib in (1, 257))
+    grown = full.reading().peak_rss_bytes - empty.reading().peak_rss_bytes
+    assert 0.99 * 256 * MIB <= grown <= 264 * MIB
+
+
+def test_a_workload_that_cannot_be_sent_says_so():
+    """A closure stays where it is; that is an answer, not a crash."""
+    with pytest.raises(RssError, match="cannot be sent"):
+        start_peak_rss(lambda: None)
+
+
+def test_the_workload_runs_twice_and_the_second_run_counts():
+    """First dry, then measured."""
+    calls = []
+    reading = measure_here(lambda: calls.append(1))
+    assert len(calls) == 2
+    assert reading.peak_rss_bytes > MIB

@@ -1,0 +1,161 @@
+"""Multi-branch layers: one branch per sample, or per token where the future must stay unseen."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bench import routing
+from bench.meters.flops.counter import count
+from methods.branches.branches import BranchedFFN, Branches
+
+
+def layer(*, per_token: bool = False, **settings) -> BranchedFFN:
+    """Branches of width 4, 8 and 16 on tokens of width 8, in inference mode."""
+    return BranchedFFN(8, 16, Branches(**settings), per_token=per_token).eval()
+
+
+def chosen(seen: routing.Observation) -> torch.Tensor:
+    """The decisions of one layer side by side, [..., branches]."""
+    return torch.stack([d.run for d in seen.decisions], -1)
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+def test_one_hot_routing_is_that_branch(per_token: bool) -> None:
+    """Every sample (or token) gets exactly its own branch's output, unscaled."""
+    ffn, x = layer(per_token=per_token), torch.randn(6, 5, 8)
+    with routing.observe() as seen:
+        out = ffn(x)
+    run = chosen(seen)  # [6, 3] or [6, 5, 3]
+    assert (run.sum(-1) == 1).all()
+    assert run.flatten(0, -2).any(0).sum() > 1  # more than one branch is in use
+    every = torch.stack([branch(x) for branch in ffn.branches.each()], -1)  # [6, 5, 8, 3]
+    mask = run[:, :, None] if per_token else run[:, None, None]
+    torch.testing.assert_close(out, (every * mask).sum(-1))
+
+
+def test_decisions_carry_each_branchs_cost() -> None:
+    """A branch of h hidden neurons costs 4 D h FLOPs per token, times the tokens of a sample."""
+    with routing.observe() as seen:
+        layer()(torch.randn(2, 5, 8))
+    assert [d.cost for d in seen.decisions] == [5 * 4 * 8 * h for h in (4, 8, 16)]
+    assert [d.run.shape for d in seen.decisions] == [(2,)] * 3
+
+
+def test_causal_tasks_choose_per_token_and_never_see_the_future(tiny_text) -> None:
+    """Changing the last token changes no earlier logits and no earlier decision."""
+    model = Branches().build(tiny_text.spec, tiny_text.backbone).eval()
+    batch = tiny_text.batch(2)
+    changed = batch.map(torch.clone)
+    changed.inputs[:, -1] = (changed.inputs[:, -1] + 1) % 11
+    with routing.observe() as seen:
+        before = model(batch).logits
+    with routing.observe() as seen_changed:
+        after = model(changed).logits
+    torch.testing.assert_close(after[:, :-1], before[:, :-1])
+    for old, new in zip(seen.decisions, seen_changed.decisions, strict=True):
+        assert torch.equal(old.run[:, :-1], new.run[:, :-1])
+
+
+def test_training_samples_branches_and_gives_the_gate_a_gradient() -> None:
+    """The task loss alone reaches the gate, though only the sampled branch is computed."""
+    ffn, x = layer().train(), torch.randn(8, 5, 8)
+    with routing.observe() as seen:
+        out, _ = ffn(x)
+    out.square().sum().backward()
+    assert (chosen(seen).sum(-1) == 1).all()
+    assert ffn.gate.weight.grad is not None
+    assert ffn.gate.weight.grad.abs().sum() > 0
+
+
+def test_training_equals_inference_under_replayed_decisions(tiny) -> None:
+    """With the same branches, the sampled training pass computes what inference computes."""
+    model = Branches().build(tiny.spec, tiny.backbone).eval()
+    batch = tiny.batch(4)
+    with routing.observe() as seen:
+        wanted = model(batch).logits
+    with routing.replay(seen):
+        got = model.train()(batch).logits
+    torch.testing.assert_close(got, wanted)
+
+
+def test_auxiliary_loss_by_hand() -> None:
+    """A gate without preference costs balance x 1 + cost x the mean share of FLOPs."""
+    ffn = layer(balance_weight=0.5, cost_weight=0.3, budget=None).train()
+    torch.nn.init.zeros_(ffn.gate.weight)
+    torch.nn.init.zeros_(ffn.gate.bias)
+    _, aux_loss = ffn(torch.randn(4, 5, 8))
+    mean_share = (4 + 8 + 16) / 3 / 16
+    assert aux_loss.item() == pytest.approx(0.5 + 0.3 * mean_share)
+
+
+def test_padding_votes_for_no_branch() -> None:
+    """Per sample, padding enters neither the mean token nor the choice."""
+    ffn, x = layer(), torch.randn(6, 5, 8)
+    real = torch.tensor([1, 1, 1, 0, 0]).bool().expand(6, 5)
+    with routing.observe() as seen:
+        ffn(torch.where(real[..., None], x, 9.0), real)
+    with routing.observe() as short:
+        ffn(x[:, :3])
+    torch.testing.assert_close(
+        torch.stack([d.probabilities for d in seen.decisions]),
+        torch.stack([d.probabilities for d in short.decisions]),
+    )
+
+
+def test_padding_enters_no_loss() -> None:
+    """Per token, the auxiliary loss of padded tokens is that of the real ones alone."""
+    ffn, x = layer(per_token=True, budget=None, cost_weight=0.3).train(), torch.randn(1, 5, 8)
+    real = torch.tensor([[1, 1, 1, 0, 0]]).bool()
+    choose = torch.tensor([0, 2, 0, 1, 1])  # a branch for each token
+
+    def loss(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        def chosen(decision: routing.Decision) -> torch.Tensor:
+            return choose[None, : x.shape[1]] == int(decision.name[-1])
+
+        with routing.choosing(chosen):
+            return ffn(x, mask)[1]
+
+    torch.testing.assert_close(loss(x, real), loss(x[:, :3], None))
+
+
+def test_a_budget_raises_the_price_of_compute() -> None:
+    """Above the budget the multiplier grows with every step, in training only."""
+    ffn = layer(budget=0.1, cost_weight=0.0)
+    ffn(torch.randn(4, 5, 8))
+    assert ffn.budget.weight == 0
+    ffn.train()(torch.randn(4, 5, 8))
+    assert ffn.budget.weight > 0
+
+
+def test_forced_gates_are_obeyed() -> None:
+    """Closed gates leave zero; open gates give the mean of all branches."""
+    ffn, x = layer(), torch.randn(3, 5, 8)
+    with routing.force("closed"):
+        assert torch.equal(ffn(x), torch.zeros_like(x))
+    with routing.force("open"):
+        opened = ffn(x)
+    torch.testing.assert_close(opened, torch.stack([f(x) for f in ffn.branches.each()]).mean(0))
+
+
+def test_a_sample_alone_equals_the_same_sample_in_a_batch(tiny) -> None:
+    """Results do not depend on the batch."""
+    model = Branches().build(tiny.spec, tiny.backbone).eval()
+    batch = tiny.batch(4)
+    alone = model(batch.select(torch.tensor([2]))).logits
+    torch.testing.assert_close(alone, model(batch).logits[2:3], atol=1e-5, rtol=1e-5)
+
+
+def test_one_branch_is_no_choice(tiny_image) -> None:
+    """Fewer than two branches raise ValueError."""
+    with pytest.raises(ValueError, match="two branches"):
+        Branches(widths=[1.0]).build(tiny_image.spec, tiny_image.backbone)
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+def test_executed_flops_are_the_declared_ones(per_token: bool) -> None:
+    """Counted FLOPs of the branches equal the decisions'."""
+    ffn, x = layer(per_token=per_token), torch.randn(6, 5, 8)
+    with routing.observe() as seen:
+        counted = count(ffn, x, strict=True)
+    assert counted.by_region["expert"] == seen.declared_flops() > 0

@@ -1,0 +1,77 @@
+"""Gathering ragged tokens into a rectangle and putting them back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from bench.types import TaskSpec
+from methods.backbone.transformer import Transformer
+from methods.trunk.tokens import linear_flops, run_block, select_running
+from methods.trunk.trunk import State
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=4))
+def test_running_tokens_come_first_and_in_order(rows: list[list[bool]]) -> None:
+    """Each sample's running tokens in order, then padding up to the longest sample's number."""
+    selection = select_running(torch.tensor(rows))
+    wanted = [[t for t, run in enumerate(row) if run] for row in rows]
+    assert selection.tokens.shape == (len(rows), max(map(len, wanted)))
+    for i, row in enumerate(wanted):
+        assert selection.tokens[i, : len(row)].tolist() == row
+        if selection.valid is not None:
+            assert selection.valid[i].tolist() == [
+                k < len(row) for k in range(max(map(len, wanted)))
+            ]
+    assert (selection.valid is None) == (len({len(row) for row in wanted}) == 1)
+    assert selection.places.tolist() == [5 * i + t for i, row in enumerate(wanted) for t in row]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=4))
+def test_taken_and_put_back_is_unchanged(rows: list[list[bool]]) -> None:
+    """Selected tokens packed without padding and put back give the very tensor."""
+    run = torch.tensor(rows)
+    x, selection = torch.randn(*run.shape, 3), select_running(run)
+    packed = selection.pack(State(x).take(selection.tokens).x)
+    assert torch.equal(packed[0], x[run])
+    assert torch.equal(selection.put(x, packed), x)
+    assert torch.equal(selection.take(State(x)).x, packed)
+    rectangle = selection.pad(packed)
+    assert rectangle.shape == (*selection.tokens.shape, 3)
+    assert torch.equal(selection.pack(rectangle), packed)
+    changed = selection.put(x, packed + 1)
+    assert torch.equal(changed[~run], x[~run])
+    assert torch.equal(changed[run], x[run] + 1)
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("settings", [{}, {"positions": "rotary", "num_kv_heads": 1}])
+@pytest.mark.parametrize("with_context", [False, True])
+def test_packed_projections_equal_padded_ones(norm_first, settings, with_context) -> None:
+    """A block that does not know packed tokens gives the same results and gradients."""
+    torch.manual_seed(0)
+    spec = TaskSpec("text", "tokens", (7,), 5, vocab_size=5, causal=True)
+    dims = {"dim": 8, "depth": 1, "num_heads": 2, "norm_first": norm_first}
+    block = Transformer(**dims, **settings).build(spec).blocks[0]
+    selection = select_running(torch.rand(3, 7) < 0.6)
+    assert selection.valid is not None  # ragged
+
+    def run(unaware: bool) -> tuple[Tensor, ...]:
+        state = State(torch.linspace(-1, 1, 3 * 7 * 8).sin().view(3, 7, 8).requires_grad_())
+        block.attention.takes_selection = not unaware
+        context = state if with_context else None
+        new = run_block(block, selection.take(state), selection, context).x
+        return new, *torch.autograd.grad(new.square().sum(), (state.x, block.attention.qkv.weight))
+
+    for packed, padded in zip(run(False), run(True), strict=True):
+        torch.testing.assert_close(packed, padded)
+
+
+def test_linear_flops_counts_each_weight_twice() -> None:
+    """A linear layer spends 2 FLOPs per weight and token: 2 (3 x 5 + 5 x 2) = 50."""
+    assert linear_flops(nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))) == 50

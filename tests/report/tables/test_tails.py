@@ -1,0 +1,49 @@
+"""The page's second table: costs at their percentiles, with reasons where one is missing."""
+
+from __future__ import annotations
+
+from bench.records.record import Metric, missing
+from bench.report.render.page import page
+from bench.report.tables.tails import tails
+
+SPREAD = {
+    "infer/latency_ms_p50": Metric(value=1.25, unit="ms"),
+    "infer/latency_ms_p90": missing("ms", "p90 needs 100 inputs, 64 were measured"),
+    "infer/throughput_b64": Metric(value=5200.0, unit="samples/s"),
+    "infer/flops_per_sample_p50": Metric(value=40e6, unit="flop"),
+    "infer/flops_per_sample_p90": Metric(value=90e6, unit="flop"),
+    "infer/flops_per_sample_max": Metric(value=100e6, unit="flop"),
+    "infer/flops_causal": Metric(value=30e6, unit="flop"),
+}
+
+
+def test_costs_stand_at_their_percentiles(make, tabulated):
+    """One unit per column; what no row has gets none."""
+    (table,) = tabulated(make("early_exit", changed=SPREAD))
+    found = tails(table)
+    shown = dict(
+        zip((column.header for column in found.columns), found.lines[0].texts, strict=True)
+    )
+    assert {header: text.main for header, text in shown.items()} == {
+        "latency b1 p50 (ms)": "1.25",
+        "throughput b64 (k/s)": "5.20",
+        "FLOPs p50 (M/sample)": "40.0",
+        "FLOPs p90 (M/sample)": "90.0",
+        "FLOPs max (M/sample)": "100",
+        "FLOPs causal (M/sample)": "30.0",
+    }
+
+
+def test_a_missing_percentile_says_why(make, tabulated):
+    """Where another row has it, a dash refers to the reason."""
+    many = {"infer/latency_ms_p90": Metric(value=2.0, unit="ms")}
+    html = page("t", tabulated(make(changed=SPREAD | many), make("moe", changed=SPREAD)), {}, [])
+    assert "spread of FLOPs over inputs" in html
+    assert "p90 needs 100 inputs, 64 were measured" in html
+
+
+def test_records_without_any_have_no_second_table(make, tabulated):
+    """Old records show what they have."""
+    (table,) = tabulated(make())
+    assert tails(table) is None
+    assert "spread of FLOPs over inputs" not in page("t", [table], {}, [])

@@ -1,0 +1,60 @@
+"""docs/tasks.md's table of what dense reaches on every task.
+
+    python -m tests.studies.bundled FOLDER
+
+
+Reads the records of `condbench run experiment=bundled gpu.threads=1`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+from bench.records.record import RECORD_NAME, Record, read_record
+
+HEADER = ("task", "parameters", "steps", "training, s", "seeds", "chance", "beside it")
+
+
+def row(task: str, records: list[Record]) -> str:
+    """One line: what does not depend on the seed from the first record, the scores of all."""
+    ordered = sorted(records, key=lambda record: record.labels.seed)
+    first = ordered[0]
+    seeds = ", ".join(str(record.labels.seed) for record in ordered)
+    seconds = sorted(_value(record, "train/time_s") for record in ordered)
+    unit = first.metrics["infer/quality"].unit
+    scores = ", ".join(f"{_value(record, 'infer/quality'):.2f}" for record in ordered)
+    label = first.quality
+    assert label is not None, f"{task}: the record does not say how to read its quality"
+    cells = [
+        f"`{task}`",
+        f"{_value(first, 'model/params') / 1e3:.0f} K",
+        f"{_value(first, 'train/num_steps'):.0f}",
+        f"{seconds[0]:.0f} to {seconds[-1]:.0f}",
+        f"{seeds}: {scores} {unit}",
+        f"{label.chance:.2f}",
+        ", ".join(f"{name} {value:.2f}" for name, value in label.references.items()),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _value(record: Record, metric: str) -> float:
+    value = record.metrics[metric].value
+    assert value is not None, f"{metric}: {record.metrics[metric].reason}"
+    return value
+
+
+def main(folder: Path) -> None:
+    """Print the table of the records below `folder`."""
+    found = defaultdict(list)
+    for path in sorted(folder.rglob(RECORD_NAME)):
+        record = read_record(path)
+        found[record.labels.task].append(record)
+    print(f"| {' | '.join(HEADER)} |\n{'| --- ' * len(HEADER)}|")
+    for task, records in found.items():
+        print(row(task, records))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

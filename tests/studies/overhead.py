@@ -1,0 +1,164 @@
+"""What the harness adds to a trial: python -m tests.studies.overhead [--trials N]
+
+Trials run through the real launcher, fork server and preloaded torch. Printed are medians, in s, of
+
+- an empty trial, which writes a record and nothing else: what a process of its own costs;
+- a real trial of two training steps: the time from one trial's end to the next one's, less the
+  phases that train, evaluate and measure;
+- what of that work is the task's data and its references (a nearest neighbour, say): every trial
+  makes them anew, in a process of its own;
+- handing a record to the W&B mirror, offline.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.launch import trials as launch
+from bench.launch.devices import Machine
+from bench.launch.progress import Lines
+from bench.launch.queue import Summary
+from bench.publish.runs import Mirror
+from bench.records.record import TRIAL_NAME, Record, write_record
+
+EMPTY = "tests.studies.overhead:empty_trial"
+DATA = "tests.studies.overhead:data_trial"
+WORK = ("train", "calibrate", "evaluate", "memory", "flops", "time", "energy")
+SHORT = (
+    "train.steps=2",
+    "measure.rounds=2",
+    "measure.num_inputs=2",
+    "measure.batch_sizes=[1]",
+    "measure.warmup_s=0.01",
+    "measure.block_ms=1",
+    "gpu.threads=1",
+)
+FEW = 64  # samples of a batch
+TRIAL_TARGET_S, MIRROR_TARGET_S = 0.5, 0.2
+
+
+def empty_trial(folder: Path, on_phase: Callable[[str, float], None]) -> None:
+    """A trial that only writes its record."""
+    _write_ok(folder)
+
+
+def data_trial(folder: Path, on_phase: Callable[[str, float], None]) -> None:
+    """A trial that makes its task's samples, and what an evaluation needs beside a model."""
+    import torch
+
+    from bench.trial.prepare import read_trial
+
+    trial = read_trial(folder)
+    task, backbone = trial.plugin("task"), trial.plugin("backbone")
+    model = backbone.build(task.spec).eval()
+    on_phase("data", 0.0)
+    next(iter(task.batches("train", FEW, seed=0)))
+    test = next(iter(task.batches("test", FEW)))
+    on_phase("references", 0.0)
+    with torch.no_grad():
+        task.evaluate(model, [test])
+    on_phase("record", 1.0)
+    _write_ok(folder)
+
+
+def _write_ok(folder: Path) -> None:
+    trial = json.loads((folder / TRIAL_NAME).read_text(encoding="utf-8"))
+    fields = {name: trial[name] for name in ("key", "labels", "config")}
+    write_record(folder, Record.model_validate({"status": "ok", **fields}))
+
+
+def write_folders(results: Path, num_trials: int, *overrides: str) -> list[Path]:
+    """Short trials of the dense model that differ by their seed, below `results`."""
+    from bench.plan.matrix import (
+        make_plan,  # here, as the processes of empty trials import this file
+    )
+    from bench.plan.staleness import write_trials
+
+    seeds = "seed=" + ",".join(str(seed) for seed in range(num_trials))
+    plan = make_plan([f"results={results}", "name=overhead", seeds, *SHORT, *overrides])
+    return write_trials(plan.trials)
+
+
+Seconds = dict[str, list[float]]
+
+
+def data_times(folders: list[Path]) -> Seconds:
+    """Seconds that the task's samples and its references took in each of these trials."""
+    summary = _run(folders, DATA, lambda folder: None)
+    parts = ("data", "references")
+    return {part: [one.phases_s[part] for one in summary.outcomes] for part in parts}
+
+
+def run_timed(folders: list[Path], mirror: Mirror, entry: str) -> tuple[list[float], list[float]]:
+    """Seconds that each trial cost beyond its work, and that publishing its record took.
+
+    The first is left out: it also waits for the fork server's imports, once per run.
+    """
+    ended, published = [], []
+
+    def publish(folder: Path) -> None:
+        ended.append(time.monotonic())
+        mirror.send(folder)
+        published.append(time.monotonic())
+
+    summary = _run(folders, entry, publish)
+    work = [sum(one.phases_s.get(name, 0.0) for name in WORK) for one in summary.outcomes]
+    later = range(1, len(folders))
+    rest = [ended[n] - published[n - 1] - work[n] for n in later]
+    return rest, [published[n] - ended[n] for n in later]
+
+
+def _run(folders: list[Path], entry: str, after_record: Callable[[Path], None]) -> Summary:
+    """Run all. Device locks are private, as waiting for another launcher would count.
+
+    Raises RuntimeError when a trial does not end well: its time would be that of something else.
+    """
+    with tempfile.TemporaryDirectory() as locks:
+        machine, display = Machine((), Path(locks)), Lines(io.StringIO())
+        summary = launch.run_trials(
+            folders, machine=machine, display=display, after_record=after_record, entry=entry
+        )
+    for outcome in summary.outcomes:
+        if outcome.status != "ok":
+            raise RuntimeError(f"{outcome.folder}: {outcome.status}: {outcome.reason}")
+    return summary
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the medians beside their targets; 1 if one is missed, else 0."""
+    parser = argparse.ArgumentParser(prog="python -m tests.studies.overhead", description=__doc__)
+    parser.add_argument("--trials", type=int, default=10, help="of each kind (default: 10)")
+    parser.add_argument("overrides", nargs="*", help="of the trials, e.g. task=text")
+    given = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as place, Mirror("offline", "overhead") as mirror:
+        num_trials = given.trials + 1
+        folders = write_folders(Path(place) / "empty", num_trials, *given.overrides)
+        empty_s, _ = run_timed(folders, Mirror("disabled", "overhead"), EMPTY)
+        folders = write_folders(Path(place) / "real", num_trials, *given.overrides)
+        real_s, mirror_s = run_timed(folders, mirror, launch.ENTRY)
+        if mirror.problems:
+            raise RuntimeError(mirror.problems[0])
+        made_s = data_times(write_folders(Path(place) / "data", num_trials, *given.overrides))
+    rows = [
+        ("empty trial", empty_s, TRIAL_TARGET_S),
+        ("real trial, beyond its work", real_s, TRIAL_TARGET_S),
+        ("W&B mirror, offline", mirror_s, MIRROR_TARGET_S),
+    ]
+    for name, seconds, target_s in rows:
+        print(f"{name:30} median {statistics.median(seconds):.3f} s (target {target_s} s)")
+    for name, seconds in made_s.items():
+        told = f"the task's {name}, as work"
+        print(f"{told:30} median {statistics.median(seconds):.3f} s (in every trial)")
+    return int(any(statistics.median(seconds) > target_s for _, seconds, target_s in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
