@@ -26,10 +26,11 @@ run: $(VENV)/.run ## install and run the quickstart: the table, the figure, the 
 	@$(BIN)/condbench run; ended=$$?; \
 	  echo "Next: source $(VENV)/bin/activate && condbench --help"; exit $$ended
 
-lint: $(VENV)/.dev ## ruff, types
+lint: $(VENV)/.dev ## ruff, types, who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 test: lint suite ## lint, types and the deterministic suite (<= 15 min)
 

@@ -13,6 +13,8 @@ from typing import Any, Literal, get_args
 
 Precision = Literal["32", "bf16", "16"]  # of products, in training and inference
 INTERVAL_ROUNDS = 6  # fewer give no 95 % interval of a median: 1 - 2 / 2**5 < 0.95
+# The parts of a configuration that can change a number. The rest says where results go.
+KEY_BLOCKS = ("method", "task", "backbone", "seed", "train", "measure", "gpu")
 NUM_SEEDS = 1_000_000  # passes over the training data of one seed count on from there
 
 

@@ -40,8 +40,6 @@ UNINVOLVED = (
     "bench.plugins",
 )
 KEY_PACKAGES = ("python", "torch", "pytorch-lightning", "numpy")
-# The parts of a configuration that can change a number. The rest says where results go.
-KEY_BLOCKS = ("method", "task", "backbone", "seed", "train", "measure", "gpu")
 DENSE_BLOCKS = ("task", "backbone", "seed", "train", "gpu")
 
 

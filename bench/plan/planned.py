@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from bench.config import KEY_BLOCKS
 from bench.plan import identity
 from bench.plugins import BrokenPlugin, Plugin, choices, construct
 from bench.records import environment, layout
@@ -100,7 +101,7 @@ class TrialMaker:
         variants: Mapping[str, Variant] = NO_VARIANTS,
     ) -> PlannedTrial:
         """The same trial with the dense method, which the others start from or compare with."""
-        same = {block: config[block] for block in identity.KEY_BLOCKS if block != "method"}
+        same = {block: config[block] for block in KEY_BLOCKS if block != "method"}
         others = {kind: variant for kind, variant in variants.items() if kind != "method"}
         names = tuple(sorted((kind, variant.name) for kind, variant in others.items()))
         return self._once(
@@ -137,7 +138,7 @@ class TrialMaker:
         involved = {**plugins, **self._controlled(config["method"])}
         code = {kind: self._code(plugin) for kind, plugin in involved.items()}
         code["harness"] = self._once("harness", lambda: identity.code_hash(identity.MEASURING_ROOM))
-        blocks = {block: config[block] for block in identity.KEY_BLOCKS}
+        blocks = {block: config[block] for block in KEY_BLOCKS}
         return {
             "config": {
                 **blocks,

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bench.plan.identity import KEY_BLOCKS
+from bench.config import KEY_BLOCKS
 from bench.records.record import Record
 
 IGNORED = {"measure.rounds", "gpu.device"}

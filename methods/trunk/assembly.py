@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from torch import nn
 
@@ -16,19 +16,47 @@ from methods.trunk.feedforward import GATED, FeedForward, GatedFeedForward
 from methods.trunk.positions import Rotary
 from methods.trunk.stem import ImageStem, PairStem, PatchStem, TokenStem
 
-if TYPE_CHECKING:
-    from methods.backbone.transformer import Transformer
-
 MakeFeed = Callable[[int, int], nn.Module]
 MakeAttention = Callable[..., nn.Module]
 MakeBlock = Callable[..., nn.Module]
+
+
+class Shape(Protocol):
+    """The sizes and choices of a transformer, as `methods.backbone.transformer` documents them."""
+
+    dim: int
+    depth: int
+    num_heads: int
+    num_kv_heads: int | None
+    image_stride: int
+    stem: str
+    pool: str
+    positions: str
+    norm_first: bool
+    activation: str
+    bias: bool
+    tied_embeddings: str
+    rope_theta: float
+
+    @property
+    def hidden(self) -> int:
+        """Hidden width H of the feed-forward layers."""
+        ...
+
+    def make_norm(self) -> Callable[[int], nn.Module]:
+        """What makes the norm of a width."""
+        ...
+
+    def num_tokens(self, spec: TaskSpec) -> int:
+        """Tokens of one sample of a task."""
+        ...
 
 
 @dataclass
 class Parts:
     """Makes the parts of one trunk, dense or replaced."""
 
-    shape: Transformer
+    shape: Shape
     spec: TaskSpec
     ffn: MakeFeed | None
     attention: MakeAttention | None
