@@ -1,4 +1,4 @@
-"""The conformance kit: does a method keep the promises of docs/contract.md?
+"""The conformance kit: does a method keep the promises of docs/reference/contract.md?
 
     verdict = check(find("method", "my_gate"))
     verdict.ok, verdict.lines()         what `condbench check my_gate` prints

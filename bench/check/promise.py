@@ -34,7 +34,7 @@ class NotDefined(Exception):
 
 @dataclass(frozen=True)
 class Contract:
-    """One promise of docs/contract.md; `attempt` raises Broken or NotDefined, or returns."""
+    """One promise of reference/contract.md; `attempt` raises Broken or NotDefined, or returns."""
 
     name: str
     promise: str

@@ -3,7 +3,7 @@
     python -m bench.selftest                 all of it, about a quarter of an hour
     python -m bench.selftest --sessions 5    fewer timing sessions
 
-Prints the tables of docs/meters.md, for the machine that it runs on.
+Prints the tables of docs/explanation/meters.md, for the machine that it runs on.
 Exit code 0 when every acceptance limit holds, else 1.
 """
 

@@ -2,8 +2,8 @@
 
     python -m bench.selftest.energy --out DIR [--parts periods,waves,same10,zeus] [--device 0]
 
-Writes energy.json (every answer), energy.md (the tables of docs/energy.md) and traces/ (raw
-readings that tests can replay) after each part, so that a run that is cut short keeps what it has;
+Writes energy.json (every answer), energy.md (tables for docs/explanation/energy.md) and traces/
+(raw readings that tests can replay) after each part, so that a run that is cut short keeps what it has;
 a later one with other parts adds to it. Exit code 0, 1 where a part failed, or 2 without a GPU
 whose counter can be read.
 """

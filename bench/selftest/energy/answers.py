@@ -1,4 +1,4 @@
-"""The answers of a real board as the tables that docs/energy.md shows."""
+"""The answers of a real board as the tables that docs/explanation/energy.md shows."""
 
 from __future__ import annotations
 
