@@ -83,7 +83,7 @@ kernels: $(VENV)/.dev ## time ratios of our layers beside other implementations
 	$(BIN)/python -m tests.studies.dense_kernels
 	$(BIN)/python -m tests.studies.routing_overhead
 
-energy: $(VENV)/.dev ## a GPU's energy counter examined: what docs/energy.md still has to say
+energy: $(VENV)/.dev ## a GPU's energy counter examined: what docs/explanation/energy.md still has to say
 	$(BIN)/python -m bench.selftest.energy
 
 overhead: $(VENV)/.dev ## what the harness adds to a trial; 10,000 trials planned, 1,000 records read

@@ -207,7 +207,7 @@ class Backbone(Protocol):
 class Method(Protocol):
     """An idea: a dataclass of hyper-parameters with `build(spec, backbone)`.
 
-    Optional, looked up by name, each with a default (DESIGN: docs/contract.md):
+    Optional, looked up by name, each with a default (DESIGN: docs/reference/contract.md):
     `convert(dense, batches)`, `loss(model, batch, criterion, progress)`,
     `calibrate(model, batches)`, `after_step(model, progress)`, `param_groups(model, lr)`,
     `points()`, `set_point(model, point)`, and the attributes `train_share` (of the recipe's

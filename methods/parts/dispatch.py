@@ -25,7 +25,8 @@ from torch import Tensor
 from bench.routing import region
 
 BACKENDS = ("auto", "loop", "grouped", "dense_masked")
-LOOP_ROWS = 256  # mean rows per group and thread from which the loop wins (docs/kernels.md)
+# Mean rows per group and thread from which the loop wins: docs/explanation/kernels.md.
+LOOP_ROWS = 256
 
 
 class Groups(Protocol):

@@ -1,4 +1,4 @@
-"""The example method in docs/contract.md is what the page says it is."""
+"""The example method in docs/reference/contract.md is what the page says it is."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from bench import routing
 
-PAGE = Path(__file__).parents[2] / "docs" / "contract.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "contract.md"
 
 
 @pytest.fixture

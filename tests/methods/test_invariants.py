@@ -1,4 +1,4 @@
-"""What every built-in method promises (docs/contract.md), on tiny tasks of every kind."""
+"""What every built-in method promises (docs/reference/contract.md), on tiny tasks of every kind."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Every named size of the backbones: parameters and MACs, counted on the meta device.
 
-`python -m tests.studies.backbone_sizes` rewrites the table in docs/backbones.md and what
+`python -m tests.studies.backbone_sizes` rewrites the table in docs/reference/backbones.md and what
 the files in conf/backbone say about their size; a test keeps both true, and
 what a family says of its defaults.
 """
@@ -25,7 +25,7 @@ from bench.types import Batch, TaskSpec
 ROOT = Path(__file__).parents[2]
 VARIANTS = ROOT / "conf" / "backbone"
 PUBLISHED = ROOT / "tests" / "methods" / "backbone" / "published_sizes.csv"
-PAGE = ROOT / "docs" / "backbones.md"
+PAGE = ROOT / "docs" / "reference" / "backbones.md"
 BEGIN, END = "<!-- sizes -->\n", "<!-- end of sizes -->"
 NOT_PUBLISHED = "no published figure"
 SIZE = r"[\d.]+ [MGK] parameters, [\d.]+ [MGK] MAC at \S+"
@@ -94,7 +94,7 @@ def counted(size: Size) -> tuple[int, int]:
         if spec.target_length is not None:
             decoder = torch.zeros(1, spec.target_length, dtype=torch.long)
         found = count(model, Batch(inputs, inputs, decoder_inputs=decoder))
-    assert found.complete, found.unknown_ops
+    assert found.complete, found.ops_without_formula
     return sum(parameter.numel() for parameter in model.parameters()), found.macs
 
 
@@ -117,7 +117,7 @@ def described(size: Size) -> str:
 
 
 def table() -> Iterator[str]:
-    """The rows of docs/backbones.md."""
+    """The rows of docs/reference/backbones.md."""
     yield "| `backbone=` | input | parameters | MAC | published | differs | source |"
     yield "|---|---|---|---|---|---|---|"
     for size in sizes():

@@ -1,4 +1,4 @@
-"""docs/tasks.md's table of what dense reaches on every task.
+"""docs/reference/tasks.md's table of what dense reaches on every task.
 
     python -m tests.studies.bundled FOLDER
 

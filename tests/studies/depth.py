@@ -4,8 +4,8 @@
 
 
 Reads the records of `condbench run experiment=depth` and `experiment=depth_others` (two depths,
-equal seeds) and prints docs/tasks.md's tables: the score by difficulty, and how much better the
-deeper network is, paired by seed with its 95 % interval (Student's t).
+equal seeds) and prints the tables of docs/reference/tasks.md: the score by difficulty, and how much
+better the deeper network is, paired by seed with its 95 % interval (Student's t).
 """
 
 from __future__ import annotations

@@ -3,12 +3,12 @@
     counted = count(model, batch)
     counted.total        executed FLOPs, 2 x MAC, zero padding included, attention full
     counted.by_region    the same by bench.routing region; its values sum to the total
-    counted.complete     False: unknown_ops names what computed and was not counted
+    counted.complete     False: ops_without_formula names what computed and was not counted
 
 Elementwise work, reductions and data movement are no FLOPs here: they are under one per cent of
 the arithmetic and most of the time of conditional models, so they have columns of their own
 (`pointwise_elems`, `bytes_touched`) and a share of the time meter. Definitions and limits:
-docs/meters.md.
+docs/explanation/meters.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bench import routing
 from bench.meters.flops.control_flow import interpreted
 from bench.meters.flops.ledger import Ledger
 from bench.meters.flops.scripted import telling_hidden_ops
-from bench.meters.flops.tally import BACKWARD, Tally, UnknownOpError
+from bench.meters.flops.tally import BACKWARD, MissingFormulaError, Tally
 from bench.meters.flops.threads import following, is_counted_here, is_counting
 from bench.meters.guard import MeterStateError, refuse_if_dispatch_watched
 
@@ -31,8 +31,8 @@ __all__ = [
     "CONVENTION",
     "FlopCount",
     "MeterStateError",
+    "MissingFormulaError",
     "SampleCounts",
-    "UnknownOpError",
     "count",
     "count_samples",
     "is_active",
@@ -54,7 +54,7 @@ class FlopCount:
     total: int
     by_region: Mapping[str, int]
     by_op: Mapping[str, int]
-    unknown_ops: Mapping[str, int]
+    ops_without_formula: Mapping[str, int]
     causal: int
     pointwise_elems: int
     bytes_touched: int
@@ -70,7 +70,7 @@ class FlopCount:
     @property
     def complete(self) -> bool:
         """Whether every executed op was known; if not, the total is a lower bound."""
-        return not self.unknown_ops
+        return not self.ops_without_formula
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class SampleCounts:
     per_batch: tuple[int, ...]
     by_region: Mapping[str, int]
     by_op: Mapping[str, int]
-    unknown_ops: Mapping[str, int]
+    ops_without_formula: Mapping[str, int]
     causal: int
     pointwise_elems: int
     bytes_touched: int
@@ -96,13 +96,13 @@ class SampleCounts:
     @property
     def complete(self) -> bool:
         """Whether every executed op of every batch was known."""
-        return not self.unknown_ops
+        return not self.ops_without_formula
 
 
 def count(fn: Callable[..., Any], *args: Any, strict: bool = False, **kwargs: Any) -> FlopCount:
     """Run `fn(*args, **kwargs)` once and count the FLOPs that it executes, in any of its threads.
 
-    Counting changes neither results nor random numbers. `strict` raises UnknownOpError at the
+    Counting changes neither results nor random numbers. `strict` raises MissingFormulaError at the
     first op that computes and has no formula; otherwise the count says `complete = False`. Raises
     MeterStateError under another dispatch mode (another count is one) or a torch profiler.
     """
@@ -112,7 +112,7 @@ def count(fn: Callable[..., Any], *args: Any, strict: bool = False, **kwargs: An
     with following(tally), interpreted(is_counted_here), told, Ledger(tally):
         result = fn(*args, **kwargs)
     if strict and tally.unknown:  # met in another thread, which could not raise here
-        raise UnknownOpError(next(iter(tally.unknown)))
+        raise MissingFormulaError(next(iter(tally.unknown)))
     return _closed(tally, result)
 
 
@@ -132,7 +132,7 @@ def count_samples(
         per_batch.append(counted.total)
         by_region.update(counted.by_region)
         by_op.update(counted.by_op)
-        unknown.update(counted.unknown_ops)
+        unknown.update(counted.ops_without_formula)
         causal += counted.causal
         elements += counted.pointwise_elems
         num_bytes += counted.bytes_touched
@@ -161,7 +161,7 @@ def _closed(tally: Tally, result: Any) -> FlopCount:
         total=total,
         by_region=dict(by_region),
         by_op=dict(by_op),
-        unknown_ops=dict(tally.unknown),
+        ops_without_formula=dict(tally.unknown),
         causal=total - tally.masked,
         pointwise_elems=tally.elements,
         bytes_touched=tally.num_bytes,
