@@ -10,8 +10,12 @@ import torch
 from bench.measure.inputs import Inputs
 from bench.measure.subject import Metrics, Subject
 from bench.meters.guard import MeterStateError
-from bench.meters.memory.parameters import active_params, resident_params
-from bench.meters.memory.tensors import InferenceMemory, inference_memory, largest_batch
+from bench.meters.memory.parameters import count_active_params, count_resident_params
+from bench.meters.memory.tensors import (
+    InferenceMemory,
+    find_largest_batch,
+    measure_inference_memory,
+)
 from bench.records.record import Metric, missing
 from bench.types import Batch
 
@@ -25,7 +29,7 @@ def measure_footprint(subject: Subject, inputs: Inputs) -> Metrics:
     Runs before the dense baseline exists in this process.
     """
     metrics = {
-        "model/params": Metric(value=resident_params(subject.model), unit="count"),
+        "model/params": Metric(value=count_resident_params(subject.model), unit="count"),
         "model/active_params_per_sample": _active(subject, inputs),
     }
     for size, batches in inputs.by_size.items():
@@ -38,11 +42,11 @@ def _peak(subject: Subject, batches: Sequence[Batch], size: int) -> Metrics:
     """The highest peak of some batches, in doubt where one of them was not seen whole."""
     key = f"infer/peak_tensor_bytes_b{size}"
     try:
-        seen = [inference_memory(subject.model, batch) for batch in batches]
+        seen = [measure_inference_memory(subject.model, batch) for batch in batches]
     except MeterStateError as error:  # of a window that allocated nothing, for example
         return {key: missing("bytes", str(error))}
     highest = max(seen, key=lambda each: each.peak_tensor_bytes)
-    doubt = next((each.window.doubt for each in seen if each.window.doubt), None)
+    doubt = next((each.window.reason for each in seen if each.window.reason), None)
     peak = _bytes(highest.peak_tensor_bytes)
     if doubt is not None:
         peak = peak.model_copy(update={"valid": False, "reason": doubt})
@@ -55,7 +59,7 @@ def _active(subject: Subject, inputs: Inputs) -> Metric:
     The model ran before, so what goes wrong under this meter is the meter's own limit.
     """
     try:
-        counts = active_params(subject.model, inputs.samples[:NUM_ACTIVE_INPUTS])
+        counts = count_active_params(subject.model, inputs.samples[:NUM_ACTIVE_INPUTS])
     except MeterStateError as error:
         return missing("count", str(error))
     except Exception as error:
@@ -91,7 +95,7 @@ def _largest_batch(subject: Subject, inputs: Inputs) -> Metric:
         subject.model(repeated(sample, size))
 
     try:
-        return Metric(value=largest_batch(run), unit="count")
+        return Metric(value=find_largest_batch(run), unit="count")
     except Exception as error:  # a kernel's own limit, not that of the memory
         return missing("count", f"it ended with {type(error).__name__}: {_first_line(error)}")
 

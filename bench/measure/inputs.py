@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from bench.measure.blind import without_targets
-from bench.meters.time.sampling import equal_issue
+from bench.meters.time.sampling import balanced_batches
 from bench.types import Batch, Task
 
 CHOICE_SEED = 0  # one choice and order for every method, model seed and machine
@@ -50,7 +50,7 @@ def choose_inputs(
     chosen = len(pool)
 
     def grouped(size: int) -> list[Batch]:
-        rows = equal_issue(chosen, size, seed=CHOICE_SEED).to(device)
+        rows = balanced_batches(chosen, size, seed=CHOICE_SEED).to(device)
         return [pool.select(row) for row in rows]
 
     return Inputs({size: grouped(size) for size in sorted({1, *batch_sizes})})

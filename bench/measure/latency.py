@@ -6,7 +6,7 @@ import numpy as np
 
 from bench.measure.inputs import Inputs
 from bench.measure.subject import Metrics, Subject
-from bench.meters.time.latency import latency
+from bench.meters.time.latency import time_each_input
 from bench.meters.time.regions import time_by_region, time_shares
 from bench.records.record import Metric, missing
 
@@ -16,7 +16,7 @@ SHOWN_REGIONS = ("router", "dispatch", "expert", "combine", "exit_head")
 
 def measure_latency(subject: Subject, inputs: Inputs) -> tuple[Metrics, np.ndarray]:
     """`infer/latency_ms_p50` and so on over inputs, and every input's median [num_inputs]."""
-    timed = latency(subject.model, inputs.samples)
+    timed = time_each_input(subject.model, inputs.samples)
     metrics = {"infer/latency_ms_mean": Metric(value=timed.mean_ms, unit="ms")}
     for percent in PERCENTILES:
         found = timed.percentile(percent)

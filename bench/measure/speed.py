@@ -11,7 +11,7 @@ from torch import nn
 
 from bench.measure.inputs import Inputs
 from bench.measure.subject import Metrics, Subject
-from bench.meters.time.paired import NOISE_LIMITS, PairedTiming, compare, control
+from bench.meters.time.paired import NOISE_LIMITS, PairedTiming, compare, run_control
 from bench.records import environment
 from bench.records.record import Metric, missing
 from bench.statistics import Interval, realised_share, saving_realised
@@ -39,7 +39,7 @@ def measure_speed(subject: Subject, baseline: nn.Module, inputs: Inputs, flops: 
     for size, batches in inputs.by_size.items():
         settings, load_before = _settings(subject), environment.load()
         if subject.is_dense:
-            timing = control(subject.model, batches, **settings)
+            timing = run_control(subject.model, batches, **settings)
         else:
             timing = compare(subject.model, baseline, batches, **settings)
         metrics |= _timing_metrics(timing, size) | _noise_floor(timing, size, subject)
@@ -68,7 +68,7 @@ def _details(timing: PairedTiming) -> dict[str, Any]:
         "steady": timing.steady,
         "warmup_s": round(timing.warmup_s, 3),
         "num_rounds": len(timing.rounds),
-        "num_counted": len(timing.counted),
+        "num_counted": len(timing.valid_rounds),
         "num_outliers": timing.num_outliers,
         "num_recompiles": timing.num_recompiles,
         "num_passes": list(timing.num_passes),
@@ -135,7 +135,7 @@ def _realised(timing: PairedTiming, tau: Metric | None, size: int) -> Metrics:
         why = doubt or (tau.reason if tau else "FLOPs not counted")
         return {name: missing("1", why or "no round counts") for name in names}
     sigma = Interval(
-        timing.ratio, timing.ci_low, timing.ci_high, len(timing.counted), "paired rounds"
+        timing.ratio, timing.ci_low, timing.ci_high, len(timing.valid_rounds), "paired rounds"
     )
     shares = (realised_share(sigma, tau.shown), saving_realised(sigma, tau.shown))
     return {name: _metric(share) for name, share in zip(names, shares, strict=True)}

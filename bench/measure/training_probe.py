@@ -15,7 +15,7 @@ from torch import nn
 
 from bench import ranks
 from bench.meters.flops.counter import count
-from bench.meters.memory.tensors import TrainingMemory, training_memory
+from bench.meters.memory.tensors import TrainingMemory, measure_training_memory
 from bench.records.record import Metric, missing
 
 PARTS = ("peak_tensor", "params", "buffers", "grads", "optimizer", "activation")
@@ -33,7 +33,7 @@ class TrainingProbe:
 
     def memory(self, step: Step, optimizer: torch.optim.Optimizer) -> None:
         """Run `step` once and keep its peak memory and the parts that sum to it."""
-        found = training_memory(self.model, optimizer, step)
+        found = measure_training_memory(self.model, optimizer, step)
         buckets = _bucket_bytes(self.model)
         self._memory = replace(
             found,
@@ -44,7 +44,7 @@ class TrainingProbe:
     def flops(self, step: Step, optimizer: torch.optim.Optimizer) -> None:
         """Run `step` once and keep its executed FLOPs, forward and backward."""
         found = count(step)
-        counts = ranks.everyones((found.total, set(found.unknown_ops)))
+        counts = ranks.everyones((found.total, set(found.ops_without_formula)))
         self._flops = sum(total for total, _ in counts)
         self._unknown = set().union(*(names for _, names in counts))
 
@@ -56,7 +56,7 @@ class TrainingProbe:
         names = {part: f"train/{part}_bytes" for part in PARTS}
         if self._memory is None:
             return {name: missing("bytes", untrained) for name in names.values()}
-        doubt = self._memory.window.doubt
+        doubt = self._memory.window.reason
         values = {name: getattr(self._memory, f"{part}_bytes") for part, name in names.items()}
         return {
             name: Metric(value=value, unit="bytes", valid=doubt is None, reason=doubt)

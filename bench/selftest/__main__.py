@@ -18,7 +18,7 @@ import torch
 from tabulate import tabulate
 
 from bench import routing
-from bench.meters.time.peak import measured_peak_flops
+from bench.meters.time.peak import measure_peak_flops
 from bench.records import environment
 from bench.selftest import known_bytes, known_flops, known_ratios
 
@@ -95,7 +95,7 @@ def _overheads() -> list[str]:
     added = per_op["condbench"] - per_op["no counter"]
     rows = [[f"one operation, {name}", f"{us:.1f} us"] for name, us in per_op.items()]
     rows.append(["one border of a region, not watched", f"{_border_us():.2f} us"])
-    peak = measured_peak_flops(torch.float32, 1)
+    peak = measure_peak_flops(torch.float32, 1)
     rows.append(["fastest matrix product, float32, one thread", f"{peak / 1e9:.0f} GFLOP/s"])
     _section("What measuring costs, and the machine's limit", ["what", "measured"], rows)
     if added > known_flops.MAX_US_PER_OP:

@@ -9,9 +9,9 @@ from itertools import groupby
 from pathlib import Path
 
 from bench.selftest.finding import Finding
-from bench.selftest.gpus import look_at_gpus
-from bench.selftest.machine import look_at_data, look_at_machine
-from bench.selftest.surroundings import look_around
+from bench.selftest.gpus import examine_gpus
+from bench.selftest.machine import examine_data, examine_machine
+from bench.selftest.surroundings import examine_services
 
 MARKS = {"ok": "ok", "no": "--", "warning": "!!", "failed": "FAILED"}
 NEEDS = {  # what a table shows: the findings that it rests on
@@ -26,7 +26,7 @@ PREFIXES = {"ok": "yes", "no": "no: ", "warning": "yes, with doubt: ", "failed":
 
 def examine(results: Path) -> list[Finding]:
     """Everything that is looked at without measuring; takes a second."""
-    return [*look_at_machine(), *look_at_gpus(), *look_around(), *look_at_data(results)]
+    return [*examine_machine(), *examine_gpus(), *examine_services(), *examine_data(results)]
 
 
 def examine_and_test(results: Path) -> list[Finding]:

@@ -12,7 +12,7 @@ from bench.selftest.finding import Finding, Status
 PART = "gpu"
 
 
-def look_at_gpus() -> Iterator[Finding]:
+def examine_gpus() -> Iterator[Finding]:
     """One finding about the driver, then several per board."""
     try:
         import pynvml

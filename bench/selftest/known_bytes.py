@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bench.meters.memory.resident import peak_rss
-from bench.meters.memory.tensors import peak_tensor_bytes, watch
+from bench.meters.memory.resident import measure_peak_rss
+from bench.meters.memory.tensors import measure_peak_bytes, watch
 
 MIB = 2**20
 HEADERS = [
@@ -180,7 +180,7 @@ def _readings(name: str, idle: dict[str, int]) -> Readings:
     work = WORKLOADS[name].run
     resident = _resident(name) - idle[WORKLOADS[name].idle]
     growths = [_maxrss_growth(work), _maxrss_growth(work)]
-    first, second = watch(work).peak_bytes, peak_tensor_bytes(work)
+    first, second = watch(work).peak_bytes, measure_peak_bytes(work)
     return Readings(growths, first, second, resident, memray_peak(work))
 
 
@@ -212,4 +212,4 @@ def _maxrss_growth(work: Callable[[], object]) -> int:
 
 
 def _resident(name: str) -> int:
-    return peak_rss("bench.selftest.known_bytes:workload", [name]).peak_rss_bytes
+    return measure_peak_rss("bench.selftest.known_bytes:workload", [name]).peak_rss_bytes

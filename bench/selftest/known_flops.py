@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.meters.conditions import pinned_threads
 from bench.meters.flops.counter import count
 from bench.meters.flops.crosscheck import macs_fvcore, profiler_flops
-from bench.meters.time.paired import pinned_threads
 from bench.types import Batch, Output
 
 HEADERS = ["case", "closed form (FLOP)", "condbench", "FlopCounterMode", "fvcore x 2", "profiler"]

@@ -24,7 +24,8 @@ import torch
 from torch.utils import benchmark
 
 from bench.measure.plausibility.speed import CONTROL_MARGIN
-from bench.meters.time.paired import compare, pinned_threads
+from bench.meters.conditions import pinned_threads
+from bench.meters.time.paired import compare
 
 QUIET, BUSY = "as it is", "one busy core"
 PRODUCTS = 400  # per pass: a few milliseconds

@@ -22,7 +22,7 @@ LEAST_FREE_GIB = 2.0
 TASK_PACKAGES = {"num2words": "task=numbers", "sacrebleu": "task=numbers"}
 
 
-def look_at_machine() -> Iterator[Finding]:
+def examine_machine() -> Iterator[Finding]:
     """Processor, threads, load, frequency control, memory, package energy."""
     seen = environment.fingerprint()
     cores, physical = seen["num_cores"], seen["num_physical_cores"]
@@ -83,7 +83,7 @@ def _rapl() -> Finding:
     return Finding(MACHINE, "cpu energy", "ok", "package counters (RAPL) can be read")
 
 
-def look_at_data(results: Path) -> Iterator[Finding]:
+def examine_data(results: Path) -> Iterator[Finding]:
     """Room for results and temporary files, and the packages that some tasks need."""
     for name, folder in (("results", results), ("temporary", Path(tempfile.gettempdir()))):
         yield _folder(name, folder)

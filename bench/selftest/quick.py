@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from bench.meters.conditions import pinned_threads
 from bench.meters.energy import EnergyMeter, EnergyReading, EnergyRefused
 from bench.meters.energy.refusals import CounterReset, CounterStuck, DriverFailed
 from bench.meters.flops.counter import count
-from bench.meters.memory.tensors import peak_tensor_bytes
-from bench.meters.time.paired import NOISE_LIMITS, PairedTiming, compare, control, pinned_threads
+from bench.meters.memory.tensors import measure_peak_bytes
+from bench.meters.time.paired import NOISE_LIMITS, PairedTiming, compare, run_control
 from bench.selftest import known_bytes, known_flops, known_ratios
 from bench.selftest.finding import Finding, Status
 
@@ -65,7 +66,7 @@ def known_peaks_seen() -> Finding:
     wrong = []
     for name in WORKLOADS:
         work = known_bytes.WORKLOADS[name]
-        found = peak_tensor_bytes(work.run)
+        found = measure_peak_bytes(work.run)
         if work.missed(found):
             wrong.append(f"{name}: {found} bytes, by hand {work.tensors}")
     if wrong:
@@ -80,7 +81,7 @@ def known_ratio_timed() -> Iterator[Finding]:
     candidate = known_ratios.busy_loop(known_ratios.PRODUCTS, matrices)
     longer = known_ratios.busy_loop(round(known_ratios.PRODUCTS * TRUTH), matrices)
     with pinned_threads(1), torch.inference_mode():
-        same = control(candidate, [[0]], **settings)
+        same = run_control(candidate, [[0]], **settings)
         timed = compare(candidate, longer, [[0]], **settings)
     yield judge_noise(same)
     yield judge_ratio(timed, same.noise_floor)

@@ -15,7 +15,7 @@ PART = "surroundings"
 WANDB_HOST = "api.wandb.ai"
 
 
-def look_around(environ: Mapping[str, str] = os.environ) -> Iterator[Finding]:
+def examine_services(environ: Mapping[str, str] = os.environ) -> Iterator[Finding]:
     """W&B and Slurm."""
     yield _wandb(environ)
     yield _slurm(environ)

@@ -18,7 +18,7 @@ import numpy as np
 
 from bench import ranks
 from bench.measure import Findings, measure
-from bench.meters.time.paired import pinned_threads
+from bench.meters.conditions import pinned_threads
 from bench.records import environment
 from bench.records.record import RAW_NAME, Record, write_record
 from bench.records.redaction import redact

@@ -172,7 +172,7 @@ class FakeGpu:
             clock=self.clock,
             launches=HostLaunches(),
             poll=lambda read, every_s: FakePolling(self, read, every_s),
-            vary=random.Random(self.seed),
+            rng=random.Random(self.seed),
         )
 
     # NVML

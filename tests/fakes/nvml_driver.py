@@ -23,7 +23,7 @@ from bench.meters.energy import EnergyMeter, EnergyRefused
 from bench.meters.energy.board import open_board
 from bench.meters.energy.calibration import Calibration
 from bench.records import environment
-from bench.selftest.gpus import look_at_gpus
+from bench.selftest.gpus import examine_gpus
 
 ACTIVE_W, IDLE_W = 500.0, 75.0
 KNOWN = Calibration(0.01, None, resolution_mj=1, idle_w=IDLE_W, idle_s=1.0)
@@ -140,7 +140,7 @@ def refusals(driver: Driver) -> dict[str, Any]:
         found[name] = refusal(driver, None, lambda v=values, c=codes: trouble(driver, v, c))
     driver.set(0, module=1)
     with EnergyMeter(uuid(0)) as meter:
-        meter._known = KNOWN
+        meter._calibration = KNOWN
         found["module scope"] = told(meter.measure(driver.work(0), 0.4))
     driver.set(0, module=0, update_s=0.04)
     found["too short"] = refusal(driver, None, None)
@@ -169,7 +169,7 @@ def refusal(driver: Driver, before: Callable | None, during: Callable | None) ->
             before()
         with EnergyMeter(uuid(0)) as meter:
             if during:
-                meter._known = KNOWN  # a host too busy to calibrate changes no name
+                meter._calibration = KNOWN  # a host too busy to calibrate changes no name
             else:
                 meter.calibrate(0.2, work)
             return told(meter.measure(step, 0.4))
@@ -223,7 +223,7 @@ def doctor(driver: Driver) -> dict[str, str]:
     del os.environ["CUDA_VISIBLE_DEVICES"]
     driver.set(1, mig=1)
     driver.set(2, module=1)
-    return {finding.name: f"{finding.status}: {finding.text}" for finding in look_at_gpus()}
+    return {finding.name: f"{finding.status}: {finding.text}" for finding in examine_gpus()}
 
 
 if __name__ == "__main__":

@@ -34,5 +34,5 @@ class ReplayedGpu(FakeGpu):
     def meter(self) -> EnergyMeter:
         """A meter with the calibration of the recording."""
         meter = EnergyMeter("fake", self.rig())
-        meter._known = self.trace.calibration
+        meter._calibration = self.trace.calibration
         return meter

@@ -121,7 +121,7 @@ def test_a_batch_that_fails_for_another_reason_has_no_largest_size(monkeypatch) 
     def refuse(run: object) -> int:
         raise RuntimeError("invalid configuration argument\nmore words")
 
-    monkeypatch.setattr(footprint, "largest_batch", refuse)
+    monkeypatch.setattr(footprint, "find_largest_batch", refuse)
     subject, inputs = given(Halves())
     subject.device = SimpleNamespace(type="cuda")
     found = footprint._largest_batch(subject, inputs)  # type: ignore[arg-type]

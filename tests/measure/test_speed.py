@@ -70,7 +70,7 @@ def test_a_noisy_session_says_so_and_keeps_its_number(
 ):
     """The limit is 3 % on a CPU and 2 % on a GPU; the floor is shown on either side of it."""
     timing = replace(timing_of(steady=True), noise_floor=floor)
-    monkeypatch.setattr(speed, "control", lambda *arguments, **settings: timing)
+    monkeypatch.setattr(speed, "run_control", lambda *arguments, **settings: timing)
     subject = subject_on(device, is_dense=True)
     found = speed.measure_speed(subject, None, Inputs({1: []}), {}).metrics  # type: ignore[arg-type]
     metric = found["infer/noise_floor_b1"]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from bench.meters.memory.tensors import peak_tensor_bytes
+from bench.meters.memory.tensors import measure_peak_bytes
 from bench.selftest import known_bytes, known_flops, known_ratios
 from bench.selftest.known_bytes import Readings
 from bench.selftest.known_ratios import Sessions
@@ -17,7 +17,7 @@ from bench.selftest.known_ratios import Sessions
 def test_the_memory_workloads_meet_their_closed_forms(name):
     """First and second run in one process, exact but for the operators' stated scratch."""
     work = known_bytes.WORKLOADS[name]
-    first, second = peak_tensor_bytes(work.run), peak_tensor_bytes(work.run)
+    first, second = measure_peak_bytes(work.run), measure_peak_bytes(work.run)
     assert first == second
     assert not work.missed(first)
 

@@ -15,10 +15,10 @@ from torch import nn
 
 from bench.measure.inputs import Inputs
 from bench.measure.subject import Findings, Metrics, Subject
+from bench.meters.conditions import evaluation_mode
 from bench.meters.energy import EnergyMeter, EnergyReading, EnergyRefused
 from bench.meters.energy.rapl import SHORTEST_S, CpuEnergy
-from bench.meters.energy.repeats import WINDOWS, Compared, compare_energy, repeat
-from bench.meters.time.paired import evaluating
+from bench.meters.energy.repeats import WINDOWS, EnergyComparison, compare_energy, repeat
 from bench.records.record import Metric, missing
 from bench.statistics import Interval, mean_interval
 from bench.types import Batch
@@ -46,7 +46,7 @@ def measure_energy(
     num_measured = len(points) if subject.config.all_points else 1
     found: list[Metrics] = []
     for point in points[:num_measured]:
-        with subject.at(point), evaluating(subject.model, baseline):
+        with subject.at(point), evaluation_mode(subject.model, baseline):
             gpu, told = _gpu_metrics(subject, baseline, inputs, open_meter)
             findings.diagnostics.setdefault("energy", []).append({"point": dict(point), **told})
             cpu = _cpu_metric(subject, subject.model, inputs, open_counter)
@@ -64,7 +64,7 @@ def measure_alone(
 ) -> Metrics:
     """Energy per sample of the GPU and of the CPU for `model`, beside no other one."""
     size = max(inputs.by_size)
-    with evaluating(model):
+    with evaluation_mode(model):
         cpu = _cpu_metric(subject, model, inputs, open_counter)
         try:
             with open_meter(subject.device) as meter:
@@ -109,7 +109,7 @@ def _gpu_metrics(
     return _metrics(compared, inputs.num_issued(size)), told
 
 
-def _metrics(compared: Compared, num_samples: int) -> Metrics:
+def _metrics(compared: EnergyComparison, num_samples: int) -> Metrics:
     """Joules per sample and their ratio; those of a whole module under names of their own."""
     readings = compared.candidate.readings
     doubt = FAKE if readings[0].device == "fake" else compared.reason
@@ -136,7 +136,7 @@ def _metrics(compared: Compared, num_samples: int) -> Metrics:
     return {f"infer/{name}": metric for name, metric in found.items()}
 
 
-def _windows(compared: Compared) -> dict[str, Any]:
+def _windows(compared: EnergyComparison) -> dict[str, Any]:
     """Every window in numbers, in the order of its model's."""
     both = {"candidate": compared.candidate, "baseline": compared.baseline}
     return {name: [_told(each) for each in repeats.readings] for name, repeats in both.items()}

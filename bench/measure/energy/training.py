@@ -75,7 +75,7 @@ class TrainingEnergy:
 
     def leaving_out(self, probe: Callable[..., Any]) -> Callable[..., Any]:
         """`probe` without its energy in the boards' sum; the CPU's contains it."""
-        return reduce(lambda inner, window: window.leaving_out(inner), self._windows, probe)
+        return reduce(lambda inner, window: window.exclude(inner), self._windows, probe)
 
     def metrics(self, untrained: str | None = None) -> Metrics:
         """`train/energy_j` and `train/cpu_energy_j`, or why one is missing.

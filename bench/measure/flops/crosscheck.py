@@ -10,9 +10,15 @@ from torch import nn
 from bench.measure.inputs import Inputs
 from bench.measure.subject import Metrics, Subject
 from bench.meters.flops.counter import CONVENTION, count
-from bench.meters.flops.crosscheck import FvcoreCount, Profiled, macs_fvcore, profiled, unseen_flops
+from bench.meters.flops.crosscheck import (
+    FvcoreCount,
+    ProfilerCount,
+    macs_fvcore,
+    profiler_excess,
+    run_profiler,
+)
 from bench.meters.flops.formulas import version
-from bench.meters.flops.stray_kernels import untracked_kernels
+from bench.meters.flops.stray_kernels import count_stray_kernels
 from bench.records.record import Metric, missing
 from bench.types import Batch
 
@@ -51,12 +57,12 @@ def measure_crosscheck(subject: Subject, inputs: Inputs) -> tuple[Metrics, dict[
         details["unseen_flops"] = max(each.unseen for each in probed)
     else:
         with torch.inference_mode():
-            details["untracked_kernels"] = untracked_kernels(model, sample)
+            details["untracked_kernels"] = count_stray_kernels(model, sample)
     return metrics, {"flop_crosscheck": details}
 
 
 class _Probed(NamedTuple):
-    seen: Profiled
+    seen: ProfilerCount
     unseen: int
 
 
@@ -64,8 +70,8 @@ def _probed(model: nn.Module, batch: Batch) -> _Probed:
     """One batch under both counters."""
     with torch.inference_mode():
         by_op = count(model, batch).by_op
-        seen = profiled(model, batch)
-    return _Probed(seen, unseen_flops(by_op, seen))
+        seen = run_profiler(model, batch)
+    return _Probed(seen, profiler_excess(by_op, seen))
 
 
 _NO_PROFILER = missing("flop", "the profiler's FLOPs are read on a CPU")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.measure.plausibility.facts import Doubts, Facts, Metrics, same, values
-from bench.meters.flops.elementwise import hidden_products
+from bench.meters.flops.elementwise import may_hide_products
 
 REGIONS = ("backbone", "router", "dispatch", "expert", "combine", "exit_head")
 OF_FLOPS = tuple(f"infer/{x}" for x in ("flops_", "tau_", "realised_", "saving_realised_"))
@@ -29,7 +29,7 @@ def hidden(metrics: Metrics, facts: Facts) -> Doubts:
     if found is None or facts.dense_elems is None or not found[2]:
         return
     elems, flops, share = found
-    if not hidden_products(elems, facts.dense_elems, flops / share, flops):
+    if not may_hide_products(elems, facts.dense_elems, flops / share, flops):
         return
     for key in metrics:
         if key.startswith(OF_FLOPS):

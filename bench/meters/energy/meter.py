@@ -36,7 +36,7 @@ class EnergyMeter:
         if isinstance(device, str) and device.partition(":")[0] in ("cuda", "cpu"):
             device = torch.device(device)
         self.rig = rig or self._stack.enter_context(open_rig(device))
-        self._known: Calibration | None = None
+        self._calibration: Calibration | None = None
         self.is_warm: bool | None = None  # temperature settled; None without a thermometer or heat
 
     def __enter__(self) -> Self:
@@ -54,8 +54,8 @@ class EnergyMeter:
 
         `step` also gives the period under load. Raises as `calibrate` in `calibration` does.
         """
-        self._known = calibrate(self.rig, idle_s, step)
-        return self._known
+        self._calibration = calibrate(self.rig, idle_s, step)
+        return self._calibration
 
     def heat_up(self, step: Step, seconds: float) -> None:
         """Run `step` until the temperature has settled, at most 60 s."""
@@ -73,7 +73,7 @@ class EnergyMeter:
         `step` raises passes through.
         """
         refuse_if_watched("energy")
-        known = self.known(seconds, step)
+        known = self.calibration(seconds, step)
         refuse_if_short(seconds, known)
         window = Window(self.rig, known)
         window.begin(self.pause_s() if pause_s is None else pause_s)
@@ -87,7 +87,7 @@ class EnergyMeter:
 
     def pause_s(self) -> float:
         """A random part of the counter's period. Raises what `known` does."""
-        return self.rig.vary.uniform(0, self.known(1.0).update_period_s)
+        return self.rig.rng.uniform(0, self.calibration(1.0).update_period_s)
 
     def span(self, poll_s: float) -> Window:
         """A window around work of unknown length, such as a training; see `Window`.
@@ -95,22 +95,22 @@ class EnergyMeter:
         `poll_s`: seconds between looks at the power. Idle power is measured for 2 s where the
         meter was not calibrated.
         """
-        return Window(self.rig, self.known(1.0), poll_s)
+        return Window(self.rig, self.calibration(1.0), poll_s)
 
-    def known(self, seconds: float, step: Step | None = None) -> Calibration:
+    def calibration(self, seconds: float, step: Step | None = None) -> Calibration:
         """The calibration; made now if there is none, for windows of `seconds`."""
-        return self._known or self.calibrate(IDLE_WINDOWS * seconds, step)
+        return self._calibration or self.calibrate(IDLE_WINDOWS * seconds, step)
 
     def facts(self) -> dict[str, Any]:
         """Board, driver and calibration: what a record keeps beside its joules."""
         facts = self.rig.board.facts()
-        if self._known is not None:
+        if self._calibration is not None:
             facts |= {
-                "update_period_s": self._known.update_period_s,
-                "idle_period_s": self._known.idle_period_s,
-                "loaded_period_s": self._known.loaded_period_s,
-                "resolution_mj": self._known.resolution_mj,
-                "idle_w": self._known.idle_w,
+                "update_period_s": self._calibration.update_period_s,
+                "idle_period_s": self._calibration.idle_period_s,
+                "loaded_period_s": self._calibration.loaded_period_s,
+                "resolution_mj": self._calibration.resolution_mj,
+                "idle_w": self._calibration.idle_w,
                 "temperature_settled": self.is_warm,
             }
         return facts

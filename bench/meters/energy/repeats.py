@@ -55,7 +55,7 @@ class Repeats:
 
 
 @dataclass
-class Compared:
+class EnergyComparison:
     """A candidate's windows beside the baseline's."""
 
     candidate: Repeats = field(default_factory=Repeats)
@@ -97,7 +97,7 @@ def repeat(meter: EnergyMeter, candidate: Step, seconds: float, windows: int = W
 
 def compare_energy(
     meter: EnergyMeter, candidate: Step, baseline: Step, seconds: float, windows: int = WINDOWS
-) -> Compared:
+) -> EnergyComparison:
     """Windows of both models in turn: AB, BA, AB, ... Raises what `measure` does.
 
     `candidate` and `baseline` are passes over the same samples. The board is heated up with both.
@@ -107,9 +107,9 @@ def compare_energy(
         candidate()
         baseline()
 
-    meter.known(seconds, both)
+    meter.calibration(seconds, both)
     meter.heat_up(both, seconds)
-    found = Compared()
+    found = EnergyComparison()
     for number in range(windows):
         order = ((found.candidate, candidate), (found.baseline, baseline))
         for repeats, step in order if number % 2 == 0 else reversed(order):

@@ -29,7 +29,7 @@ class Rig:
     clock: Clock
     launches: Launches
     poll: Poll
-    vary: random.Random = field(default_factory=random.Random)  # the process's own stays as it is
+    rng: random.Random = field(default_factory=random.Random)  # the process's own stays as it is
 
     def start_polling(self, every_s: float) -> Polling:
         """Counter and power every `every_s` seconds from now on, beside what this thread does."""

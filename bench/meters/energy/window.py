@@ -62,7 +62,7 @@ class Window:
         """Look at clocks and throttling now, while work is queued: afterwards the board idles."""
         self._state = self._rig.board.state
 
-    def leaving_out(self, probe: Callable[..., Any]) -> Callable[..., Any]:
+    def exclude(self, probe: Callable[..., Any]) -> Callable[..., Any]:
         """`probe` with its own energy and time taken out of the window's."""
 
         def run(*arguments: Any) -> Any:

@@ -41,7 +41,7 @@ _BLIND = frozenset(
 _MACS = frozenset({"addmm", "bmm", "conv", "einsum", "linear", "matmul", "mm"})
 
 
-class Profiled(NamedTuple):
+class ProfilerCount(NamedTuple):
     """FLOPs (2 x MAC) by op; sparse operands count there as if they were dense, and twice."""
 
     by_op: dict[str, int]
@@ -53,10 +53,10 @@ def profiler_flops(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[st
 
     Raises MeterStateError under a dispatch mode or another profiler.
     """
-    return profiled(fn, *args, **kwargs).by_op
+    return run_profiler(fn, *args, **kwargs).by_op
 
 
-def profiled(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Profiled:
+def run_profiler(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> ProfilerCount:
     """The same, and whether the call had sparse operands.
 
     A product that was put together from others, as under `torch.vmap`, counts as those.
@@ -75,7 +75,7 @@ def profiled(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Profiled:
     by_op = Counter[str]()
     for event in _innermost(events):
         by_op[event.name] += event.flops
-    return Profiled(dict(by_op), any(event.name == "aten::_nnz" for event in events))
+    return ProfilerCount(dict(by_op), any(event.name == "aten::_nnz" for event in events))
 
 
 def _innermost(events: Iterable[Any]) -> list[Any]:
@@ -102,7 +102,7 @@ def _around(event: Any) -> Iterator[Any]:
         yield event
 
 
-def unseen_flops(ledger: Mapping[str, int], seen: Profiled) -> int:
+def profiler_excess(ledger: Mapping[str, int], seen: ProfilerCount) -> int:
     """FLOPs that the profiler saw and the ledger did not, both by op; 0 where it cannot tell.
 
     More than the ledger's is work that hid from it: in a thread that Python did not start, or with

@@ -7,7 +7,7 @@ from bench.routing import SHORTFALL
 MORE = 4  # times the dense model's elements: gating, gathering and combining write up to three
 
 
-def hidden_products(
+def may_hide_products(
     num_elems: float, num_dense_elems: float, dense_flops: float, flops: float
 ) -> bool:
     """Whether so many elements may be multiplications of uncounted products.

@@ -19,7 +19,7 @@ from bench.meters.guard import refuse_if_dispatch_watched
 _MOVES = ("Memcpy", "Memset")  # of the driver: they compute nothing
 
 
-def untracked_kernels(fn: Callable[..., Any], *args: Any) -> dict[str, int]:
+def count_stray_kernels(fn: Callable[..., Any], *args: Any) -> dict[str, int]:
     """How often each kernel without a torch operation ran in one call; {} without a GPU.
 
     Raises MeterStateError under a dispatch mode or another profiler.

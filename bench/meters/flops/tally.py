@@ -16,7 +16,7 @@ from bench.meters.flops.call import Cost
 BACKWARD = "backward"  # region of gradient work outside every named region
 
 
-class UnknownOpError(Exception):
+class MissingFormulaError(Exception):
     """Strict counting met work whose cost nobody knows; the message names it and the way out."""
 
     def __init__(self, name: str) -> None:
@@ -33,7 +33,7 @@ class UnknownOpError(Exception):
                 f"with bench.routing.register_formula(torch.ops.{kind}.{detail}, "
                 "lambda args, kwargs, output: ...)"
             )
-        super().__init__(f"{way_out}; or count with strict=False and read unknown_ops")
+        super().__init__(f"{way_out}; or count with strict=False and read ops_without_formula")
 
 
 @dataclass
@@ -54,11 +54,11 @@ class Tally:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def flag(self, name: str) -> None:
-        """Book something whose cost is not known. Raises UnknownOpError when strict."""
+        """Book something whose cost is not known. Raises MissingFormulaError when strict."""
         with self.lock:
             self.unknown[name] += 1
         if self.strict:
-            raise UnknownOpError(name)
+            raise MissingFormulaError(name)
 
     def book_told(self, op: str, cost: Cost) -> None:
         """Note that these FLOPs rest on a plugin's word; `book` adds them."""

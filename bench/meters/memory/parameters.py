@@ -17,22 +17,22 @@ from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 from torch.utils._pytree import tree_leaves
 
+from bench.meters.conditions import evaluation_mode
 from bench.meters.flops.control_flow import INTERPRETERS, interpreted
 from bench.meters.flops.sparse import stored
 from bench.meters.flops.threads import noticing
 from bench.meters.guard import MeterStateError, refuse_if_dispatch_watched
 from bench.meters.memory.storages import is_plain
-from bench.meters.time.paired import evaluating
 
 aten = torch.ops.aten
 
 
-def resident_params(model: nn.Module) -> int:
+def count_resident_params(model: nn.Module) -> int:
     """Number of parameters that are kept, each once: the stored elements of sparse ones."""
     return sum(stored(parameter) for parameter in model.parameters())
 
 
-def active_params(model: nn.Module, inputs: Iterable[Any]) -> list[int]:
+def count_active_params(model: nn.Module, inputs: Iterable[Any]) -> list[int]:
     """Number of parameters that each of `inputs` (batches of one sample) reads in inference.
 
     Raises MeterStateError under another dispatch mode or a profiler, and where other threads
@@ -40,7 +40,7 @@ def active_params(model: nn.Module, inputs: Iterable[Any]) -> list[int]:
     """
     refuse_if_dispatch_watched("active parameters")
     counts = []
-    with evaluating(model), noticing() as others, interpreted(_is_watched_here):
+    with evaluation_mode(model), noticing() as others, interpreted(_is_watched_here):
         for each in inputs:
             with _Touched(model) as touched:
                 model(each)

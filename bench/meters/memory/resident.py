@@ -1,6 +1,6 @@
 """Resident memory: what a process costs, measured in a fresh child interpreter of its own.
 
-    reading = peak_rss("bench.selftest.known_bytes:workload", ["64 MiB"])
+    reading = measure_peak_rss("bench.selftest.known_bytes:workload", ["64 MiB"])
     child = start_peak_rss(partial(model, batch)); ...; reading = child.reading()
 
 A target, `module:function`, gets the arguments as strings and returns the workload as a function
@@ -48,7 +48,9 @@ class RssReading:
     cleared: bool
 
 
-def peak_rss(target: str, arguments: Sequence[str] = (), *, timeout_s: float = 600.0) -> RssReading:
+def measure_peak_rss(
+    target: str, arguments: Sequence[str] = (), *, timeout_s: float = 600.0
+) -> RssReading:
     """Run `target` (`module:function`) with `arguments` in a fresh interpreter and read its peak.
 
     The child inherits the working directory and environment. Raises RssError when it fails or

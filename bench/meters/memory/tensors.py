@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from bench.meters.conditions import evaluation_mode
 from bench.meters.flops.threads import noticing
 from bench.meters.guard import MeterStateError, refuse_if_dispatch_watched
 from bench.meters.memory.storages import storage_bytes
 from bench.meters.time.clocks import is_exclusive
-from bench.meters.time.paired import evaluating
 from bench.meters.time.stopwatch import device_of
 
 Work = Callable[[], object]
@@ -38,7 +38,7 @@ class Window:
     """What one piece of work allocated, in bytes. The last three exist on a GPU only."""
 
     peak_bytes: int  # live tensors above what was live at the start
-    doubt: str | None = None  # why the peak is only a lower bound
+    reason: str | None = None  # why the peak is only a lower bound
     reserved_bytes: int | None = None  # the caching allocator's segments, at their peak
     device_used_bytes: int | None = None  # growth of the whole device's use; None unless exclusive
     non_torch_bytes: int | None = None  # device_used - growth of reserved: context, libraries
@@ -71,7 +71,7 @@ class TrainingMemory:
     window: Window
 
 
-def peak_tensor_bytes(work: Work, device: torch.device | str = "cpu") -> int:
+def measure_peak_bytes(work: Work, device: torch.device | str = "cpu") -> int:
     """Bytes that `work` allocates at its peak above what is live before; runs it twice.
 
     Raises MeterStateError under a profiler or dispatch mode, when `work` allocates nothing, and
@@ -79,21 +79,21 @@ def peak_tensor_bytes(work: Work, device: torch.device | str = "cpu") -> int:
     """
     work()
     window = watch(work, device)
-    if window.doubt:
-        raise MeterStateError(window.doubt)
+    if window.reason:
+        raise MeterStateError(window.reason)
     return window.peak_bytes
 
 
-def inference_memory(model: nn.Module, batch: Any) -> InferenceMemory:
+def measure_inference_memory(model: nn.Module, batch: Any) -> InferenceMemory:
     """Peak tensor memory of `model(batch)` in evaluation and inference mode; runs it twice."""
     resident = storage_bytes([*model.parameters(), *model.buffers()])
-    with evaluating(model):
+    with evaluation_mode(model):
         model(batch)
         window = watch(lambda: model(batch), device_of(batch))
     return InferenceMemory(resident + window.peak_bytes, resident, window)
 
 
-def training_memory(
+def measure_training_memory(
     model: nn.Module, optimizer: torch.optim.Optimizer, step: Work
 ) -> TrainingMemory:
     """Peak tensor memory of one training step; runs `step` exactly once.
@@ -133,19 +133,19 @@ def watch(work: Work, device: torch.device | str = "cpu", prepare: Work = lambda
 
     `prepare` runs first and is not counted. A CPU block that `work` frees counts only if it was
     allocated in `prepare`: the profiler knows no older blocks. What other threads allocate on a
-    CPU is not seen: the window's `doubt` names them. Raises MeterStateError under a profiler or
+    CPU is not seen: the window's `reason` names them. Raises MeterStateError under a profiler or
     dispatch mode, and when nothing was allocated.
     """
     refuse_if_dispatch_watched("memory")
     device = torch.device(device)
     gc.collect()
     window = _on_gpu(work, prepare, device) if device.type == "cuda" else _on_cpu(work, prepare)
-    if window.peak_bytes == 0 and window.doubt is None:
+    if window.peak_bytes == 0 and window.reason is None:
         raise MeterStateError("memory: the window allocated nothing, so it measured nothing")
     return window
 
 
-def largest_batch(run: Callable[[int], object], *, limit: int = 65536) -> int:
+def find_largest_batch(run: Callable[[int], object], *, limit: int = 65536) -> int:
     """The largest batch size up to `limit` that fits in the device's memory; 0 if not even one.
 
     `run(n)` must run a batch of n samples and raise torch.OutOfMemoryError where it does not fit.
@@ -209,8 +209,8 @@ def _on_cpu(work: Work, prepare: Work) -> Window:
         live += num_bytes
         peak = max(peak, live)
     names = ", ".join(dict.fromkeys(others))
-    doubt = f"memory of work in other threads ({names}) was not seen" if others else None
-    return Window(peak, doubt)
+    reason = f"memory of work in other threads ({names}) was not seen" if others else None
+    return Window(peak, reason)
 
 
 def _on_gpu(work: Work, prepare: Work, device: torch.device) -> Window:

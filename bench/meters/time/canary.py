@@ -37,7 +37,7 @@ def canary(device: torch.device | str) -> Callable[[int], None]:
     return run
 
 
-def canary_s(device: torch.device | str) -> float:
+def measure_canary_s(device: torch.device | str) -> float:
     """Seconds of one pass of the canary on `device`: the median of 15, after three unheard."""
     device = torch.device(device)
     run, watch = canary(device), stopwatch_for(device)

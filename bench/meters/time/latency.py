@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.meters.conditions import evaluation_mode, gc_disabled
 from bench.meters.guard import refuse_if_watched
-from bench.meters.time.paired import evaluating, no_collection
 from bench.meters.time.stopwatch import Stopwatch, device_of, stopwatch_for
 from bench.statistics import Interval, quantile_interval
 
@@ -40,7 +40,7 @@ class Latency:
         return quantile_interval(self.per_input_ms, percent / 100)
 
 
-def latency(
+def time_each_input(
     model: Callable[[Any], object],
     inputs: Sequence[Any],
     *,
@@ -59,7 +59,7 @@ def latency(
     refuse_if_watched("latency")
     watch = stopwatch or stopwatch_for(device_of(inputs[0]))
     seconds = np.empty((repeats, len(inputs)))
-    with evaluating(model), no_collection():
+    with evaluation_mode(model), gc_disabled():
         for each in inputs:
             model(each)
         for repeat in range(repeats):

@@ -11,20 +11,18 @@ reported is the median of these ratios (paired or "duet" benchmarking: Bulej et 
 
 from __future__ import annotations
 
-import gc
 import math
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
+from bench.meters.conditions import evaluation_mode, gc_disabled
 from bench.meters.guard import refuse_if_watched
 from bench.meters.time.clocks import StateReader, state_reader
 from bench.meters.time.rounds import Round, run_rounds
@@ -58,24 +56,24 @@ class PairedTiming:
     reason: str | None = None
 
     @property
-    def counted(self) -> list[Round]:
+    def valid_rounds(self) -> list[Round]:
         """The rounds that count."""
         return [each for each in self.rounds if each.reason is None]
 
     @property
     def candidate_s(self) -> float:
         """Median seconds of the candidate's pass."""
-        return float(np.median([each.candidate_s for each in self.counted]))
+        return float(np.median([each.candidate_s for each in self.valid_rounds]))
 
     @property
     def baseline_s(self) -> float:
         """Median seconds of the baseline's pass."""
-        return float(np.median([each.baseline_s for each in self.counted]))
+        return float(np.median([each.baseline_s for each in self.valid_rounds]))
 
     @property
     def candidate_iqr_s(self) -> float:
         """Interquartile range of the candidate's pass."""
-        return interquartile_range([each.candidate_s for each in self.counted])
+        return interquartile_range([each.candidate_s for each in self.valid_rounds])
 
     @property
     def candidate_samples_per_s(self) -> float:
@@ -92,7 +90,7 @@ class PairedTiming:
         """Device time / host time of the candidate: well below 1 is launch-bound; None on a CPU."""
         shares = [
             each.candidate_device_s / each.candidate_s
-            for each in self.counted
+            for each in self.valid_rounds
             if each.candidate_device_s is not None
         ]
         return float(np.median(shares)) if shares else None
@@ -110,7 +108,7 @@ def compare(
     stopwatch: Stopwatch | None = None,
     read_state: StateReader | None = None,
 ) -> PairedTiming:
-    """Time `candidate` against `baseline` over `batches` (real samples, see `issue.equal_issue`).
+    """Time `candidate` against `baseline` over `batches` (real samples, see `issue.balanced_batches`).
 
     Both run in evaluation and inference mode with the caller's threads (`pinned_threads`). Each of
     `rounds` has four blocks of whole passes, as many as take `block_ms` typically. Rounds in which
@@ -124,13 +122,13 @@ def compare(
     device = device_of(batches[0])
     watch = stopwatch or stopwatch_for(device)
     with ExitStack() as stack:
-        stack.enter_context(evaluating(candidate, baseline))
+        stack.enter_context(evaluation_mode(candidate, baseline))
         read = read_state or stack.enter_context(state_reader(device))
         passes = (_passes(candidate, batches), _passes(baseline, batches))
         warm = warm_up(passes, watch, warmup_s)
         repeats = tuple(max(1, math.ceil(block_ms / 1e3 / each)) for each in warm.pass_s)
         graphs = _num_graphs()
-        stack.enter_context(no_collection())
+        stack.enter_context(gc_disabled())
         timed = run_rounds(passes, repeats, rounds, watch, read)
     timing = PairedTiming(
         ratio=None,
@@ -149,7 +147,7 @@ def compare(
     return _judged(timing, rounds)
 
 
-def control(model: Model, batches: Sequence[Any], **settings: Any) -> PairedTiming:
+def run_control(model: Model, batches: Sequence[Any], **settings: Any) -> PairedTiming:
     """The A/A control: `model` against a copy of itself, with `compare`'s settings.
 
     Where weights lie in memory makes tenths of a percent, which one object timed twice would not
@@ -170,45 +168,6 @@ def _copied(model: Model) -> Model:
         return model
 
 
-@dataclass(frozen=True)
-class Threads:
-    """What is in force: intra-op threads, and the cores that the process may use."""
-
-    num_threads: int
-    cores: tuple[int, ...]
-
-
-@contextmanager
-def pinned_threads(num_threads: int) -> Iterator[Threads]:
-    """Use `num_threads` intra-op threads inside, and what was set before afterwards.
-
-    Raises ValueError below one.
-    """
-    if num_threads < 1:
-        raise ValueError(f"a model runs on at least one thread, not {num_threads}")
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
-        yield Threads(torch.get_num_threads(), tuple(sorted(os.sched_getaffinity(0))))
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def evaluating(*models: Model) -> Iterator[None]:
-    """Evaluation mode for those that are modules, inference mode for all; restored afterwards."""
-    modules = [model for model in models if isinstance(model, nn.Module)]
-    training = [module for root in modules for module in root.modules() if module.training]
-    for module in modules:
-        module.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for module in training:
-            module.training = True
-
-
 def _passes(model: Model, batches: Sequence[Any]) -> Callable[[int], None]:
     """`run(n)`: n whole passes over the batches."""
 
@@ -222,7 +181,7 @@ def _passes(model: Model, batches: Sequence[Any]) -> Callable[[int], None]:
 
 def _judged(timing: PairedTiming, asked: int) -> PairedTiming:
     """The timing with its ratio, interval and what is wrong with it."""
-    counted = [each.log_ratio for each in timing.counted]
+    counted = [each.log_ratio for each in timing.valid_rounds]
     if not counted:
         return replace(timing, reason=timing.rounds[0].reason)
     interval = ratio_interval(counted)
@@ -243,19 +202,6 @@ def _judged(timing: PairedTiming, asked: int) -> PairedTiming:
 
 def _first_reason(rounds: Sequence[Round]) -> str:
     return next((each.reason for each in rounds if each.reason), "unknown")
-
-
-@contextmanager
-def no_collection() -> Iterator[None]:
-    """Collect garbage now and not inside timed blocks."""
-    gc.collect()
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _num_graphs() -> int:

@@ -10,8 +10,8 @@ from functools import cache, partial
 
 import torch
 
+from bench.meters.conditions import pinned_threads
 from bench.meters.guard import refuse_if_watched
-from bench.meters.time.paired import pinned_threads
 from bench.meters.time.stopwatch import stopwatch_for
 
 SIZES = {"cpu": (256, 512, 1024), "cuda": (4096, 8192)}
@@ -19,7 +19,7 @@ SECONDS_PER_SIZE = 0.1
 
 
 @cache
-def measured_peak_flops(
+def measure_peak_flops(
     dtype: torch.dtype = torch.float32, num_threads: int | None = None, device: str = "cpu"
 ) -> float:
     """FLOP/s (2 x MAC) of the fastest square matrix product in `dtype`; measured once per process.

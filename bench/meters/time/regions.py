@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bench import routing
+from bench.meters.conditions import evaluation_mode, gc_disabled
 from bench.meters.guard import refuse_if_watched
-from bench.meters.time.paired import evaluating, no_collection
 from bench.meters.time.stopwatch import Stopwatch, device_of, stopwatch_for
 
 
@@ -31,7 +31,7 @@ def time_by_region(
     refuse_if_watched("time by region")
     watch = stopwatch or stopwatch_for(device_of(batches[0]))
     spent: dict[str, float] = {}
-    with evaluating(model), no_collection():
+    with evaluation_mode(model), gc_disabled():
         for batch in batches:
             model(batch)
         last_s, current = watch.now_s(), routing.current_region()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 
-def equal_issue(num_samples: int, batch_size: int, *, seed: int = 0) -> Tensor:
+def balanced_batches(num_samples: int, batch_size: int, *, seed: int = 0) -> Tensor:
     """Sample indices [num_batches, batch_size] in which every sample stands equally often.
 
     The fewest permutations that fill whole batches: batch_size / gcd(num_samples, batch_size) of

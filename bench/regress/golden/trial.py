@@ -21,9 +21,9 @@ from torch import nn
 from bench import routing
 from bench.measure.inputs import Inputs, choose_inputs
 from bench.measure.subject import Subject
+from bench.meters.conditions import pinned_threads
 from bench.meters.flops.counter import count_samples
-from bench.meters.memory.tensors import inference_memory
-from bench.meters.time.paired import pinned_threads
+from bench.meters.memory.tensors import measure_inference_memory
 from bench.routing import Decision, Observation
 from bench.trial.prepare import prepare, read_trial
 from bench.types import Batch, Output, Unsupported
@@ -117,11 +117,11 @@ def _counts(subject: Subject, inputs: Inputs, arrays: Arrays) -> Counts:
         model = Replayed(subject.model, recordings).eval()
         with torch.inference_mode():
             flops = count_samples(model, batches)
-        peaks = [inference_memory(model, batch).peak_tensor_bytes for batch in batches]
+        peaks = [measure_inference_memory(model, batch).peak_tensor_bytes for batch in batches]
         counts |= {
             f"flops_b{size}": list(flops.per_batch),
             f"flops_by_region_b{size}": dict(sorted(flops.by_region.items())),
-            f"num_unknown_ops_b{size}": sum(flops.unknown_ops.values()),
+            f"num_unknown_ops_b{size}": sum(flops.ops_without_formula.values()),
             f"peak_tensor_bytes_b{size}": peaks,
             f"routes_b{size}": _routes(model, batches),
         }

@@ -34,12 +34,12 @@ import torch
 from bench.measure.inputs import Inputs, choose_inputs
 from bench.measure.quality.judge import evaluate
 from bench.measure.subject import Subject
+from bench.meters.conditions import evaluation_mode, gc_disabled, pinned_threads
 from bench.meters.energy import EnergyMeter, EnergyReading, EnergyRefused
 from bench.meters.flops.counter import count_samples
-from bench.meters.memory.parameters import resident_params
-from bench.meters.memory.tensors import inference_memory
+from bench.meters.memory.parameters import count_resident_params
+from bench.meters.memory.tensors import measure_inference_memory
 from bench.meters.time.canary import canary
-from bench.meters.time.paired import evaluating, no_collection, pinned_threads
 from bench.meters.time.stopwatch import stopwatch_for
 from bench.meters.time.warmup import warm_up
 from bench.records import environment
@@ -87,8 +87,8 @@ class Worker:
         sizes = subject.config.batch_sizes
         self.works = {f"b{s}": partial(_run, subject.model, inputs.by_size[s]) for s in sizes}
         self.works[CANARY] = canary(subject.device)
-        self.held.enter_context(evaluating(subject.model))
-        self.held.enter_context(no_collection())
+        self.held.enter_context(evaluation_mode(subject.model))
+        self.held.enter_context(gc_disabled())
 
     def warm(self, work: str) -> Answer:
         """Run until times settle; the seconds of one pass and whether they did."""
@@ -102,7 +102,7 @@ class Worker:
             if self.meter is None:
                 self.meter = self.held.enter_context(EnergyMeter(self.device))
                 self.meter.rig.board.num_partners = 1  # the other revision's worker, which waits
-                self.meter.known(seconds, step)
+                self.meter.calibration(seconds, step)
                 self.meter.heat_up(step, seconds)
             reading = self.meter.measure(step, seconds)
         except EnergyRefused as refusal:
@@ -169,11 +169,11 @@ def _counts(subject: Subject, inputs: Inputs) -> dict[str, float]:
     with torch.inference_mode():
         alone = count_samples(subject.model, inputs.samples)
     counts = {
-        "model/params": float(resident_params(subject.model)),
+        "model/params": float(count_resident_params(subject.model)),
         "infer/flops_per_sample": float(np.mean(alone.per_batch)),
     }
     for size, batches in inputs.by_size.items():
-        seen = inference_memory(subject.model, batches[0])
+        seen = measure_inference_memory(subject.model, batches[0])
         counts[f"infer/peak_tensor_bytes_b{size}"] = float(seen.peak_tensor_bytes)
     return counts
 

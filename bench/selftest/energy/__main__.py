@@ -165,7 +165,7 @@ def _answer(
     if part == "periods":
         return {"periods": questions.periods(meter.rig, load.busy)}
     if part == "waves":
-        window_s = max(2.0, 25 * meter.known(IDLE_S).update_period_s)
+        window_s = max(2.0, 25 * meter.calibration(IDLE_S).update_period_s)
         return {"square_waves": questions.square_waves(meter, load.busy, window_s)}
     if part in SAME:
         return {"same_work": questions.same_work(meter, load.busy, windows, (SAME[part],))}

@@ -88,7 +88,7 @@ def square_waves(
     cent at the periods of its own sampling, and by other amounts at each of eight phases.
     """
     loaded_w = meter.measure(lambda: busy(PASS_S), seconds).mean_power_w
-    idle_w = meter.known(seconds).idle_w
+    idle_w = meter.calibration(seconds).idle_w
     return [
         _wave(meter, busy, seconds, wave_s, phase, (loaded_w + idle_w) / 2)
         for wave_s in waves_s
@@ -100,7 +100,7 @@ def _wave(
     meter: EnergyMeter, busy: Busy, seconds: float, wave_s: float, phase: int, half_w: float
 ) -> Answer:
     clock = meter.rig.clock
-    wait_for_edge(meter.rig.board, clock, meter.known(seconds).timeout_s)
+    wait_for_edge(meter.rig.board, clock, meter.calibration(seconds).timeout_s)
     anchor_s = clock.now_s() + wave_s * phase / NUM_PHASES
 
     def step() -> None:

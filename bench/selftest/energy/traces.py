@@ -36,7 +36,7 @@ class Trace:
 
 def record_trace(meter: EnergyMeter, step: Step, seconds: float) -> Trace:
     """Measure `step` for `seconds` while a second poller notes everything, tail included."""
-    rig, calibration, pause_s = meter.rig, meter.known(seconds, step), meter.pause_s()
+    rig, calibration, pause_s = meter.rig, meter.calibration(seconds, step), meter.pause_s()
     polling = rig.start_polling(FINE_S)
     ended_s = begin_s = rig.clock.now_s()
 

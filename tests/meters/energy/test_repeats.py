@@ -152,7 +152,7 @@ def test_a_span_measures_work_of_unknown_length_without_its_probes():
     window = meter.span(0.02)
     window.begin()
     gpu.work(1.0)()
-    window.leaving_out(gpu.work(1.0))()
+    window.exclude(gpu.work(1.0))()
     gpu.work(1.0)()
     reading = window.end()
     assert reading.window_s == pytest.approx(2.0, rel=1e-3)

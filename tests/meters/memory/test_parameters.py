@@ -12,7 +12,7 @@ from torch.nn.attention.flex_attention import flex_attention
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.meters.guard import MeterStateError
-from bench.meters.memory.parameters import active_params, resident_params
+from bench.meters.memory.parameters import count_active_params, count_resident_params
 from bench.types import Batch
 
 EXPERTS, DIM, HIDDEN = 4, 16, 8
@@ -61,14 +61,14 @@ def single(num=3, dim=DIM):
 def test_one_expert_of_four_is_active(how):
     """The router and 16 x 8 weights of one expert, whichever way they are reached."""
     model = Experts(how)
-    assert active_params(model, single()) == [ROUTER + EXPERT] * 3
-    assert resident_params(model) == ROUTER + EXPERTS * EXPERT
+    assert count_active_params(model, single()) == [ROUTER + EXPERT] * 3
+    assert count_resident_params(model) == ROUTER + EXPERTS * EXPERT
 
 
 def test_masked_experts_are_all_active():
     """Computing every expert and masking afterwards reads them all."""
     model = Experts("masked")
-    assert active_params(model, single(1)) == [resident_params(model)]
+    assert count_active_params(model, single(1)) == [count_resident_params(model)]
 
 
 def test_a_slice_of_neurons_counts_its_elements():
@@ -82,7 +82,7 @@ def test_a_slice_of_neurons_counts_its_elements():
         def forward(self, batch):
             return F.linear(batch.inputs, self.weight.t()[1::3])  # rows 1, 4, 7
 
-    assert active_params(Sliced(), single(1)) == [3 * DIM]
+    assert count_active_params(Sliced(), single(1)) == [3 * DIM]
 
 
 def test_an_expanded_parameter_counts_its_elements_once():
@@ -96,7 +96,7 @@ def test_an_expanded_parameter_counts_its_elements_once():
         def forward(self, batch):
             return batch.inputs + self.bias.expand(5, DIM)
 
-    assert active_params(Expanded(), single(1)) == [DIM]
+    assert count_active_params(Expanded(), single(1)) == [DIM]
 
 
 def test_a_dense_model_with_tied_weights_is_all_active():
@@ -114,7 +114,7 @@ def test_a_dense_model_with_tied_weights_is_all_active():
 
     model = Tied()
     batch = Batch(torch.tensor([[1, 2, 3]]), torch.zeros(1))
-    assert active_params(model, [batch]) == [resident_params(model)] == [50 * DIM]
+    assert count_active_params(model, [batch]) == [count_resident_params(model)] == [50 * DIM]
 
 
 def test_an_exit_after_the_first_layer_leaves_the_second_unread():
@@ -132,13 +132,13 @@ def test_an_exit_after_the_first_layer_leaves_the_second_unread():
     easy = Batch(torch.randn(1, DIM), torch.ones(1))
     hard = Batch(torch.randn(1, DIM), torch.zeros(1))
     layer = DIM * DIM + DIM
-    assert active_params(Exit(), [easy, hard]) == [layer, 2 * layer]
+    assert count_active_params(Exit(), [easy, hard]) == [layer, 2 * layer]
 
 
 def test_it_refuses_under_another_mode():
     """Two dispatch modes would see each other."""
     with FlopCounterMode(display=False), pytest.raises(MeterStateError, match="active parameters"):
-        active_params(Experts("loop"), single(1))
+        count_active_params(Experts("loop"), single(1))
 
 
 class Branches(nn.Module):
@@ -159,7 +159,7 @@ def test_only_the_branch_taken_is_active():
     """torch.cond runs as the Python that it stands for: one layer of 16 x 17, or two."""
     layer = DIM * (DIM + 1)
     inputs = [Batch(sign * torch.ones(1, DIM), torch.zeros(1)) for sign in (1, -1)]
-    assert active_params(Branches(), inputs) == [layer, 2 * layer]
+    assert count_active_params(Branches(), inputs) == [layer, 2 * layer]
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without:UserWarning")
@@ -174,7 +174,7 @@ def test_other_higher_order_operators_read_what_they_are_given():
         def forward(self, batch):
             return flex_attention(batch.inputs.view(1, 1, 1, DIM), self.keys, self.keys)
 
-    assert active_params(Flexible(), single(1)) == [DIM]
+    assert count_active_params(Flexible(), single(1)) == [DIM]
 
 
 def test_a_compiled_model_is_watched_as_eager_code():
@@ -189,7 +189,7 @@ def test_a_compiled_model_is_watched_as_eager_code():
         def forward(self, batch):
             return self.run(batch.inputs)
 
-    assert active_params(Compiled(), single(1)) == [DIM * (DIM + 1)]
+    assert count_active_params(Compiled(), single(1)) == [DIM * (DIM + 1)]
 
 
 def test_a_sparse_parameter_counts_what_it_stores():
@@ -203,8 +203,8 @@ def test_a_sparse_parameter_counts_what_it_stores():
         def forward(self, batch):
             return (self.weight @ batch.inputs.T).T
 
-    assert active_params(Sparse(), single(1)) == [DIM]
-    assert resident_params(Sparse()) == DIM
+    assert count_active_params(Sparse(), single(1)) == [DIM]
+    assert count_resident_params(Sparse()) == DIM
 
 
 def test_what_another_thread_reads_is_not_missed_in_silence():
@@ -217,4 +217,4 @@ def test_what_another_thread_reads_is_not_missed_in_silence():
             thread.join()
 
     with pytest.raises(MeterStateError, match="aside"):
-        active_params(Aside(DIM, DIM), single(1))
+        count_active_params(Aside(DIM, DIM), single(1))

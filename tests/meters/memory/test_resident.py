@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from bench.meters.memory.resident import RssError, measure_here, peak_rss, start_peak_rss
+from bench.meters.memory.resident import RssError, measure_here, measure_peak_rss, start_peak_rss
 
 MIB = 2**20
 
@@ -48,7 +48,7 @@ def test_touched_memory_is_measured_whatever_this_process_did():
     """256 MiB more raise the peak by 256 MiB (-1 %, +8 MiB), also after this process held more."""
     held = b"x" * (300 * MIB)
     del held
-    empty, full = (peak_rss("workloads:touched", [mib]) for mib in ("1", "257"))
+    empty, full = (measure_peak_rss("workloads:touched", [mib]) for mib in ("1", "257"))
     grown = full.peak_rss_bytes - empty.peak_rss_bytes
     assert 0.99 * 256 * MIB <= grown <= 264 * MIB
     assert empty.rss_after_warmup_bytes <= empty.peak_rss_bytes
@@ -56,7 +56,7 @@ def test_touched_memory_is_measured_whatever_this_process_did():
 
 def test_building_is_not_part_of_the_measured_run():
     """A peak of 400 MiB while building is forgotten where the kernel lets the mark be cleared."""
-    reading = peak_rss("workloads:built_with_a_peak", ["8"])
+    reading = measure_peak_rss("workloads:built_with_a_peak", ["8"])
     least = 8 * MIB if reading.cleared else 400 * MIB
     assert least <= reading.peak_rss_bytes
     assert (reading.peak_rss_bytes < 200 * MIB) is reading.cleared
@@ -74,13 +74,13 @@ def test_building_is_not_part_of_the_measured_run():
 def test_a_child_that_fails_is_named_with_its_last_words(target, words):
     """No reading is made up."""
     with pytest.raises(RssError, match=words):
-        peak_rss(target)
+        measure_peak_rss(target)
 
 
 def test_a_child_that_hangs_is_ended():
     """After the time limit, with a message that says so."""
     with pytest.raises(RssError, match=r"longer than 0\.5 s"):
-        peak_rss("workloads:endless", timeout_s=0.5)
+        measure_peak_rss("workloads:endless", timeout_s=0.5)
 
 
 def test_a_workload_that_exists_is_sent_to_a_child(tmp_path, monkeypatch):

@@ -13,10 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.meters.guard import MeterStateError
 from bench.meters.memory.storages import storage_bytes
 from bench.meters.memory.tensors import (
-    inference_memory,
-    largest_batch,
-    peak_tensor_bytes,
-    training_memory,
+    find_largest_batch,
+    measure_inference_memory,
+    measure_peak_bytes,
+    measure_training_memory,
     watch,
 )
 from bench.types import Batch
@@ -54,8 +54,8 @@ def untouched():
 )
 def test_the_peak_is_exact_first_and_second_time(work, expected):
     """Closed forms, to the byte, however often it is asked in one process."""
-    assert peak_tensor_bytes(work) == expected
-    assert peak_tensor_bytes(work) == expected
+    assert measure_peak_bytes(work) == expected
+    assert measure_peak_bytes(work) == expected
 
 
 def test_a_two_layer_mlp_by_hand():
@@ -63,7 +63,7 @@ def test_a_two_layer_mlp_by_hand():
     first, second = nn.Linear(512, 512, bias=False), nn.Linear(512, 512, bias=False)
     inputs = torch.randn(1024, 512)
     with torch.inference_mode():
-        peak = peak_tensor_bytes(lambda: second(torch.relu(first(inputs))))
+        peak = measure_peak_bytes(lambda: second(torch.relu(first(inputs))))
     assert peak == 2 * 1024 * 512 * FLOAT
 
 
@@ -74,7 +74,7 @@ def test_softmax_and_sort_need_little_more_than_their_tensors():
         scores = torch.randn(1024, 1024)
         return scores.softmax(-1).sort(-1), scores
 
-    assert 20 * MIB <= peak_tensor_bytes(work) <= 20 * MIB + 64 * KIB
+    assert 20 * MIB <= measure_peak_bytes(work) <= 20 * MIB + 64 * KIB
 
 
 def test_workspaces_inside_an_operator_count():
@@ -82,13 +82,13 @@ def test_workspaces_inside_an_operator_count():
     conv = nn.Conv2d(32, 32, 3, padding=1)
     images = torch.randn(4, 32, 128, 128)
     with torch.inference_mode():
-        assert peak_tensor_bytes(lambda: conv(images)) >= 4 * 32 * 128 * 128 * FLOAT
+        assert measure_peak_bytes(lambda: conv(images)) >= 4 * 32 * 128 * 128 * FLOAT
 
 
 def test_a_window_that_allocates_nothing_measured_nothing():
     """No number instead of 0."""
     with pytest.raises(MeterStateError, match="allocated nothing"):
-        peak_tensor_bytes(lambda: None)
+        measure_peak_bytes(lambda: None)
 
 
 def in_a_thread():
@@ -102,9 +102,9 @@ def in_a_thread():
 
 def test_memory_of_another_thread_is_not_missed_in_silence():
     """The profiler sees one thread: what others allocate makes the peak a lower bound."""
-    assert watch(in_a_thread).doubt == "memory of work in other threads (aside) was not seen"
+    assert watch(in_a_thread).reason == "memory of work in other threads (aside) was not seen"
     with pytest.raises(MeterStateError, match="aside"):
-        peak_tensor_bytes(in_a_thread)
+        measure_peak_bytes(in_a_thread)
 
 
 def test_memory_of_a_thread_pool_is_not_missed_in_silence():
@@ -112,7 +112,7 @@ def test_memory_of_a_thread_pool_is_not_missed_in_silence():
     with ThreadPoolExecutor(1) as pool:
         pool.submit(torch.zeros, 1).result()
         window = watch(lambda: (pool.submit(torch.zeros, 4 * MIB).result(), torch.zeros(10)))
-    assert "a thread pool" in window.doubt
+    assert "a thread pool" in window.reason
 
 
 def test_the_window_of_one_thread_is_in_no_doubt():
@@ -120,7 +120,7 @@ def test_the_window_of_one_thread_is_in_no_doubt():
     release = threading.Event()
     thread = threading.Thread(target=release.wait)
     thread.start()
-    assert watch(big).doubt is None
+    assert watch(big).reason is None
     release.set()
     thread.join()
 
@@ -128,7 +128,7 @@ def test_the_window_of_one_thread_is_in_no_doubt():
 def test_it_refuses_under_a_dispatch_mode():
     """A counter's own tensors would be counted."""
     with FlopCounterMode(display=False), pytest.raises(MeterStateError, match="memory"):
-        peak_tensor_bytes(big)
+        measure_peak_bytes(big)
 
 
 def test_frees_of_blocks_from_before_count_only_when_prepared():
@@ -160,7 +160,7 @@ NET_PARAMS = 256 * 512 + 512 + 512 * 256 + 256
 
 def test_inference_adds_the_models_own_tensors():
     """Resident: parameters and buffer; window: hidden twice (relu), as the larger pair."""
-    found = inference_memory(Net(), Batch(torch.randn(128, 256), torch.zeros(128)))
+    found = measure_inference_memory(Net(), Batch(torch.randn(128, 256), torch.zeros(128)))
     assert found.resident_bytes == (NET_PARAMS + 256) * FLOAT
     assert found.window.peak_bytes == 2 * 128 * 512 * FLOAT
     assert found.peak_tensor_bytes == found.resident_bytes + found.window.peak_bytes
@@ -181,7 +181,7 @@ def test_the_parts_of_a_training_step_are_exact_and_sum_to_the_peak(set_to_none)
         steps.append(1)
 
     step()
-    first = training_memory(model, optimizer, step)
+    first = measure_training_memory(model, optimizer, step)
     assert first.params_bytes == NET_PARAMS * FLOAT
     assert first.buffers_bytes == 256 * FLOAT
     assert first.grads_bytes == NET_PARAMS * FLOAT
@@ -196,7 +196,7 @@ def test_the_parts_of_a_training_step_are_exact_and_sum_to_the_peak(set_to_none)
     assert parts == first.peak_tensor_bytes
     assert first.activation_bytes > 0
     assert len(steps) == 2  # one of ours, one measured: the meter runs the step once
-    assert training_memory(model, optimizer, step) == first
+    assert measure_training_memory(model, optimizer, step) == first
 
 
 def test_measuring_a_step_changes_no_gradient():
@@ -208,7 +208,7 @@ def test_measuring_a_step_changes_no_gradient():
         model(torch.ones(1, 8)).sum().backward()
 
     step()
-    training_memory(model, optimizer, step)
+    measure_training_memory(model, optimizer, step)
     assert torch.equal(model.weight.grad, torch.full((8, 8), 2.0))
 
 
@@ -248,7 +248,7 @@ def test_the_largest_batch_that_fits(capacity):
         if size > capacity:
             raise torch.OutOfMemoryError("full")
 
-    assert largest_batch(run, limit=1000) == min(capacity, 1000)
+    assert find_largest_batch(run, limit=1000) == min(capacity, 1000)
     assert max(tried) <= 1000
     assert len(tried) <= 21
 
@@ -260,7 +260,7 @@ def test_other_errors_of_a_batch_are_not_taken_for_a_full_device():
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        largest_batch(run)
+        find_largest_batch(run)
 
 
 @pytest.mark.gpu

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.meters.flops.counter import count_samples
-from bench.meters.time.canary import SIZE, canary, canary_s
+from bench.meters.time.canary import SIZE, canary, measure_canary_s
 
 
 def test_the_work_is_fixed() -> None:
@@ -16,4 +16,4 @@ def test_the_work_is_fixed() -> None:
 
 def test_a_pass_takes_time() -> None:
     """The canary's time is a positive number of seconds, far below one."""
-    assert 0 < canary_s("cpu") < 5
+    assert 0 < measure_canary_s("cpu") < 5

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bench.meters.guard import MeterStateError
-from bench.meters.time.latency import latency
+from bench.meters.time.latency import time_each_input
 
 
 def bimodal(clock, slow_share=0.3):
@@ -24,7 +24,7 @@ def inputs(num):
 
 def test_a_bimodal_model_has_its_two_latencies(clock):
     """10 ms for 70 %, 40 ms for 30 % of 1000 inputs: mean 19 ms, p50 10 ms, p90 and p99 40 ms."""
-    found = latency(bimodal(clock), inputs(1000), stopwatch=clock)
+    found = time_each_input(bimodal(clock), inputs(1000), stopwatch=clock)
     assert found.mean_ms == pytest.approx(19.0, rel=0.01)
     for percent, expected in ((50, 10.0), (70, 10.0), (70.1, 40.0), (90, 40.0), (99, 40.0)):
         assert found.percentile(percent).value == pytest.approx(expected)
@@ -39,14 +39,14 @@ def test_an_input_keeps_its_place_and_its_median(clock):
         hiccup = len(calls) == 20 + 20 + 3  # third input, second repeat
         clock.advance(1.0 if hiccup else 0.001 * (batch[0] + 1))
 
-    found = latency(run, inputs(20), stopwatch=clock)
+    found = time_each_input(run, inputs(20), stopwatch=clock)
     assert found.per_input_ms == pytest.approx(np.arange(1, 21))
     assert calls == list(range(20)) * 6  # a dry pass, then five: never one input twice in a row
 
 
 def test_percentiles_without_enough_inputs_are_missing(clock):
     """64 inputs have a p50 with its interval; p90 and p99 are None with the reason."""
-    found = latency(bimodal(clock), inputs(64), stopwatch=clock)
+    found = time_each_input(bimodal(clock), inputs(64), stopwatch=clock)
     assert found.percentile(50).low is not None
     assert found.percentile(90).value is None
     assert "needs 100 inputs" in found.percentile(90).reason
@@ -57,13 +57,13 @@ def test_percentiles_without_enough_inputs_are_missing(clock):
 def test_latency_is_of_single_inputs(clock, wrong):
     """No inputs, or batches of several samples, are an error."""
     with pytest.raises(ValueError, match="batch size 1"):
-        latency(bimodal(clock), wrong, stopwatch=clock)
+        time_each_input(bimodal(clock), wrong, stopwatch=clock)
 
 
 def test_a_median_needs_five_repeats(clock):
     """Fewer would let one disturbance into an input's latency."""
     with pytest.raises(ValueError, match="at least 5"):
-        latency(bimodal(clock), inputs(3), repeats=4, stopwatch=clock)
+        time_each_input(bimodal(clock), inputs(3), repeats=4, stopwatch=clock)
 
 
 def test_it_refuses_under_a_dispatch_mode(clock):
@@ -71,4 +71,4 @@ def test_it_refuses_under_a_dispatch_mode(clock):
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False), pytest.raises(MeterStateError, match="latency"):
-        latency(bimodal(clock), inputs(3), stopwatch=clock)
+        time_each_input(bimodal(clock), inputs(3), stopwatch=clock)

@@ -15,10 +15,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.meters.conditions import pinned_threads
 from bench.meters.flops.counter import count
 from bench.meters.guard import MeterStateError
 from bench.meters.time.clocks import DeviceState
-from bench.meters.time.paired import compare, control, pinned_threads
+from bench.meters.time.paired import compare, run_control
 
 BATCHES = [["a", "b"], ["c", "d"], ["e", "f"]]  # three batches of two samples
 
@@ -100,7 +101,7 @@ def test_an_outlier_is_kept_and_counted(clock):
 
     timing = timed(clock, model(clock, hiccup), model(clock, 0.010))
     assert timing.num_outliers == 1
-    assert len(timing.counted) == 10
+    assert len(timing.valid_rounds) == 10
     assert timing.ratio == pytest.approx(1.0, abs=0.01)
 
 
@@ -113,7 +114,7 @@ def test_rounds_with_slowed_clocks_are_repeated(clock):
         return DeviceState(events=("HwThermalSlowdown",) if hot else ("SwPowerCap",))
 
     timing = timed(clock, model(clock, 0.010), model(clock, 0.010), read_state=read)
-    assert len(timing.counted) == 10
+    assert len(timing.valid_rounds) == 10
     assert len(timing.rounds) == 15
     assert timing.reason is None
     assert timing.rounds[0].reason == "the GPU slowed its clocks (HwThermalSlowdown)"
@@ -163,7 +164,7 @@ def test_the_control_gives_the_noise_floor(clock):
     """It is the largest deviation from 1 that the A/A interval holds."""
     noise = np.random.default_rng(1)
     same = model(clock, lambda now: 0.010 * noise.lognormal(0, 0.02))
-    timing = control(same, BATCHES, rounds=20, warmup_s=0.0, stopwatch=clock)
+    timing = run_control(same, BATCHES, rounds=20, warmup_s=0.0, stopwatch=clock)
     assert timing.noise_floor == max(abs(timing.ci_low - 1), abs(timing.ci_high - 1))
     assert 0 < timing.noise_floor < 0.03
 
@@ -180,7 +181,7 @@ def test_the_control_times_two_objects(clock):
             seen.add(self.weight.data_ptr())
             clock.advance(0.010)
 
-    control(Model(), BATCHES, rounds=6, warmup_s=0.0, stopwatch=clock)
+    run_control(Model(), BATCHES, rounds=6, warmup_s=0.0, stopwatch=clock)
     assert len(seen) == 2
 
 
@@ -196,7 +197,7 @@ def test_what_cannot_be_copied_is_timed_against_itself(clock):
         def __call__(self, batch):
             clock.advance(0.010)
 
-    assert control(Model(), BATCHES, rounds=6, warmup_s=0.0, stopwatch=clock).ratio == 1.0
+    assert run_control(Model(), BATCHES, rounds=6, warmup_s=0.0, stopwatch=clock).ratio == 1.0
 
 
 def test_a_model_is_never_called_different_from_itself(clock):
@@ -206,7 +207,9 @@ def test_a_model_is_never_called_different_from_itself(clock):
     """
     noise = np.random.default_rng(2)
     same = model(clock, lambda now: 0.010 * noise.lognormal(0, 0.02))
-    sessions = [control(same, BATCHES, rounds=20, warmup_s=0.0, stopwatch=clock) for _ in range(20)]
+    sessions = [
+        run_control(same, BATCHES, rounds=20, warmup_s=0.0, stopwatch=clock) for _ in range(20)
+    ]
     assert not [each for each in sessions if each.ci_low > 1.01 or each.ci_high < 0.99]
     assert sum(not each.ci_low <= 1 <= each.ci_high for each in sessions) <= 4
 

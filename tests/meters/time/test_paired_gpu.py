@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.meters.time.paired import compare, control
+from bench.meters.time.paired import compare, run_control
 
 pytestmark = pytest.mark.gpu
 NUM_PRODUCTS = 40  # bfloat16, 4096 x 4096: milliseconds per pass, far above what a launch takes
@@ -31,7 +31,7 @@ def _batches() -> list[Tensor]:
 
 def test_a_gpus_model_takes_as_long_as_itself() -> None:
     """The A/A time ratio lies within 1 %, and the noise floor that is reported covers it."""
-    timing = control(_products(NUM_PRODUCTS), _batches(), **SETTINGS)
+    timing = run_control(_products(NUM_PRODUCTS), _batches(), **SETTINGS)
     assert timing.reason is None
     assert timing.ratio == pytest.approx(1, abs=0.01)
     assert timing.noise_floor is not None

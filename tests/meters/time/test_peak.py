@@ -32,9 +32,9 @@ class Scripted:
 def scripted(monkeypatch):
     watch = Scripted()
     monkeypatch.setattr(peak, "stopwatch_for", lambda device: watch)
-    peak.measured_peak_flops.cache_clear()
+    peak.measure_peak_flops.cache_clear()
     yield watch
-    peak.measured_peak_flops.cache_clear()
+    peak.measure_peak_flops.cache_clear()
 
 
 ONE_THREAD = 2 * 1024**3 / 0.001  # the largest size in its fastest millisecond
@@ -42,35 +42,35 @@ ONE_THREAD = 2 * 1024**3 / 0.001  # the largest size in its fastest millisecond
 
 def test_the_fastest_repeat_of_the_fastest_size_counts(scripted):
     """2 x 1024^3 FLOPs in the fastest of all repeats."""
-    assert peak.measured_peak_flops(torch.float32, 1) == pytest.approx(ONE_THREAD)
+    assert peak.measure_peak_flops(torch.float32, 1) == pytest.approx(ONE_THREAD)
 
 
 def test_a_busy_neighbour_does_not_lower_the_limit_of_several_threads(scripted):
     """Two threads that came out at half of one still have twice one thread's limit."""
     before = torch.get_num_threads()
-    assert peak.measured_peak_flops(torch.float32, 2) == pytest.approx(2 * ONE_THREAD)
+    assert peak.measure_peak_flops(torch.float32, 2) == pytest.approx(2 * ONE_THREAD)
     assert scripted.threads == {1, 2}
     assert torch.get_num_threads() == before
 
 
 def test_it_is_measured_once_per_process(scripted):
     """The second question costs nothing."""
-    peak.measured_peak_flops(torch.float32, 1)
+    peak.measure_peak_flops(torch.float32, 1)
     calls = scripted.calls
-    peak.measured_peak_flops(torch.float32, 1)
+    peak.measure_peak_flops(torch.float32, 1)
     assert scripted.calls == calls
 
 
 def test_it_refuses_under_a_dispatch_mode(scripted):
     """A limit that is too low would convict honest times."""
     with FlopCounterMode(display=False), pytest.raises(MeterStateError, match="peak FLOP/s"):
-        peak.measured_peak_flops(torch.float32, 1)
+        peak.measure_peak_flops(torch.float32, 1)
 
 
 @pytest.mark.gpu
 def test_a_gpu_is_faster_in_half_precision():
     """Tensor cores: bfloat16 beats float32 without TF32 at least twice."""
     half, full = (
-        peak.measured_peak_flops(dtype, device="cuda") for dtype in (torch.bfloat16, torch.float32)
+        peak.measure_peak_flops(dtype, device="cuda") for dtype in (torch.bfloat16, torch.float32)
     )
     assert half > 2 * full

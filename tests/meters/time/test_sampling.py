@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.meters.time.sampling import equal_issue
+from bench.meters.time.sampling import balanced_batches
 
 settled = settings(deadline=None, derandomize=True, max_examples=60)
 
@@ -16,7 +16,7 @@ settled = settings(deadline=None, derandomize=True, max_examples=60)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 5))
 def test_every_sample_is_issued_equally_often_in_full_batches(num_samples, batch_size, seed):
     """The fewest whole permutations that fill whole batches, none of them ragged."""
-    issue = equal_issue(num_samples, batch_size, seed=seed)
+    issue = balanced_batches(num_samples, batch_size, seed=seed)
     counts = torch.bincount(issue.flatten(), minlength=num_samples)
     assert issue.shape[1] == batch_size
     assert counts.unique().numel() == 1
@@ -25,15 +25,17 @@ def test_every_sample_is_issued_equally_often_in_full_batches(num_samples, batch
 
 def test_the_order_depends_on_the_seed_alone():
     """The same seed gives the same order, also at another batch size; another seed another one."""
-    assert torch.equal(equal_issue(64, 16, seed=3), equal_issue(64, 16, seed=3))
-    assert torch.equal(equal_issue(64, 16, seed=3).flatten(), equal_issue(64, 1, seed=3).flatten())
-    assert not torch.equal(equal_issue(64, 16, seed=3), equal_issue(64, 16, seed=4))
+    assert torch.equal(balanced_batches(64, 16, seed=3), balanced_batches(64, 16, seed=3))
+    assert torch.equal(
+        balanced_batches(64, 16, seed=3).flatten(), balanced_batches(64, 1, seed=3).flatten()
+    )
+    assert not torch.equal(balanced_batches(64, 16, seed=3), balanced_batches(64, 16, seed=4))
 
 
 def test_the_order_leaves_the_global_generator_alone():
     """Choosing inputs does not change what the model draws next."""
     before = torch.get_rng_state()
-    equal_issue(10, 4)
+    balanced_batches(10, 4)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -41,4 +43,4 @@ def test_the_order_leaves_the_global_generator_alone():
 def test_nothing_cannot_be_issued(num_samples, batch_size):
     """Both numbers are positive."""
     with pytest.raises(ValueError, match="cannot issue"):
-        equal_issue(num_samples, batch_size)
+        balanced_batches(num_samples, batch_size)

@@ -234,8 +234,8 @@ def test_a_gpus_idle_board_draws_less_than_the_loaded_one():
 @pytest.mark.gpu
 def test_bfloat16_products_reach_the_h200s_speed():
     """700 to 900 TFLOP/s on an H200: a timer that does not wait shows more."""
-    from bench.meters.time.peak import measured_peak_flops
+    from bench.meters.time.peak import measure_peak_flops
 
     if "H200" not in torch.cuda.get_device_name():
         pytest.skip("needs an NVIDIA GPU of type H200")
-    assert 700e12 < measured_peak_flops(torch.bfloat16, device="cuda") < 900e12
+    assert 700e12 < measure_peak_flops(torch.bfloat16, device="cuda") < 900e12

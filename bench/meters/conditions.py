@@ -1,0 +1,67 @@
+"""The conditions that a model is measured under: threads, evaluation mode, garbage collection.
+
+Each is a context manager that restores what was set before, also after an error.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Threads:
+    """What is in force: intra-op threads, and the cores that the process may use."""
+
+    num_threads: int
+    cores: tuple[int, ...]
+
+
+@contextmanager
+def pinned_threads(num_threads: int) -> Iterator[Threads]:
+    """Use `num_threads` intra-op threads inside, and what was set before afterwards.
+
+    Raises ValueError below one.
+    """
+    if num_threads < 1:
+        raise ValueError(f"a model runs on at least one thread, not {num_threads}")
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        yield Threads(torch.get_num_threads(), tuple(sorted(os.sched_getaffinity(0))))
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def evaluation_mode(*models: object) -> Iterator[None]:
+    """Evaluation mode for those that are modules, inference mode for all; restored afterwards."""
+    modules = [model for model in models if isinstance(model, nn.Module)]
+    training = [module for root in modules for module in root.modules() if module.training]
+    for module in modules:
+        module.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def gc_disabled() -> Iterator[None]:
+    """Collect garbage now and not inside timed blocks."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
