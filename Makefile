@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run test suite soak lint exact nightly trend nightly-summary nightly-wandb nightly-issue meters kernels energy overhead
+.PHONY: help run test suite soak lint exact nightly trend nightly-summary nightly-wandb nightly-issue meters kernels energy overhead docs
 
 help: ## print the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -20,6 +20,11 @@ $(VENV)/.run: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.run
 	$(PIP) install -c constraints.txt --no-build-isolation -e '.[tasks,dev]'
+	@touch $@
+
+# A stamp of its own: `make run` installs nothing that only the pages need.
+$(VENV)/.docs: $(VENV)/.run
+	$(PIP) install -c constraints.txt --no-build-isolation -e '.[tasks,docs]'
 	@touch $@
 
 run: $(VENV)/.run ## install and run the quickstart: the table, the figure, the report
@@ -85,6 +90,10 @@ kernels: $(VENV)/.dev ## time ratios of our layers beside other implementations
 
 energy: $(VENV)/.dev ## a GPU's energy counter examined: what docs/explanation/energy.md still has to say
 	$(BIN)/python -m bench.selftest.energy
+
+docs: $(VENV)/.docs ## the pages as HTML in build/docs; a warning or a broken link is an error
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "build/docs/index.html"
 
 overhead: $(VENV)/.dev ## what the harness adds to a trial; 10,000 trials planned, 1,000 records read
 	$(BIN)/python -m tests.studies.overhead
