@@ -1,4 +1,4 @@
-"""`condbench list`: what there is to choose from, and what is installed but cannot be used."""
+"""`condbench list`: the available plugins, variants and experiments, and broken plugins."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ HEADINGS = {
     "backbone": "backbones (backbone=NAME)",
     "task": "tasks (task=NAME): an input; samples to train / calibrate / test",
 }
+# The first entry of a variant's defaults list names the plugin whose settings it changes.
 BASE = re.compile(r"^defaults:\s*\n\s*-\s*(\w+)\s*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A named file of settings: its name, what it says of itself, whose settings they are."""
+    """A named file of settings: its name, its first sentence, the plugin that it configures."""
 
     name: str
     about: str
@@ -33,7 +34,8 @@ class Variant:
 def listing() -> Iterator[str]:
     """Lines for a terminal: plugins with one sentence each, their named variants, experiments.
 
-    Variants stand below their plugin; a backbone's are its sizes. No task makes its data for it.
+    Variants are listed below their plugin; those of a backbone are its sizes. No task generates
+    its data. Raises PluginError where two distributions provide the same name.
     """
     conf = files("bench.conf")
     for kind, heading in HEADINGS.items():
@@ -44,10 +46,11 @@ def listing() -> Iterator[str]:
         for name, plugin in plugins.choices(kind).items():
             yield f"  {name:<20} {_line(plugin)}"
             yield from _indented(variants.pop(name, []))
+        # Variants without a known base, for example of a plugin that is not installed.
         yield from _indented([each for left in variants.values() for each in left])
         yield ""
     yield "experiments (experiment=NAME)"
-    for name, about in described(conf / "experiment"):
+    for name, about in descriptions(conf / "experiment"):
         yield f"  {name:<20} {about}"
 
 
@@ -56,60 +59,63 @@ def _indented(variants: list[Variant]) -> list[str]:
 
 
 def _line(plugin: Plugin) -> str:
+    """A plugin in one line; a broken one with its cause, so that `list` itself never fails."""
     origin = "" if plugin.distribution == "condbench" else f" [{plugin.distribution}]"
     try:
-        said = plugins.summary(plugin)
+        about = plugins.summary(plugin)
         if plugin.kind == "task":
-            return f"{_data(plugin)}{said}{origin}"
+            return f"{_describe_data(plugin)}{about}{origin}"
         size = getattr(plugin.load(), "size", None) if plugin.kind == "backbone" else None
-        return f"{said}{f' As it is: {size}.' if isinstance(size, str) else ''}{origin}"
+        # A foreign backbone may use the name `size` for something else.
+        return f"{about}{f' Defaults: {size}.' if isinstance(size, str) else ''}{origin}"
     except BrokenPlugin as error:
         return f"BROKEN: {error}"
 
 
-def _data(plugin: Plugin) -> str:
-    """A task's input and numbers of samples, as "image 1x16x16; 64,000 / 1,000 / 2,000: ".
+def _describe_data(plugin: Plugin) -> str:
+    """A task's input and sample counts, as "image 1x16x16; 64,000 / 1,000 / 2,000: ".
 
-    Nothing where it cannot say; no numbers where they are not known without the data.
+    Empty where the task raises; without counts where they are not known before loading the data.
     """
     try:
         task = plugin.load()()
         counts = getattr(task, "split_sizes", {})
         numbers = " / ".join(f"{counts[split]:,}" for split in counts)
-        return f"{_input(task.spec)}{f'; {numbers}' if numbers else ''}: "
-    except Exception:  # whatever a task does where its data is missing
+        return f"{_describe_input(task.spec)}{f'; {numbers}' if numbers else ''}: "
+    except Exception:  # a task may raise anything where its data or packages are missing
         return ""
 
 
-def _input(spec: Any) -> str:
-    """As "image 1x16x16" or, of a pair, "seq2seq 17 to 22"."""
+def _describe_input(spec: Any) -> str:
+    """As "image 1x16x16", or "seq2seq 17 to 22" with source and target length."""
     shape = "x".join(map(str, spec.input_shape))
     return f"{spec.kind} {shape}" + (f" to {spec.target_length}" if spec.target_length else "")
 
 
-def described(folder: Traversable) -> Iterator[tuple[str, str]]:
-    """Name and first sentence of the first comment of every file below `folder`."""
+def descriptions(folder: Traversable) -> Iterator[tuple[str, str]]:
+    """Name and first sentence of the first comment, for every YAML file below `folder`."""
     return ((each.name, each.about) for each in _variants(folder))
 
 
 def _variants(folder: Traversable, prefix: str = "") -> Iterator[Variant]:
+    """The YAML files below `folder`, sorted; names of subfolders become prefixes, as in Hydra."""
     for entry in sorted(folder.iterdir(), key=lambda each: each.name):
         if entry.is_dir():
             yield from _variants(entry, f"{prefix}{entry.name}/")
         elif entry.name.endswith(".yaml"):
             text = entry.read_text(encoding="utf-8")
-            base = BASE.search(text)
+            base = BASE.search(text)  # without a YAML parser: `list` starts without Hydra
             name = prefix + entry.name.removesuffix(".yaml")
             yield Variant(name, _first_comment(text), base.group(1) if base else "")
 
 
 def _first_comment(text: str) -> str:
-    """The first sentence of the first lines of comment that follow one another."""
+    """The first sentence of the first block of comment lines."""
     found: list[str] = []
     for line in text.splitlines():
-        said = line[1:].strip() if line.startswith("#") else ""
-        if said and not said.startswith("@"):  # Hydra's own "# @package"
-            found.append(said)
+        comment = line[1:].strip() if line.startswith("#") else ""
+        if comment and not comment.startswith("@"):  # Hydra's own "# @package"
+            found.append(comment)
         elif found:
             break
     return plugins.first_sentence(" ".join(found))

@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 def test_help_shows_the_verbs_examples_and_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
-    """--help is enough to begin with."""
+    """--help is enough to get started."""
     with pytest.raises(SystemExit) as caught:
         cli.main(["--help"])
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert caught.value.code == 0
     for word in ("run", "report", "list", "publish", "method=moe,dense", "exit codes:", "130"):
-        assert word in said
+        assert word in printed
 
 
 def test_help_imports_nothing_heavy() -> None:
-    """What makes --help quick: no third-party package is loaded for it."""
+    """--help loads no third-party package, which keeps it fast."""
     code = (
         "import sys, bench.cli\ntry: bench.cli.main(['--help'])\nexcept SystemExit: pass\n"
         "heavy = {'torch', 'hydra', 'omegaconf', 'pandas', 'numpy', 'pydantic', 'wandb', 'yaml'}\n"
@@ -75,12 +75,12 @@ def test_planning_errors_are_one_message_and_exit_2(
 def test_a_broken_plugin_is_named_on_standard_error(
     house: House, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is left out of a plan is said, also when the rest is fine."""
+    """What is left out of a plan is printed, also when the rest is fine."""
     house.offer("method", broken="no_such_module_here:Broken")
     assert cli.main(["run", "--plan", "method=moe,broken"]) == 0
-    said = capsys.readouterr()
-    assert "left out: method 'broken' (fakehouse 1.0, no_such_module_here:Broken)" in said.err
-    assert "2 to do" in said.out
+    printed = capsys.readouterr()
+    assert "left out: method 'broken' (fakehouse 1.0, no_such_module_here:Broken)" in printed.err
+    assert "2 to do" in printed.out
 
 
 def test_list_shows_plugins_their_sentence_and_what_is_broken(
@@ -99,13 +99,13 @@ def test_list_shows_plugins_their_sentence_and_what_is_broken(
 
 
 def test_list_shows_kinds_and_sizes(capsys: pytest.CaptureFixture[str]) -> None:
-    """Our tasks say what they are made of, and every size, named or a family's, what it costs."""
+    """Tasks are listed with input and sample counts, backbones of every size with their cost."""
     assert cli.main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     audio = r"  keywords +audio 32x32; 5,000 / 500 / 1,000: Which of ten words is said\?"
     assert any(re.match(audio, line) for line in lines)
     assert any(re.match(r"  numbers +seq2seq \d+ to \d+; ", line) for line in lines)
-    family = r"  resnet .* As it is: 270 K parameters, 40.6 M MAC at 3x32x32\.$"
+    family = r"  resnet .* Defaults: 270 K parameters, 40.6 M MAC at 3x32x32\.$"
     assert any(re.match(family, line) for line in lines)
     assert any(re.match(r"    resnet56 .* 853 K parameters, 125 M MAC at", line) for line in lines)
 
@@ -125,7 +125,7 @@ def test_list_shows_variants_below_what_they_set(capsys: pytest.CaptureFixture[s
     assert below["random_topk_ffn"] == "random_skip"
 
 
-def test_list_says_whole_sentences(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_prints_whole_sentences(capsys: pytest.CaptureFixture[str]) -> None:
     """No description ends where a line of its file does, and none at the dot of "et al."."""
     assert cli.main(["list"]) == 0
     for line in filter(None, capsys.readouterr().out.splitlines()):
@@ -137,13 +137,13 @@ def test_list_says_whole_sentences(capsys: pytest.CaptureFixture[str]) -> None:
 def test_list_makes_no_data(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Pictures and spoken words are not drawn for it."""
+    """Listing generates neither images nor audio."""
 
-    def drawn(*given: object) -> None:
+    def fail(*arguments: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("bench.tasks.digits._drawn", drawn)
-    monkeypatch.setattr("bench.tasks.keywords.spoken", drawn)
+    monkeypatch.setattr("bench.tasks.digits._generate", fail)
+    monkeypatch.setattr("bench.tasks.keywords.generate_waves", fail)
     assert cli.main(["list"]) == 0
     assert "64,000 / 1,000 / 2,000" in capsys.readouterr().out
 
@@ -159,17 +159,19 @@ def test_an_interrupt_exits_130_without_traceback(
 ) -> None:
     """Ctrl-C while planning or reporting ends in one line."""
 
-    def interrupted(arguments: object) -> int:
+    def interrupted() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_list", interrupted)
+    monkeypatch.setattr("bench.listing.listing", interrupted)
     assert cli.main(["list"]) == 130
-    assert "interrupted" in capsys.readouterr().err
+    assert capsys.readouterr().err == "condbench: interrupted; rerun to resume\n"
 
 
 @pytest.mark.parametrize(("more", "code"), [("--plan", 0), ("", 1)])
-def test_a_run_that_nobody_reads_is_no_success(tmp_path: Path, more: str, code: int) -> None:
-    """`condbench run | true` has run nothing and says so; a plan was only to be read."""
+def test_a_run_with_a_closed_pipe_is_no_success(
+    tmp_path: Path, more: str, code: int
+) -> None:
+    """`condbench run | true` ran nothing and exits 1; for --plan the output was everything."""
     run = f"{sys.executable} -m bench.cli run method=dense results={tmp_path}/results {more}"
     done = subprocess.run(
         ["bash", "-c", f"{run} | true; exit ${{PIPESTATUS[0]}}"],
@@ -178,12 +180,12 @@ def test_a_run_that_nobody_reads_is_no_success(tmp_path: Path, more: str, code: 
         check=False,
     )
     assert done.returncode == code
-    told = "condbench: nobody reads the output any more; the same command goes on from here\n"
-    assert done.stderr == ("" if code == 0 else told)
+    message = "condbench: output pipe closed; rerun to resume\n"
+    assert done.stderr == ("" if code == 0 else message)
     assert not (tmp_path / "results").exists()
 
 
-def test_a_reader_that_goes_away_is_no_error() -> None:
+def test_a_closed_pipe_is_no_error_for_a_list() -> None:
     """`condbench list | head -1` ends quietly."""
     command = f"{sys.executable} -m bench.cli --help | true; {sys.executable} -m bench.cli list"
     done = subprocess.run(

@@ -9,12 +9,12 @@ import pytest
 
 from bench import plugins
 from bench.config import Config
-from bench.listing import described
+from bench.listing import descriptions
 from bench.plan.matrix import make_plan
 from bench.plan.planned import PlannedTrial
 
 CONF = Path(__file__).parents[2] / "conf"
-EXPERIMENTS = [name for name, _ in described(files("bench.conf") / "experiment")]
+EXPERIMENTS = [name for name, _ in descriptions(files("bench.conf") / "experiment")]
 VARIANTS = [
     f"{kind}={path.stem}" for kind in plugins.GROUPS for path in (CONF / kind).glob("*.yaml")
 ]
@@ -36,7 +36,7 @@ def test_every_experiment_plans(name: str) -> None:
 
 def test_every_experiment_says_what_it_is() -> None:
     """`condbench list` shows each file's first comment, a sentence."""
-    about = dict(described(files("bench.conf") / "experiment"))
+    about = dict(descriptions(files("bench.conf") / "experiment"))
     assert [name for name, sentence in about.items() if not sentence.endswith(".")] == []
 
 

@@ -1,0 +1,66 @@
+"""The command line: one verb per call, one message per error, one exit code.
+
+    arguments   the table of verbs: names, help texts, argparse definitions
+    verbs       what each verb does
+    __main__    `python -m bench.cli`, which tests and batch scripts call
+
+`condbench --help` must stay fast: heavy modules (torch, hydra, pandas) are imported inside the
+functions of `verbs` only, never at the top of a file of this package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from bench.cli.arguments import PRINT_ONLY, parser
+from bench.cli.verbs import UsageError
+from bench.records.redaction import printable_lines
+
+USAGE_ERROR = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit code; `arguments` default to the process's own."""
+    parsed, rest = parser().parse_known_args(arguments)
+    try:
+        _append_overrides(parsed, rest)
+        return int(parsed.execute(parsed))
+    except UsageError as error:
+        # Messages quote plugins and files, which may hold a terminal's escape sequences.
+        print(printable_lines(f"condbench: {error}"), file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        print("condbench: interrupted; rerun to resume", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        return _close_output(parsed)
+
+
+def _append_overrides(parsed: argparse.Namespace, rest: Sequence[str]) -> None:
+    """Add what argparse left over to the overrides of `run`. Raises UsageError for other verbs.
+
+    argparse ends a list of positional arguments at the first option: in `run a=1 --plan b=2` it
+    leaves `b=2` over.
+    """
+    unknown = [word for word in rest if parsed.verb != "run" or word.startswith("-")]
+    if unknown:
+        raise UsageError(f"unknown argument {unknown[0]!r}; see condbench {parsed.verb} --help")
+    if rest:
+        parsed.overrides += rest
+
+
+def _close_output(parsed: argparse.Namespace) -> int:
+    """Handle a closed output pipe (`condbench ... | head`) and return the exit code.
+
+    0 where printing was all that the verb does; 1 where work may have been cut short.
+    """
+    # Python flushes stdout at exit and would raise once more: give it a descriptor that accepts.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if parsed.verb in PRINT_ONLY or getattr(parsed, "plan", False):
+        return 0
+    print("condbench: output pipe closed; rerun to resume", file=sys.stderr)
+    return 1
