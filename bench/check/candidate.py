@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.check.tiny import TINY, Tiny, tiny_backbones
+from bench.plugins.hooks import ResolvedMethod, resolve
 from bench.routing import Observation
 from bench.types import Batch, Point, Unsupported
 
@@ -30,10 +31,13 @@ class Candidate:
     backbone: Any
     convolutional: str = ""  # the backbone's name, if it works on feature maps
     told_ops: set[str] = field(default_factory=set)  # met so far, whose FLOPs the plugin tells
+    resolved: ResolvedMethod = field(init=False)
     _points: list[Point] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._points = list(self.method.points()) if hasattr(self.method, "points") else []
+        self.resolved = resolve(self.method)
+        points = self.resolved.hooks.points
+        self._points = points() if points is not None else []
 
     @property
     def task(self) -> str:
@@ -44,12 +48,12 @@ class Candidate:
     @property
     def is_batch_invariant(self) -> bool:
         """Whether a sample's result is said not to depend on its batch."""
-        return bool(getattr(self.method, "batch_invariant", True))
+        return self.resolved.flags.batch_invariant
 
     @property
     def trains(self) -> bool:
         """Whether the method takes training steps at all."""
-        return float(getattr(self.method, "train_share", 1.0)) > 0
+        return self.resolved.flags.train_share > 0
 
     @cached_property
     def model(self) -> nn.Module:
@@ -62,18 +66,19 @@ class Candidate:
         if self.trains:
             self.train(model)
         model.eval()
-        if hasattr(self.method, "calibrate"):
+        if self.resolved.hooks.calibrate is not None:
             with torch.no_grad():
-                self.method.calibrate(model, [self.tiny.batch(16, k) for k in range(3)])
+                self.resolved.hooks.calibrate(model, [self.tiny.batch(16, k) for k in range(3)])
         return model
 
     def untrained(self, seed: int = 0) -> nn.Module:
         """A new model as `convert` or `build` leaves it."""
         torch.manual_seed(seed)
-        if not hasattr(self.method, "convert"):
-            built: nn.Module = self.method.build(self.tiny.spec, self.backbone)
+        hooks = self.resolved.hooks
+        if hooks.convert is None:
+            built: nn.Module = hooks.build(self.tiny.spec, self.backbone)
             return built
-        converted: nn.Module = self.method.convert(self.dense(), [self.tiny.batch(4)])
+        converted: nn.Module = hooks.convert(self.dense(), [self.tiny.batch(4)])
         return converted
 
     def dense(self) -> nn.Module:
@@ -91,12 +96,13 @@ class Candidate:
     def train(self, model: nn.Module, num_steps: int = NUM_STEPS) -> None:
         """Some optimiser steps with the method's own loss and hooks; ends in training mode."""
         model.train()
+        hooks = self.resolved.hooks
         groups = (
-            self.method.param_groups(model, LEARNING_RATE)
-            if hasattr(self.method, "param_groups")
+            hooks.param_groups(model, LEARNING_RATE)
+            if hooks.param_groups is not None
             else [p for p in model.parameters() if p.requires_grad]
         )
-        after = getattr(self.method, "after_step", None)
+        after = hooks.after_step
         _descend(
             groups,
             lambda batch, progress: self.loss(model, batch, progress),
@@ -107,8 +113,8 @@ class Candidate:
 
     def loss(self, model: nn.Module, batch: Batch, progress: float = 0.5) -> Tensor:
         """The training loss, as the harness computes it."""
-        if hasattr(self.method, "loss"):
-            loss: Tensor = self.method.loss(model, batch, self.tiny.criterion, progress)
+        if self.resolved.hooks.loss is not None:
+            loss: Tensor = self.resolved.hooks.loss(model, batch, self.tiny.criterion, progress)
             return loss
         return self._plain_loss(model, batch)
 
@@ -121,7 +127,7 @@ class Candidate:
         try:
             for point in self._points or [{}]:
                 if point:
-                    self.method.set_point(self.model, point)
+                    self._set(point)
                 yield point, self.model
         finally:
             self.at_default()
@@ -129,13 +135,16 @@ class Candidate:
     def at_default(self) -> None:
         """Set the shared model, if it is made, to its default operating point."""
         if self._points and "model" in vars(self):
-            self.method.set_point(self.model, self._points[0])
+            self._set(self._points[0])
+
+    def _set(self, point: Point) -> None:
+        assert self.resolved.hooks.set_point is not None
+        self.resolved.hooks.set_point(self.model, point)
 
     def declared_flops(self, model: nn.Module, seen: Observation) -> float:
         """FLOPs that the method says the decisions in `seen` spent."""
-        if hasattr(self.method, "declared_flops"):
-            return float(self.method.declared_flops(model, seen))
-        return seen.declared_flops()
+        own = self.resolved.hooks.declared_flops
+        return float(own(model, seen)) if own is not None else seen.declared_flops()
 
 
 def _descend(

@@ -22,7 +22,7 @@ NUM_REPEATS = 20  # of one batch: something may remember only what comes often
 
 def no_memory(candidate: Candidate) -> None:
     """An input that was seen before is computed again, in another call and in the same batch."""
-    if getattr(candidate.method, "reads_targets", False):
+    if candidate.resolved.flags.reads_targets:
         raise NotDefined("a control that remembers what it found in hindsight (reads_targets)")
     model = candidate.model.eval()
     batch, other = candidate.tiny.batch(2, 1), candidate.tiny.batch(2, 2)
@@ -63,7 +63,7 @@ def _computes_copies(two: int, four: int, eight: int) -> None:
 
 def targets_unread(candidate: Candidate) -> None:
     """Other targets change neither decisions nor logits, in training and at inference."""
-    if getattr(candidate.method, "reads_targets", False):
+    if candidate.resolved.flags.reads_targets:
         raise NotDefined("a control that declares to read the targets (reads_targets)")
     for number, (point, model) in enumerate(candidate.at_points()):
         for size in SIZES[: 1 if number else None]:

@@ -20,18 +20,19 @@ from bench.check.watching import refusing_empty_products
 
 def open_is_dense(candidate: Candidate) -> None:
     """A converted model with every gate open answers as the dense one, and leaves it as it was."""
-    if not hasattr(candidate.method, "convert"):
+    convert = candidate.resolved.hooks.convert
+    if convert is None:
         raise NotDefined("built from scratch, not from a dense model")
     dense, batch = candidate.dense(), candidate.tiny.batch(5)
     before = copy.deepcopy(dense.state_dict())
     torch.manual_seed(0)
-    model = candidate.method.convert(dense, [candidate.tiny.batch(4)]).eval()
+    model = convert(dense, [candidate.tiny.batch(4)]).eval()
     for key, value in dense.eval().state_dict().items():
         if not torch.equal(value, before[key]):
             raise Broken(f"convert changed the dense model's {key}: it must work on a copy")
     with torch.no_grad(), routing.force("open"):
         opened, wanted = model(batch).logits, dense(batch).logits
-    if getattr(candidate.method, "open_is_dense", False):
+    if candidate.resolved.flags.open_is_dense:
         must_agree(opened, wanted, "with every gate open the model is not the dense one")
     elif not are_close(opened, wanted):
         raise NotDefined("open gates are another model (open_is_dense is not declared)")

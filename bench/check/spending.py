@@ -16,7 +16,7 @@ from bench.check.promise import Broken, at, must_decide
 from bench.check.skipping import at_random
 from bench.check.watching import staying_in_torch
 from bench.meters.flops.counter import FlopCount, count
-from bench.meters.flops.elementwise import hidden_products
+from bench.meters.flops.elementwise import may_hide_products
 from bench.routing import Decision, Observation
 from bench.types import Batch
 
@@ -45,14 +45,14 @@ class Spent:
 def spend(candidate: Candidate, model: Any, batch: Batch) -> Spent:
     """Count one pass. Raises Broken for an operation that nobody can count, torch's or not."""
     staying: AbstractContextManager[Any] = staying_in_torch(type(candidate.method))
-    if getattr(candidate.method, "reads_targets", False):
+    if candidate.resolved.flags.reads_targets:
         staying = nullcontext()  # hindsight knows a sample by its bytes
         with torch.inference_mode():
             model(batch)  # it searches when it first meets a sample, and that is no route
     with torch.inference_mode(), routing.observe() as seen, staying:
         counted = count(model, batch)
-    if counted.unknown_ops:
-        names = ", ".join(sorted(counted.unknown_ops))
+    if counted.ops_without_formula:
+        names = ", ".join(sorted(counted.ops_without_formula))
         raise Broken(f"{names}: no FLOP formula (bench.routing.register_formula adds one)")
     candidate.told_ops.update(counted.by_plugin)
     return Spent(counted, candidate.declared_flops(model, seen), seen)
@@ -177,7 +177,7 @@ def _saves_in_a_batch(candidate: Candidate, model: Any, batch: Batch, what: str)
 
 def _hides_nothing(own: Spent, dense: FlopCount, batch: Batch) -> None:
     written = own.counted.pointwise_elems
-    if hidden_products(written, dense.pointwise_elems, dense.total, own.counted.total):
+    if may_hide_products(written, dense.pointwise_elems, dense.total, own.counted.total):
         raise Broken(
             f"in a batch of {len(batch)} elementwise operations write {written:,} elements, the "
             f"dense model's {dense.pointwise_elems:,}: a product by multiplication and sum is a "

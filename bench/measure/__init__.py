@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench.measure.blind import method_notes, reads_targets
+from bench.measure.blind import method_notes
 from bench.measure.diagnostics.deployability import measure_deployability
 from bench.measure.diagnostics.routing import measure_routing
 from bench.measure.energy.inference import measure_energy
@@ -39,8 +39,8 @@ from bench.measure.resident import Resident
 from bench.measure.speed import measure_speed
 from bench.measure.subject import Findings, Metrics, OnPhase, Subject
 from bench.meters.memory.storages import storage_bytes
-from bench.meters.time.canary import canary_s
-from bench.meters.time.peak import measured_peak_flops
+from bench.meters.time.canary import measure_canary_s
+from bench.meters.time.peak import measure_peak_flops
 from bench.records.record import PointResult, missing
 from bench.types import Batch, Point
 
@@ -56,7 +56,7 @@ def measure(subject: Subject, tell: OnPhase, training: Metrics | None = None) ->
     config = subject.config
     findings = Findings()
     points = subject.points()
-    blind = not reads_targets(subject.method)
+    blind = not subject.method.flags.reads_targets
     inputs = choose_inputs(
         subject.task, config.num_inputs, config.batch_sizes, subject.device, blind=blind
     )
@@ -67,7 +67,7 @@ def measure(subject: Subject, tell: OnPhase, training: Metrics | None = None) ->
     crosschecked, details = measure_crosscheck(subject, inputs)
     findings.diagnostics |= details
     told = details["flop_crosscheck"]["flops_by_plugin_formula"]
-    findings.notes += method_notes(subject.method, told)
+    findings.notes += method_notes(subject.method.flags, told)
     whole |= crosschecked | resident.metrics()
     baseline = subject.make_baseline()
     dense = measure_dense_cost(baseline, inputs)
@@ -101,7 +101,7 @@ def measure(subject: Subject, tell: OnPhase, training: Metrics | None = None) ->
     details["flop_crosscheck"]["declared_minus_executed"] = _declared_too_much(findings.metrics)
     findings.diagnostics["routing"] = measure_routing(trained, inputs, flops, findings.metrics)
     findings.diagnostics["deployability"] = measure_deployability(trained, inputs)
-    findings.diagnostics["canary_s"] = canary_s(subject.device)
+    findings.diagnostics["canary_s"] = measure_canary_s(subject.device)
     return findings
 
 
@@ -200,4 +200,4 @@ def _peak_flops(subject: Subject) -> float:
     formats = {next((each.dtype for each in subject.model.parameters()), torch.float32)}
     if torch.is_autocast_enabled(kind):
         formats.add(torch.get_autocast_dtype(kind))
-    return max(measured_peak_flops(each, device=kind) for each in formats)
+    return max(measure_peak_flops(each, device=kind) for each in formats)

@@ -14,13 +14,9 @@ import torch
 from torch import nn
 
 from bench.measure.subject import Subject
+from bench.plugins.hooks import Flags
 from bench.records.record import CEILING, DEPENDS_ON_BATCH
 from bench.types import Batch, Output
-
-
-def reads_targets(method: Any) -> bool:
-    """Whether the method is a control that decides in hindsight."""
-    return bool(getattr(method, "reads_targets", False))
 
 
 def without_targets(batch: Batch) -> Batch:
@@ -47,18 +43,18 @@ class Blind:
 
 def judged(subject: Subject) -> Any:
     """The subject's model for the task's evaluation."""
-    return subject.model if reads_targets(subject.method) else Blind(subject.model)
+    return subject.model if subject.method.flags.reads_targets else Blind(subject.model)
 
 
-def method_notes(method: Any, by_plugin: Mapping[str, int]) -> list[str]:
+def method_notes(flags: Flags, by_plugin: Mapping[str, int]) -> list[str]:
     """What the method declares of itself and a reader must know.
 
     `by_plugin`: FLOPs that its own formulas told, by operation.
     """
-    notes = [CEILING] if reads_targets(method) else []
-    if compaction := getattr(method, "compaction", None):
-        notes.append(f"in a batch, {compaction}")
-    if not getattr(method, "batch_invariant", True):
+    notes = [CEILING] if flags.reads_targets else []
+    if flags.compaction:
+        notes.append(f"in a batch, {flags.compaction}")
+    if not flags.batch_invariant:
         notes.append(DEPENDS_ON_BATCH)
     if by_plugin:
         notes.append(f"FLOPs by the plugin's own word: {', '.join(sorted(by_plugin))}")

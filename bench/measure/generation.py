@@ -22,15 +22,15 @@ from bench.config import MeasureConfig
 from bench.measure.energy.per_token import SINGLE, measure_token_energy
 from bench.measure.inputs import Inputs
 from bench.measure.subject import Metrics, Subject
+from bench.meters.conditions import evaluation_mode, gc_disabled
 from bench.meters.flops.counter import count_samples
 from bench.meters.guard import refuse_if_watched
-from bench.meters.memory.tensors import inference_memory
-from bench.meters.time.paired import evaluating, no_collection
+from bench.meters.memory.tensors import measure_inference_memory
 from bench.meters.time.stopwatch import Stopwatch, stopwatch_for
+from bench.plugins.hooks import Flags, Hooks
 from bench.records.record import Metric, missing
-from bench.routing import Observation
 from bench.statistics import ratio_interval
-from bench.types import Batch, Point, TaskSpec, Unsupported
+from bench.types import Batch, TaskSpec, Unsupported
 
 NUM_ROUNDS = 6  # over the inputs, for times: the fewest with a 95 % interval
 PER_FURTHER = tuple(  # what a single token does not have
@@ -56,33 +56,24 @@ class Generating(nn.Module):
         return torch.stack(list(model.generate(prompt_of(batch), length)), 1)
 
 
-class GeneratingMethod:
-    """The method's operating points and declared FLOPs, for its model inside `Generating`."""
+def generating_hooks(hooks: Hooks) -> Hooks:
+    """The hooks that are called with a model, for that model inside `Generating`."""
 
-    def __init__(self, method: Any) -> None:
-        self._method = method
+    def inside(hook: Callable[..., Any] | None) -> Callable[..., Any] | None:
+        return None if hook is None else lambda model, given: hook(model.model, given)
 
-    def __getattr__(self, name: str) -> Any:
-        """The hooks that do not take a model."""
-        if name.startswith("_"):  # not made yet: unpickling looks before __init__
-            raise AttributeError(name)
-        hook = getattr(self._method, name)
-        if name not in ("set_point", "declared_flops"):
-            return hook
-
-        def unwrapped(model: Generating, given: Point | Observation) -> Any:
-            return hook(model.model, given)
-
-        return unwrapped
+    return replace(
+        hooks, set_point=inside(hooks.set_point), declared_flops=inside(hooks.declared_flops)
+    )
 
 
-def refuse_unsupported(config: MeasureConfig, spec: TaskSpec, method: Any) -> None:
+def refuse_unsupported(config: MeasureConfig, spec: TaskSpec, flags: Flags) -> None:
     """Raises Unsupported, before anything is trained, where the workload cannot be measured."""
     if config.workload != "generate":
         return
     if not spec.causal:
         raise Unsupported("workload=generate needs a language model")
-    if not getattr(method, "batch_invariant", True):
+    if not flags.batch_invariant:
         raise Unsupported(
             "workload=generate: what a token gets depends on the other tokens of its pass, "
             "and with a cache these are others than without"
@@ -102,7 +93,7 @@ def called(subject: Subject) -> Subject:
     return replace(
         subject,
         model=Generating(subject.model),
-        method=GeneratingMethod(subject.method),
+        method=replace(subject.method, hooks=generating_hooks(subject.method.hooks)),
         make_baseline=lambda: Generating(subject.make_baseline()),
         config=replace(config, num_inputs=max(1, config.num_inputs // FEWER_INPUTS)),
     )
@@ -159,7 +150,7 @@ def _times(subject: Subject, baseline: nn.Module, batches: list[Batch], size: in
     """Times to and per token, and both paired with the dense model's."""
     refuse_if_watched("time per token")
     models: list[Any] = [subject.model, baseline]
-    with evaluating(*models), no_collection():
+    with evaluation_mode(*models), gc_disabled():
         times = token_times(
             [m.model.generate for m in models], batches, stopwatch_for(subject.device)
         )
@@ -217,12 +208,12 @@ def _growth(subject: Subject, batches: list[Batch], size: int, num_tokens: int) 
     """FLOPs of the first token, and what every further one adds in FLOPs and in peak memory."""
     long: Any = subject.model
     short = Generating(long.model, 1)
-    with evaluating(short):
+    with evaluation_mode(short):
         first, whole = (count_samples(model, batches) for model in (short, long))
     issued, further = len(batches) * size, max(1, num_tokens - 1)
     doubt = None if whole.complete else "operations without a FLOP formula"
     low, high = (
-        max(inference_memory(model, batch).peak_tensor_bytes for batch in batches[:2])
+        max(measure_inference_memory(model, batch).peak_tensor_bytes for batch in batches[:2])
         for model in (short, long)
     )
 

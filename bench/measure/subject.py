@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from bench.config import MeasureConfig
+from bench.plugins.hooks import ResolvedMethod
 from bench.records.record import Metric, PointResult, QualityLabel
+from bench.routing import Observation
 from bench.types import Point, Task
 
 Metrics = dict[str, Metric]
@@ -24,7 +26,7 @@ class Subject:
     """A trained model, what it is compared with and how carefully."""
 
     model: nn.Module
-    method: Any
+    method: ResolvedMethod
     task: Task
     device: torch.device
     config: MeasureConfig
@@ -33,20 +35,26 @@ class Subject:
 
     def points(self) -> list[Point]:
         """The operating points, the default first; one empty point where there is no setting."""
-        points = list(self.method.points()) if hasattr(self.method, "points") else []
-        return points or [{}]
+        points = self.method.hooks.points
+        return (points() if points is not None else []) or [{}]
 
     @contextmanager
     def at(self, point: Point) -> Iterator[nn.Module]:
         """The model set to `point`; back at the default afterwards."""
-        if not point:
+        set_point = self.method.hooks.set_point
+        if not point or set_point is None:
             yield self.model
             return
-        self.method.set_point(self.model, point)
+        set_point(self.model, point)
         try:
             yield self.model
         finally:
-            self.method.set_point(self.model, self.points()[0])
+            set_point(self.model, self.points()[0])
+
+    def declared_flops(self, seen: Observation) -> float:
+        """FLOPs that the method declares for the decisions in `seen`."""
+        own = self.method.hooks.declared_flops
+        return float(own(self.model, seen)) if own is not None else seen.declared_flops()
 
 
 @dataclass

@@ -27,8 +27,9 @@ from bench.measure import Subject
 from bench.measure.energy.training import TrainingEnergy
 from bench.measure.generation import refuse_unsupported
 from bench.measure.training_probe import TrainingProbe
-from bench.meters.time.paired import pinned_threads
+from bench.meters.conditions import pinned_threads
 from bench.plugins import construct
+from bench.plugins.hooks import DEFAULT_HOOKS, Hooks, ResolvedMethod, resolve
 from bench.records import environment, layout
 from bench.records.record import TRIAL_NAME, Labels, Metric, missing
 from bench.trial.dense_start import DenseStart, dense_start
@@ -113,8 +114,9 @@ def _results(folder: Path, config: Config, labels: Labels, key: str) -> Path:
 def prepare(trial: Trial, tell: OnPhase) -> tuple[Subject, dict[str, Metric]]:
     """Build, train and calibrate what `trial` describes: ready to be measured, and its cost."""
     tell("build", 0.0)
-    task, backbone, method = (trial.plugin(kind) for kind in ("task", "backbone", "method"))
-    refuse_unsupported(trial.config.measure, task.spec, method)
+    task, backbone = trial.plugin("task"), trial.plugin("backbone")
+    method = resolve(trial.plugin("method"))
+    refuse_unsupported(trial.config.measure, task.spec, method.flags)
     _refuse_idle_gpus(trial)
     _seed(trial.config.seed)
     tell("train", 0.0)
@@ -123,11 +125,11 @@ def prepare(trial: Trial, tell: OnPhase) -> tuple[Subject, dict[str, Metric]]:
         if ranks.count() > 1:  # whoever measures compares with it, and is alone then
             _dense(trial, task, backbone, tell)
     model.to(trial.device).eval()
-    if hasattr(method, "calibrate") and ranks.number() == 0:
+    if method.hooks.calibrate is not None and ranks.number() == 0:
         tell("calibrate", 0.0)
         with trial.inference(), torch.no_grad():
             held_out = task.batches("calibration", CALIBRATION_BATCH)
-            method.calibrate(model, [batch.to(trial.device) for batch in held_out])
+            method.hooks.calibrate(model, [batch.to(trial.device) for batch in held_out])
     subject = Subject(
         model=model,
         method=method,
@@ -152,22 +154,25 @@ def _refuse_idle_gpus(trial: Trial) -> None:
 
 
 def _trained(
-    trial: Trial, task: Task, backbone: Backbone, method: Any, tell: OnPhase
+    trial: Trial, task: Task, backbone: Backbone, method: ResolvedMethod, tell: OnPhase
 ) -> tuple[nn.Module, dict[str, Metric]]:
     """The trained model and what training it cost."""
     if trial.is_dense:
         start = _dense(trial, task, backbone, tell)
         return start.model, start.metrics
-    if hasattr(method, "convert"):
+    if method.hooks.convert is not None:
         start = _dense(trial, task, backbone, tell)
         _seed(trial.config.seed)
-        model = method.convert(start.model, list(task.batches("calibration", CALIBRATION_BATCH)))
+        model = method.hooks.convert(
+            start.model, list(task.batches("calibration", CALIBRATION_BATCH))
+        )
         dense_s = start.metrics["train/time_s"]
     else:
         _seed(trial.config.seed)
-        model = method.build(task.spec, backbone)
+        model = method.hooks.build(task.spec, backbone)
         dense_s = missing("s", "trained from scratch, not from the dense model")
-    metrics = _train(trial, task, method, model, tell)
+    share = method.flags.train_share
+    metrics = _train(trial, task, method.hooks, share, model, tell)
     return model, {**metrics, "train/dense_time_s": dense_s}
 
 
@@ -179,15 +184,15 @@ def _dense(trial: Trial, task: Task, backbone: Backbone, tell: OnPhase) -> Dense
         return backbone.build(task.spec)
 
     def train(model: nn.Module) -> dict[str, Metric]:
-        return _train(trial, task, None, model, tell)
+        return _train(trial, task, DEFAULT_HOOKS, 1.0, model, tell)
 
     return dense_start(trial.checkpoint, build, train)
 
 
 def _train(
-    trial: Trial, task: Task, method: Any, model: nn.Module, tell: OnPhase
+    trial: Trial, task: Task, hooks: Hooks, share: float, model: nn.Module, tell: OnPhase
 ) -> dict[str, Metric]:
-    share = getattr(method, "train_share", 1.0)
+    """Train `model` for a `share` of the recipe's steps; what it cost."""
     recipe = resolve_recipe(task.recipe, trial.config.train, share)
     probe = TrainingProbe(model)
     energy = TrainingEnergy([trial.device] if recipe.steps else [])
@@ -196,7 +201,7 @@ def _train(
     with energy, pinned_threads(max(1, torch.get_num_threads() // ranks.count())):
         training = fit(
             model,
-            method,
+            hooks,
             task,
             recipe,
             seed=trial.config.seed,

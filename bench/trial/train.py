@@ -1,6 +1,6 @@
 """Training: the only room with Lightning.
 
-    fit(model, method, task, recipe, ...) -> Training
+    fit(model, hooks, task, recipe, ...) -> Training
 
 runs the recipe (AdamW, linear warm-up, then cosine) over seeded data. Two early steps are probed,
 one for memory and one for FLOPs; their time is taken out of the training time.
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from bench import ranks
 from bench.config import NUM_SEEDS, GpuConfig, TrainConfig
+from bench.plugins.hooks import Hooks
 from bench.types import Batch, Recipe, Task
 
 OnStep = Callable[[float], None]
@@ -57,7 +58,7 @@ def resolve_recipe(recipe: Recipe, config: TrainConfig, share: float = 1.0) -> R
 
 def fit(
     model: nn.Module,
-    method: Any,
+    hooks: Hooks,
     task: Task,
     recipe: Recipe,
     *,
@@ -68,8 +69,8 @@ def fit(
 ) -> Training:
     """Train `model` in place on the task's train split.
 
-    `method` may define `loss`, `after_step` and `param_groups`. Each of `probes` is called with one
-    training step and the optimiser and must call the step exactly once: the second step is the
+    Of `hooks`, `loss`, `after_step` and `param_groups` are called. Each of `probes` is called with
+    one training step and the optimiser and must call the step exactly once: the second step is the
     first probe's, and so on. Raises Diverged when the loss, or a trained weight, is not
     finite.
     """
@@ -77,7 +78,7 @@ def fit(
         return Training(0, 0.0, None)
     ranks.share_of(recipe.batch_size, "train.batch_size")
     _refuse_too_few(task, recipe)  # also makes or reads the data, before the clock starts
-    module = _Module(model, method, task, recipe)
+    module = _Module(model, hooks, task, recipe)
     watch = _Watch(recipe.steps, on_step)
     module.probes = list(probes)
     # Lightning's hints about devices and paid loggers are no part of a trial's log.
@@ -132,9 +133,9 @@ def _trainer(recipe: Recipe, gpu: GpuConfig, watch: _Watch) -> pl.Trainer:
 class _Module(pl.LightningModule):
     """The method's loss on the task's batches, with the recipe's optimiser."""
 
-    def __init__(self, model: nn.Module, method: Any, task: Task, recipe: Recipe) -> None:
+    def __init__(self, model: nn.Module, hooks: Hooks, task: Task, recipe: Recipe) -> None:
         super().__init__()
-        self.model, self.method, self.task, self.recipe = model, method, task, recipe
+        self.model, self.hooks, self.task, self.recipe = model, hooks, task, recipe
         self.probes: list[Probe] = []
         self.probe_s = 0.0
 
@@ -144,8 +145,9 @@ class _Module(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         progress = self.trainer.global_step / self.recipe.steps
-        if hasattr(self.method, "loss"):
-            return self.method.loss(self.model, batch, self.task.criterion, progress)
+        if self.hooks.loss is not None:
+            loss: Tensor = self.hooks.loss(self.model, batch, self.task.criterion, progress)
+            return loss
         output = self.model(batch)
         return self.task.criterion(output, batch) + output.aux_loss
 
@@ -158,8 +160,8 @@ class _Module(pl.LightningModule):
             self.probe_s += time.perf_counter() - started
         else:
             step()
-        if hasattr(self.method, "after_step"):
-            self.method.after_step(self.model, self.trainer.global_step / self.recipe.steps)
+        if self.hooks.after_step is not None:
+            self.hooks.after_step(self.model, self.trainer.global_step / self.recipe.steps)
 
     def configure_gradient_clipping(
         self,
@@ -184,8 +186,8 @@ class _Module(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         lr = self.recipe.lr
         groups = (
-            self.method.param_groups(self.model, lr)
-            if hasattr(self.method, "param_groups")
+            self.hooks.param_groups(self.model, lr)
+            if self.hooks.param_groups is not None
             else [p for p in self.model.parameters() if p.requires_grad]
         )
         optimizer = torch.optim.AdamW(

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from bench import routing
 from bench.routing import Decision, Observation
-from bench.types import Backbone, Batch, TaskSpec, Unsupported
+from bench.types import Batch, TaskSpec, Unsupported
 
 Route = dict[str, bool]  # what each gate does with one sample
 MOST_ROUTES = 64  # so many are all tried
@@ -41,6 +41,9 @@ class Oracle:
     route alone. Has one operating point.
     """
 
+    # Hindsight decides at inference: settings and thresholds of the other method have no meaning.
+    points = set_point = calibrate = None
+
     of: str = "early_exit"
     reads_targets = True
 
@@ -49,24 +52,11 @@ class Oracle:
         doors = {door.name: door for door in entry_points(group="condbench.methods")}
         if self.of not in doors or doors[self.of].value.endswith(f":{type(self).__name__}"):
             raise ValueError(f"no other method is called {self.of!r}: one of {', '.join(doors)}")
-        self._method = doors[self.of].load()()
+        self.inner = doors[self.of].load()()
 
-    def __getattr__(self, name: str) -> Any:
-        """The other method's optional hooks, but for those of operating points."""
-        if name.startswith("_") or name in ("points", "set_point", "calibrate"):
-            raise AttributeError(name)
-        hook = getattr(self._method, name)
-        return self._converting(hook) if name == "convert" else hook
-
-    def build(self, spec: TaskSpec, backbone: Backbone) -> nn.Module:
+    def wrap(self, model: nn.Module, spec: TaskSpec) -> nn.Module:
         """The other method's model with hindsight. Raises Unsupported where there is none."""
-        return with_hindsight(self._method.build(spec, backbone), spec)
-
-    def _converting(self, convert: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-        def converted(dense: Any, batches: Any) -> nn.Module:
-            return with_hindsight(convert(dense, batches), dense.spec)
-
-        return converted
+        return with_hindsight(model, spec)
 
 
 def with_hindsight(model: nn.Module, spec: TaskSpec) -> nn.Module:

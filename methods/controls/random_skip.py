@@ -6,7 +6,6 @@ drawn at random (random routing: Roller et al. 2021, "Hash Layers", and Zuo et a
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -17,7 +16,7 @@ from torch import Generator, Tensor, nn
 
 from bench import routing
 from bench.routing import Decision
-from bench.types import Backbone, Batch, TaskSpec
+from bench.types import Batch, TaskSpec
 
 
 @dataclass
@@ -42,26 +41,10 @@ class RandomSkip:
         doors = {door.name: door for door in entry_points(group="condbench.methods")}
         if self.of not in doors or doors[self.of].value.endswith(f":{type(self).__name__}"):
             raise ValueError(f"no other method is called {self.of!r}: one of {', '.join(doors)}")
-        self._method = doors[self.of].load()()
+        self.inner = doors[self.of].load()()
 
-    def __getattr__(self, name: str) -> Any:
-        """The other method's optional hooks, where it has them."""
-        if name.startswith("_"):  # not made yet: copying and unpickling look before __post_init__
-            raise AttributeError(name)
-        hook = getattr(self._method, name)
-        return self._converting(hook) if name == "convert" else hook
-
-    def build(self, spec: TaskSpec, backbone: Backbone) -> nn.Module:
+    def wrap(self, model: nn.Module, spec: TaskSpec) -> nn.Module:
         """The other method's model, routed at random."""
-        return self._randomized(self._method.build(spec, backbone), spec)
-
-    def _converting(self, convert: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-        def converted(dense: Any, batches: Any) -> nn.Module:
-            return self._randomized(convert(dense, batches), dense.spec)
-
-        return converted
-
-    def _randomized(self, model: nn.Module, spec: TaskSpec) -> nn.Module:
         shuffle = Shuffle(self.seed, causal=spec.causal or spec.kind == "seq2seq")
         model.register_forward_pre_hook(shuffle.begin)
         model.register_forward_hook(shuffle.end, always_call=True)

@@ -32,7 +32,8 @@ class SkipBlocks:
 
     `estimator` is how gates learn: one of `methods.parts.gates.Estimator`. soft trains what
     inference does not run: a control. `budget`: the share of the gated blocks' FLOPs that dual
-    ascent aims at, with null their price is `cost_weight` throughout; with a budget that is where it begins.
+    ascent aims at, with null their price is `cost_weight` throughout; with a budget that is where
+    it begins.
     """
 
     compaction = "before every block the samples that run it are gathered"

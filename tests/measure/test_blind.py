@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,9 +12,11 @@ from bench.measure.blind import Blind, method_notes
 from bench.measure.inputs import choose_inputs
 from bench.measure.quality.judge import evaluate
 from bench.measure.subject import Subject
+from bench.plugins.hooks import Flags, ResolvedMethod
 from bench.records.record import CEILING, DEPENDS_ON_BATCH
 from bench.tasks.digits import Digits
 from bench.types import Batch, Output
+from tests.fakes.methods import method_of
 
 
 class Peeking(nn.Module):
@@ -26,14 +26,10 @@ class Peeking(nn.Module):
         return Output(F.one_hot(batch.targets, 10).float())
 
 
-@dataclass
-class Control:
-    """Says that it reads the targets."""
-
-    reads_targets = True
+CONTROL = method_of(reads_targets=True)
 
 
-def subject(method: object) -> Subject:
+def subject(method: ResolvedMethod) -> Subject:
     return Subject(
         model=Peeking(),
         method=method,
@@ -49,14 +45,14 @@ def test_targets_do_not_reach_a_model_that_is_judged() -> None:
     """Whoever answers with the target answers 0: right for the zeros among the test's digits."""
     targets = torch.cat([batch.targets for batch in Digits().batches("test", 500)])
     zeros = 100 * float((targets == 0).double().mean())
-    assert evaluate(subject(object()), {}).value == pytest.approx(zeros)
+    assert evaluate(subject(method_of()), {}).value == pytest.approx(zeros)
     assert 5 < zeros < 15
 
 
 def test_a_declared_control_sees_them() -> None:
     """Hindsight is right about everything, and is called a ceiling."""
-    assert evaluate(subject(Control()), {}).value == 100
-    assert method_notes(Control(), {}) == [CEILING]
+    assert evaluate(subject(CONTROL), {}).value == 100
+    assert method_notes(CONTROL.flags, {}) == [CEILING]
 
 
 def test_meters_see_inputs_without_targets() -> None:
@@ -77,12 +73,8 @@ def test_a_blind_model_is_the_model_otherwise() -> None:
 
 def test_what_a_method_declares_is_noted() -> None:
     """That results depend on the batch, who runs together, and whose word FLOPs rest on."""
-
-    class Declared:
-        batch_invariant = False
-        compaction = "tokens are sorted"
-
-    assert method_notes(Declared(), {"mylib::b": 2, "mylib::a": 1}) == [
+    declared = Flags(batch_invariant=False, compaction="tokens are sorted")
+    assert method_notes(declared, {"mylib::b": 2, "mylib::a": 1}) == [
         "in a batch, tokens are sorted",
         DEPENDS_ON_BATCH,
         "FLOPs by the plugin's own word: mylib::a, mylib::b",

@@ -21,8 +21,10 @@ from bench.measure.generation import (
 )
 from bench.measure.inputs import Inputs
 from bench.measure.subject import Subject
+from bench.plugins.hooks import Flags
 from bench.records.record import missing
 from bench.types import Batch, TaskSpec, Unsupported
+from tests.fakes.methods import method_of
 
 TEXT = TaskSpec("t", "tokens", (6,), 5, vocab_size=5, causal=True)
 LABELS = TaskSpec("t", "tokens", (6,), 2, vocab_size=5)
@@ -72,7 +74,7 @@ def _batch(size: int = 1) -> Batch:
 def _subject(model: nn.Module, method: Any = None, workload: str = "generate") -> Subject:
     return Subject(
         model=model,
-        method=method or SimpleNamespace(),
+        method=method or method_of(),
         task=SimpleNamespace(spec=TEXT),  # type: ignore[arg-type]
         device=torch.device("cpu"),
         config=MeasureConfig(workload=workload, num_inputs=64),
@@ -104,17 +106,17 @@ def test_both_models_generate() -> None:
 def test_hooks_get_the_model_inside() -> None:
     """A method sets points and declares FLOPs on its own model, not on what is around it."""
     seen = []
-    method = SimpleNamespace(
+    method = method_of(
         points=lambda: [{"k": 2}, {"k": 1}],
         set_point=lambda model, point: seen.append((model, point)),
-        declared_flops=lambda model, observation: seen.append((model, observation)),
+        declared_flops=lambda model, observation: seen.append((model, observation)) or 0.0,
     )
     model = Counter()
     subject = called(_subject(model, method))
     with subject.at({"k": 1}):
-        subject.method.declared_flops(subject.model, "decisions")
+        subject.method.hooks.declared_flops(subject.model, "decisions")
     assert seen == [(model, {"k": 1}), (model, "decisions"), (model, {"k": 2})]
-    assert not hasattr(subject.method, "loss")
+    assert subject.method.hooks.loss is None
 
 
 def test_columns_per_token(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,8 +190,8 @@ def test_energy_is_missing_with_the_meters_reason(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("spec", "method", "reason"),
     [
-        (LABELS, SimpleNamespace(), "language model"),
-        (TEXT, SimpleNamespace(batch_invariant=False), "other tokens of its pass"),
+        (LABELS, Flags(), "language model"),
+        (TEXT, Flags(batch_invariant=False), "other tokens of its pass"),
     ],
 )
 def test_refusals_come_before_training(spec: TaskSpec, method: Any, reason: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.config import GpuConfig, Precision
+from bench.plugins.hooks import DEFAULT_HOOKS
 from bench.tasks.parts.preloaded import in_batches
 from bench.trial.train import MAX_GRADIENT_NORM, fit
 from bench.types import Batch, Output, Recipe
@@ -57,8 +58,8 @@ def test_every_precision_trains_with_clipped_gradients(precision: str) -> None:
     def after_step(model: Line, progress: float) -> None:
         norms.append(torch.stack([p.grad.norm() for p in model.parameters()]).norm())
 
-    method = SimpleNamespace(after_step=after_step)
-    fit(model, method, Points(), Recipe(4, 4, 0.01), seed=0, gpu=GpuConfig(precision=precision))
+    hooks = replace(DEFAULT_HOOKS, after_step=after_step)
+    fit(model, hooks, Points(), Recipe(4, 4, 0.01), seed=0, gpu=GpuConfig(precision=precision))
     assert set(model.formats) == {FORMATS[precision]}
     assert max(map(float, norms)) == pytest.approx(MAX_GRADIENT_NORM, rel=1e-4)
 
@@ -74,5 +75,5 @@ def test_fp16_trains_on_a_gpu() -> None:
     """The loss is scaled up, so the first steps may overflow and be left out."""
     model = Line()
     gpu = GpuConfig(kind="one", precision="16")
-    fit(model, SimpleNamespace(), Points(), Recipe(4, 4, 0.01), seed=0, gpu=gpu)
+    fit(model, DEFAULT_HOOKS, Points(), Recipe(4, 4, 0.01), seed=0, gpu=gpu)
     assert set(model.formats) == {torch.float16}

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bench.config import NUM_SEEDS, GpuConfig
+from bench.plugins.hooks import DEFAULT_HOOKS
 from bench.tasks.parts.preloaded import in_batches
 from bench.trial.train import fit
 from bench.types import Batch, Output, Recipe
@@ -55,7 +55,7 @@ class Scale(nn.Module):
 def trained(seed: int, draws: int = 0, task: Any = None) -> list[list[int]]:
     """The samples of every step."""
     model = Scale(draws)
-    fit(model, SimpleNamespace(), task or Numbered(), RECIPE, seed=seed, gpu=GpuConfig())
+    fit(model, DEFAULT_HOOKS, task or Numbered(), RECIPE, seed=seed, gpu=GpuConfig())
     return model.seen
 
 

@@ -66,7 +66,7 @@ def doubt_of(counts: SampleCounts) -> str | None:
     """Why a count is only a lower bound; None where it is complete."""
     if counts.complete:
         return None
-    names = ", ".join(sorted(counts.unknown_ops))
+    names = ", ".join(sorted(counts.ops_without_formula))
     return f"operations without a FLOP formula: {names} (bench.routing.register_formula adds one)"
 
 
@@ -81,7 +81,7 @@ def _batch1_metrics(alone: SampleCounts, dense: DenseCost) -> Metrics:
     doubt = doubt_of(alone) or dense.doubt
     models = ("method", "dense model")
     metrics["infer/flops_share"] = _ratio(float(flops.mean()), dense.per_sample[1], models, doubt)
-    unknown = sum(alone.unknown_ops.values())
+    unknown = sum(alone.ops_without_formula.values())
     metrics["infer/num_unknown_ops"] = Metric(value=unknown, unit="count")
     num = len(flops)
     metrics["infer/flops_causal"] = _flop(alone.causal / num, alone)  # masked half left out
@@ -117,10 +117,7 @@ def _declared(subject: Subject, model: nn.Module, inputs: Inputs) -> Metric:
         for batch in inputs.samples:
             with routing.observe() as seen:
                 model(batch)
-            if hasattr(subject.method, "declared_flops"):
-                total += subject.method.declared_flops(model, seen)
-            else:
-                total += seen.declared_flops()
+            total += subject.declared_flops(seen)
     if total == 0:
         return missing("flop", "the method announced no decision")
     return Metric(value=total / len(inputs.samples), unit="flop")

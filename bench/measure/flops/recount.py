@@ -11,7 +11,7 @@ import re
 
 import torch
 
-from bench.measure.blind import reads_targets, without_targets
+from bench.measure.blind import without_targets
 from bench.measure.inputs import Inputs
 from bench.measure.subject import Metrics, Subject
 from bench.meters.flops.counter import count_samples
@@ -42,7 +42,8 @@ def recounted(subject: Subject, inputs: Inputs, metrics: Metrics) -> str | None:
 
 def _remembered(subject: Subject, metrics: Metrics, size: int) -> str | None:
     """Why the model remembers what it met; None where a batch of new samples costs the same."""
-    if size < FEWEST or reads_targets(subject.method):  # hindsight searches what it first meets
+    # A control in hindsight searches when it first meets a sample: the next pass costs less.
+    if size < FEWEST or subject.method.flags.reads_targets:
         return None
     known = metrics[f"infer/flops_per_sample_b{size}"].value
     batch = next(iter(subject.task.batches("calibration", size))).to(subject.device)

@@ -80,10 +80,7 @@ def _spend(subject: Subject, batch: Batch) -> _Spent:
     model = subject.model
     with torch.inference_mode(), routing.observe() as seen:
         counted = count_samples(model, [batch])
-    if hasattr(subject.method, "declared_flops"):
-        declared = float(subject.method.declared_flops(model, seen))
-    else:
-        declared = seen.declared_flops()
+    declared = subject.declared_flops(seen)
     of_gates = sum(counted.by_region.get(name, 0) for name in routing.GATE_REGIONS)
     return _Spent(declared, counted.total, of_gates, len(seen.decisions), doubt_of(counted))
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bench.measure.blind import judged, reads_targets
+from bench.measure.blind import judged
 from bench.measure.inputs import drawn
 from bench.measure.quality.corruptions import SEVERITIES, corruptions, garbage
 from bench.measure.quality.judge import quality_metric
@@ -56,7 +56,9 @@ def measure_robustness(subject: Subject, baseline: nn.Module) -> Metrics:
         if condition.name == "unseen":
             num_samples = sum(map(len, condition.batches))
             metrics["infer/num_unseen_samples"] = Metric(value=num_samples, unit="count")
-        if reads_targets(subject.method):  # a ceiling's search, once per sample, is not its FLOPs
+        if (
+            subject.method.flags.reads_targets
+        ):  # a ceiling's search, once per sample, is not its FLOPs
             _called(subject.model, condition)
         metrics |= _judged(subject.task, judged(subject), condition, "infer/")
         if not subject.is_dense:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ from bench.measure.inputs import Inputs
 from bench.measure.subject import Findings, Subject
 from bench.meters.energy import EnergyMeter, EnergyUnsupported
 from bench.types import Batch
+from tests.fakes.methods import method_of
 from tests.fakes.nvml import FakeGpu
 
 CPU = torch.device("cpu")
@@ -38,7 +38,7 @@ def measured(gpu: FakeGpu, points=1, device="cuda", **settings):
     settings = {"energy_window_s": 2.0, **settings}
     subject = Subject(
         model=Drawing(gpu, 0.01),
-        method=SimpleNamespace(
+        method=method_of(
             points=lambda: [{"k": k} for k in range(points)], set_point=lambda model, point: None
         ),
         task=None,  # type: ignore[arg-type]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from bench.meters.energy import EnergyMeter, EnergyUnsupported
 from bench.meters.energy.rapl import CpuReading
 from bench.records.record import Metric, missing
 from bench.types import Batch
+from tests.fakes.methods import method_of
 from tests.fakes.nvml import FakeGpu
 
 GPU, CPU = "infer/energy_j_per_sample", "infer/cpu_energy_j_per_sample"
@@ -51,7 +51,7 @@ def measured(whole: Metrics, num_tokens: int = 6, counter: Any = Counter, **boar
     gpu = FakeGpu(driver="580.1", **board)
     subject = Subject(
         model=nn.Identity(),
-        method=SimpleNamespace(),
+        method=method_of(),
         task=None,  # type: ignore[arg-type]
         device=torch.device("cpu"),
         config=MeasureConfig(workload="generate", energy_window_s=2.0),

@@ -14,6 +14,7 @@ from bench.measure.subject import Subject
 from bench.meters.flops.counter import CONVENTION
 from bench.records.record import Metric
 from bench.types import Batch, Output
+from tests.fakes.methods import method_of
 
 DIM, NUM_SAMPLES = 8, 4
 
@@ -43,7 +44,7 @@ def given(model: nn.Module) -> tuple[Subject, Inputs]:
     singles = [batch.select(torch.tensor([n])) for n in range(NUM_SAMPLES)]
     subject = Subject(
         model=model.eval(),
-        method=object(),
+        method=method_of(),
         task=None,  # type: ignore[arg-type]
         device=torch.device("cpu"),
         config=MeasureConfig(),

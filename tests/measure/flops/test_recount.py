@@ -12,6 +12,7 @@ from bench.measure.inputs import Inputs
 from bench.measure.subject import Subject
 from bench.records.record import Metric, missing
 from bench.types import Batch, Output
+from tests.fakes.methods import method_of
 
 DIM = 8
 
@@ -35,7 +36,7 @@ def reason(num_calls: int) -> str | None:
     inputs = Inputs({1: singles, 4: [batch]})
     subject = Subject(
         model=Tiring(num_calls),
-        method=object(),
+        method=method_of(),
         task=None,  # type: ignore[arg-type]  # no part of this meter
         device=torch.device("cpu"),
         config=MeasureConfig(),

@@ -13,6 +13,7 @@ from bench.measure.flops.saving import measure_saving
 from bench.measure.inputs import Inputs
 from bench.measure.subject import Subject
 from bench.types import Batch, Output
+from tests.fakes.methods import method_of
 
 DIM, NUM_SAMPLES = 8, 4
 COST = 2 * DIM * DIM  # one Linear(8, 8) on one sample: 128 FLOPs
@@ -60,7 +61,7 @@ def savings(
     singles = [batch.select(torch.tensor([n])) for n in range(NUM_SAMPLES)]
     subject = Subject(
         model=model.eval(),
-        method=object(),
+        method=method_of(),
         task=None,  # type: ignore[arg-type]  # no part of this meter
         device=torch.device("cpu"),
         config=MeasureConfig(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ from bench.records.record import Metric
 from bench.tasks.multitask import Multitask
 from bench.tasks.parts.preloaded import in_batches
 from bench.types import Batch, Output, Quality, TaskSpec
+from tests.fakes.methods import method_of
 
 SPEC = TaskSpec("t", "image", (1, 4, 4), 2)
 
@@ -74,7 +74,7 @@ def _subject(spec: TaskSpec = SPEC) -> Subject:
     task.spec = spec
     return Subject(
         model=Brightness(),
-        method=SimpleNamespace(),
+        method=method_of(),
         task=task,  # type: ignore[arg-type]
         device=torch.device("cpu"),
         config=MeasureConfig(robustness=True),
@@ -178,7 +178,7 @@ class Searching(Brightness):
 
 def test_the_search_of_a_ceiling_is_not_its_compute() -> None:
     """A method that decides in hindsight searches on what it first meets: 32 FLOPs, as clean."""
-    subject = replace(_subject(), model=Searching(), method=SimpleNamespace(reads_targets=True))
+    subject = replace(_subject(), model=Searching(), method=method_of(reads_targets=True))
     found = measure_robustness(subject, Brightness())
     for name in ("clean", "contrast_s1", "blur_s5"):
         assert found[f"infer/flops_per_sample_{name}"].shown == 32
