@@ -1,0 +1,88 @@
+"""A module's public names as Markdown: signatures, docstrings, fields."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import textwrap
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+from docs.extensions.fields import class_fields
+from docs.extensions.markdown import code, prose, table
+
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def module_page(name: str) -> list[str]:
+    """Every public class and function of a module, and its public constants, in source order."""
+    module = importlib.import_module(name)
+    lines = [*prose(inspect.getdoc(module) or ""), ""]
+    lines += table(["name", "value", ""], _constants(module))
+    for public, thing in _members(module):
+        node = _definition(thing)
+        lines += [f"### {code(public)}", "", code(_signature(node)), ""]
+        lines += [*prose(inspect.getdoc(thing) or ""), ""]
+        if isinstance(thing, type):
+            lines += [*fields_table(thing), *_methods(node)]
+    return lines
+
+
+def fields_table(cls: type) -> list[str]:
+    """The fields of a class: name, type, default, comment."""
+    fields = class_fields(cls)
+    rows = [(code(f.name), code(f.type), code(f.default), f.comment) for f in fields]
+    return table(["field", "type", "default", ""], rows)
+
+
+def _members(module: ModuleType) -> Iterator[tuple[str, Any]]:
+    """Classes and functions that `__all__` names, or else that the module itself defines."""
+    exported = getattr(module, "__all__", None)
+    for name in exported or vars(module):
+        thing = getattr(module, name)
+        own = exported is not None or getattr(thing, "__module__", "") == module.__name__
+        is_definition = inspect.isclass(thing) or inspect.isfunction(thing)
+        if own and is_definition and not name.startswith("_"):
+            yield name, thing
+
+
+def _definition(thing: Any) -> Definition:
+    node = ast.parse(textwrap.dedent(inspect.getsource(thing))).body[0]
+    assert isinstance(node, Definition)
+    return node
+
+
+def _signature(node: Definition) -> str:
+    """As in the source: annotations are names here and not the objects behind them."""
+    if isinstance(node, ast.ClassDef):
+        bases = ", ".join(ast.unparse(base) for base in node.bases)
+        return f"class {node.name}({bases})" if bases else f"class {node.name}"
+    returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    return f"{node.name}({ast.unparse(node.args)}){returns}"
+
+
+def _methods(node: Definition) -> Iterator[str]:
+    for method in node.body:
+        if not isinstance(method, ast.FunctionDef) or method.name.startswith("_"):
+            continue
+        is_property = any("property" in ast.unparse(each) for each in method.decorator_list)
+        shown = method.name if is_property else _signature(method)
+        yield from [f"**{code(f'{node.name}.{shown}')}**", ""]
+        yield from [*prose(ast.get_docstring(method) or ""), ""]
+
+
+def _constants(module: ModuleType) -> list[tuple[str, str, str]]:
+    """Assignments to public names at the top of the module, with the comment beside them."""
+    source = inspect.getsource(module)
+    lines = source.splitlines()
+    found = []
+    for node in ast.parse(source).body:
+        if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
+            continue
+        name = node.targets[0].id
+        if not name.startswith("_"):
+            comment = lines[(node.end_lineno or node.lineno) - 1].partition("  # ")[2]
+            found.append((code(name), code(ast.unparse(node.value)), comment))
+    return found

@@ -1,0 +1,133 @@
+"""What can be chosen, set and measured, as Markdown: plugins, conf/, the command line, metrics."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from docs.extensions.api import fields_table
+from docs.extensions.markdown import code, escape, prose, table
+
+ROOT = Path(__file__).parents[2]
+
+
+def fields_page(target: str) -> list[str]:
+    """The fields of `module:Class`."""
+    module, _, name = target.partition(":")
+    return fields_table(getattr(importlib.import_module(module), name))
+
+
+def plugins_page(kind: str) -> list[str]:
+    """Every plugin of this distribution: its docstring, settings and named variants."""
+    from bench import plugins
+
+    lines = []
+    variants = _variants(kind)
+    for name, plugin in plugins.choices(kind).items():
+        if plugin.distribution != "condbench":
+            continue
+        cls = plugin.load()
+        path = Path(inspect.getfile(cls)).relative_to(ROOT)
+        lines += [f"### {code(name)}", "", *prose(inspect.getdoc(cls) or ""), ""]
+        lines += [f"Source: {code(str(path))}.", "", *fields_table(cls)]
+        lines += table([f"{kind}=", "variant"], variants.get(name, []))
+    return lines
+
+
+def _variants(kind: str) -> dict[str, list[tuple[str, str]]]:
+    """Named variants by the plugin that they set: (name, what the file says of itself)."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for path, about in _described(kind):
+        (base,) = yaml.safe_load(path.read_text(encoding="utf-8"))["defaults"]
+        found.setdefault(base, []).append((code(path.stem), escape(about)))
+    return found
+
+
+def group_page(group: str) -> list[str]:
+    """The files of one folder of conf/: the choice, and what the file says of itself."""
+    folder = ROOT / "conf" / group
+    rows = [
+        (code(str(path.relative_to(folder).with_suffix(""))), escape(about))
+        for path, about in _described(group)
+    ]
+    return table([f"{group}=", ""], rows)
+
+
+def compared_page(group: str) -> list[str]:
+    """The settings of every file of one folder of conf/, side by side."""
+    files = {path.stem: yaml.safe_load(path.read_text("utf-8")) for path, _ in _described(group)}
+    settings = list(dict.fromkeys(name for content in files.values() for name in content))
+    rows = [
+        [code(name), *(code(str(content.get(name, ""))) for content in files.values())]
+        for name in settings
+    ]
+    return table(["setting", *(code(f"{group}={name}") for name in files)], rows)
+
+
+def _described(group: str) -> list[tuple[Path, str]]:
+    """Every file below conf/`group` with its first comment that is not one of Hydra's."""
+    found = []
+    for path in sorted((ROOT / "conf" / group).rglob("*.yaml")):
+        about: list[str] = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.startswith("# @"):  # Hydra's "# @package _global_"
+                continue
+            if not line.startswith("#"):
+                break
+            about.append(line.lstrip("# "))
+        found.append((path, " ".join(about)))
+    return found
+
+
+def verbs_page(_: str) -> list[str]:
+    """The help of the command and of each of its verbs."""
+    # argparse wraps at the terminal's width, which differs from build to build.
+    os.environ["COLUMNS"] = "96"
+    from bench.cli.arguments import parser
+
+    top = parser()
+    lines = ["```text", *top.format_help().splitlines(), "```", ""]
+    for name, verb in _subparsers(top).items():
+        lines += [f"### condbench {name}", "", "```text", *verb.format_help().splitlines()]
+        lines += ["```", ""]
+    return lines
+
+
+def _subparsers(top: Any) -> dict[str, Any]:
+    actions = [action for action in top._actions if hasattr(action.choices, "items")]
+    return dict(actions[0].choices)
+
+
+def metrics_page(prefix: str) -> list[str]:
+    """The entries of the metric catalogue whose key begins with `prefix`."""
+    from bench.records.catalogue import ENTRIES
+
+    chosen = [entry for entry in ENTRIES if entry.key.startswith(prefix)]
+    rows = [
+        (
+            code(e.key),
+            e.title,
+            e.unit or "the task's",
+            e.over,
+            e.points,
+            e.shown,
+            _range(e.quantity),
+        )
+        for e in chosen
+    ]
+    header = ["key", "title", "unit", "measured over", "operating points", "shown", "range"]
+    return table(header, rows)
+
+
+def _range(quantity: Any) -> str:
+    """The values that are possible, as an interval; "" where any number is."""
+    low, high = quantity.low, quantity.high
+    if low == float("-inf") and high == float("inf"):
+        return ""
+    left = "[" if quantity.includes_low else "("
+    return f"{left}{low:g}, {high:g}]" if high != float("inf") else f"{left}{low:g}, ∞)"
