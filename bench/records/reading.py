@@ -1,23 +1,35 @@
-"""Records from disk.
+"""Records from disk: the one reader of reports and comparisons.
 
-    results/**/record.json -> validated Records
+    results/**/record.json -> validated records, and one sentence for each file that is left out
 
-A damaged or foreign file is named and left in place; the rest is read without it. What a fake
-device measured is named and dropped here, so that no table, figure or frame can contain it.
+The rules, the same for every caller:
+
+    a record    a file called record.json below the named folders, each file once
+    damaged     no JSON, another schema, or no valid identity and environment (records.validation)
+    fake        measured with a stand-in for a device: it enters no table, figure or verdict
+    started     the time in the record; the file's time where the record has none
+
+Nothing on disk is changed. A report goes on without the files that are left out; a comparison
+rejects the whole folder with the same sentences.
 """
 
 from __future__ import annotations
 
 import gc
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bench.records.record import RECORD_NAME, BadRecord, Record, read_record
+from bench.records.record import RAW_NAME, RECORD_NAME, BadRecord, Record, read_record
+from bench.records.validation import damage
 
-FAR_FUTURE_S = 1e12
+if TYPE_CHECKING:
+    import numpy as np
+
+FAR_FUTURE_S = 1e12  # a start later than this is damaged: no calendar shows it
 
 
 class NothingToReport(Exception):
@@ -34,11 +46,17 @@ class Found:
 
     @property
     def started_unix_s(self) -> float:
-        """When the trial started; the file's time where the record does not say."""
+        """When the trial started; the file's time where the record has no valid start."""
         started = self.record.provenance.get("started_unix_s")
+        # The comparison is False for NaN too, so that NaN never reaches a sort.
         if isinstance(started, int | float) and abs(started) < FAR_FUTURE_S:
             return float(started)
         return self.modified_unix_s
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        """The batch sizes that were timed; [] where the configuration names none."""
+        return list(config_block(self.record, "measure").get("batch_sizes", []))
 
 
 @dataclass(frozen=True)
@@ -56,7 +74,10 @@ def read(dirs: Sequence[Path]) -> Reading:
     """
     reading = Reading()
     for path in _record_files(dirs):
-        _read_one(path, reading)
+        try:
+            reading.found.append(read_one(path))
+        except BadRecord as error:
+            reading.problems.append(str(error))
     if not reading.found:
         where = ", ".join(str(folder) for folder in dirs)
         lines = [f"no readable record below {where}; run an experiment first", *reading.problems]
@@ -64,29 +85,22 @@ def read(dirs: Sequence[Path]) -> Reading:
     return reading
 
 
-def _read_one(path: Path, reading: Reading) -> None:
-    try:
-        record = read_record(path)
-        modified_unix_s = path.stat().st_mtime
-    except (BadRecord, OSError) as error:
-        reading.problems.append(str(error))
-        return
+def read_one(path: Path) -> Found:
+    """The record in the file `path`.
+
+    Raises BadRecord for a damaged record and for one of a fake device; the message names the file.
+    """
+    record = read_record(path)
+    if wrong := damage(record):
+        raise BadRecord(f"{path}: {wrong}")
     if record.is_fake:
-        reading.problems.append(f"{path}: measured with a fake device")
-        return
-    reading.found.append(Found(record, path.parent, modified_unix_s))
-
-
-@contextmanager
-def garbage_left_alone() -> Iterator[None]:
-    """A thousand records are a hundred thousand objects and no garbage: looking costs a third."""
-    collecting = gc.isenabled()
-    gc.disable()
+        raise BadRecord(f"{path}: measured with a fake device")
     try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
+        # A run in progress may replace or remove the file between the two reads.
+        modified_unix_s = path.stat().st_mtime
+    except OSError as error:
+        raise BadRecord(f"{path}: not readable ({error.strerror})") from error
+    return Found(record, path.parent, modified_unix_s)
 
 
 def _record_files(dirs: Sequence[Path]) -> list[Path]:
@@ -94,10 +108,65 @@ def _record_files(dirs: Sequence[Path]) -> list[Path]:
     paths: dict[Path, Path] = {}
     for folder in dirs:
         if not folder.is_dir():
-            raise NothingToReport(f"{folder}: no such folder; name one that `run` wrote")
+            raise NothingToReport(f"{folder}: no such folder; name one that `condbench run` wrote")
         for path in sorted(folder.rglob(RECORD_NAME)):
+            # Keyed by the resolved path, shown by the path that the caller can recognise.
             paths.setdefault(path.resolve(), path)
     return list(paths.values())
+
+
+def read_rounds(found: Found, size: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Seconds per pass [K] of the method and of dense, in the K rounds that count at this size.
+
+    None where the batch size was not timed, or no round counts. Raises BadRecord for a damaged
+    raw.npz.
+    """
+    import numpy as np
+
+    path = found.folder / RAW_NAME
+    try:
+        # Without pickle: a file from another machine must not run code when it is read.
+        with np.load(path, allow_pickle=False) as raw:
+            # Named by bench.measure.speed; point 0 is the default operating point.
+            names = [f"{side}_s_b{size}_point0" for side in ("candidate", "baseline")]
+            if any(name not in raw for name in names):
+                return None
+            method, dense = (raw[name] for name in names)
+            reasons = raw.get(f"reason_b{size}_point0", np.full(method.shape, ""))
+            _check_rounds(method, dense, reasons)
+    except FileNotFoundError:
+        return None
+    # What numpy raises depends on where the file is cut off.
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise BadRecord(f"{path}: damaged ({error})") from error
+    counts = reasons == ""  # a GPU that slowed down: the record's own ratio leaves these out too
+    return (method[counts], dense[counts]) if counts.any() else None
+
+
+def _check_rounds(method: np.ndarray, dense: np.ndarray, reasons: np.ndarray) -> None:
+    """Raise ValueError or TypeError unless both are K positive finite times, with K reasons."""
+    import numpy as np
+
+    if method.ndim != 1 or len({method.shape, dense.shape, reasons.shape}) > 1 or not method.size:
+        raise ValueError(f"rounds of shapes {method.shape} and {dense.shape}")
+    # Ratios are taken of their logarithms: 0 s and NaN would pass through to the verdict.
+    if not (np.isfinite([method, dense]).all() and min(method.min(), dense.min()) > 0):
+        raise ValueError("a round's time is not a positive finite number")
+
+
+@contextmanager
+def paused_garbage_collection() -> Iterator[None]:
+    """Garbage collection off while records are read, on again afterwards.
+
+    A thousand records are a hundred thousand live objects: scanning them takes a third of the time.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def profile(record: Record) -> str:

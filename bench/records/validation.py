@@ -1,14 +1,14 @@
-"""The shape of what a comparison reads beside metrics: identity and environment of a record.
+"""What a record needs besides valid metrics: its configuration, identity and environment.
 
-A record says of itself what must be equal on both sides. Without it, or with something else in its
-place, nothing can be compared: bad input, whatever the numbers are.
+A record states itself what must be equal before two numbers may be compared or averaged. Where
+that is missing or has another type, the record is damaged, whatever its metrics are.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.records.record import Record
 
@@ -19,12 +19,13 @@ class Identity(BaseModel):
     config: dict[str, Any]
     versions: dict[str, str]
     hardware: str
-    data: Any
+    data: Any  # a hash, or one per split: compared for equality only
 
 
 class Environment(BaseModel):
-    """The machine's state. A trial that died left none of it."""
+    """The machine's state. Every field is optional: a process that died recorded none."""
 
+    # Strict: pydantic would otherwise read "8" as 8 cores, and 8 -> "8" would be no difference.
     model_config = ConfigDict(strict=True)
 
     cpu_model: str | None = None
@@ -39,17 +40,33 @@ class Environment(BaseModel):
     git_commit: str | None = None
 
 
+class Measure(BaseModel):
+    """The part of `config.measure` that a reader computes with; the rest is only shown."""
+
+    model_config = ConfigDict(strict=True)
+
+    batch_sizes: list[Annotated[int, Field(ge=1)]] = []
+
+
+class Config(BaseModel):
+    """The configuration as far as a reader depends on its types."""
+
+    measure: Measure = Measure()
+
+
 def damage(record: Record) -> str | None:
-    """What of `record` is not as it must be, such as "environment.gpus: ..."; None if all is."""
+    """The first thing wrong with `record`, such as "environment.gpus: ..."; None if nothing is."""
     for place, model, content in (
         ("provenance.identity", Identity, record.provenance.get("identity")),
         ("environment", Environment, record.environment),
+        ("config", Config, record.config),
     ):
         if content is None:
-            return f"{place} is missing: nothing says under which configuration it was measured"
+            return f"{place} is missing, so that the measured configuration is unknown"
         try:
             model.model_validate(content)
         except ValidationError as error:
+            # One sentence per file is enough to find it; the first error names the place.
             first = error.errors()[0]
             return f"{'.'.join([place, *map(str, first['loc'])])}: {first['msg']}"
     return None

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.records.reading import garbage_left_alone, read
+from bench.records.reading import paused_garbage_collection, read
 from bench.report.render.csv_export import csv
 from bench.report.render.latex import latex
 from bench.report.render.page import CAPTIONS, page
@@ -38,7 +38,7 @@ def build(dirs: Sequence[Path], out: Path | None = None) -> Report:
     Raises NothingToReport when there is no folder or no readable record, OSError when `out` cannot
     be written.
     """
-    with garbage_left_alone():
+    with paused_garbage_collection():
         reading = read(dirs)
         made = tables(reading.found)
     problems = reading.problems + [line for table in made for line in table.left_out]

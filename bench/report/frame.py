@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.records.reading import Found, garbage_left_alone, point_name, profile, read
+from bench.records.reading import Found, paused_garbage_collection, point_name, profile, read
 from bench.records.record import Metric, PointResult
 
 FRAME_COLUMNS = (
@@ -27,7 +27,7 @@ def frame(dirs: Sequence[Path]) -> pd.DataFrame:
     failed trial is one row without a metric, its reason in `reason`.
     Columns: FRAME_COLUMNS. Raises NothingToReport.
     """
-    with garbage_left_alone():
+    with paused_garbage_collection():
         rows = [row for found in read(dirs).found for row in _frame_rows(found)]
     table = pd.DataFrame.from_records(rows, columns=FRAME_COLUMNS)
     return table.astype({"value": float, "low": float, "high": float})

@@ -1,17 +1,20 @@
-"""Records are read one by one: what is damaged is named, the rest is reported."""
+"""The one reader: which files are records, what is left out and why, which rounds count."""
 
 from __future__ import annotations
 
 import json
-import math
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench.records.reading import FRAME_COLUMNS, NothingToReport, frame, read
-from bench.records.record import Metric, missing
+from bench.records.reading import Found, NothingToReport, read, read_one, read_rounds
+from bench.records.record import BadRecord, Record
 
 LABELS = {
     "experiment": "demo",
@@ -21,84 +24,157 @@ LABELS = {
     "method": "moe",
     "seed": 0,
 }
-VALID = {"key": "k", "status": "ok", "schema_version": 1, "labels": LABELS, "config": {}}
+IDENTITY = {"config": {}, "versions": {"torch": "2.13.0"}, "hardware": "cpu", "data": "d"}
+VALID: dict[str, Any] = {
+    "key": "k",
+    "status": "ok",
+    "schema_version": 1,
+    "labels": LABELS,
+    "config": {},
+    "provenance": {"identity": IDENTITY},
+}
 
 
-def test_damaged_and_foreign_files_are_named_and_left_in_place(make, tree):
-    """Half a record and somebody else's JSON each give one problem; the good record is read."""
-    root = tree(make("moe"))
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """write("a", status="failed"): a valid record in tmp_path/a with these fields; its path."""
+
+    def make(name: str, **fields: Any) -> Path:
+        path = tmp_path / name / "record.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(VALID | fields))
+        return path
+
+    return make
+
+
+def test_damaged_and_foreign_files_are_named_and_left_in_place(write, tmp_path):
+    """Half a record and JSON of another program each give one problem; the good one is read."""
+    write("good")
     for name, text in (("half", '{"key": "a'), ("foreign", '{"accuracy": 1}')):
-        (root / name).mkdir()
-        (root / name / "record.json").write_text(text)
-    reading = read([root])
-    assert [found.record.labels.method for found in reading.found] == ["moe"]
+        write(name).write_text(text)
+    reading = read([tmp_path])
+    assert [found.folder.name for found in reading.found] == ["good"]
     assert len(reading.problems) == 2
     assert all(any(name in p for p in reading.problems) for name in ("half", "foreign"))
-    assert (root / "half" / "record.json").read_text() == '{"key": "a'
+    assert (tmp_path / "half" / "record.json").read_text() == '{"key": "a'
 
 
-def test_a_fake_device_never_enters(make, tree):
-    """What was measured with a fake device is named and neither tabulated nor in the frame."""
-    root = tree(make("dense"), make("moe", labels={"device": "fake"}))
-    reading = read([root])
-    assert [found.record.labels.method for found in reading.found] == ["dense"]
-    assert "fake device" in reading.problems[0]
-    assert set(frame([root]).method) == {"dense"}
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"provenance": {}}, "provenance.identity is missing"),
+        ({"provenance": {"identity": [1]}}, "provenance.identity: Input should be"),
+        (
+            {"provenance": {"identity": IDENTITY | {"versions": {"torch": 2}}}},
+            "provenance.identity.versions.torch: Input should be",
+        ),
+        ({"environment": {"num_cores": "8"}}, "environment.num_cores: Input should be"),
+        ({"environment": {"gpus": ["H200"]}}, "environment.gpus.0: Input should be"),
+        ({"config": {"measure": 3}}, "config.measure: Input should be"),
+        ({"config": {"measure": {"batch_sizes": [0]}}}, "config.measure.batch_sizes.0: Input"),
+        ({"labels": LABELS | {"device": "fake"}}, "measured with a fake device"),
+        ({"diagnostics": {"energy": [{"device": "fake"}]}}, "measured with a fake device"),
+    ],
+)
+def test_what_cannot_be_compared_is_left_out(write, tmp_path, fields, words):
+    """Without identity or environment, or from a fake device: one sentence with file and place."""
+    path = write("bad", **fields)
+    write("good")
+    reading = read([tmp_path])
+    assert [found.folder.name for found in reading.found] == ["good"]
+    (problem,) = reading.problems
+    assert problem.startswith(f"{path}: {words}")
+    with pytest.raises(BadRecord) as caught:
+        read_one(path)
+    assert str(caught.value) == problem
 
 
-def test_a_missing_folder_is_refused(tmp_path: Path):
+def test_a_missing_folder_is_an_error(tmp_path: Path):
     """The message names the folder."""
     with pytest.raises(NothingToReport, match="nowhere: no such folder"):
         read([tmp_path / "nowhere"])
 
 
-def test_a_folder_without_a_readable_record_is_refused(tmp_path: Path):
-    """The message says where nothing was found and which files were no records."""
+def test_a_folder_without_a_readable_record_is_an_error(tmp_path: Path):
+    """The message names the folder and every file that was left out."""
     (tmp_path / "record.json").write_text("[]")
     with pytest.raises(NothingToReport, match=r"no readable record below[^$]*not a condbench"):
         read([tmp_path])
 
 
-def test_overlapping_folders_give_each_record_once(make, tree):
+def test_overlapping_folders_give_each_record_once(write, tmp_path):
     """A tree and a part of it hold one record, not two."""
-    root = tree(make("moe"))
-    assert len(read([root, root / "demo", root]).found) == 1
+    write("demo/moe")
+    assert len(read([tmp_path, tmp_path / "demo", tmp_path]).found) == 1
 
 
-def test_frame_has_one_row_per_record_point_and_metric(make, tree):
-    """Three metrics at the default point and one at another make four rows in full detail."""
-    quality = Metric(value=0.8, unit="accuracy")
-    speed = Metric(value=1.5, unit="1", low=1.4, high=1.6)
-    default = {"infer/quality": quality}
-    record = make(
-        "early_exit",
-        points=[
-            {"settings": {"threshold": 0.8}, "metrics": default},
-            {"settings": {"threshold": 0.9, "k": 2}, "metrics": {"infer/speedup_b1": speed}},
-        ],
-    ).model_copy(update={"metrics": default | {"a": missing("j", "no GPU"), "b": quality}})
-    table = frame([tree(record)])
-    assert tuple(table.columns) == FRAME_COLUMNS
-    assert len(table) == 4
-    assert list(table.point) == ["threshold=0.8"] * 3 + ["threshold=0.9, k=2"]
-    assert list(table.is_default) == [True] * 3 + [False]
-    absent = table[table.metric == "a"].iloc[0]
-    assert math.isnan(absent.value)
-    assert absent.reason == "no GPU"
-    timed = table[table.metric == "infer/speedup_b1"].iloc[0]
-    assert (timed.value, timed.low, timed.high) == (1.5, 1.4, 1.6)
-    assert (timed.profile, timed.seed, timed.status) == ("quick", 0, "ok")
+@pytest.mark.parametrize(
+    ("started", "read_as"), [(5.0, 5.0), (None, 7.0), ("soon", 7.0), (1e300, 7.0)]
+)
+def test_a_trial_starts_when_its_record_states_or_its_file_was_written(write, started, read_as):
+    """A start that is missing, text or beyond every calendar: the time of the file counts, 7 s."""
+    path = write("a", provenance={"identity": IDENTITY, "started_unix_s": started})
+    os.utime(path, (7.0, 7.0))
+    assert read_one(path).started_unix_s == read_as
 
 
-def test_frame_hides_invalid_numbers_and_keeps_failures(make, tree):
-    """An invalid metric's number is NaN; a failed trial is one row with its reason."""
-    doubtful = {"infer/quality": Metric(value=9.9, unit="1", valid=False, reason="above 1")}
-    dead = make("dead", status="failed", reason="oom")
-    table = frame([tree(make("moe", changed=doubtful), dead)])
-    assert math.isnan(table[table.metric == "infer/quality"].iloc[0].value)
-    lost = table[table.method == "dead"]
-    assert len(lost) == 1
-    assert lost.iloc[0].reason == "oom"
+def test_a_start_that_is_not_a_number_does_not_count():
+    """NaN, which JSON of other programs may hold, compares with nothing: the file's time counts."""
+    provenance = {"identity": IDENTITY, "started_unix_s": float("nan")}
+    record = Record.model_validate(VALID | {"provenance": provenance})
+    assert Found(record, Path(), modified_unix_s=7.0).started_unix_s == 7.0
+
+
+def test_batch_sizes_are_those_of_the_configuration(write):
+    """[1, 64] where the record names them, none where it names nothing."""
+    sizes = read_one(write("a", config={"measure": {"batch_sizes": [1, 64]}})).batch_sizes
+    assert sizes == [1, 64]
+    assert read_one(write("b")).batch_sizes == []
+
+
+ROUNDS = {"candidate_s_b64_point0": np.array([2.0, 3.0]), "baseline_s_b64_point0": np.ones(2)}
+
+
+def test_rounds_are_read_per_batch_size(write):
+    """Two rounds at 64 of method and dense; none at a size that was not timed, none at all."""
+    found = read_one(write("a"))
+    assert read_rounds(found, 64) is None
+    np.savez(found.folder / "raw.npz", **ROUNDS)
+    method, dense = read_rounds(found, 64)
+    assert (method.tolist(), dense.tolist()) == ([2.0, 3.0], [1.0, 1.0])
+    assert read_rounds(found, 1) is None
+
+
+def test_rounds_that_do_not_count_are_left_out(write):
+    """A round in which the GPU slowed down is recorded with its reason and not compared."""
+    found = read_one(write("a"))
+    np.savez(found.folder / "raw.npz", **ROUNDS, reason_b64_point0=["", "HwThermalSlowdown"])
+    method, dense = read_rounds(found, 64)
+    assert (method.tolist(), dense.tolist()) == ([2.0], [1.0])
+    np.savez(found.folder / "raw.npz", **ROUNDS, reason_b64_point0=["SwPowerCap"] * 2)
+    assert read_rounds(found, 64) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"baseline_s_b64_point0": np.ones(3)}, r"damaged \(rounds of shapes"),
+        ({"reason_b64_point0": [""]}, r"damaged \(rounds of shapes"),
+        ({"candidate_s_b64_point0": np.array([1.0, np.nan])}, "not a positive finite number"),
+        ({"candidate_s_b64_point0": np.array([1.0, 0.0])}, "not a positive finite number"),
+        ({"candidate_s_b64_point0": np.array(["1", "2"])}, "damaged"),
+    ],
+)
+def test_damaged_rounds_are_an_error(write, change, words):
+    """Other lengths, no time, text or half a file: the message names raw.npz."""
+    found = read_one(write("a"))
+    np.savez(found.folder / "raw.npz", **(ROUNDS | change))
+    with pytest.raises(BadRecord, match=rf"raw\.npz: .*{words}"):
+        read_rounds(found, 64)
+    (found.folder / "raw.npz").write_bytes(b"PK cut off")
+    with pytest.raises(BadRecord, match=r"raw\.npz: damaged"):
+        read_rounds(found, 64)
 
 
 broken_text = st.one_of(

@@ -77,7 +77,13 @@ def make() -> Make:
             **(labels or {}),
         }
         key = hashlib.sha256(repr((sorted(where.items()), code, started)).encode()).hexdigest()
-        identity = {"code": {"method": code}, "versions": {"torch": "2.13.0"}, "data": "d1f2"}
+        identity = {
+            "config": {},
+            "hardware": where["hardware"],
+            "code": {"method": code},
+            "versions": {"torch": "2.13.0"},
+            "data": "d1f2",
+        }
         content: dict[str, Any] = {
             "key": key,
             "status": "ok",
