@@ -91,37 +91,33 @@ def verbs_page(_: str) -> list[str]:
     from bench.cli.arguments import parser
 
     top = parser()
-    lines = ["```text", *top.format_help().splitlines(), "```", ""]
-    for name, verb in _subparsers(top).items():
-        lines += [f"### condbench {name}", "", "```text", *verb.format_help().splitlines()]
-        lines += ["```", ""]
+    verbs = next(action.choices for action in top._actions if isinstance(action.choices, dict))
+    lines = _output(top.format_help())
+    for name, verb in verbs.items():
+        lines += [f"### condbench {name}", "", *_output(verb.format_help())]
     return lines
 
 
-def _subparsers(top: Any) -> dict[str, Any]:
-    actions = [action for action in top._actions if hasattr(action.choices, "items")]
-    return dict(actions[0].choices)
+def _output(text: str) -> list[str]:
+    return ["```text", *text.splitlines(), "```", ""]
 
 
-def metrics_page(prefix: str) -> list[str]:
-    """The entries of the metric catalogue whose key begins with `prefix`."""
+def metrics_page(_: str) -> list[str]:
+    """The metric catalogue, one table for each thing that metrics are measured over."""
     from bench.records.catalogue import ENTRIES
 
-    chosen = [entry for entry in ENTRIES if entry.key.startswith(prefix)]
-    rows = [
-        (
-            code(e.key),
-            e.title,
-            e.unit or "the task's",
-            e.over,
-            e.points,
-            e.shown,
-            _range(e.quantity),
-        )
-        for e in chosen
-    ]
-    header = ["key", "title", "unit", "measured over", "operating points", "shown", "range"]
-    return table(header, rows)
+    lines = []
+    for over in dict.fromkeys(entry.over for entry in ENTRIES):
+        chosen = [entry for entry in ENTRIES if entry.over == over]
+        header = ["key", "title", "unit", "range", "operating points", "shown"]
+        lines += [f"### Over {over}", "", *table(header, map(_metric_row, chosen))]
+    return lines
+
+
+def _metric_row(entry: Any) -> list[str]:
+    unit = entry.unit or "the task's"
+    shown = entry.shown.value
+    return [code(entry.key), entry.title, unit, _range(entry.quantity), entry.points, shown]
 
 
 def _range(quantity: Any) -> str:
