@@ -24,7 +24,7 @@ from bench.records.record import LOG_NAME, RECORD_NAME
 from bench.records.redaction import printable, printable_lines
 
 if TYPE_CHECKING:
-    from bench.launch.queue import Summary
+    from bench.launch.outcome import Summary
 
 INTERRUPTED = 130  # what shells expect after Ctrl-C
 LOGS_SHOWN = 3
@@ -148,11 +148,11 @@ def _refuse_to_overwrite(states: Sequence[State]) -> None:
 
 def _launch(trials: Sequence[PlannedTrial]) -> Summary:
     from bench.launch.devices import Machine
-    from bench.launch.trials import run_trials
+    from bench.launch.local import run_trials
     from bench.publish.mirror import Mirror, PublishWarning
 
     try:
-        machine = Machine.observed()
+        machine = Machine.detect()
     except OSError as error:
         raise Unwritable(
             f"no device can be locked: {error}; remove it, or ask its owner"

@@ -11,8 +11,8 @@ import pytest
 
 from bench import cli
 from bench.launch import devices
-from bench.launch import trials as launch
-from bench.launch.queue import Outcome, Summary
+from bench.launch import local as launch
+from bench.launch.outcome import Outcome, Summary
 from bench.records.record import RECORD_NAME, TRIAL_NAME, Record, write_record
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ QUIET = "wandb.mode=disabled"
 
 
 class Launcher:
-    """Stands in for bench.launch.trials: every trial ends at once, with `status`."""
+    """Stands in for bench.launch.local: every trial ends at once, with `status`."""
 
     def __init__(self) -> None:
         self.status = "ok"

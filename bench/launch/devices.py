@@ -1,10 +1,10 @@
-"""Which devices this machine lends to trials, and the locks that keep a device to one trial.
+"""The devices of this machine, and the locks that reserve a device for one trial.
 
-A lock is `flock` on a file per device in a folder per user. The kernel drops it when the last
-process that holds the open file is gone, so no crash leaves a stale one. The launcher takes the
-lock, the trial's process inherits it and keeps it, also when the launcher is killed.
+A lock is `flock` on one file per device, in one folder per user. The kernel releases it when the
+last process that holds the open file is gone, so that a crash leaves no stale lock. The launcher
+takes the lock; the trial's process inherits it and keeps it, also when the launcher is killed.
 
-A CPU trial has the whole host; GPU trials share the host and have their GPUs alone.
+A CPU trial has the whole host; GPU trials share the host and have their GPUs exclusively.
 """
 
 from __future__ import annotations
@@ -22,28 +22,30 @@ HOST = "cpu"
 
 
 class NoSuchDevice(Exception):
-    """A trial asks for a device that this machine does not lend; the message names both."""
+    """A trial requires a device that this machine does not have; the message names both."""
 
 
 def lock_folder() -> Path:
-    """This user's folder of device locks, made on first use with mode 0700.
+    """This user's folder of device locks, created on first use with mode 0700.
 
     The path is fixed: TMPDIR and XDG_RUNTIME_DIR differ between a login, cron and a batch job, and
-    two launchers must meet. Raises PermissionError where someone else owns the path.
+    all launchers of a user must find the same locks. Raises PermissionError where another user
+    owns the path.
     """
     folder = Path(f"/tmp/condbench-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
+    # lstat: a symbolic link that another user put there in advance must not be followed.
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise PermissionError(f"{folder} belongs to someone else; it holds the device locks")
+        raise PermissionError(f"{folder} is owned by another user; it holds the device locks")
     return folder
 
 
 def visible_gpus() -> tuple[str, ...]:
-    """UUIDs of the GPUs that the driver shows and CUDA_VISIBLE_DEVICES leaves, in that order.
+    """UUIDs of the GPUs that the driver lists and CUDA_VISIBLE_DEVICES selects, in that order.
 
     Numbers in CUDA_VISIBLE_DEVICES count in the driver's order; the first unknown name ends the
-    list, as in CUDA. A MIG slice is taken by its name.
+    list, as in CUDA. A MIG slice is accepted by its name.
     """
     present = [str(gpu["uuid"]) for gpu in environment.gpus() if gpu["uuid"]]
     names = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -53,7 +55,7 @@ def visible_gpus() -> tuple[str, ...]:
     for name in (part.strip() for part in names.split(",")):
         if name.isdigit():
             found = present[int(name) : int(name) + 1]
-        elif name.startswith("MIG-"):
+        elif name.startswith("MIG-"):  # the driver lists boards, not slices: unverified
             found = [name]
         else:
             found = [uuid for uuid in present if name and uuid.startswith(name)]
@@ -65,22 +67,24 @@ def visible_gpus() -> tuple[str, ...]:
 
 @dataclass
 class Claim:
-    """Devices taken for one trial: their names (no name: the CPU) and the open, locked files."""
+    """Devices reserved for one trial: their names (none: the CPU) and the open, locked files."""
 
     gpus: tuple[str, ...]
     files: list[int] = field(default_factory=list)
 
     @property
     def variables(self) -> dict[str, str]:
-        """What the trial's process must set before it touches CUDA. Empty hides every GPU."""
+        """Environment that the trial's process sets before it uses CUDA. Empty hides all GPUs."""
         return {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus)}
 
     @property
     def name(self) -> str:
+        """The devices as one word, for display."""
         return "+".join(self.gpus) or HOST
 
     def sign(self, holder: str) -> None:
-        """Leave a word in the lock files, for the message of a launcher that has to wait."""
+        """Write `holder` into the lock files, for the message of a launcher that has to wait."""
+        # For display only: the content may be out of date, the lock never is.
         for file in self.files:
             os.ftruncate(file, 0)
             os.pwrite(file, holder.encode(), 0)
@@ -94,14 +98,14 @@ class Claim:
 
 @dataclass(frozen=True)
 class Machine:
-    """The devices that trials may have here."""
+    """The devices that trials may use here."""
 
     gpus: tuple[str, ...]
     locks: Path
 
     @classmethod
-    def observed(cls) -> Machine:
-        """This machine, as its driver and CUDA_VISIBLE_DEVICES show it."""
+    def detect(cls) -> Machine:
+        """This machine, as its driver and CUDA_VISIBLE_DEVICES describe it."""
         return cls(visible_gpus(), lock_folder())
 
     @property
@@ -113,7 +117,7 @@ class Machine:
         """Sets of GPUs, any of which serves a trial with `gpu.kind` and `gpu.device`.
 
         `cpu`: the host alone. `one`: one GPU, of `device` (comma separated UUIDs) or of all.
-        `ddp`: those GPUs together. Raises NoSuchDevice for what is not here.
+        `ddp`: those GPUs together. Raises NoSuchDevice for a GPU that is not visible here.
         """
         if kind == "cpu":
             return ((),)
@@ -121,35 +125,37 @@ class Machine:
         absent = [uuid for uuid in named if uuid not in self.gpus]
         if absent or not named:
             have = ", ".join(self.gpus) or "no GPU"
-            raise NoSuchDevice(
-                f"gpu={kind} asks for {', '.join(absent) or 'a GPU'}, but this machine lends {have}"
-            )
+            needed = ", ".join(absent) or "a GPU"
+            raise NoSuchDevice(f"gpu={kind} needs {needed}, but this machine has {have}")
         return (named,) if kind == "ddp" else tuple((uuid,) for uuid in named)
 
     def claim(self, choices: Iterable[tuple[str, ...]]) -> Claim | None:
-        """Take the first set of GPUs that is free, without waiting; None while all are taken."""
+        """Reserve the first set of GPUs that is free, without waiting; None while none is."""
         for gpus in choices:
             claim = Claim(gpus)
             try:
-                self._take(HOST, claim, fcntl.LOCK_SH if gpus else fcntl.LOCK_EX)
+                # The host is shared by GPU trials and exclusive to a CPU trial, whose timings
+                # the data loading of the others would disturb.
+                self._lock(HOST, claim, fcntl.LOCK_SH if gpus else fcntl.LOCK_EX)
                 for uuid in sorted(gpus):
-                    self._take(uuid, claim, fcntl.LOCK_EX)
+                    self._lock(uuid, claim, fcntl.LOCK_EX)
             except BlockingIOError:
-                claim.release()
+                claim.release()  # all or nothing: a part that is held would block other trials
             else:
                 return claim
         return None
 
-    def _take(self, device: str, claim: Claim, how: int) -> None:
-        file = os.open(self._lock(device), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        claim.files.append(file)
+    def _lock(self, device: str, claim: Claim, how: int) -> None:
+        file = os.open(self._path(device), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        claim.files.append(file)  # before the lock, so that a failed claim closes it too
         fcntl.flock(file, how | fcntl.LOCK_NB)
 
     def holders(self, choices: Iterable[tuple[str, ...]]) -> str:
-        """Who signed for these devices last: the words for a launcher that has to wait."""
-        paths = {self._lock(device) for gpus in choices for device in (gpus or (HOST,))}
+        """The current holders of these devices, as they signed; for display."""
+        paths = {self._path(device) for gpus in choices for device in (gpus or (HOST,))}
         signs = {path.read_text().strip() for path in paths if path.exists()}
         return ", ".join(sorted(signs - {""})) or "another process"
 
-    def _lock(self, device: str) -> Path:
+    def _path(self, device: str) -> Path:
+        # A MIG name may hold slashes.
         return self.locks / f"{device.replace('/', '_')}.lock"

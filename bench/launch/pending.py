@@ -1,4 +1,4 @@
-"""A trial folder that waits for its turn: what it asks for, and whether someone else has run it."""
+"""A trial folder in the queue: requested resources, its lock, records by other launchers."""
 
 from __future__ import annotations
 
@@ -14,43 +14,47 @@ from bench.records.record import LOG_NAME, RECORD_NAME, TRIAL_NAME, BadRecord, r
 
 
 @dataclass
-class Pending:
-    """One folder of the queue, as it was when the queue was made."""
+class PendingTrial:
+    """One folder of the queue, with the state in which the queue found it."""
 
     folder: Path
-    stamp: tuple[int, int] | None = field(init=False)  # of the record that is there already
+    stamp: tuple[int, int] | None = field(init=False)  # of the record that existed then
 
     def __post_init__(self) -> None:
         self.stamp = self._record_stamp()
 
     @property
     def name(self) -> str:
-        """task/backbone/method/seed-key, by which a person knows the trial."""
+        """task/backbone/method/seed-key, for display."""
         return "/".join(self.folder.parts[-4:])
 
     @property
     def group(self) -> str:
-        """The task: its trials take like time."""
+        """The task. Its trials take similar times, which the forecast uses."""
         return self.folder.parts[-4] if len(self.folder.parts) > 4 else ""
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved config. Raises OSError, ValueError, KeyError or TypeError without one."""
+        # Read when the trial is about to start, so that one bad file fails one trial.
         return dict(json.loads((self.folder / TRIAL_NAME).read_text(encoding="utf-8"))["config"])
 
     @property
     def limit_s(self) -> float:
+        """The time limit of the trial in seconds, its imports included."""
         return float(self.config["timeout_s"])
 
     def lock(self) -> int | None:
-        """Open and lock the log for this launcher; None while another launcher's trial has it.
+        """Open the log and lock it for this launcher; None while another launcher's trial has it.
 
-        The trial's process inherits the open file as its output, and with it the lock: whoever
-        writes the log has the folder. Raises OSError where the folder is not writable.
+        The trial's process inherits the open file as its output, and with it the lock: the process
+        that writes the log owns the folder. Raises OSError where the folder is not writable.
         """
+        # Not truncated here: the file may be the log of a running trial.
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         file = os.open(self.folder / LOG_NAME, flags, 0o644)
         try:
+            # flock and not lockf: the lock must survive in the child that inherits the file.
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(file)
@@ -61,9 +65,9 @@ class Pending:
         return file
 
     def new_status(self) -> tuple[str, str | None] | None:
-        """Status and reason of a record that has come since the queue was made; None without one.
+        """Status and reason of a record written since the queue was made; None without one.
 
-        A damaged one counts as failed and says so.
+        A damaged record counts as failed, with the damage as its reason.
         """
         if self._record_stamp() in (None, self.stamp):
             return None
@@ -74,14 +78,15 @@ class Pending:
         return record.status, record.reason
 
     def drop_new_record(self) -> None:
-        """Remove a record that an interrupted trial wrote about its interruption."""
+        """Remove the record in which an interrupted trial reports the interrupt as a failure."""
         if self._record_stamp() not in (None, self.stamp):
             (self.folder / RECORD_NAME).unlink(missing_ok=True)
 
     def _record_stamp(self) -> tuple[int, int] | None:
-        """Tells one record file from another; None without one."""
+        """Identifies one version of the record file; None without one."""
         try:
             found = (self.folder / RECORD_NAME).stat()
         except OSError:
             return None
+        # Records are replaced by rename: a new one has another inode, even within a clock tick.
         return found.st_ino, found.st_mtime_ns

@@ -1,4 +1,8 @@
-"""The launcher's queue: which trial starts when and where, and what becomes of it."""
+"""The launcher's queue: which trial starts when and on which device, and how it ended.
+
+One thread, one loop: start what can start, wait for an event, handle it. Nothing polls while a
+trial measures, except once a second for a device that another launcher holds.
+"""
 
 from __future__ import annotations
 
@@ -11,52 +15,23 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from bench.launch import postmortem, running
+from bench.launch import failures, process
 from bench.launch.devices import Claim, Machine, NoSuchDevice
-from bench.launch.pending import Pending
-from bench.launch.postmortem import Death
+from bench.launch.failures import ProcessExit
+from bench.launch.outcome import Outcome, Summary
+from bench.launch.pending import PendingTrial
+from bench.launch.process import TrialProcess
 from bench.launch.progress import Display
-from bench.launch.running import Running
+from bench.records.redaction import redact
 
-POLL_S = 1.0  # between two looks at what another launcher holds
-BROKEN = (OSError, EOFError, ValueError, KeyError, TypeError, NoSuchDevice)  # before a trial runs
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one trial ended: `ok`, `skipped` or `failed` as its record says, else `interrupted`."""
-
-    folder: Path
-    status: str
-    reason: str | None = None
-    took_s: float = 0.0  # 0 where it ran in another launcher, or not at all
-    phases_s: dict[str, float] = field(default_factory=dict)  # seconds in each phase it told
-
-
-@dataclass
-class Summary:
-    """What became of the folders, in the order in which they ended."""
-
-    outcomes: list[Outcome] = field(default_factory=list)
-    num_left: int = 0  # not run, or ended by an interrupt
-
-    @property
-    def interrupted(self) -> bool:
-        return self.num_left > 0
-
-    def count(self, status: str) -> int:
-        """Number of trials that ended with `status`."""
-        return sum(outcome.status == status for outcome in self.outcomes)
-
-    @property
-    def exit_code(self) -> int:
-        """0 if every trial ended ok or skipped, else 1."""
-        return 1 if self.interrupted or self.count("failed") else 0
+POLL_S = 1.0  # between two attempts to get a lock that another launcher holds
+# What an unreadable trial.json, a missing device or an exhausted machine raises.
+START_ERRORS = (OSError, EOFError, ValueError, KeyError, TypeError, NoSuchDevice)
 
 
 @dataclass
 class Stop:
-    """Whether a signal has asked us to stop, and a file that becomes readable when one does."""
+    """Whether a signal has requested a stop, and a file that becomes readable when it does."""
 
     reader: int
     requested: bool = False
@@ -64,45 +39,44 @@ class Stop:
 
 @dataclass
 class Queue:
-    """Trials that wait, trials that run, and what became of the others."""
+    """Waiting trials, running trials, and the outcomes of the others."""
 
-    pending: list[Pending]
+    pending: list[PendingTrial]
     machine: Machine
     display: Display
     after_record: Callable[[Path], None]
-    start: Callable[[Path, Claim, int, float], Running]
-    running: list[tuple[Pending, Running]] = field(default_factory=list)
-    unpublished: list[Path] = field(default_factory=list)
+    start_process: Callable[[Path, Claim, int, float], TrialProcess]
+    running: list[tuple[PendingTrial, TrialProcess]] = field(default_factory=list)
+    unpublished: list[Path] = field(default_factory=list)  # `after_record` is still to be called
     summary: Summary = field(default_factory=Summary)
-    blocked: str = ""  # what we wait for that another launcher has
+    blocked: str = ""  # the device or folder held by another launcher, for display
 
     def run(self, stop: Stop) -> None:
-        """Work until nothing is left, or until a signal asks to stop."""
+        """Run all trials, or until a signal requests a stop."""
         try:
             while self.running or (self.pending and not stop.requested):
                 if stop.requested:
                     for _, live in self.running:
-                        live.end("stop")
+                        live.terminate("stop")
                 else:
-                    self._start_what_fits(stop)
-                self._sleep(stop)
-                self._listen()
+                    self._start_ready(stop)
+                self._wait(stop)
+                self._handle_events()
                 self._publish()
         except KeyboardInterrupt:
-            pass  # the second one: what still runs is killed now
+            pass  # the second signal: running trials are killed without a grace period
         finally:
-            self._kill()
+            self._kill_running()
             self.summary.num_left = len(self.pending) + self.summary.count("interrupted")
         if self.summary.interrupted:
             done = len(self.summary.outcomes) - self.summary.count("interrupted")
-            self.display.say(
-                f"interrupted: {done} trials done, {self.summary.num_left} left; "
-                "the same command goes on from here"
-            )
+            left = self.summary.num_left
+            self.display.message(f"interrupted: {done} trials done, {left} left; rerun to resume")
 
-    def _start_what_fits(self, stop: Stop) -> None:
+    def _start_ready(self, stop: Stop) -> None:
         """Start, in order, every waiting trial whose device and folder are free."""
-        told, self.blocked = self.blocked, ""
+        displayed, self.blocked = self.blocked, ""
+        # Device choices without a free device: one attempt per round is enough.
         busy: set[tuple[tuple[str, ...], ...]] = set()
         for trial in list(self.pending):
             if stop.requested or len(self.running) >= self.machine.num_slots:
@@ -112,20 +86,21 @@ class Queue:
                 choices = self.machine.choices(gpu["kind"], gpu["device"])
                 if choices in busy:
                     continue
-                if not self._start_one(trial, choices):
+                if not self._try_start(trial, choices):
                     busy.add(choices)
-            except BROKEN as error:
-                if stop.requested:  # it may be the interrupt that broke it: the trial is left
+            except START_ERRORS as error:
+                if stop.requested:  # the interrupt may be the cause: a rerun resumes the trial
                     return
-                self._refuse(trial, error)
-        if self.blocked and self.blocked != told and not self.running:
-            self.display.say(f"waiting for {self.blocked}")
+                self._fail_start(trial, error)
+        # Once per reason; while own trials run, the wait for them is displayed already.
+        if self.blocked and self.blocked != displayed and not self.running:
+            self.display.message(f"waiting for {self.blocked}")
 
-    def _start_one(self, trial: Pending, choices: tuple[tuple[str, ...], ...]) -> bool:
+    def _try_start(self, trial: PendingTrial, choices: tuple[tuple[str, ...], ...]) -> bool:
         """Start `trial` if its folder is free; false if no device in `choices` is."""
         claim = self.machine.claim(choices)
         if claim is None:
-            self.blocked = f"a device that is taken by {self.machine.holders(choices)}"
+            self.blocked = f"a device held by {self.machine.holders(choices)}"
             return False
         try:
             log = trial.lock()
@@ -133,78 +108,83 @@ class Queue:
                 self.blocked = f"{trial.name}, which another launcher is running"
                 return True
             try:
+                # Only under the lock: another launcher may have finished it a moment ago.
                 by_another = trial.new_status()
                 if by_another:
                     self.pending.remove(trial)
-                    self._finish(trial, *by_another, took_s=None)
+                    self._add_outcome(trial, *by_another, took_s=None)
                 else:
                     self._launch(trial, claim, log)
             finally:
                 os.close(log)
         finally:
+            # The trial's process holds copies of these files, and with them the locks.
             claim.release()
         return True
 
-    def _launch(self, trial: Pending, claim: Claim, log: int) -> None:
-        os.ftruncate(log, 0)
+    def _launch(self, trial: PendingTrial, claim: Claim, log: int) -> None:
+        os.ftruncate(log, 0)  # the log of an earlier run
         limit_s = trial.limit_s
         self.display.started(trial.name, trial.group, claim.name)
-        live = self.start(trial.folder, claim, log, limit_s)
+        live = self.start_process(trial.folder, claim, log, limit_s)
         self.pending.remove(trial)
         self.running.append((trial, live))
         claim.sign(f"process {live.process.pid} ({trial.name})")
 
-    def _sleep(self, stop: Stop) -> None:
-        """Wait until a trial tells something or ends, a signal comes, or a time is up."""
+    def _wait(self, stop: Stop) -> None:
+        """Wait for a message or exit of a trial, a signal, or the next deadline."""
         if not self.running and not self.blocked:
-            return
+            return  # a trial failed to start: no event will come
         now = time.monotonic()
         times = [POLL_S] if self.blocked else []
+        # After a stop its pipe stays readable and would end every wait at once.
         watched: list[Any] = [] if stop.requested else [stop.reader]
         for _, live in self.running:
             watched += [live.process.sentinel, *([] if live.messages.closed else [live.messages])]
-            times.append(live.deadline - now)
+            times.append(live.deadline_s - now)
         wait(watched, max(0.0, min(times)))
 
-    def _listen(self) -> None:
-        """Show what the trials tell, hold them to their time, and settle those that ended."""
+    def _handle_events(self) -> None:
+        """Display reported phases, enforce time limits, and settle trials that ended."""
         for trial, live in list(self.running):
-            for phase, share in live.read():
+            for phase, share in live.read_messages():
                 self.display.phase(trial.name, phase, share)
-            live.enforce()
+            live.enforce_limit()
             if live.ended:
                 self.running.remove((trial, live))
                 self._settle(trial, live)
 
-    def _settle(self, trial: Pending, live: Running) -> None:
-        """Find out how a trial ended, and write the record that it did not write itself."""
-        death = live.bury()
+    def _settle(self, trial: PendingTrial, live: TrialProcess) -> None:
+        """Determine how a trial ended, and write the record that it did not write itself."""
+        end = live.clean_up()
         found = trial.new_status()
         failed = found is None or found[0] == "failed"
         if live.cause == "stop" and failed:
+            # A framework may turn SIGTERM into an exception, and the trial into a failed record.
             trial.drop_new_record()
             status, reason = "interrupted", None
         elif found is None or (live.cause == "limit" and failed):
-            status, reason = "failed", _write_failure(trial, death)
+            status, reason = "failed", _write_failure(trial, end)
         else:
+            # A valid record counts even if the process was killed after it was written.
             status, reason = found
         if status != "interrupted":
             self.unpublished.append(trial.folder)
-        self._finish(trial, status, reason, death.after_s, live.phases_s)
+        self._add_outcome(trial, status, reason, end.after_s, live.phases_s)
 
-    def _refuse(self, trial: Pending, error: Exception) -> None:
+    def _fail_start(self, trial: PendingTrial, error: Exception) -> None:
         """Settle a trial that could not be started."""
         if trial in self.pending:
             self.pending.remove(trial)
-        death = Death(None, "start", 0.0, error=f"{type(error).__name__}: {error}")
-        reason = _write_failure(trial, death)
-        if trial.new_status() is not None:
+        end = ProcessExit(None, "start", 0.0, error=f"{type(error).__name__}: {error}")
+        reason = _write_failure(trial, end)
+        if trial.new_status() is not None:  # the folder may not be writable
             self.unpublished.append(trial.folder)
-        self._finish(trial, "failed", reason)
+        self._add_outcome(trial, "failed", reason)
 
-    def _finish(
+    def _add_outcome(
         self,
-        trial: Pending,
+        trial: PendingTrial,
         status: str,
         reason: str | None,
         took_s: float | None = 0.0,
@@ -215,29 +195,29 @@ class Queue:
         self.display.finished(trial.name, trial.group, status, reason, took_s)
 
     def _publish(self) -> None:
-        """Hand finished trials on, unless a measurement is under way."""
+        """Pass finished trials to `after_record`, unless a measurement is under way."""
         if any(live.measuring for _, live in self.running):
             return
         while self.unpublished:
             folder = self.unpublished.pop(0)
             try:
                 self.after_record(folder)
-            except Exception as error:  # whatever the mirror does, the run goes on
-                self.display.say(f"{folder}: not published: {type(error).__name__}: {error}")
+            except Exception as error:  # a mirror that is down must not stop the run
+                self.display.message(f"{folder}: not published: {type(error).__name__}: {error}")
 
-    def _kill(self) -> None:
-        """Leave nothing running: after an error of our own, or a second Ctrl-C."""
+    def _kill_running(self) -> None:
+        """Kill what still runs after a second Ctrl-C or an error in the queue itself."""
         for trial, live in self.running:
-            live.signal(signal.SIGKILL)
-            live.process.join(running.GRACE_S)
-            self._finish(trial, "interrupted", None)
+            live.send_signal(signal.SIGKILL)
+            live.process.join(process.GRACE_S)
+            self._add_outcome(trial, "interrupted", None)
         self.running.clear()
 
 
-def _write_failure(trial: Pending, death: Death) -> str:
-    """Write the `failed` record of a trial; the reason, also where no record could be written."""
+def _write_failure(trial: PendingTrial, end: ProcessExit) -> str:
+    """Write the `failed` record of a trial; returns its reason, also if no record was written."""
     try:
-        return str(postmortem.write_failure(trial.folder, death).reason)
+        return str(failures.write_failure(trial.folder, end).reason)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        told = f"{death.reason()}; no record could be written: {type(error).__name__}: {error}"
-        return postmortem.redact(told)
+        cause = f"{type(error).__name__}: {error}"
+        return redact(f"{end.reason()}; no record could be written: {cause}")

@@ -66,7 +66,7 @@ def _load(load: float, cores: int) -> Finding:
 def _trials() -> Finding:
     """Whether a launcher of this user has lent the host to a trial, which a self-test disturbs."""
     host: tuple[tuple[str, ...], ...] = ((),)
-    machine = Machine.observed()
+    machine = Machine.detect()
     claim = machine.claim(host)
     if claim is None:
         text = f"one is running here ({machine.holders(host)}): this examination disturbs it"

@@ -14,9 +14,9 @@ import os
 import sys
 from pathlib import Path
 
-from bench.launch import running
+from bench.launch import process
 from bench.launch.devices import Machine
-from bench.launch.trials import run_trials
+from bench.launch.local import run_trials
 from bench.records.record import read_state
 from tests.fakes.fake_trials import ENTRY, PRELOAD
 
@@ -28,7 +28,7 @@ def main(place: Path, locks: Path) -> int:
     )
     to_do = [folder for folder in folders if (read_state(folder) or ("", ""))[1] != "ok"]
     locks.mkdir(exist_ok=True)
-    running.GRACE_S = 600.0  # a trial that ignores SIGTERM stays until someone kills it
+    process.GRACE_S = 600.0  # a trial that ignores SIGTERM stays until someone kills it
     gpus = ("GPU-a", "GPU-b")  # not there, and not touched: fake trials compute nothing
     preload = [*filter(None, [os.environ.get("PRELOAD_FIRST")]), *PRELOAD]
     summary = run_trials(to_do, machine=Machine(gpus, locks), entry=ENTRY, preload=preload)

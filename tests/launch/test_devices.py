@@ -18,15 +18,15 @@ def machine(tmp_path) -> Machine:
     return Machine(("GPU-a", "GPU-b"), tmp_path)
 
 
-def test_cpu_is_lent_once(machine) -> None:
-    """The CPU goes to one trial at a time and comes back when it is released."""
+def test_cpu_is_reserved_once(machine) -> None:
+    """One trial at a time gets the CPU, until it is released."""
     first = machine.claim(CPU)
     assert machine.claim(CPU) is None
     first.release()
     assert machine.claim(CPU) is not None
 
 
-def test_gpus_are_lent_one_each(machine) -> None:
+def test_gpus_are_reserved_one_each(machine) -> None:
     """Each GPU goes to one trial; the third has to wait."""
     choices = machine.choices("one", None)
     names = [machine.claim(choices).name for _ in range(2)]
@@ -34,7 +34,7 @@ def test_gpus_are_lent_one_each(machine) -> None:
     assert machine.claim(choices) is None
 
 
-def test_cpu_trial_wants_the_host_alone(machine) -> None:
+def test_cpu_trial_has_the_host_alone(machine) -> None:
     """A CPU trial waits for GPU trials, and GPU trials for it: either would disturb the other."""
     gpu = machine.claim(machine.choices("one", "GPU-a"))
     assert machine.claim(CPU) is None
@@ -57,7 +57,7 @@ def test_ddp_takes_all_or_nothing(machine) -> None:
 
 
 def test_lock_outlives_the_launcher_in_the_trial(machine) -> None:
-    """A process that inherited the lock keeps the device after the launcher has let go."""
+    """A process that inherited the lock keeps the device after the launcher has released it."""
     claim = machine.claim(CPU)
     with subprocess.Popen(["sleep", "600"], pass_fds=claim.files) as trial:
         claim.release()
@@ -67,7 +67,7 @@ def test_lock_outlives_the_launcher_in_the_trial(machine) -> None:
 
 
 def test_holder_is_named(machine) -> None:
-    """A launcher that has to wait can say for whom."""
+    """A launcher that has to wait can display the holder."""
     assert machine.holders(CPU) == "another process"
     machine.claim(CPU).sign("process 7 (digits/moe)")
     assert machine.holders(CPU) == "process 7 (digits/moe)"
@@ -76,15 +76,15 @@ def test_holder_is_named(machine) -> None:
 @pytest.mark.parametrize(
     ("kind", "device", "absent"), [("one", "GPU-z", "GPU-z"), ("ddp", "GPU-a, GPU-y", "GPU-y")]
 )
-def test_absent_device_is_refused(machine, kind, device, absent) -> None:
-    """A device that is not here is refused by name, with what is here."""
-    with pytest.raises(NoSuchDevice, match=f"asks for {absent}, .* lends GPU-a, GPU-b"):
+def test_absent_device_is_rejected(machine, kind, device, absent) -> None:
+    """The error for an absent device names it and the devices present."""
+    with pytest.raises(NoSuchDevice, match=f"needs {absent}, .* has GPU-a, GPU-b"):
         machine.choices(kind, device)
 
 
-def test_gpu_trial_on_a_cpu_machine_is_refused(tmp_path) -> None:
-    """gpu=one without any GPU says that there is none."""
-    with pytest.raises(NoSuchDevice, match="this machine lends no GPU"):
+def test_gpu_trial_on_a_cpu_machine_is_rejected(tmp_path) -> None:
+    """gpu=one without any GPU is rejected with that reason."""
+    with pytest.raises(NoSuchDevice, match="this machine has no GPU"):
         Machine((), tmp_path).choices("one", None)
 
 
@@ -95,12 +95,12 @@ def test_gpu_trial_on_a_cpu_machine_is_refused(tmp_path) -> None:
         ("", ()),
         ("1,0", ("GPU-bb", "GPU-aa")),
         ("GPU-b", ("GPU-bb",)),
-        ("0,7,1", ("GPU-aa",)),  # as in CUDA, what follows an unknown name is not seen
+        ("0,7,1", ("GPU-aa",)),  # as in CUDA, the first unknown name ends the list
         ("MIG-1234", ("MIG-1234",)),
     ],
 )
 def test_visible_gpus(monkeypatch, variable, seen) -> None:
-    """CUDA_VISIBLE_DEVICES limits and orders what is lent, by number, UUID prefix or MIG name."""
+    """CUDA_VISIBLE_DEVICES selects and orders GPUs by number, UUID prefix or MIG name."""
     present = [{"uuid": "GPU-aa"}, {"uuid": "GPU-bb"}, {"uuid": None}]
     monkeypatch.setattr(devices.environment, "gpus", lambda: present)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -115,11 +115,11 @@ def test_lock_folder_is_private() -> None:
     assert folder.stat().st_mode & 0o077 == 0
 
 
-def test_lock_folder_of_someone_else_is_refused(monkeypatch) -> None:
-    """A folder that another user has put in place is not trusted."""
+def test_lock_folder_of_another_user_is_rejected(monkeypatch) -> None:
+    """A folder that another user created is not trusted."""
     devices.lock_folder()
     mine = devices.os.getuid()
     calls = iter([mine, mine + 1])
     monkeypatch.setattr(devices.os, "getuid", lambda: next(calls))
-    with pytest.raises(PermissionError, match="belongs to someone else"):
+    with pytest.raises(PermissionError, match="owned by another user"):
         devices.lock_folder()

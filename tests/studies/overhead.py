@@ -22,10 +22,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.launch import trials as launch
+from bench.launch import local as launch
 from bench.launch.devices import Machine
+from bench.launch.outcome import Summary
 from bench.launch.progress import Lines
-from bench.launch.queue import Summary
 from bench.publish.runs import Mirror
 from bench.records.record import TRIAL_NAME, Record, write_record
 

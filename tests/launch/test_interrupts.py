@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass
 class Launcher:
-    """A launcher's process, and the mark that all its descendants carry."""
+    """A launcher's process, and the environment variable that marks all its descendants."""
 
     process: subprocess.Popen[str]
     mark: str
@@ -74,14 +74,14 @@ def launch(tmp_path):
 
 
 def begun(folder: Path, mark: str = "") -> bool:
-    """Whether the trial has got as far as it goes."""
+    """Whether the trial has reached its last step."""
     path = folder / "begun"
     text = path.read_text() if path.exists() else ""
     return text != "" and text.endswith(mark)  # a file exists before its content does
 
 
 def behave(folder: Path, behaviour: str) -> None:
-    """Change how a trial will behave, as if its cause of trouble were gone."""
+    """Change how a trial will behave, as if the cause of its trouble were fixed."""
     trial = json.loads((folder / "trial.json").read_text())
     trial["config"]["do"] = behaviour
     (folder / "trial.json").write_text(json.dumps(trial))
@@ -100,7 +100,7 @@ def to_group(launcher: Launcher, number: int) -> None:
 @pytest.mark.parametrize("send", [to_process, to_group])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_ends_cleanly_and_resumes(tmp_path, launch, number, send) -> None:
-    """Ctrl-C ends the running trial without a record, says how to go on, and loses nothing."""
+    """Ctrl-C ends the running trial without a record; a rerun resumes and nothing is lost."""
     folders = [make_trial(tmp_path, n, name) for n, name in enumerate(("ok", "wait", "ok"))]
     launcher = launch()
     wait_for(lambda: begun(folders[1]))
@@ -111,7 +111,7 @@ def test_interrupt_ends_cleanly_and_resumes(tmp_path, launch, number, send) -> N
         "statuses": {folders[0].name: "ok", folders[1].name: "interrupted"},
         "num_left": 2,
     }
-    assert "the same command goes on from here" in shown
+    assert "rerun to resume" in shown
     assert "Traceback" not in shown
     assert [read_state(folder) for folder in folders] == [("key0", "ok"), None, None]
     wait_for(lambda: not launcher.family())
@@ -134,7 +134,7 @@ while not Path(__file__).with_name("go_on").exists():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_while_the_fork_server_imports_is_no_failure(tmp_path, launch, number) -> None:
-    """Ctrl-C in the first seconds leaves every trial to the next run and no record of a failure."""
+    """Ctrl-C in the first seconds leaves all trials to the next run and writes no failed record."""
     folders = [make_trial(tmp_path, n) for n in range(2)]
     (tmp_path / "slow_import.py").write_text(SLOW_IMPORT)
     launcher = launch(PRELOAD_FIRST="slow_import", PYTHONPATH=str(tmp_path))
@@ -143,14 +143,14 @@ def test_interrupt_while_the_fork_server_imports_is_no_failure(tmp_path, launch,
     (tmp_path / "go_on").touch()
     summary, shown = launcher.ends()
     assert summary["num_left"] == 2
-    assert "the same command goes on from here" in shown
+    assert "rerun to resume" in shown
     assert "Traceback" not in shown
     assert [read_state(folder) for folder in folders] == [None, None]
     wait_for(lambda: not launcher.family())
 
 
 def test_fork_server_lost_to_an_interrupt_is_no_failure(tmp_path, launch) -> None:
-    """A trial that cannot start because Ctrl-C ended more than it should is left, not failed."""
+    """A trial that cannot start because Ctrl-C also hit the fork server is left, not failed."""
     folder = make_trial(tmp_path, 0)
     (tmp_path / "slow_import.py").write_text(SLOW_IMPORT)
     launcher = launch(PRELOAD_FIRST="slow_import", PYTHONPATH=str(tmp_path))
@@ -162,8 +162,8 @@ def test_fork_server_lost_to_an_interrupt_is_no_failure(tmp_path, launch) -> Non
     assert not (folder / RECORD_NAME).exists()
 
 
-def test_trials_hear_every_signal(tmp_path, launch) -> None:
-    """What the fork server holds back reaches its children all the same."""
+def test_trials_receive_every_signal(tmp_path, launch) -> None:
+    """The signals that the fork server blocks are unblocked in its children."""
     folder = make_trial(tmp_path, 0)
     launch().ends()
     assert _seen(folder)["held_signals"] == []
@@ -251,7 +251,7 @@ def test_two_machines_share_a_tree(tmp_path, launch) -> None:
 
 
 def test_trials_see_neither_key_nor_program_of_the_launcher(tmp_path, launch) -> None:
-    """A trial has not the W&B key of the launcher's environment, nor loads its main program."""
+    """A trial neither has the launcher's W&B key nor imports its main program."""
     folder = make_trial(tmp_path, 0)
     launch().ends()
     assert _seen(folder)["wandb_key"] is None

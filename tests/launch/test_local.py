@@ -11,21 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from bench.launch import running
+from bench.launch import process
 from bench.launch.devices import Machine
+from bench.launch.local import run_trials
+from bench.launch.outcome import Outcome, Summary
 from bench.launch.progress import Lines
-from bench.launch.queue import Outcome, Summary
-from bench.launch.trials import run_trials
 from bench.records.record import LOG_NAME, RECORD_NAME, Record, read_record
 from tests.fakes.fake_trials import ENTRY, PATIENCE_S, PRELOAD, SECRET, make_trial, wait_for, write
 
 LIMIT_S = 2.5
-DEADLINE = running.Running.deadline.fget
+DEADLINE = process.TrialProcess.deadline_s.fget
 OVER_LIMIT = ("wait", "report_sigterm", "wrap_sigterm")
 BAD_ENDS = {
     "raise": "ValueError: boom",
     "exit": "called sys.exit(0)",
-    "vanish": "exit code 0 and without a record",
+    "vanish": "exited with code 0 without a record",
     "kill": "killed by SIGKILL",
     "abort": "killed by SIGABRT",
     "starve": "out of memory (MemoryError)",
@@ -53,27 +53,31 @@ def launch(folders: list[Path], place: Path, gpus: tuple[str, ...] = (), **optio
 
 
 def seen_by(folder: Path) -> dict:
+    """What a fake trial recorded about its process."""
     return read_record(folder / RECORD_NAME).diagnostics
 
 
 @pytest.fixture(scope="module", autouse=True)
 def clock_from_ready() -> Iterator[None]:
-    """A time limit counts from the trial's first word, however slowly a busy machine starts it."""
+    """The time limit counts from the first message, however slowly a busy machine starts it."""
 
-    def deadline(live: running.Running) -> float:
+    def deadline_s(live: process.TrialProcess) -> float:
         patience_s = PATIENCE_S if live.phase == "start" else 0.0
-        return live.entered + live.limit_s + patience_s if live.kill_at is None else live.kill_at
+        limit_s = live.phase_started_s + live.limit_s + patience_s
+        return limit_s if live.kill_at_s is None else live.kill_at_s
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running.Running, "deadline", property(deadline))
+        patch.setattr(process.TrialProcess, "deadline_s", property(deadline_s))
         yield
 
 
 def test_a_time_limit_counts_from_the_start_of_the_process() -> None:
-    """For users it does: importing is part of a trial; once it ends the grace counts."""
-    live = running.Running(Path(), "cpu", 7.0, None, None, started=10.0, entered=12.0)
+    """Outside these tests it does: imports are part of a trial; after SIGTERM the grace counts."""
+    live = process.TrialProcess(
+        Path(), "cpu", 7.0, None, None, started_s=10.0, phase_started_s=12.0
+    )
     assert DEADLINE(live) == 17.0
-    live.kill_at = 22.0
+    live.kill_at_s = 22.0
     assert DEADLINE(live) == 22.0
 
 
@@ -89,7 +93,7 @@ def night(tmp_path_factory) -> dict[str, Outcome]:
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MY_SECRET", SECRET)
-        patch.setattr(running, "GRACE_S", 60.0)  # SIGTERM is enough, as exit codes show
+        patch.setattr(process, "GRACE_S", 60.0)  # SIGTERM is enough, as exit codes show
         summary = launch(folders, place)
     assert [one.folder for one in summary.outcomes] == folders
     assert (summary.exit_code, summary.interrupted) == (1, False)
@@ -98,7 +102,7 @@ def night(tmp_path_factory) -> dict[str, Outcome]:
 
 @pytest.mark.parametrize("behaviour", BAD_ENDS)
 def test_bad_end_leaves_a_failed_record(night, behaviour) -> None:
-    """A trial that ends badly in any way leaves a failed record that says how it ended."""
+    """A trial that ends badly in any way leaves a failed record with the cause as its reason."""
     outcome = night[behaviour]
     record = read_record(outcome.folder / RECORD_NAME)
     assert (outcome.status, record.status) == ("failed", "failed")
@@ -108,7 +112,7 @@ def test_bad_end_leaves_a_failed_record(night, behaviour) -> None:
     assert record.key == json.loads((outcome.folder / "trial.json").read_text())["key"]
 
 
-def test_the_others_go_on(night) -> None:
+def test_the_others_still_run(night) -> None:
     """Trials before and after failing ones run and keep their records."""
     for name in ("brief", "ok"):
         assert night[name].status == "ok"
@@ -116,7 +120,7 @@ def test_the_others_go_on(night) -> None:
 
 
 def test_output_goes_to_the_log(night) -> None:
-    """What a trial prints stands in its trial.log, with the traceback of its failure."""
+    """The output of a trial is in its trial.log, with the traceback of its failure."""
     log = (night["raise"].folder / LOG_NAME).read_text()
     assert "behaving as raise" in log
     assert "Traceback (most recent call last)" in log
@@ -141,19 +145,19 @@ def test_records_hold_no_secrets(night) -> None:
 def test_what_a_trial_started_ends_with_it(night) -> None:
     """Processes that a dead trial left behind are ended before the next trial."""
     pid = int((night["leave_a_process"].folder / "sleeper").read_text())
-    wait_for(lambda: not _runs(pid))
+    wait_for(lambda: not _is_running(pid))
 
 
-def _runs(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
         return False
-    return state != "Z"  # a zombie has ended; who reaps orphans here is not our business
+    return state != "Z"  # a zombie has ended; reaping orphans is the init process's job
 
 
 def test_fresh_process_per_trial(night) -> None:
-    """Every trial finds modules as nobody has used them."""
+    """Every trial starts with freshly imported modules."""
     for name in ("brief", "ok"):
         seen = seen_by(night[name].folder)
         assert seen["num_runs"] == 1
@@ -161,7 +165,7 @@ def test_fresh_process_per_trial(night) -> None:
 
 
 def test_phases_are_timed(night) -> None:
-    """An outcome says how long the trial was in each phase that it told."""
+    """An outcome holds the seconds that the trial spent in each phase that it reported."""
     outcome = night["brief"]
     assert outcome.phases_s["train"] >= 0.05  # it sleeps that long
     assert sum(outcome.phases_s.values()) <= outcome.took_s
@@ -176,7 +180,7 @@ def test_record_of_a_trial_that_dies_later_stands(tmp_path) -> None:
 
 def test_trial_that_ignores_sigterm_is_killed(tmp_path, monkeypatch) -> None:
     """A trial over its limit that does not end on SIGTERM is ended by SIGKILL."""
-    monkeypatch.setattr(running, "GRACE_S", 0.1)
+    monkeypatch.setattr(process, "GRACE_S", 0.1)
     folder = make_trial(tmp_path, 0, "ignore_sigterm", timeout_s=LIMIT_S)
     assert launch([folder], tmp_path).count("failed") == 1
     assert read_record(folder / RECORD_NAME).diagnostics["exit_code"] == -signal.SIGKILL
@@ -227,18 +231,18 @@ def test_cpu_trial_sees_no_gpu(tmp_path) -> None:
 
 
 def test_absent_gpu_is_named(tmp_path) -> None:
-    """A trial that asks for a GPU that is not here fails and names it and what is here."""
+    """A trial that requires an absent GPU fails; the reason names it and the GPUs present."""
     folders = [make_trial(tmp_path, 0, kind="one", device="GPU-z"), make_trial(tmp_path, 1)]
     summary = launch(folders, tmp_path, gpus=("GPU-a",))
     failed = next(one for one in summary.outcomes if one.status == "failed")
     assert "GPU-z" in failed.reason
-    assert "lends GPU-a" in failed.reason
+    assert "this machine has GPU-a" in failed.reason
     assert summary.count("ok") == 1
 
 
 @pytest.mark.parametrize("content", [None, "{", '{"config": {}}'])
 def test_bad_trial_json_stops_nothing(tmp_path, content) -> None:
-    """A folder without a readable trial.json is a failure that says so; the others run."""
+    """A folder without a readable trial.json fails with that reason; the others run."""
     folders = [make_trial(tmp_path, 0), make_trial(tmp_path, 1)]
     (folders[0] / "trial.json").unlink()
     if content is not None:
@@ -249,7 +253,7 @@ def test_bad_trial_json_stops_nothing(tmp_path, content) -> None:
     assert "by another run" not in (tmp_path / "shown").read_text()
 
 
-def test_no_process_to_be_had(tmp_path, monkeypatch) -> None:
+def test_no_process_can_be_made(tmp_path, monkeypatch) -> None:
     """Where no process can be made the trial fails with the cause, and its device is free again."""
 
     def refuse(*arguments: object) -> None:
@@ -257,49 +261,49 @@ def test_no_process_to_be_had(tmp_path, monkeypatch) -> None:
 
     folder = make_trial(tmp_path, 0)
     with monkeypatch.context() as patch:
-        patch.setattr(running, "start", refuse)
+        patch.setattr(process, "start", refuse)
         assert "temporarily unavailable" in launch([folder], tmp_path).outcomes[0].reason
     assert launch([folder], tmp_path).count("ok") == 1
 
 
-def test_a_trial_that_cannot_start_is_handed_on_too(tmp_path) -> None:
-    """Its failed record is one like any other."""
+def test_a_trial_that_cannot_start_is_published_too(tmp_path) -> None:
+    """Its failed record is passed to `after_record` like any other."""
     folder = make_trial(tmp_path, 0, kind="one", device="GPU-z")
-    handed_on = []
-    launch([folder], tmp_path, gpus=("GPU-a",), after_record=handed_on.append)
-    assert handed_on == [folder]
+    published = []
+    launch([folder], tmp_path, gpus=("GPU-a",), after_record=published.append)
+    assert published == [folder]
 
 
 def test_after_record_follows_every_trial(tmp_path) -> None:
-    """Every record is handed on once, before the next trial starts; errors there stop nothing."""
+    """Every record is published once, before the next trial starts; errors there stop nothing."""
     folders = [
         make_trial(tmp_path, number, name) for number, name in enumerate(("ok", "kill", "ok"))
     ]
-    begun_when_handed_on = []
+    begun_at_publication = []
 
     def publish(folder: Path) -> None:
         assert isinstance(read_record(folder / RECORD_NAME), Record)
-        begun_when_handed_on.append((folder, sum((f / "begun").exists() for f in folders)))
+        begun_at_publication.append((folder, sum((f / "begun").exists() for f in folders)))
         raise ConnectionError("no network")
 
     assert launch(folders, tmp_path, after_record=publish).count("ok") == 2
-    assert begun_when_handed_on == [(folder, number + 1) for number, folder in enumerate(folders)]
+    assert begun_at_publication == [(folder, number + 1) for number, folder in enumerate(folders)]
     assert (tmp_path / "shown").read_text().count("not published: ConnectionError: no network") == 3
 
 
 def test_a_trial_that_another_launcher_ran_is_not_run(tmp_path) -> None:
     """A folder that another launcher finishes while we wait counts by its record and is not run."""
     mine, other = make_trial(tmp_path, 0, "ok"), make_trial(tmp_path, 1, "ok")
-    handed_on = []
+    published = []
 
     def publish(folder: Path) -> None:
-        handed_on.append(folder)
+        published.append(folder)
         write(other, "skipped", reason="needs tokens")  # by another launcher, meanwhile
 
     summary = launch([mine, other], tmp_path, after_record=publish)
     assert [one.status for one in summary.outcomes] == ["ok", "skipped"]
     assert not (other / "begun").exists()
-    assert handed_on == [mine]
+    assert published == [mine]
     assert "by another run" in (tmp_path / "shown").read_text()
 
 

@@ -2,13 +2,13 @@
 
     run_trials(folders) -> Summary
 
-Processes come from a fork server that has torch and Lightning imported already, so that a trial
-starts in hundredths of a second and yet shares nothing with the one before. Whatever happens to a
-trial, its folder says so: the trial writes its own record, and the launcher writes a `failed` one
-for a trial that could not. Several launchers may work on one tree: a folder belongs to whoever has
-its log locked (bench.launch.pending), a device to whoever has its lock (bench.launch.devices).
+Processes come from a fork server that has already imported torch and Lightning. A trial therefore
+starts in hundredths of a second and still shares no state with the one before. Every trial ends in
+a record: its own, or a `failed` one that the launcher writes where the trial could not. Several
+launchers may work on one tree: the lock on its log reserves a folder (bench.launch.pending), the
+lock file of a device reserves the device (bench.launch.devices).
 
-Ctrl-C ends the running trials without a record and says how to go on; a second one kills them.
+Ctrl-C ends the running trials without a record, so that a rerun resumes; a second one kills them.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.launch import running
+from bench.launch import process
 from bench.launch.devices import Machine
-from bench.launch.pending import Pending
+from bench.launch.outcome import Summary
+from bench.launch.pending import PendingTrial
 from bench.launch.progress import Display, open_display
-from bench.launch.queue import Queue, Stop, Summary
+from bench.launch.queue import Queue, Stop
 
 ENTRY = "bench.trial.run:run"
-# What most trials import; scikit-learn is behind task=digits.
+# What most trials import: loaded once in the fork server instead of once per trial. None of it
+# may start threads or initialise CUDA, neither of which survives a fork. task=digits needs sklearn.
 PRELOAD = (
     *("torch", "pytorch_lightning", "sklearn.datasets"),
     *("bench.trial.run", "bench.launch.child"),
@@ -48,18 +50,18 @@ def run_trials(
 
     Each folder's trial.json names the device (`gpu`) and the time limit (`timeout_s`, seconds).
     `after_record(folder)` is called once per trial that this launcher brought to a record, between
-    trials and never beside a measurement; what it raises is shown and stops nothing.
-    `entry` is the function that a trial's process calls, `preload` the modules that the fork
-    server imports first. A trial that fails is an outcome, not an exception.
+    trials and never during a measurement; its exceptions are displayed and stop nothing. `entry`
+    is the function that a trial's process calls, as "module:function"; `preload` lists the modules
+    that the fork server imports first. A trial that fails is an outcome, not an exception.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preload))
     queue = Queue(
-        pending=[Pending(Path(folder).resolve()) for folder in folders],
-        machine=machine or Machine.observed(),
+        pending=[PendingTrial(Path(folder).resolve()) for folder in folders],
+        machine=machine or Machine.detect(),
         display=display or open_display(),
         after_record=after_record or (lambda folder: None),
-        start=lambda *arguments: running.start(context, entry, *arguments),
+        start_process=lambda *arguments: process.start(context, entry, *arguments),
     )
     with _stop_signals() as stop, queue.display:
         queue.display.begin([trial.group for trial in queue.pending])
@@ -73,6 +75,7 @@ def _stop_signals() -> Iterator[Stop]:
 
     A signal that is ignored stays ignored. Outside the main thread signals are left alone.
     """
+    # A pipe besides the flag: it wakes the queue from its wait for trials.
     reader, writer = os.pipe()
     stop = Stop(reader)
 
@@ -82,10 +85,12 @@ def _stop_signals() -> Iterator[Stop]:
         stop.requested = True
         os.write(writer, b"!")
 
-    ours = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGINT, signal.SIGTERM) if ours else ()
-    heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, handle) for number in heard}
+    # Python allows signal handlers in the main thread only.
+    in_main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if in_main else ()
+    # A shell ignores SIGINT for what it runs in the background; that is the user's choice.
+    handled = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in handled}
     try:
         yield stop
     finally:

@@ -1,4 +1,4 @@
-"""What is said about a trial that left no record."""
+"""The failed record that the launcher writes for a trial without one."""
 
 from __future__ import annotations
 
@@ -8,49 +8,52 @@ import time
 
 import pytest
 
-from bench.launch.postmortem import (
+from bench.launch.failures import (
     TAIL_BYTES,
-    Death,
-    last_words,
+    ProcessExit,
+    count_oom_kills,
     log_tail,
-    oom_kills,
+    select_line,
     write_failure,
 )
 
 
 @pytest.mark.parametrize(
-    ("death", "reason"),
+    ("end", "reason"),
     [
         (
-            Death(-signal.SIGKILL, "train", 2.0, oom_kills=1),
+            ProcessExit(-signal.SIGKILL, "train", 2.0, oom_kills=1),
             "killed by SIGKILL in phase train after 2.0 s "
-            "(out of memory: the kernel's out-of-memory killer was at work)",
+            "(out of memory: the kernel's OOM killer was active)",
         ),
         (
-            Death(-signal.SIGKILL, "train", 2.0),
+            ProcessExit(-signal.SIGKILL, "train", 2.0),
             "killed by SIGKILL in phase train after 2.0 s "
-            "(by hand, or by the kernel for want of memory)",
+            "(manually, or by the kernel's OOM killer)",
         ),
-        (Death(-signal.SIGSEGV, "time", 0.25), "killed by SIGSEGV in phase time after 0.2 s"),
-        (Death(-62, "time", 1.0), "killed by signal 62 in phase time after 1.0 s"),
+        (ProcessExit(-signal.SIGSEGV, "time", 0.25), "killed by SIGSEGV in phase time after 0.2 s"),
+        (ProcessExit(-62, "time", 1.0), "killed by signal 62 in phase time after 1.0 s"),
         (
-            Death(7, "build", 1.0),
-            "ended with exit code 7 and without a record in phase build after 1.0 s",
+            ProcessExit(7, "build", 1.0),
+            "exited with code 7 without a record in phase build after 1.0 s",
         ),
         (
-            Death(1, "build", 1.0, error="ValueError: no"),
+            ProcessExit(1, "build", 1.0, error="ValueError: no"),
             "ValueError: no in phase build after 1.0 s",
         ),
         (
-            Death(-signal.SIGTERM, "time", 61.0, error="SystemExit", limit_s=60.0),
+            ProcessExit(-signal.SIGTERM, "time", 61.0, error="SystemExit", limit_s=60.0),
             "exceeded its time limit of 60 s in phase time",
         ),
-        (Death(None, "start", 0.0, error="OSError: full"), "could not be started: OSError: full"),
+        (
+            ProcessExit(None, "start", 0.0, error="OSError: full"),
+            "could not be started: OSError: full",
+        ),
     ],
 )
-def test_reason(death, reason) -> None:
+def test_reason(end, reason) -> None:
     """The reason names what ended the trial, in which phase and after how long."""
-    assert death.reason() == reason
+    assert end.reason() == reason
 
 
 def test_log_tail(tmp_path) -> None:
@@ -65,29 +68,29 @@ def test_log_tail(tmp_path) -> None:
     assert log_tail(tmp_path / "none") == []
 
 
-def test_last_words() -> None:
+def test_the_selected_line() -> None:
     """Of a log that ends in a stack dump the innermost call is quoted, else the last line."""
-    assert last_words(["one", "two"]) == "two"
+    assert select_line(["one", "two"]) == "two"
     dump = [
         "Current thread 0x1 (most recent call first):",
         '  File "a.py", line 3 in f',
         "  File b",
     ]
-    assert last_words(["one", *dump]) == 'File "a.py", line 3 in f'
+    assert select_line(["one", *dump]) == 'File "a.py", line 3 in f'
 
 
 def test_oom_kills_are_counted(tmp_path) -> None:
-    """The kernel's count of processes killed for want of memory is read; 0 where it keeps none."""
+    """The kernel's counter of OOM kills is read; 0 where there is none."""
     counters = tmp_path / "vmstat"
     counters.write_text("pgfault 12\noom_kill 3\ndrop_pagecache 0\n")
-    assert oom_kills(counters) == 3
+    assert count_oom_kills(counters) == 3
     counters.write_text("pgfault 12\n")
-    assert oom_kills(counters) == 0
-    assert oom_kills(tmp_path / "none") == 0
+    assert count_oom_kills(counters) == 0
+    assert count_oom_kills(tmp_path / "none") == 0
 
 
-def test_a_death_says_when_it_began(tmp_path) -> None:
-    """Of two records of one trial the newest counts: a process that ran 100 s began 100 s ago."""
+def test_a_failure_records_its_start(tmp_path) -> None:
+    """The newest record of a trial counts: a process that ran 100 s started 100 s ago."""
     trial = {
         "key": "k",
         "labels": {
@@ -98,6 +101,6 @@ def test_a_death_says_when_it_began(tmp_path) -> None:
     }
     (tmp_path / "trial.json").write_text(json.dumps(trial))
     before_s = time.time()
-    times = write_failure(tmp_path, Death(-9, "train", 100.0)).provenance
+    times = write_failure(tmp_path, ProcessExit(-9, "train", 100.0)).provenance
     assert before_s - 100 <= times["started_unix_s"] <= time.time() - 100
     assert times["duration_s"] == 100
