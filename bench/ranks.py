@@ -1,10 +1,10 @@
-"""The processes that train one trial: one per device where torchrun started several, else this one.
+"""The ranks of one trial: one process per device under torchrun, else this process alone.
 
-    with together(device):     # they can talk; number() of count() processes
-        everyones(value)       # what each of them gave, in the order of their numbers
+    with process_group(device, timeout_s):     # rank() of group_size() processes
+        all_gather(value)                      # the value of every rank, in rank order
 
-Each runs the trial up to the end of its training; only number 0 goes on and leaves a record. What
-fails in all of them is number 0's to record, and what fails in another one ends them all.
+Every rank runs the trial up to the end of training; rank 0 alone continues, measures and writes the
+record. A failure of all ranks is recorded by rank 0; a failure of another rank alone ends them all.
 """
 
 from __future__ import annotations
@@ -18,96 +18,99 @@ from typing import Any
 import torch
 from torch import distributed
 
-PATIENCE_S = 10.0  # what fails in all processes does not fail in all at once
-FAILED, RECORDED = "condbench/failed", "condbench/recorded"
+RECORD_WAIT_S = 10.0  # a failure of all ranks does not reach all of them at the same time
+FAILED, RECORDED = "condbench/failed", "condbench/recorded"  # keys in torchrun's store
 
 
 class RankFailed(Exception):
-    """A process other than number 0 failed; the message says which and why."""
+    """A rank other than 0 failed; the message names the rank and the cause."""
 
 
-def number() -> int:
-    """Which of the trial's processes this is; 0 measures and writes the record."""
+def rank() -> int:
+    """The rank of this process; rank 0 measures and writes the record."""
+    # From torchrun's environment, not torch.distributed: also valid without a process group.
     return int(os.environ["RANK"]) if distributed.is_torchelastic_launched() else 0
 
 
-def launched() -> int:
-    """How many processes torchrun started for this trial; 1 without it."""
+def world_size() -> int:
+    """Number of processes that torchrun started for this trial; 1 without torchrun."""
     return int(os.environ["WORLD_SIZE"]) if distributed.is_torchelastic_launched() else 1
 
 
-def count() -> int:
-    """How many processes work together at the moment."""
+def group_size() -> int:
+    """Number of ranks in the current process group; 1 before and after training."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 @contextmanager
-def together(device: torch.device, timeout_s: float) -> Iterator[None]:
-    """Join all of the trial's processes, on a GPU each where `device` is one.
+def process_group(device: torch.device, timeout_s: float) -> Iterator[None]:
+    """Join all ranks of the trial in a process group, each on its own GPU if `device` is CUDA.
 
-    One may wait for the others as long as `timeout_s`. After a failure the group is left as it is:
-    nobody would answer.
+    A collective operation waits at most `timeout_s` for the other ranks.
     """
-    if launched() == 1:
+    if world_size() == 1:
         yield
         return
     on_gpu = device.type == "cuda"
     if on_gpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # what "cuda" means from now on
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # what "cuda" refers to from here on
     backend = "nccl" if on_gpu else "gloo"
     distributed.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
     yield
+    # Not in a `finally`: after a failure of one rank the others would wait in vain for this call.
     distributed.destroy_process_group()
 
 
-def everyones(value: Any) -> list[Any]:
-    """The `value` of every process by its number. All must call it, and wait for one another."""
-    if count() == 1:
+def all_gather(value: Any) -> list[Any]:
+    """The picklable `value` of every rank, in rank order. Blocks until all ranks have called it."""
+    if group_size() == 1:
         return [value]
-    values: list[Any] = [None] * count()
+    values: list[Any] = [None] * group_size()
     distributed.all_gather_object(values, value)
     return values
 
 
-def share_of(size: int, what: str) -> int:
-    """One process's part of `size`. Raises ValueError, naming `what`, for an uneven one."""
-    share, rest = divmod(size, count())
+def local_share(size: int, what: str) -> int:
+    """One rank's share of `size`. Raises ValueError, naming `what`, for an uneven division."""
+    share, rest = divmod(size, group_size())
     if rest:
-        near = f"{size - rest} or {size - rest + count()}" if share else f"{count()}"
+        above = size - rest + group_size()
+        near = f"{size - rest} or {above}" if share else f"{above}"  # a share of 0 is no remedy
         raise ValueError(
-            f"{what}={size} does not divide evenly among {count()} devices: try {near}"
+            f"{what}={size} does not divide evenly among {group_size()} devices: try {near}"
         )
     return share
 
 
-def blame(reason: str) -> str:
-    """The reason to record after a failure here, which may only have followed from another's.
+def root_cause(reason: str) -> str:
+    """The reason to record after a failure in this rank, which another rank may have caused.
 
-    In a process other than 0: waits for a record of number 0's own failure. Raises RankFailed if
-    there is none, so that torchrun ends the others.
+    In a rank other than 0 it waits for rank 0 to record a failure of its own. Raises RankFailed if
+    it does not, so that torchrun ends the other ranks.
     """
-    if launched() == 1:
+    if world_size() == 1:
         return reason
-    board = _board()
-    if number() == 0:
-        told = board.get(FAILED).decode() if board.check([FAILED]) else reason
-        return reason if told.endswith(f": {reason}") else told
-    told = f"rank {number()}: {reason}"
-    board.set(FAILED, told)
+    store = _store()
+    if rank() == 0:
+        first = store.get(FAILED).decode() if store.check([FAILED]) else reason
+        # The same failure in all ranks needs no rank in its message.
+        return reason if first.endswith(f": {reason}") else first
+    failure = f"rank {rank()}: {reason}"
+    store.set(FAILED, failure)
     try:
-        board.wait([RECORDED], timedelta(seconds=PATIENCE_S))
+        store.wait([RECORDED], timedelta(seconds=RECORD_WAIT_S))
     except distributed.DistStoreError:
-        raise RankFailed(told) from None  # the log has the traceback, without secrets
+        raise RankFailed(failure) from None  # the log has the traceback, without secrets
     return reason
 
 
-def recorded() -> None:
-    """Tell the processes that wait in `blame` that the trial has its record."""
-    if launched() > 1:
-        _board().set(RECORDED, "")
+def notify_recorded() -> None:
+    """Notify the ranks that wait in `root_cause` that the trial has its record."""
+    if world_size() > 1:
+        _store().set(RECORDED, "")
 
 
-def _board() -> distributed.Store:
-    """Torchrun's own store of words, which works without a process group."""
+def _store() -> distributed.Store:
+    """Torchrun's own key-value store, which works without a process group."""
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     return distributed.TCPStore(address, port, is_master=False)

@@ -1,8 +1,9 @@
-"""`condbench run`: plan, run what is missing, mirror it, report.
+"""`condbench run`: plan, run the missing trials, mirror their records, report.
 
     plan -> state of each trial -> trial.json of those that run -> launch -> report
 
-What is done is not run again, and the run says why. A trial that fails is shown and stops nothing.
+Trials with a valid record are not run again, and the output explains why. A failed trial is listed
+and stops nothing.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from bench.records.redaction import printable, printable_lines
 if TYPE_CHECKING:
     from bench.launch.outcome import Summary
 
-INTERRUPTED = 130  # what shells expect after Ctrl-C
-LOGS_SHOWN = 3
-SHOWN = 10  # lines about one kind of trial, in a run
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+MAX_LOGS = 3  # paths of failed trials' logs below the report
+MAX_LINES = 10  # about one kind of trial; a matrix may have thousands
 
 
 class Unwritable(Exception):
@@ -36,41 +37,45 @@ class Unwritable(Exception):
 
 
 class Unreadable(Exception):
-    """A record that the plan counts on, or all of them, cannot be read; the message names it."""
+    """A planned trial's record, or every record, cannot be read; the message names the file."""
 
 
 def run(overrides: Sequence[str], *, plan_only: bool) -> int:
-    """Run what `overrides` ask for; the exit code.
+    """Run the trials that `overrides` select, and report them; returns the exit code.
 
-    Raises PlanError, Foreign, Unwritable and Unreadable: what is wrong, where, and the way out.
+    Raises PlanError, Foreign, Unwritable and Unreadable, each with the path and a remedy.
     """
     plan = make_plan(overrides)
     for line in plan.left_out:
         print(printable_lines(f"left out: {line}"), file=sys.stderr)
     states = judge(plan.trials, plan.retries)
+    # Flushed: standard output may be a pipe, and the trials below take minutes to hours.
     print(headline(plan, states), flush=True)
     if plan_only:
-        print("\n".join([*listing(plan.trials, states), *_notes(plan.trials)]))
+        print("\n".join([*trial_lines(plan.trials, states), *_notes(plan.trials)]))
         return 0
-    _refuse_to_overwrite(states)
+    # Before the first trial: hours of work must not end at a file that cannot be replaced.
+    _reject_foreign_files(states)
     running = [t for t, state in zip(plan.trials, states, strict=True) if state.runs]
-    for line in (*_why(plan.trials, states), *_notes(plan.trials)):
+    for line in (*_explanations(plan.trials, states), *_notes(plan.trials)):
         print(line, flush=True)
     summary = _launch(running) if running else None
     if summary is not None and summary.interrupted:
-        return INTERRUPTED
+        return INTERRUPTED  # without a report: it would show half of a matrix
     report(plan)
     outcomes = _outcomes(plan.trials, states, summary)
     failed = [folder for folder, status in outcomes.items() if status == "failed"]
     if failed:
-        print("\n".join(_ending(Counter(outcomes.values()), failed)))
+        print("\n".join(_summarise_failures(Counter(outcomes.values()), failed)))
+    # Failures of earlier runs count too: the exit code describes the whole plan.
     return 1 if failed or plan.left_out else 0
 
 
 def _outcomes(
     trials: Sequence[PlannedTrial], states: Sequence[State], summary: Summary | None
 ) -> dict[Path, str]:
-    """Each trial's folder and its record's status, now or from before."""
+    """Each trial's folder and its record's status, from this run or an earlier one."""
+    # Resolved: the launcher works on absolute paths, the plan on paths as given.
     ended = {one.folder.resolve(): one.status for one in summary.outcomes} if summary else {}
     return {
         trial.folder: ended.get(trial.folder.resolve(), state.why or state.kind)
@@ -78,75 +83,79 @@ def _outcomes(
     }
 
 
-def _ending(counts: Counter[str], failed: Sequence[Path]) -> Iterator[str]:
-    """How many trials ended how, and where the first failures' logs are."""
+def _summarise_failures(counts: Counter[str], failed: Sequence[Path]) -> Iterator[str]:
+    """Number of trials per status, and the log files of the first failures."""
     numbers = ", ".join(f"{counts[status]} {status}" for status in ("ok", "failed", "skipped"))
-    yield f"{numbers}; why, in full:"
-    yield from (f"  {folder / LOG_NAME}" for folder in failed[:LOGS_SHOWN])
-    if len(failed) > LOGS_SHOWN:
-        yield f"  and {len(failed) - LOGS_SHOWN} more"
+    yield f"{numbers}; logs of failed trials:"
+    yield from (f"  {folder / LOG_NAME}" for folder in failed[:MAX_LOGS])
+    if len(failed) > MAX_LOGS:
+        yield f"  and {len(failed) - MAX_LOGS} more"
 
 
 def headline(plan: Plan, states: Sequence[State]) -> str:
-    """ "quickstart: 14 trials: 12 done, 2 to do"."""
+    """One line for the plan, as "quickstart: 14 trials: 12 done, 2 to do"."""
     names = ", ".join(sorted({trial.labels.experiment for trial in plan.trials}))
     counts = Counter(state.kind for state in states)
     parts = ", ".join(f"{number} {kind}" for kind, number in counts.items())
     return f"{names}: {len(states)} trial{'s' if len(states) > 1 else ''}: {parts}"
 
 
-def listing(trials: Sequence[PlannedTrial], states: Sequence[State]) -> Iterator[str]:
-    """One line per trial: its state, what it is, and why."""
+def trial_lines(trials: Sequence[PlannedTrial], states: Sequence[State]) -> Iterator[str]:
+    """One line per trial: its state, its name, and the reason."""
     for trial, state in zip(trials, states, strict=True):
         why = f": {state.why}" if state.why else ""
+        # Reasons quote files and plugins, which may hold a terminal's escape sequences.
         yield printable(f"  {state.kind:<10} {title(trial)}{why}")
 
 
 def title(trial: PlannedTrial) -> str:
-    """The folder's last parts: task/backbone/method,variant/seed-key."""
+    """A trial's display name, from its folder: task/backbone/method,variant/seed-key."""
     return "/".join(trial.folder.parts[-4:])
 
 
-def _why(trials: Sequence[PlannedTrial], states: Sequence[State]) -> Iterator[str]:
-    """What a person may wonder about before the trials start: why one runs again, or does not."""
+def _explanations(trials: Sequence[PlannedTrial], states: Sequence[State]) -> Iterator[str]:
+    """Why trials run again, or do not, printed before they start."""
     counts = Counter(state.kind for state in states)
     if counts["done"]:
         yield (
             f"{counts['done']} not run again: a record with the same configuration, code, "
-            "versions, hardware and data is there"
+            "versions, hardware and data exists"
         )
     if counts["failed"]:
-        yield f"{counts['failed']} failed before and stay so; retry=failed runs them again"
-    odd = [
+        yield f"{counts['failed']} failed before and not run again; retry=failed runs them"
+    reruns = [
         line
-        for line, state in zip(listing(trials, states), states, strict=True)
+        for line, state in zip(trial_lines(trials, states), states, strict=True)
         if state.kind in ("stale", "again")
     ]
-    yield from odd[:SHOWN]
-    if len(odd) > SHOWN:
-        yield f"  and {len(odd) - SHOWN} more (--plan lists them)"
+    yield from reruns[:MAX_LINES]
+    if len(reruns) > MAX_LINES:
+        yield f"  and {len(reruns) - MAX_LINES} more (--plan lists them)"
 
 
 def _notes(trials: Sequence[PlannedTrial]) -> Iterator[str]:
-    """What a person would rather know before hours of training."""
-    few = min(trial.config["measure"]["rounds"] for trial in trials)
-    if few < INTERVAL_ROUNDS:
+    """Limitations of the results that are already certain before hours of training."""
+    rounds = min(trial.config["measure"]["rounds"] for trial in trials)
+    if rounds < INTERVAL_ROUNDS:
         yield (
-            f"note: measure.rounds={few}: no speed-up gets a 95 % interval below "
+            f"note: measure.rounds={rounds}: 95 % intervals of speed-ups need at least "
             f"{INTERVAL_ROUNDS} rounds"
         )
     if all(trial.labels.device == "cpu" for trial in trials) and environment.gpus():
-        yield "note: this machine has an NVIDIA GPU, which gpu=one would use"
+        yield "note: this machine has an NVIDIA GPU; gpu=one selects it"
 
 
-def _refuse_to_overwrite(states: Sequence[State]) -> None:
+def _reject_foreign_files(states: Sequence[State]) -> None:
+    """Raise Foreign where a damaged or foreign file is in the place of a record."""
     found = [state.why for state in states if state.kind == "in the way"]
     if found:
-        more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
-        raise Foreign("\n".join([*found[:SHOWN], *more]))
+        more = [f"and {len(found) - MAX_LINES} more"] if len(found) > MAX_LINES else []
+        raise Foreign("\n".join([*found[:MAX_LINES], *more]))
 
 
 def _launch(trials: Sequence[PlannedTrial]) -> Summary:
+    """Run `trials` on this machine, each record mirrored as soon as nothing is being measured."""
+    # Imported here: a plan, and a run in which everything is done, start faster without them.
     from bench.launch.devices import Machine
     from bench.launch.local import run_trials
     from bench.publish.mirror import Mirror, PublishWarning
@@ -154,22 +163,22 @@ def _launch(trials: Sequence[PlannedTrial]) -> Summary:
     try:
         machine = Machine.detect()
     except OSError as error:
-        raise Unwritable(
-            f"no device can be locked: {error}; remove it, or ask its owner"
-        ) from error
-    with _writing():
+        raise Unwritable(f"cannot lock a device: {error}; its owner must remove it") from error
+    with _as_unwritable():
         folders = write_trials(trials)
-    wishes = {
+    # wandb.mode and wandb.project are settings like any other and may be swept.
+    targets = {
         folder.resolve(): (trial.config["wandb"]["mode"], trial.config["wandb"]["project"])
         for folder, trial in zip(folders, trials, strict=True)
     }
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore", PublishWarning)  # said at the end, not amid the progress
-        mirrors = {wish: stack.enter_context(Mirror(*wish)) for wish in set(wishes.values())}
+        # Printed at the end instead, where the progress display does not overwrite them.
+        warnings.simplefilter("ignore", PublishWarning)
+        mirrors = {target: stack.enter_context(Mirror(*target)) for target in set(targets.values())}
 
         def mirror(folder: Path) -> None:
-            mirrors[wishes[folder.resolve()]].send(folder)
+            mirrors[targets[folder.resolve()]].send(folder)
 
         summary = run_trials(folders, machine=machine, after_record=mirror)
     for problem in (problem for each in mirrors.values() for problem in each.problems):
@@ -178,23 +187,25 @@ def _launch(trials: Sequence[PlannedTrial]) -> Summary:
 
 
 def report(plan: Plan) -> None:
-    """Write and show the report of each experiment in the plan.
+    """Write and print the report of each experiment in the plan.
 
-    Raises Unreadable in the end where a record of the plan was left out of it.
+    Raises Unreadable, after the last report, where it lacks a record of the plan.
     """
     from bench.report import NothingToReport, build
 
+    # A dict keeps the order of the plan without duplicates.
     places = {Path(t.config["results"]) / t.labels.experiment: None for t in plan.trials}
     planned = tuple(f"{trial.folder / RECORD_NAME}: " for trial in plan.trials)
     missed: list[str] = []
     for place in places:
         try:
-            with _writing():
+            with _as_unwritable():
                 made = build([place])
         except NothingToReport as error:
             missed.append(f"no report: {error}")
             continue
         print(made.text)
+        # The report covers the whole folder: records of other runs are named but no error.
         missed += [problem for problem in made.problems if problem.startswith(planned)]
         for problem in (problem for problem in made.problems if problem not in missed):
             print(printable(f"left out: {problem}"), file=sys.stderr)
@@ -204,9 +215,10 @@ def report(plan: Plan) -> None:
 
 
 @contextmanager
-def _writing() -> Iterator[None]:
+def _as_unwritable() -> Iterator[None]:
+    """Turn an OSError of the block into Unwritable with its path and a remedy."""
     try:
         yield
     except OSError as error:
         what = f"cannot write {error.filename}: {error.strerror or error}"
-        raise Unwritable(f"{what}; results=PATH chooses another place") from error
+        raise Unwritable(f"{what}; choose another folder with results=PATH") from error

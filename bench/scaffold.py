@@ -1,11 +1,11 @@
-"""`condbench new NAME`: a method as a package of its own, written and installed.
+"""`condbench new NAME`: creates a method as a package of its own and installs it.
 
     NAME/pyproject.toml   the entry point through which condbench finds it
-    NAME/NAME.py          the method: one dataclass and one layer, to be edited
+    NAME/NAME.py          the method: one dataclass and one layer to edit
     NAME/test_NAME.py     one test: skipping equals masking
     NAME/README.md        the three commands
 
-What is written works as it is: a gate in every feed-forward layer that skips tokens for real.
+The template is a complete method: a gate in every feed-forward layer that skips tokens for real.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from string import Template
 
 from bench import plugins
 
+# string.Template, not str.format: the templates are code and full of braces. The setuptools bound
+# is that of this repository, so that an install without network finds the backend already present.
 PYPROJECT = Template("""\
 [build-system]
 requires = ["setuptools>=77"]
@@ -40,8 +42,10 @@ testpaths = ["test_$name.py"]
 $name = "$name:$cls"
 """)
 
+# Its two classes have at most 40 lines together (tests/test_scaffold.py), and the method passes
+# `condbench check` unedited: a new contract must be reflected here.
 METHOD = Template('''\
-"""A gate in every feed-forward layer: tokens that it finds easy skip the layer."""
+"""A gate in every feed-forward layer: tokens that it classifies as easy skip the layer."""
 
 from __future__ import annotations
 
@@ -49,7 +53,7 @@ from dataclasses import dataclass
 from itertools import count
 
 import torch
-from bench.routing import decide, region
+from bench.routing import TOKENS, decide, region
 from bench.types import Backbone, TaskSpec
 from torch import Tensor, nn
 
@@ -77,12 +81,14 @@ class GatedFFN(nn.Module):
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:  # [B, T, D] -> [B, T, D]
         with region("router"):
             open_ = self.gate(x).squeeze(-1).sigmoid()  # [B, T]
-            run = decide(self.name, probabilities=open_, run=open_ > 0.5, cost=self.cost)
+            run = decide(
+                self.name, axes=TOKENS, probabilities=open_, run=open_ > 0.5, cost=self.cost
+            )
         if self.training:  # masked: the straight-through estimator gives the gate its gradient
             y = self.ffn(x) * (run + open_ - open_.detach())[..., None]
             return y, (open_.mean() - self.keep).square()
         y = torch.zeros_like(x)
-        if run.any():  # really skipped: only the tokens that run are computed
+        if run.any():  # truly skipped: only the selected tokens are computed
             y[run] = self.ffn(x[run]).to(y.dtype)  # autocast may compute in bfloat16
         return y
 ''')
@@ -98,7 +104,7 @@ from $name import GatedFFN
 
 
 def test_skipping_equals_masking() -> None:
-    """Inference, which skips, gives what the masked training path gives for the same decisions."""
+    """Skipping at inference equals the masked training path with the same decisions."""
     torch.manual_seed(0)
     layer = GatedFFN(dim=8, hidden=16, keep=0.5, name="$name.0").eval()
     x = torch.randn(4, 6, 8)
@@ -114,30 +120,31 @@ def test_skipping_equals_masking() -> None:
 README = Template("""\
 # $name
 
-A method for condbench. `$name.py` holds the idea: edit it, it is installed in place.
+A method for condbench, installed in editable mode: edit `$name.py` and run.
 
     condbench check $name                          # the whole contract, in seconds
     pip install pytest && python -m pytest         # skipping equals masking
     condbench run method=$name task=digits         # measured beside the dense model
     condbench run method=$name task=digits method.keep=0.25,0.5,0.75
 
-The contract: `build(spec, backbone)` returns a module that maps a batch to an `Output`; whatever
-the method decides goes through `routing.decide`, and it obeys what comes back.
+The contract: `build(spec, backbone)` returns a module that maps a batch to an `Output`. Every
+decision of the method goes through `routing.decide`, and the method obeys the value it returns.
 """)
 
 
 class BadName(Exception):
-    """A name that cannot be a new method's; the message says why."""
+    """An invalid or taken name for a new method; the message gives the reason."""
 
 
 def write(name: str, folder: Path) -> Path:
-    """Write the package into `folder`/`name`; returns that folder.
+    """Write the package into `folder`/`name` and return that folder.
 
-    Raises BadName for a name that is taken or no Python name, and OSError.
+    Raises BadName for a name that is taken or not a Python module name, and OSError.
     """
-    check_name(name)
+    check_name(name)  # before the first file is written
     place = folder / name
     cls = "".join(word.capitalize() for word in name.split("_"))
+    # Distribution names use dashes; pip treats both spellings as equal.
     words = {"name": name, "cls": cls, "distribution": name.replace("_", "-")}
     files = {
         "pyproject.toml": PYPROJECT,
@@ -146,7 +153,7 @@ def write(name: str, folder: Path) -> Path:
         "README.md": README,
     }
     try:
-        place.mkdir(parents=True)
+        place.mkdir(parents=True)  # fails if it exists: nothing is ever overwritten
     except FileExistsError as error:
         raise BadName(f"{place} exists already; remove it or choose another name") from error
     for file, template in files.items():
@@ -155,17 +162,20 @@ def write(name: str, folder: Path) -> Path:
 
 
 def check_name(name: str) -> None:
-    """Raises BadName unless `name` can be a module and a choice of method= that is still free."""
+    """Raise BadName unless `name` is a valid module name and a free choice of method=."""
+    # Lower case, as on file systems that ignore case My_Gate and my_gate are one file.
     if not name.isidentifier() or not name.islower() or keyword.iskeyword(name):
-        raise BadName(f"{name!r} cannot be a module's name: use lower-case letters, digits and _")
+        raise BadName(f"{name!r} is not a module name: use lower-case letters, digits and _")
     if name in plugins.choices("method"):
         raise BadName(f"method {name!r} exists already; condbench list shows all")
+    # The new module would shadow it for every program in this environment.
     if importlib.util.find_spec(name) is not None:
-        raise BadName(f"{name!r} would hide an installed package of that name; choose another")
+        raise BadName(f"{name!r} would shadow an installed package; choose another name")
 
 
 def install(place: Path) -> str:
-    """Install the package in place, without the network; what pip said, "" if all went well."""
+    """Install the package in editable mode; returns pip's error message, "" on success."""
+    # Without network: condbench and setuptools, its only requirements, are installed already.
     offline = ("--no-index", "--no-deps", "--no-build-isolation", "--quiet")
     command = [sys.executable, "-m", "pip", "install", *offline, "--editable", str(place)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

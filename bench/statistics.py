@@ -1,11 +1,12 @@
-"""The statistics room: every interval that a table or verdict shows is made here.
+"""Confidence intervals: every interval in a table or verdict is computed here.
 
     timing     ratio_interval(log_ratios)          median of paired rounds, as a ratio
-    tails      quantile_interval(values, 0.99)     order statistics; refuses too few inputs
+    tails      quantile_interval(values, 0.99)     order statistics; needs enough inputs
     seeds      paired_interval(candidate, base)    mean difference over shared seeds, Student's t
-    theory     realised_share, saving_realised     what of a FLOP saving became a time saving
+    theory     realised_share, saving_realised     share of a FLOP saving realised as time
 
-Everything is deterministic: resampling has a fixed seed. numpy and scipy only.
+Everything is deterministic: resampling has a fixed seed. numpy and scipy only, no torch: reports
+and verdicts import this file.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
 LEVEL = 0.95
-ROUNDING = 1e-9  # relative: values this close are equal
+ROUNDING = 1e-9  # relative: values closer than this count as equal
 NUM_DRAWS = 10_000  # bootstrap resamples
-MIN_BOOTSTRAP = 20  # values; below, order statistics: the bootstrap of a median covers too little
-MIN_TAU = 1.02  # below this FLOP ratio "share of the saving" divides by almost nothing
+MIN_BOOTSTRAP = 20  # values; below, the bootstrap of a median has too low coverage
+MIN_TAU = 1.02  # below this FLOP ratio the share of the saving divides by almost zero
 
 Vector = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its 95 % confidence interval; `reason` explains what is None."""
+    """An estimate and its 95 % confidence interval; `reason` explains a None."""
 
     value: float | None
     low: float | None
@@ -61,13 +62,15 @@ def median_interval(values: ArrayLike, *, seed: int = 0) -> Interval:
     """The median of `values` [K] with its interval, see `ratio_interval`."""
     data = _finite(values)
     if data.size < MIN_BOOTSTRAP:
+        # Exact whatever the distribution, but conservative: with 10 values it covers 97.9 %.
         return _order_statistics(data, 0.5, float(np.median(data)))
     low, high = _bootstrap_median(data, seed)
     return Interval(float(np.median(data)), low, high, data.size, "bootstrap")
 
 
 def min_inputs(quantile: float) -> int:
-    """How many inputs a quantile needs: ten beyond it (p50 20, p90 100, p99 1000)."""
+    """Inputs that a quantile needs: ten beyond it (p50 20, p90 100, p99 1000)."""
+    # Rounded first: 10 / (1 - 0.9) is 100.00000000000003 in floating point.
     return math.ceil(round(10 / (1 - quantile), 6))
 
 
@@ -75,7 +78,7 @@ def quantile_interval(values: ArrayLike, quantile: float) -> Interval:
     """A quantile over inputs: the smallest value with at least that share at or below it.
 
     `values` [N], one per input. The interval uses order statistics. With fewer inputs than
-    `min_inputs(quantile)` everything is None, with the reason. Raises ValueError on no or
+    `min_inputs(quantile)` value and bounds are None, with the reason. Raises ValueError on no or
     non-finite values, or a quantile outside (0, 1).
     """
     if not 0 < quantile < 1:
@@ -85,6 +88,7 @@ def quantile_interval(values: ArrayLike, quantile: float) -> Interval:
     if data.size < needed:
         reason = f"p{100 * quantile:g} needs {needed} inputs, {data.size} were measured"
         return Interval(None, None, None, data.size, "none", reason)
+    # inverted_cdf returns an observed value; interpolation would invent latencies between modes.
     value = float(np.quantile(data, quantile, method="inverted_cdf"))
     return _order_statistics(data, quantile, value)
 
@@ -92,18 +96,20 @@ def quantile_interval(values: ArrayLike, quantile: float) -> Interval:
 def mean_interval(values: ArrayLike) -> Interval:
     """The mean of `values` [n] (one per seed) with Student's t interval.
 
-    One value has none, and neither have values that are all equal: two seeds that agree by chance
-    would otherwise pass for certainty.
+    One value has no interval, and neither do equal values: two seeds that agree by chance would
+    otherwise count as certainty.
     """
     data = _finite(values)
     mean = float(data.mean())
     if data.size < 2:
         return Interval(mean, None, None, data.size, "none", "one seed has no interval")
+    # Not == 0: differences of equal scores may differ in the last bit.
     if np.ptp(data) <= ROUNDING * np.abs(data).max():
         return Interval(
             mean, None, None, data.size, "none", "equal in all seeds: no spread is seen"
         )
     error = float(data.std(ddof=1)) / math.sqrt(data.size)
+    # stdtrit is the quantile of Student's t; scipy.stats.t costs half a second of import.
     half = error * float(stdtrit(data.size - 1, (1 + LEVEL) / 2))
     return Interval(mean, mean - half, mean + half, data.size, "student t")
 
@@ -118,7 +124,7 @@ def paired_interval(candidate: ArrayLike, baseline: ArrayLike) -> Interval:
 
 
 def realised_share(speedup: Interval, tau: float) -> Interval:
-    """rho = sigma / tau: the share of the FLOP ratio that became a time ratio.
+    """rho = sigma / tau: the share of the FLOP ratio that is realised as a time ratio.
 
     `speedup` is sigma, dense time / method time; `tau` the dense / method ratio of executed
     FLOPs over the same inputs, an exact count. Both bounds come from the same resamples as
@@ -130,11 +136,11 @@ def realised_share(speedup: Interval, tau: float) -> Interval:
 
 
 def saving_realised(speedup: Interval, tau: float) -> Interval:
-    """(1 - 1/sigma) / (1 - 1/tau): the share of the FLOP saving that became a time saving.
+    """(1 - 1/sigma) / (1 - 1/tau): the share of the FLOP saving that is realised as time.
 
-    Everything is None where tau <= 1.02: there is no saving to take a share of.
+    Value and bounds are None where tau <= MIN_TAU, where there is hardly any saving to realise.
     """
-    if not tau > MIN_TAU:
+    if not tau > MIN_TAU:  # written so that NaN is rejected too
         reason = f"the method saves too few FLOPs (ratio {tau:.3g}, needs more than {MIN_TAU})"
         return Interval(None, None, None, speedup.num_values, "none", reason)
     return speedup.map(lambda sigma: (1 - 1 / sigma) / (1 - 1 / tau))
@@ -157,11 +163,12 @@ def _differences(candidate: ArrayLike, baseline: ArrayLike) -> Vector:
 
 
 def _order_statistics(data: Vector, quantile: float, value: float) -> Interval:
-    """The binomial interval between two order statistics: no assumption on the distribution."""
-    from scipy import stats
+    """The binomial interval between two order statistics, free of distribution assumptions."""
+    from scipy import stats  # here: half a second of import that `condbench report` rarely needs
 
     bounds = stats.quantile_test(data, p=quantile).confidence_interval(LEVEL)
     low, high = float(bounds.low), float(bounds.high)
+    # A bound is NaN where not even the extreme values cover the level: fewer than 6 for a median.
     if math.isnan(low) or math.isnan(high):
         reason = f"{data.size} values are too few for a 95 % interval"
         return Interval(value, None, None, data.size, "none", reason)
@@ -171,8 +178,8 @@ def _order_statistics(data: Vector, quantile: float, value: float) -> Interval:
 def _bootstrap_median(data: Vector, seed: int) -> tuple[float, float]:
     """Percentile bootstrap of the median.
 
-    A resample's median is the value at the middle of its sorted positions, and positions depend
-    only on the number of values: drawn once, they serve every interval of a night's hundreds.
+    A resample's median is the value at the middle of its sorted positions. Positions depend on the
+    number of values alone, so that one set of draws serves hundreds of intervals of equal size.
     """
     ordered = np.sort(data)
     lower, upper = _resampled_middles(data.size, seed)
@@ -187,6 +194,7 @@ def _resampled_middles(num_values: int, seed: int) -> tuple[NDArray[np.int64], N
     generator = np.random.default_rng(seed)
     positions = generator.integers(num_values, size=(NUM_DRAWS, num_values))  # [draws, K]
     positions.sort(axis=1)
+    # copy: a view would keep all positions in the cache.
     return positions[:, (num_values - 1) // 2].copy(), positions[:, num_values // 2].copy()
 
 
@@ -197,7 +205,7 @@ def interquartile_range(values: Sequence[float] | Vector) -> float:
 
 
 def num_outliers(values: Sequence[float] | Vector) -> int:
-    """How many values lie more than three interquartile ranges outside the quartiles (Tukey)."""
+    """Number of values more than three interquartile ranges outside the quartiles (Tukey)."""
     data = _finite(values)
     lower, upper = np.quantile(data, [0.25, 0.75])
     reach = 3 * (upper - lower)

@@ -64,10 +64,10 @@ def test_a_run_writes_records_and_a_report(
     assert Path("results/adhoc/report/report.html").exists()
 
 
-def test_a_second_run_trains_nothing_and_says_why(
+def test_a_second_run_trains_nothing_and_explains_why(
     launcher: Launcher, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is done is reported again, not run again."""
+    """Completed trials are reported again, not run again."""
     cli.main(["run", "method=moe", QUIET])
     launcher.ran.clear()
     capsys.readouterr()
@@ -77,7 +77,7 @@ def test_a_second_run_trains_nothing_and_says_why(
     assert lines[:2] == [
         "adhoc: 2 trials: 2 done",
         "2 not run again: a record with the same configuration, code, versions, hardware and data "
-        "is there",
+        "exists",
     ]
     assert lines[-1].startswith("report: ")
 
@@ -93,7 +93,7 @@ def test_only_what_is_missing_runs(launcher: Launcher) -> None:
 def test_stale_trials_run_again_with_the_reason(
     launcher: Launcher, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A changed setting is named before the trial runs."""
+    """The changed setting is printed before the trial runs."""
     cli.main(["run", "method=dense", "measure.rounds=10", QUIET])
     capsys.readouterr()
     cli.main(["run", "method=dense", "measure.rounds=20", QUIET])
@@ -110,7 +110,7 @@ def test_failed_trials_exit_1_and_wait_for_retry(
     launcher.status = "ok"
     assert cli.main(["run", "method=dense", QUIET]) == 1
     assert launcher.ran == ["dense"]
-    assert "1 failed before and stay so; retry=failed runs them again" in capsys.readouterr().out
+    assert "1 failed before and not run again; retry=failed runs them" in capsys.readouterr().out
     assert cli.main(["run", "method=dense", "retry=failed", QUIET]) == 0
     assert cli.main(["run", "method=dense", QUIET]) == 0
     assert launcher.ran == ["dense", "dense"]
@@ -119,14 +119,14 @@ def test_failed_trials_exit_1_and_wait_for_retry(
 def test_failures_are_summed_up_with_their_logs(
     launcher: Launcher, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The last lines count what became of the whole plan and say where the failures' logs are."""
+    """The last lines count the statuses of the whole plan and name the logs of failed trials."""
     cli.main(["run", "method=dense", QUIET])
     launcher.status = "failed"
     capsys.readouterr()
     assert cli.main(["run", "method=moe", "method.top_k=1,2,3,4,5", QUIET]) == 1
     lines = capsys.readouterr().out.splitlines()
     start = next(n for n, line in enumerate(lines) if line.startswith("report: "))
-    assert lines[start + 1] == "1 ok, 5 failed, 0 skipped; why, in full:"
+    assert lines[start + 1] == "1 ok, 5 failed, 0 skipped; logs of failed trials:"
     logs = lines[start + 2 : -1]
     assert [Path(line.strip()).name for line in logs] == ["trial.log"] * 3
     assert all(line.startswith("  results/adhoc/") for line in logs)
@@ -134,21 +134,21 @@ def test_failures_are_summed_up_with_their_logs(
 
 
 def test_skipped_trials_exit_0(launcher: Launcher, capsys: pytest.CaptureFixture[str]) -> None:
-    """An answer of Unsupported is a result."""
+    """Unsupported is a result, not a failure."""
     launcher.status = "skipped"
     assert cli.main(["run", "method=dense", QUIET]) == 0
     assert "failed" not in capsys.readouterr().out
 
 
 def test_an_interrupted_run_exits_130_without_a_report(launcher: Launcher) -> None:
-    """Ctrl-C leaves what is done, and the next run goes on."""
+    """Ctrl-C keeps the finished records, and the next run resumes."""
     launcher.num_left = 1
     assert cli.main(["run", "method=dense", QUIET]) == 130
     assert not Path("results/adhoc/report").exists()
 
 
 def test_a_broken_plugin_makes_the_run_exit_1(house: House, launcher: Launcher) -> None:
-    """The others ran, but not everything that was asked for."""
+    """The other trials ran, but not everything that was requested."""
     house.offer("method", broken="no_such_module_here:Broken")
     assert cli.main(["run", "method=moe,broken", QUIET]) == 1
     assert launcher.ran == ["dense", "moe"]
@@ -157,21 +157,21 @@ def test_a_broken_plugin_makes_the_run_exit_1(house: House, launcher: Launcher) 
 def test_a_damaged_record_is_named_and_nothing_runs(
     launcher: Launcher, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One message with the path and the way out, exit 2, and the file as it was."""
+    """One message with the path and a remedy, exit 2, and an unchanged file."""
     cli.main(["run", "method=dense", QUIET])
     (path,) = Path("results").rglob(RECORD_NAME)
     path.write_text("{ damaged")
     capsys.readouterr()
     assert cli.main(["run", "method=moe", QUIET]) == 2
-    said = capsys.readouterr().err
-    assert str(path) in said
-    assert "move it away or delete it, then run again" in said
+    printed = capsys.readouterr().err
+    assert str(path) in printed
+    assert "move it away or delete it, then run again" in printed
     assert path.read_text() == "{ damaged"
     assert launcher.ran == ["dense"]
 
 
 def hollow(path: Path) -> str:
-    """Damage a record in its middle: begin and end stay as they were."""
+    """Damage a record in its middle; its begin and end stay intact."""
     text = path.read_text()
     half = len(text) // 2
     path.write_text(text[:half] + "\x00" + text[half:])
@@ -181,56 +181,56 @@ def hollow(path: Path) -> str:
 def test_a_record_damaged_within_is_named_after_the_report(
     launcher: Launcher, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A resume reads keys only; the report finds the damage, shows the rest, and exit is 2."""
+    """A resume reads keys only; the report finds the damage, prints the rest, and exit is 2."""
     cli.main(["run", "method=moe", QUIET])
     path = next(p for p in Path("results").rglob(RECORD_NAME) if "moe" in str(p))
     damaged = hollow(path)
     capsys.readouterr()
     assert cli.main(["run", "method=moe", QUIET]) == 2
-    said = capsys.readouterr()
-    assert "report: results/adhoc/report/table.md" in said.out
-    assert f"condbench: {path}: not readable as JSON" in said.err
-    assert said.err.endswith("move it away or delete it, then run again\n")
-    assert said.err.count(str(path)) == 1
+    printed = capsys.readouterr()
+    assert "report: results/adhoc/report/table.md" in printed.out
+    assert f"condbench: {path}: not readable as JSON" in printed.err
+    assert printed.err.endswith("move it away or delete it, then run again\n")
+    assert printed.err.count(str(path)) == 1
     assert path.read_text() == damaged
 
 
 def test_a_run_without_any_readable_record_exits_2(
     launcher: Launcher, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No table is no success."""
+    """A run without a table fails."""
     cli.main(["run", "method=dense", QUIET])
     (path,) = Path("results").rglob(RECORD_NAME)
     hollow(path)
     capsys.readouterr()
     assert cli.main(["run", "method=dense", QUIET]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("condbench: no report: ")
-    assert str(path) in said
-    assert said.endswith("move it away or delete it, then run again\n")
+    printed = capsys.readouterr().err
+    assert printed.startswith("condbench: no report: ")
+    assert str(path) in printed
+    assert printed.endswith("move it away or delete it, then run again\n")
 
 
 def test_a_damaged_record_of_another_run_is_left_out(launcher: Launcher) -> None:
-    """Only what was asked for decides about the exit code."""
+    """Only the requested trials decide the exit code."""
     cli.main(["run", "method=moe", QUIET])
     hollow(next(p for p in Path("results").rglob(RECORD_NAME) if "moe" in str(p)))
     assert cli.main(["run", "method=dense", QUIET]) == 0
 
 
-def test_device_locks_of_someone_else_are_named(
+def test_device_locks_of_another_user_are_named(
     launcher: Launcher, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One message, exit 2, and nothing is written."""
 
-    def refuse() -> Path:
-        raise PermissionError("/tmp/condbench-0 belongs to someone else")
+    def reject() -> Path:
+        raise PermissionError("/tmp/condbench-0 is owned by another user")
 
-    monkeypatch.setattr(devices, "lock_folder", refuse)
+    monkeypatch.setattr(devices, "lock_folder", reject)
     assert cli.main(["run", "method=dense", QUIET]) == 2
-    said = capsys.readouterr().err
-    assert said == (
-        "condbench: no device can be locked: /tmp/condbench-0 belongs to someone else; remove it, "
-        "or ask its owner\n"
+    printed = capsys.readouterr().err
+    assert printed == (
+        "condbench: cannot lock a device: /tmp/condbench-0 is owned by another user; "
+        "its owner must remove it\n"
     )
     assert not Path("results").exists()
 
@@ -239,7 +239,7 @@ def test_few_rounds_are_noted_before_anything_trains(
     launcher: Launcher, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With 5 rounds the widest interval of a median covers 1 - 2 / 2**5 = 93.75 %."""
-    note = "note: measure.rounds=5: no speed-up gets a 95 % interval below 6 rounds\n"
+    note = "note: measure.rounds=5: 95 % intervals of speed-ups need at least 6 rounds\n"
     for more in (["--plan"], []):
         cli.main(["run", "method=dense", "measure.rounds=5", QUIET, *more])
         assert note in capsys.readouterr().out
@@ -250,26 +250,26 @@ def test_few_rounds_are_noted_before_anything_trains(
 def test_an_unwritable_results_folder_is_named(
     launcher: Launcher, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A path below a file cannot be written, whoever runs this; exit 2 with the way out."""
+    """A path below a file cannot be written, even by root; exit 2 with a remedy."""
     Path("file").write_text("x")
     assert cli.main(["run", "method=dense", "results=file/results", QUIET]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("condbench: cannot write ")
-    assert said.endswith("Not a directory; results=PATH chooses another place\n")
+    printed = capsys.readouterr().err
+    assert printed.startswith("condbench: cannot write ")
+    assert printed.endswith("Not a directory; choose another folder with results=PATH\n")
     assert launcher.ran == []
 
 
-def test_records_are_mirrored_as_their_trials_wish(
+def test_records_are_mirrored_as_configured(
     launcher: Launcher, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each trial goes to a mirror of its own mode and project; what that could not take is said."""
+    """Each record goes to the mirror of its mode and project; a mirror's problems are printed."""
     from bench.publish import mirror
 
     sent: list[tuple[str, str, str]] = []
 
     class Mirror:
         def __init__(self, mode: str, project: str) -> None:
-            self.wish = (mode, project)
+            self.target = (mode, project)
             self.problems = [f"{project} is full"] if project == "b" else []
 
         def __enter__(self) -> Mirror:
@@ -278,7 +278,7 @@ def test_records_are_mirrored_as_their_trials_wish(
         def __exit__(self, *_: object) -> None: ...
 
         def send(self, folder: Path) -> bool:
-            sent.append((*self.wish, folder.parent.name))
+            sent.append((*self.target, folder.parent.name))
             return True
 
     monkeypatch.setattr(mirror, "Mirror", Mirror)

@@ -141,12 +141,12 @@ def test_a_failed_installation_is_exit_1(
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("my-gate", "cannot be a module's name"),
-        ("MyGate", "cannot be a module's name"),
-        ("class", "cannot be a module's name"),
-        ("../up", "cannot be a module's name"),
+        ("my-gate", "is not a module name"),
+        ("MyGate", "is not a module name"),
+        ("class", "is not a module name"),
+        ("../up", "is not a module name"),
         ("moe", "exists already"),
-        ("torch", "would hide an installed package"),
+        ("torch", "would shadow an installed package"),
     ],
 )
 def test_names_that_cannot_be_are_refused(tmp_path: Path, name: str, why: str) -> None:

@@ -1,4 +1,4 @@
-"""A package made in a temporary folder is installed, discovered, run, reported and left alone."""
+"""A package in a temporary folder is installed, discovered, run and reported."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ BRIEF = (
 )
 
 
-# Locks of its own: a benchmark that runs on this machine must not hold up a test, nor be disturbed.
+# Private locks: a benchmark that runs on this machine must neither block a test nor be disturbed.
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -99,12 +99,12 @@ def first(place: Place) -> subprocess.CompletedProcess[str]:
 
 
 def test_an_installed_plugin_is_discovered(place: Place) -> None:
-    """`condbench list` shows it with its distribution; nothing in this repository was edited."""
-    said = place.condbench("list").stdout.splitlines()
-    (method,) = (line for line in said if line.split()[:1] == ["sometimes"])
+    """`condbench list` shows it with its distribution, without an edit in this repository."""
+    lines = place.condbench("list").stdout.splitlines()
+    (method,) = (line for line in lines if line.split()[:1] == ["sometimes"])
     assert "Runs the second layer for the samples that a gate chooses." in method
     assert method.endswith(" [sometimes]")
-    (task,) = (line for line in said if line.split()[:1] == ["sides"])
+    (task,) = (line for line in lines if line.split()[:1] == ["sides"])
     assert task.split()[1].rstrip(",:") == "image"
     assert "On which side of a plane does a point lie?" in task
     assert "[sometimes]" in task
@@ -129,17 +129,17 @@ def test_an_installed_plugin_is_trained_and_measured(
         assert "deployability" in records[name].diagnostics
 
 
-def test_answers_and_mistakes_are_rows_of_their_own(
+def test_unsupported_is_skipped_and_errors_fail(
     place: Place, first: subprocess.CompletedProcess[str]
 ) -> None:
-    """Unsupported is skipped with its reason, a mistake failed with its own; the others went on."""
+    """Unsupported is skipped with its reason, an exception fails; the other trials run."""
     records = place.records()
     assert (records["picky"].status, records["picky"].reason) == ("skipped", "needs tokens")
     assert records["raising"].status == "failed"
     assert "a mistake of its own" in str(records["raising"].reason)
 
 
-def test_the_run_says_what_failed_and_exits_1(first: subprocess.CompletedProcess[str]) -> None:
+def test_the_run_names_what_failed_and_exits_1(first: subprocess.CompletedProcess[str]) -> None:
     """A failed trial and a plugin that does not import make exit code 1, without a traceback."""
     assert first.returncode == 1
     assert (
@@ -151,11 +151,11 @@ def test_the_run_says_what_failed_and_exits_1(first: subprocess.CompletedProcess
 def test_the_run_ends_with_the_table_and_its_path(
     place: Place, first: subprocess.CompletedProcess[str]
 ) -> None:
-    """The table stands on the screen, then its files, then what failed and where its log is."""
+    """The output ends with the table, its files, the failures and their logs."""
     assert "sometimes" in first.stdout
     *_, report, summary, log = first.stdout.splitlines()
     assert report.startswith("report: results/try/report/table.md")
-    assert summary == "2 ok, 1 failed, 1 skipped; why, in full:"
+    assert summary == "2 ok, 1 failed, 1 skipped; logs of failed trials:"
     assert log.startswith("  results/try/")
     assert log.endswith("/trial.log")
     assert "needs tokens" in (place.root / "results/try/report/table.md").read_text()
@@ -164,7 +164,7 @@ def test_the_run_ends_with_the_table_and_its_path(
 def test_a_second_run_trains_nothing_again(
     place: Place, first: subprocess.CompletedProcess[str]
 ) -> None:
-    """Records are untouched, and the run says why."""
+    """Records are unchanged, and the output explains why."""
     paths = sorted((place.root / "results").rglob(RECORD_NAME))
     before = [path.stat().st_mtime_ns for path in paths]
     second = place.condbench("run", *MATRIX, *BRIEF)
