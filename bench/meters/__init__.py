@@ -1,1 +1,1 @@
-"""What is measured, one quantity per file: FLOPs, time, memory, energy. Units are in the names."""
+"""Meters: one quantity per folder (FLOPs, time, memory, energy), with the unit in every name."""

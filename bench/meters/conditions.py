@@ -1,6 +1,6 @@
 """The conditions that a model is measured under: threads, evaluation mode, garbage collection.
 
-Each is a context manager that restores what was set before, also after an error.
+Each is a context manager that restores the previous setting, also after an error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Threads:
-    """What is in force: intra-op threads, and the cores that the process may use."""
+    """The settings in force: intra-op threads, and the cores that the process may use."""
 
     num_threads: int
     cores: tuple[int, ...]
@@ -25,7 +25,7 @@ class Threads:
 
 @contextmanager
 def pinned_threads(num_threads: int) -> Iterator[Threads]:
-    """Use `num_threads` intra-op threads inside, and what was set before afterwards.
+    """Use `num_threads` intra-op threads inside, and the previous number afterwards.
 
     Raises ValueError below one.
     """
@@ -34,6 +34,7 @@ def pinned_threads(num_threads: int) -> Iterator[Threads]:
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
+        # Read back: records hold the number in force, not the one requested.
         yield Threads(torch.get_num_threads(), tuple(sorted(os.sched_getaffinity(0))))
     finally:
         torch.set_num_threads(before)
@@ -41,8 +42,9 @@ def pinned_threads(num_threads: int) -> Iterator[Threads]:
 
 @contextmanager
 def evaluation_mode(*models: object) -> Iterator[None]:
-    """Evaluation mode for those that are modules, inference mode for all; restored afterwards."""
+    """Evaluation mode for those of `models` that are modules, inference mode for the block."""
     modules = [model for model in models if isinstance(model, nn.Module)]
+    # `model.train()` afterwards would unfreeze submodules that were in evaluation mode before.
     training = [module for root in modules for module in root.modules() if module.training]
     for module in modules:
         module.eval()
@@ -56,7 +58,7 @@ def evaluation_mode(*models: object) -> Iterator[None]:
 
 @contextmanager
 def gc_disabled() -> Iterator[None]:
-    """Collect garbage now and not inside timed blocks."""
+    """Collect garbage once on entry, and not inside: a collection is tens of milliseconds."""
     gc.collect()
     enabled = gc.isenabled()
     gc.disable()

@@ -1,4 +1,4 @@
-"""What a meter refuses to run under: a probe inside a timed region measures the probe."""
+"""States in which no meter may run: a probe inside a timed region would be measured itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.meters.flops.threads import is_counting
 
 
 class MeterStateError(RuntimeError):
-    """A meter was asked to run where its reading would be wrong; the message says why."""
+    """A meter was started where its reading would be wrong; the message names the cause."""
 
 
 def refuse_if_watched(quantity: str) -> None:
@@ -20,6 +20,7 @@ def refuse_if_watched(quantity: str) -> None:
     `quantity` names what was to be measured. Python's own trace and profile hooks count too.
     """
     refuse_if_dispatch_watched(quantity)
+    # Dispatch modes are per thread, but a count in another thread shares our cores and our GIL.
     if is_counting():
         raise MeterStateError(f"{quantity}: a FLOP count is in progress in another thread")
     if sys.getprofile() is not None or sys.gettrace() is not None:
@@ -27,9 +28,13 @@ def refuse_if_watched(quantity: str) -> None:
 
 
 def refuse_if_dispatch_watched(quantity: str) -> None:
-    """The same for what sees torch's ops only: a tracer slows a count, but changes no number."""
+    """Raise MeterStateError while something intercepts torch's ops in this thread.
+
+    Python tracers are allowed here: they slow a count down, but change no number.
+    """
     modes = _get_current_dispatch_mode_stack()
     if modes:
         raise MeterStateError(f"{quantity}: the mode {type(modes[-1]).__name__} is active")
+    # It adds microseconds to every op, and a second profile cannot run beside it.
     if torch._C._autograd._profiler_enabled():
         raise MeterStateError(f"{quantity}: a torch profiler is active")

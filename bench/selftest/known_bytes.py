@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from bench.meters.memory.resident import measure_peak_rss
-from bench.meters.memory.tensors import measure_peak_bytes, watch
+from bench.meters.memory.tensors import measure_peak_bytes
+from bench.meters.memory.window import measure_window
 
 MIB = 2**20
 HEADERS = [
@@ -180,7 +181,7 @@ def _readings(name: str, idle: dict[str, int]) -> Readings:
     work = WORKLOADS[name].run
     resident = _resident(name) - idle[WORKLOADS[name].idle]
     growths = [_maxrss_growth(work), _maxrss_growth(work)]
-    first, second = watch(work).peak_bytes, measure_peak_bytes(work)
+    first, second = measure_window(work).peak_bytes, measure_peak_bytes(work)
     return Readings(growths, first, second, resident, memray_peak(work))
 
 

@@ -1,4 +1,4 @@
-"""A clock that only moves when a simulated model says so: timing tests without real time."""
+"""A clock that only a simulated model advances: timing tests without real time."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def clock() -> SimulatedStopwatch:
 
 @pytest.fixture(autouse=True, scope="package")
 def _light_collections() -> Iterator[None]:
-    """A comparison collects garbage first: take the imported libraries out of that search."""
+    """Exclude the imported libraries from collections: each comparison collects garbage first."""
     gc.freeze()
     yield
     gc.unfreeze()

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from bench.meters.busy_threads import READERS
+from bench.meters.busy_threads import METER_THREADS
 
 JITTER = 0.5  # of the interval: polls never fall into step with the load or with the sensor
 
@@ -67,7 +67,7 @@ class ThreadPolling:
         self._failure: Exception | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="energy-poll", daemon=True)
-        READERS.add(self._thread)
+        METER_THREADS.add(self._thread)
         self._thread.start()
 
     def _run(self) -> None:

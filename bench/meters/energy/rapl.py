@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.meters.busy_threads import READERS
+from bench.meters.busy_threads import METER_THREADS
 from bench.meters.energy.calibration import Step
 from bench.meters.energy.refusals import EnergyUnsupported, WindowTooShort
 
@@ -84,7 +84,7 @@ class CpuSpan:
 
     def __enter__(self) -> CpuSpan:
         self._begun_j, self.begun_s = self._counter.joules(), time.monotonic()
-        READERS.add(self._thread)
+        METER_THREADS.add(self._thread)
         self._thread.start()
         return self
 

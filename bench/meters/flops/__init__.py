@@ -1,1 +1,1 @@
-"""FLOPs: what a callable really executes, complete or flagged."""
+"""FLOPs: what a callable really executes; a count is complete, or names what it lacks."""

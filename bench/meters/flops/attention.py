@@ -1,4 +1,4 @@
-"""What fused attention costs: forward two products per query-key pair, backward five.
+"""FLOPs of fused attention: forward two products per query-key pair, backward five.
 
 Letters: B batch, H heads, S queries, L keys, E query and key width, V value width, D model width.
 The backward pass of every fused kernel recomputes Q K^T (Dao et al. 2022, FlashAttention).
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench.meters.flops.call import Call, Cost
 
+# Kernels behind `scaled_dot_product_attention`, which share one argument layout.
 _SDPA = (
     "flash_attention_for_cpu",
     "flash_attention",
@@ -21,7 +22,9 @@ _SDPA = (
     "cudnn_attention",
     "fused_attention_overrideable",
 )
+# Kernels below those, [B, S, H, E] or packed [tokens, H, E]; called directly by other libraries.
 _PACKED = ("flash_attention", "efficient_attention")
+# Arguments under which shapes alone do not give the number of pairs (sliding window, paged keys).
 _OPEN = (
     "window_size_left",
     "window_size_right",
@@ -41,9 +44,10 @@ def sdpa(call: Call, *, backward: bool = False) -> Cost | None:
     if query.is_nested or key.is_nested:
         return None
     per_pair = _per_pair(query.shape[-1], value.shape[-1], backward)
-    heads = query.shape[:-2].numel()
+    heads = query.shape[:-2].numel()  # of queries: with grouped queries there are fewer key heads
     num_queries, num_keys = query.shape[-2], key.shape[-2]
     full = heads * num_queries * num_keys * per_pair
+    # A dense mask tensor skips nothing in these kernels; only `is_causal` makes a second number.
     if not call.get("is_causal", False):
         return Cost(full, full)
     return Cost(full, heads * causal_pairs(num_queries, num_keys) * per_pair)
@@ -52,8 +56,8 @@ def sdpa(call: Call, *, backward: bool = False) -> Cost | None:
 def packed(call: Call, *, backward: bool = False) -> Cost | None:
     """query [B, S, H, E], or [tokens, H, E] with each sequence's offsets.
 
-    Causal is aligned bottom right, unless a mask type says top left. None with a sliding window,
-    paged or partly used keys: how much of them runs is not in the shapes.
+    Causal is aligned bottom right, unless the mask type is top left. None with a sliding window,
+    paged or partly used keys: the shapes do not show how much of them runs.
     """
     query, value = call["query"], call["value"]
     queries, keys = _lengths(call, "q", query), _lengths(call, "k", call["key"])
@@ -66,6 +70,7 @@ def packed(call: Call, *, backward: bool = False) -> Cost | None:
     mask_type = call.get("custom_mask_type", 0)
     if not (causal or call.get("is_causal", False) or mask_type):
         return Cost(full, full)
+    # The alignments differ only where a sequence has more keys than queries (cached decoding).
     bottom_right = mask_type != _TOP_LEFT
     left = sum(causal_pairs(s, n, bottom_right=bottom_right) for s, n in sizes)
     return Cost(full, per_pair * left)
@@ -74,6 +79,7 @@ def packed(call: Call, *, backward: bool = False) -> Cost | None:
 def _given(call: Call, name: str) -> bool:
     """Whether an optional argument is in force; -1 is torch's "no window"."""
     value = call.get(name)
+    # `window_size` is a pair, the others are scalars or tensors.
     parts = value if isinstance(value, (list, tuple)) else [value]
     return any(p is not None and not (isinstance(p, int) and p < 0) for p in parts)
 
@@ -83,7 +89,7 @@ def _lengths(call: Call, side: str, tensor: Tensor) -> list[int] | None:
     for prefix in _OFFSETS:
         offsets = call.get(prefix + side)
         if offsets is not None and offsets.numel():
-            return offsets.diff().tolist()
+            return offsets.diff().tolist()  # [B + 1] offsets -> [B] lengths
     return [tensor.shape[1]] * tensor.shape[0] if tensor.dim() == 4 else None
 
 
@@ -93,8 +99,9 @@ def _per_pair(width: int, value_width: int, backward: bool) -> int:
 
 
 def causal_pairs(num_queries: int, num_keys: int, *, bottom_right: bool = False) -> int:
-    """How many (query i, key j) pairs a causal mask leaves: j <= i, or j - L <= i - S."""
+    """Number of (query i, key j) pairs that a causal mask leaves: j <= i, or j - L <= i - S."""
     if num_queries > num_keys:
+        # The queries beyond a square see every key if aligned top left, none if bottom right.
         square = num_keys * (num_keys + 1) // 2
         return square if bottom_right else square + (num_queries - num_keys) * num_keys
     square = num_queries * (num_queries + 1) // 2
@@ -109,6 +116,7 @@ def multi_head(call: Call) -> int | None:
         return None
     dim = call["embed_dim"]
     tokens, keys = query.numel() // dim, key.numel() // dim
+    # Query and output projections run over queries, key and value projections over keys.
     return 2 * dim * dim * (2 * tokens + 2 * keys) + 4 * dim * pairs
 
 
@@ -123,8 +131,11 @@ def encoder_layer(call: Call) -> int | None:
 
 
 def _pairs(query: Tensor, key: Tensor) -> int | None:
-    """Query-key pairs of all samples. On the CPU nested samples are padded to the longest here
-    (their linear layers are not); which kernel a GPU takes for them cannot be seen."""
+    """Query-key pairs of all samples; None where they cannot be derived from the arguments.
+
+    On a CPU nested samples are padded to the longest one here, though not in their linear layers.
+    The kernel that a GPU chooses for nested samples does not show in the call.
+    """
     if not query.is_nested:
         return query.shape[0] * query.shape[1] * key.shape[1]
     if query.device.type != "cpu":

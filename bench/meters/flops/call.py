@@ -1,4 +1,4 @@
-"""One dispatched call as a FLOP formula sees it."""
+"""The input of a FLOP formula: one dispatched call."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ class Cost(NamedTuple):
     causal: int
 
 
+# Not frozen: one Call is made per dispatched op, and frozen dataclasses are slower to construct.
 @dataclass(slots=True)
 class Call:
-    """The op's name, its arguments by schema name (defaults left out) and what it returned."""
+    """An op's name, its arguments by schema name (defaults left out) and its output."""
 
     op: str
     arguments: Mapping[str, Any]
@@ -31,13 +32,13 @@ class Call:
 
     @property
     def first(self) -> Any:
-        """The first argument, for ops that name it differently."""
+        """The first argument, whatever its name in the op's schema."""
         return next(iter(self.arguments.values()))
 
     @property
     def second(self) -> Any:
         """The second argument."""
-        values = iter(self.arguments.values())
+        values = iter(self.arguments.values())  # in schema order
         next(values)
         return next(values)
 

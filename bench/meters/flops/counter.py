@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench import routing
-from bench.meters.flops.control_flow import interpreted
+from bench.meters.flops.control_flow import interpret_control_flow
 from bench.meters.flops.ledger import Ledger
-from bench.meters.flops.scripted import telling_hidden_ops
+from bench.meters.flops.scripted import report_hidden_ops
 from bench.meters.flops.tally import BACKWARD, MissingFormulaError, Tally
-from bench.meters.flops.threads import following, is_counted_here, is_counting
+from bench.meters.flops.threads import follow_threads, is_counted_here, is_counting
 from bench.meters.guard import MeterStateError, refuse_if_dispatch_watched
 
 __all__ = [
@@ -45,16 +45,16 @@ CONVENTION = "2 x MAC, executed, zero padding included, attention counted full"
 class FlopCount:
     """Executed FLOPs of one call, by region and op, and what could not be counted.
 
-    `causal` is the total with the masked half of causal attention left out. `by_plugin` holds what
-    of `by_op` plugins' formulas say and nobody can check. `pointwise_elems`
-    counts elements written by elementwise ops, `bytes_touched` operands read and results written.
-    `result` is what the call returned.
+    `causal` is the total without the masked half of causal attention. `by_plugin` is the part of
+    `by_op` that rests on plugins' formulas, which cannot be verified. `pointwise_elems` counts
+    elements written by elementwise ops, `bytes_touched` operands read and results written.
+    `result` is the call's return value.
     """
 
     total: int
     by_region: Mapping[str, int]
     by_op: Mapping[str, int]
-    ops_without_formula: Mapping[str, int]
+    ops_without_formula: Mapping[str, int]  # name -> times; also threads that could not be followed
     causal: int
     pointwise_elems: int
     bytes_touched: int
@@ -69,7 +69,7 @@ class FlopCount:
 
     @property
     def complete(self) -> bool:
-        """Whether every executed op was known; if not, the total is a lower bound."""
+        """Whether every executed op had a formula; if not, the total is a lower bound."""
         return not self.ops_without_formula
 
 
@@ -95,7 +95,7 @@ class SampleCounts:
 
     @property
     def complete(self) -> bool:
-        """Whether every executed op of every batch was known."""
+        """Whether every executed op of every batch had a formula."""
         return not self.ops_without_formula
 
 
@@ -103,17 +103,18 @@ def count(fn: Callable[..., Any], *args: Any, strict: bool = False, **kwargs: An
     """Run `fn(*args, **kwargs)` once and count the FLOPs that it executes, in any of its threads.
 
     Counting changes neither results nor random numbers. `strict` raises MissingFormulaError at the
-    first op that computes and has no formula; otherwise the count says `complete = False`. Raises
+    first op that computes and has no formula; otherwise `complete` is False. Raises
     MeterStateError under another dispatch mode (another count is one) or a torch profiler.
     """
     refuse_if_dispatch_watched("FLOPs")
     tally = Tally(strict=strict, formulas=_plugin_formulas())
-    told = telling_hidden_ops(tally.flag)
-    with following(tally), interpreted(is_counted_here), told, Ledger(tally):
+    hidden = report_hidden_ops(tally.flag)
+    # The ledger is innermost: it must be on top of the mode stack while `fn` runs.
+    with follow_threads(tally), interpret_control_flow(is_counted_here), hidden, Ledger(tally):
         result = fn(*args, **kwargs)
-    if strict and tally.unknown:  # met in another thread, which could not raise here
-        raise MissingFormulaError(next(iter(tally.unknown)))
-    return _closed(tally, result)
+    if strict and tally.without_formula:  # met in another thread, which could not raise here
+        raise MissingFormulaError(next(iter(tally.without_formula)))
+    return _flop_count(tally, result)
 
 
 def count_samples(
@@ -121,8 +122,8 @@ def count_samples(
 ) -> SampleCounts:
     """Count `model(batch)` for each of `batches`: one sample each for the per-sample vector.
 
-    The model runs as it is (mode, gradients): call it in eval mode and without gradients to count
-    inference. Raises like `count`.
+    The model runs in the mode that it is in: to count inference, call this in evaluation mode and
+    without gradients. Raises as `count` does.
     """
     per_batch: list[int] = []
     by_region, by_op, unknown = Counter[str](), Counter[str](), Counter[str]()
@@ -142,16 +143,17 @@ def count_samples(
 
 
 def is_active() -> bool:
-    """Whether a count is in progress in this process: a timer must refuse to run then."""
+    """Whether a count is in progress in this process: a timer must not run then."""
     return is_counting()
 
 
 def _plugin_formulas() -> dict[Any, routing.Formula]:
-    """The registered formulas; what `torch.library.custom_op` returns stands for its op."""
+    """The registered formulas by op."""
+    # `torch.library.custom_op` returns a wrapper; the dispatcher reports the op inside it.
     return {getattr(op, "_opoverload", op): formula for op, formula in routing.formulas().items()}
 
 
-def _closed(tally: Tally, result: Any) -> FlopCount:
+def _flop_count(tally: Tally, result: Any) -> FlopCount:
     by_region, by_op = Counter[str](), Counter[str]()
     for (region, op), flops in tally.flops.items():
         by_region[region] += flops
@@ -161,11 +163,11 @@ def _closed(tally: Tally, result: Any) -> FlopCount:
         total=total,
         by_region=dict(by_region),
         by_op=dict(by_op),
-        ops_without_formula=dict(tally.unknown),
+        ops_without_formula=dict(tally.without_formula),
         causal=total - tally.masked,
         pointwise_elems=tally.elements,
         bytes_touched=tally.num_bytes,
         num_ops=tally.num_ops,
-        by_plugin=dict(tally.told),
+        by_plugin=dict(tally.by_plugin),
         result=result,
     )

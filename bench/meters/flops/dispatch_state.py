@@ -1,7 +1,7 @@
-"""Running an op inside a mode's handler in the dispatch state that it was called in.
+"""Running an op inside a mode's handler in the dispatch state of its caller.
 
-For its handler a mode finds autocast and view tracking switched off. Two kinds of ops would then
-run otherwise than without a count, in another precision for example:
+Inside a mode's handler torch switches autocast and view tracking off. Two kinds of ops would then
+run differently than without a count, in another precision for example:
 
     composite ops in inference mode (linear, matmul, einsum, ...): elsewhere autograd takes them
         apart before a mode sees them; here they arrive whole, and their parts need both
@@ -20,7 +20,7 @@ from torch._C import DispatchKey, DispatchKeySet
 from torch._ops import OpOverload
 from torch.overrides import enable_reentrant_dispatch
 
-# Fused ops that are called from outside every autocast rule, and on which devices that is so.
+# Fused ops that have no autocast rule of their own, and the devices where that is so.
 _WITHOUT_RULES = {
     "aten::_transformer_encoder_layer_fwd": ("cpu", "cuda"),
     "aten::_trilinear": ("cpu",),
@@ -29,19 +29,21 @@ _AUTOCAST = {"cpu": DispatchKey.AutocastCPU, "cuda": DispatchKey.AutocastCUDA}
 
 
 @contextmanager
-def as_called(func: OpOverload) -> Iterator[None]:
-    """Inside, dispatch as where the composite op `func` was called."""
+def caller_state(func: OpOverload) -> Iterator[None]:
+    """Inside, dispatch as at the place where the composite op `func` was called."""
+    # Re-entrant dispatch restores the keys that the handler lost, its own autocast rule included;
+    # that rule has been applied already and must not run twice.
     passed = DispatchKeySet.from_raw_repr(_own_autocast_bits(func))
     with enable_reentrant_dispatch(), torch._C._ExcludeDispatchKeyGuard(passed):
         yield
 
 
-def run(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run `func` as a whole, below the mode, with autocast for its parts if it was on outside."""
+def run_whole(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run `func` undivided, below the mode, with autocast for its parts if the caller had it on."""
     devices = _WITHOUT_RULES.get(func.name())
     if devices is None:
         return func(*args, **kwargs)
-    with enable_reentrant_dispatch():
+    with enable_reentrant_dispatch():  # inside the handler autocast always reads as off
         running = [_AUTOCAST[device] for device in devices if torch.is_autocast_enabled(device)]
     excluded = torch._C._dispatch_tls_local_exclude_set().raw_repr() & ~_bits(*running)
     included = torch._C._dispatch_tls_local_include_set()
@@ -51,14 +53,13 @@ def run(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 @cache
 def _own_autocast_bits(func: OpOverload) -> int:
-    """The autocast rules that `func` has itself: it came through them, so its casts are done and
-    its parts run without."""
+    """The autocast rules that `func` has itself: its casts are done, and its parts run without."""
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
     return _bits(*(key for key in _AUTOCAST.values() if has_kernel(func.name(), key.name)))
 
 
 def _bits(*keys: DispatchKey) -> int:
-    bits = 0
+    bits = 0  # key sets have no union operator in Python; their raw representation is a bit mask
     for key in keys:
         bits |= DispatchKeySet(key).raw_repr()
     return bits

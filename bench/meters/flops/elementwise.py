@@ -1,4 +1,4 @@
-"""Elementwise work beyond a dense model's: products hide there, as multiplication and sum."""
+"""Elementwise work beyond a dense model's, where products written by hand would hide."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ def may_hide_products(
 ) -> bool:
     """Whether so many elements may be multiplications of uncounted products.
 
-    A product that is multiplied and summed by hand writes one element per multiply-accumulate, and
-    would be two FLOPs. What goes beyond `MORE` times the dense model's elements must be worth less
-    than what a saving may fall short of. Whoever executes more counted `flops` than the dense model
-    has activations of more of them.
+    A product that is multiplied and summed by hand writes one element per multiply-accumulate,
+    which would be two FLOPs. The elements beyond `MORE` times the dense model's must be worth less
+    than the tolerated shortfall of a saving.
     """
+    # A model that executes more counted FLOPs than the dense one has more activations as well.
     allowed = MORE * num_dense_elems * max(1.0, flops / dense_flops)
     return 2 * (num_elems - allowed) > SHORTFALL * dense_flops

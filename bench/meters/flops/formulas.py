@@ -1,12 +1,12 @@
-"""What each op that multiplies and adds costs: one table, op name -> formula.
+"""FLOP formulas of all ops that multiply and add: one table, op name -> formula.
 
 Convention: 2 x MAC, executed, zero padding included, attention counted full. A complex MAC is four
 real ones. Bias, activation and normalisation are no MACs and appear in the ledger's elementwise
 column instead.
 
 A formula reads one `Call` and returns FLOPs, a `Cost` where causal masking makes a second number,
-or None where it cannot tell (the ledger then flags the op). Arguments are read by their schema
-names, so that an argument added by a later torch moves nothing.
+or None where the arguments do not determine the cost (the ledger then flags the op). Arguments are
+read by their schema names, so that an argument added by a later torch shifts no position.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from bench.meters.flops.call import Call, Cost
 
 Formula = Callable[[Call], int | Cost | None]
 
+# Names are those that the dispatcher reports, after composite ops were taken apart.
 # left [..., M, K] @ right [..., K, N], by argument names; right may be a vector [K]
 PRODUCTS = {
     "aten::mm": ("self", "mat2"),
@@ -48,7 +49,7 @@ PRODUCTS = {
     "aten::sspaddmm": ("mat1", "mat2"),
 }
 
-# rows [..., K] times a packed weight: its shape says nothing, so N is the output's
+# rows [..., K] times a packed weight, whose shape does not hold N: it is read from the output
 PACKED_LINEARS = (
     "aten::_weight_int8pack_mm",
     "aten::_weight_int4pack_mm",
@@ -62,6 +63,7 @@ PACKED_LINEARS = (
     "quantized::linear_dynamic_fp16",
 )
 
+# The first is what a mode normally sees; the others are single backends, or called directly.
 CONVOLUTIONS = (
     "aten::convolution",
     "aten::_convolution",
@@ -84,6 +86,7 @@ CONVOLUTIONS = (
     "aten::slow_conv_transpose3d",
 )
 
+# Sums of embedding rows; with per-sample weights they multiply (`sparse.weighted_bag`).
 BAGS = (
     "aten::_embedding_bag",
     "aten::_embedding_bag_forward_only",
@@ -93,7 +96,7 @@ BAGS = (
 
 
 def product(call: Call, *, left: str, right: str) -> int | None:
-    """left @ right: every stored element of the left meets every column of the right."""
+    """left @ right: every stored element of the left is multiplied with every column."""
     return sparse.matmul(call[left], call[right])
 
 
@@ -106,14 +109,14 @@ def products(call: Call) -> int | None:
 
 def outer(call: Call) -> int:
     """A matrix plus the outer product of two vectors."""
-    return sparse.real_macs(call["vec1"]) * call["vec1"].numel() * call["vec2"].numel()
+    return sparse.flops_per_mac(call["vec1"]) * call["vec1"].numel() * call["vec2"].numel()
 
 
 def linear(call: Call) -> int:
     """Rows [..., K] times weight [N, K], dense or sparse."""
     rows, weight = call.first, call["weight"]
     num_rows = rows.numel() // rows.size(-1) if rows.size(-1) else 0
-    return num_rows * sparse.real_macs(rows) * sparse.stored(weight)
+    return num_rows * sparse.flops_per_mac(rows) * sparse.num_stored(weight)
 
 
 def packed_linear(call: Call) -> int:
@@ -122,23 +125,25 @@ def packed_linear(call: Call) -> int:
 
 
 def convolution(call: Call) -> int:
-    """Each output element sums a kernel; transposed: each input element spreads one.
+    """Each output element sums one kernel; transposed: each input element scatters one.
 
     weight [out, in / groups, *kernel], transposed [in, out / groups, *kernel]: groups are already
     in the shape.
     """
+    # The general op has a flag; backend ops have a name of their own for the transposed form.
     transposed = call.get("transposed", "transpose" in call.op)
     return _kernels((call.first if transposed else call.result), call["weight"].shape[1:])
 
 
 def convolution_backward(call: Call) -> int:
-    """The gradients of input and weight each cost what the forward pass did."""
+    """The gradients of input and weight each cost as much as the forward pass."""
     spread = call["input"] if call["transposed"] else call["grad_output"]
+    # output_mask: whether the gradients of input, weight and bias are wanted; bias is a sum.
     return sum(call["output_mask"][:2]) * _kernels(spread, call["weight"].shape[1:])
 
 
 def _kernels(elements: Tensor, kernel: Sequence[int]) -> int:
-    return sparse.real_macs(elements) * elements.numel() * prod(kernel)
+    return sparse.flops_per_mac(elements) * elements.numel() * prod(kernel)
 
 
 def conv_tbc(call: Call) -> int:
@@ -147,7 +152,7 @@ def conv_tbc(call: Call) -> int:
 
 
 def grouped_mm(call: Call) -> int:
-    """One product per group, by the real offsets: rows behind the last one are not computed.
+    """One product per group, by the actual offsets: rows behind the last one are not computed.
 
     [M, K] x [G, K, N] and [G, M, K] x [K, N] and [M, K] x [K, N] split M, N and K; without
     offsets [G, M, K] x [G, K, N].
@@ -155,6 +160,7 @@ def grouped_mm(call: Call) -> int:
     left, right, offsets = call.first, call.second, call.get("offs")
     if offsets is None:
         return 2 * left.numel() * right.shape[-1]
+    # Reading the offset synchronises a GPU, which a count may do: it is never timed.
     spanned = int(offsets[-1]) if offsets.numel() else 0
     if left.dim() == right.dim():  # K is split
         return 2 * spanned * left.shape[0] * right.shape[1]
@@ -163,7 +169,10 @@ def grouped_mm(call: Call) -> int:
 
 
 def rnn_mkldnn(call: Call, *, weights: tuple[str, str], passes: int) -> int:
-    """One layer, one direction: input and recurrent weights at every step."""
+    """One layer, one direction: input and recurrent weights at every step.
+
+    `passes`: 1 forward; 2 backward, for the gradients of input and weights.
+    """
     steps = call["input"].numel() // call["input"].shape[-1]
     return 2 * passes * steps * sum(call[name].numel() for name in weights)
 
@@ -172,6 +181,7 @@ def rnn_cudnn(call: Call, *, backward: bool) -> int:
     """All layers and directions: every weight matrix at every step; biases are vectors."""
     steps = call["input"].numel() // call["input"].shape[-1]
     matrices = sum(weight.numel() for weight in call["weight"] if weight.dim() == 2)
+    # output_mask[3]: whether gradients of the weights are wanted.
     passes = 1 + bool(call["output_mask"][3]) if backward else 1
     return 2 * passes * steps * matrices
 
@@ -187,6 +197,7 @@ FORMULAS: Mapping[str, Formula] = {
     "aten::conv_tbc": conv_tbc,
     "aten::_grouped_mm": grouped_mm,
     "aten::_scaled_grouped_mm": grouped_mm,
+    # Hugging Face transformers registers its own grouped product where torch has no kernel.
     "transformers::grouped_mm_fallback": grouped_mm,
     "transformers::grouped_mm_fallback_backward": lambda call: 2 * grouped_mm(call),
     "aten::mkldnn_rnn_layer": partial(rnn_mkldnn, weights=("weight0", "weight1"), passes=1),
@@ -201,7 +212,7 @@ FORMULAS: Mapping[str, Formula] = {
     "aten::_cdist_backward": pairwise.distances,
     "aten::_pdist_forward": pairwise.pair_distances,
     "aten::addr": outer,
-    "aten::sparse_sampled_addmm": sparse.sampled,
+    "aten::sparse_sampled_addmm": sparse.sampled_product,
     **dict.fromkeys(BAGS, sparse.weighted_bag),
     "aten::_embedding_bag_per_sample_weights_backward": sparse.bag_products,
     **attention.FORMULAS,
@@ -210,6 +221,6 @@ FORMULAS: Mapping[str, Formula] = {
 
 def version() -> str:
     """A hash of the formulas' source, for provenance: equal hashes, equal arithmetic."""
-    rooms = (sys.modules[__name__], attention, pairwise, sparse)
-    source = "".join(inspect.getsource(room) for room in rooms)
+    modules = (sys.modules[__name__], attention, pairwise, sparse)
+    source = "".join(inspect.getsource(module) for module in modules)
     return hashlib.sha256(source.encode()).hexdigest()[:12]

@@ -1,13 +1,14 @@
-"""Ops that are declared to cost no FLOPs: they move, compare, reduce or normalise, and multiply no
-matrices.
+"""Ops declared free of FLOPs: they move, compare, reduce or normalise, and multiply no matrices.
 
 Nothing is zero by default: an op that is neither here, nor pointwise, nor a view, nor in the table
-of formulas is reported as unknown. Names are stems: one entry covers the in-place, out, copy and
-backward forms of its op. `NO_WORK` touches no data either; `GATHERS` read only what they return.
+of formulas is reported as an op without a formula. Names are stems: one entry covers the in-place,
+out, copy and backward forms of its op. `NO_WORK` touches no data either; `GATHERS` read only what
+they return.
 """
 
 from __future__ import annotations
 
+# metadata, checks and allocations: no element is read or written
 _NO_WORK = """
     _assert_async _assert_scalar _assert_tensor_metadata _coalesced _debug_has_internal_overlap
     _dimI _dimV _efficientzerotensor _functional_assert_async _functional_assert_scalar
@@ -33,11 +34,13 @@ _NO_WORK = """
     values
 """
 
+# the table or source is not read as a whole, so its size must not enter `bytes_touched`
 _GATHERS = """
     _embedding_bag _embedding_bag_forward_only _unsafe_index _unsafe_masked_index embedding
     gather index index_select masked_select take
 """
 
+# copies, fills, layouts, padding, indexing
 _MOVES = """
     _chunk_cat _conj_physical _copy_from _copy_from_and_resize _cudnn_rnn_flatten_weight
     _fill_mem_eff_dropout_mask _index_put_impl _jagged_to_padded_dense _mkldnn_reshape
@@ -60,6 +63,7 @@ _MOVES = """
     zeros_like
 """
 
+# sums, extrema, sorting, counting, norms
 _REDUCTIONS = """
     _aminmax _cummax_helper _cummin_helper _histogramdd_bin_edges _histogramdd_from_bin_cts
     _histogramdd_from_bin_tensors _logcumsumexp _nested_sum _segment_reduce _sparse_csr_prod
@@ -72,6 +76,7 @@ _REDUCTIONS = """
     unique_dim_consecutive var var_mean
 """
 
+# a few operations per element; their elementwise part is not separable from their reductions
 _NORMALISATION = """
     _batch_norm_no_update _batch_norm_with_update _fused_rms_norm _log_softmax _masked_softmax
     _native_batch_norm_legit _native_batch_norm_legit_no_training
@@ -82,6 +87,7 @@ _NORMALISATION = """
     native_batch_norm native_group_norm native_layer_norm quantized_batch_norm softmax
 """
 
+# fixed stencils: interpolation weights are no learned products
 _POOLING_AND_RESAMPLING = """
     _adaptive_avg_pool2d _adaptive_avg_pool3d _grid_sampler_2d_cpu_fallback
     _upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_lanczos2d_aa
@@ -119,6 +125,7 @@ _LOSSES = """
     nll_loss2d
 """
 
+# conversions between storage formats
 _SPARSE_FORMAT = """
     _coalesce _convert_indices_from_coo_to_csr _convert_indices_from_csr_to_coo _cslt_compress
     _sparse_mask_projection _sparse_semi_structured_apply _sparse_semi_structured_tile _spdiags
@@ -126,6 +133,7 @@ _SPARSE_FORMAT = """
     _to_sparse_semi_structured sparse_mask
 """
 
+# scales and roundings; products of quantised operands have formulas
 _QUANTISATION = """
     _choose_qparams_per_tensor _convert_weight_to_int4pack _convert_weight_to_int4pack_for_cpu
     _dyn_quant_pack_4bit_weight _empty_affine_quantized _empty_per_channel_affine_quantized
@@ -136,6 +144,7 @@ _QUANTISATION = """
     int_repr quantize_per_channel quantize_per_tensor quantize_per_tensor_dynamic
 """
 
+# fused updates of all parameters: elementwise, but over lists of tensors
 _OPTIMISERS = """
     _amp_foreach_non_finite_check_and_unscale _fused_adagrad _fused_adam _fused_adamw _fused_sgd
 """
@@ -148,7 +157,7 @@ def _words(*blocks: str) -> frozenset[str]:
 NO_WORK = _words(_NO_WORK)
 GATHERS = _words(_GATHERS)
 ELEMENTWISE = _words(_ELEMENTWISE)
-UNCOUNTED = GATHERS | _words(
+FREE = GATHERS | _words(
     _MOVES,
     _REDUCTIONS,
     _NORMALISATION,
@@ -159,13 +168,14 @@ UNCOUNTED = GATHERS | _words(
     _QUANTISATION,
     _OPTIMISERS,
 )
-# whole namespaces: they mark profiler ranges or send tensors between processes
+# Whole namespaces: they mark profiler ranges or send tensors between processes.
 SILENT_NAMESPACES = frozenset({"profiler", "c10d", "_c10d_functional", "prim"})
 _SUFFIXES = ("_", "_copy", "_out", "_functional", "_backward", "_backward_data", "_forward")
 
 
 def stems(name: str) -> frozenset[str]:
     """The name itself and what is left without its form's suffixes: `cumsum_` -> cumsum."""
+    # Suffixes may stack, and may belong to the name (`__irshift__`): every shortened form counts.
     found, fresh = {name}, [name]
     while fresh:
         word = fresh.pop()

@@ -1,9 +1,9 @@
-"""The FLOP ledger: a dispatch mode that books every executed op, or says that it does not know it.
+"""The FLOP ledger: a dispatch mode that records every executed op, or flags it.
 
-    op arrives -> own formula -> composite: look inside -> elementwise -> declared to cost nothing
-               -> plugin formula -> unknown
+    op arrives -> own formula -> composite: look inside -> elementwise -> declared free
+               -> plugin formula -> flagged as an op without a formula
 
-A plugin's formula is for what is unknown: one for an op that is known would hide work, and raises.
+A plugin's formula is for ops of the last kind only: one for a known op would hide work, and raises.
 
 Ops run unchanged, on the real inputs, so data-dependent control flow is counted as it happened.
 `torch.cond` runs the taken branch only and `while_loop` is interpreted; other higher-order
@@ -25,26 +25,28 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench import routing
 from bench.meters.flops import control_flow, free_ops
 from bench.meters.flops.call import Call, Cost
-from bench.meters.flops.dispatch_state import as_called, run
+from bench.meters.flops.dispatch_state import caller_state, run_whole
 from bench.meters.flops.formulas import FORMULAS
-from bench.meters.flops.sparse import stored
+from bench.meters.flops.sparse import num_stored
 from bench.meters.flops.tally import Tally
 
 
 class _Rule(NamedTuple):
-    """How one overload is booked."""
+    """How one overload is recorded."""
 
-    kind: str  # formula, composite, elementwise, free_ops, no_work or unknown
+    kind: str  # formula, composite, elementwise, free, no_work or without_formula
     name: str  # aten::mm
     argument_names: tuple[str, ...] = ()
-    gathers: bool = False  # reads of its first argument only what it returns
+    gathers: bool = False  # reads only those elements of its first argument that it returns
 
 
 class Ledger(TorchDispatchMode):
-    """Books what its thread dispatches into a tally."""
+    """Records the ops that its thread dispatches in a tally."""
 
+    # Without this flag torch raises at the first `torch.cond` under the mode.
     supports_higher_order_operators = True
-    _rules: dict[OpOverload, _Rule] = {}  # one torch, one set of rules
+    # Shared by all ledgers: rules depend on torch alone, and finding one walks all its overloads.
+    _rules: dict[OpOverload, _Rule] = {}
 
     def __init__(self, tally: Tally) -> None:
         super().__init__()
@@ -63,50 +65,52 @@ class Ledger(TorchDispatchMode):
         if types and any(_takes_over(kind) for kind in types):
             return NotImplemented  # the subclass runs it; its inner ops come back here
         rule = self._rules.get(func) or self._rules.setdefault(func, _rule(func))
-        told = self._told(func) if self.tally.formulas else None
-        if told is not None and rule.kind not in ("unknown", "formula"):
+        plugin = self._plugin_formula(func) if self.tally.formulas else None
+        # A known op whose own formula gives no answer may still have a plugin's: see `_book`.
+        if plugin is not None and rule.kind not in ("without_formula", "formula"):
             raise ValueError(_ALREADY_KNOWN.format(rule.name))
         if rule.kind == "composite":
             if not any(isinstance(arg, Tensor) and arg.is_nested for arg in args):
-                with as_called(func), self:
+                with caller_state(func), self:
                     return func._op_dk(DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
             rule = _leaf_rule(func)  # nested tensors have kernels of their own
-        if told is None and rule.kind == "unknown":
-            self.tally.flag(rule.name)
-        output = run(func, args, kwargs)
-        self._book(rule, args, kwargs, output, told)
+        if plugin is None and rule.kind == "without_formula":
+            self.tally.flag(rule.name)  # before it runs: strict counts stop here
+        output = run_whole(func, args, kwargs)
+        self._book(rule, args, kwargs, output, plugin)
         return output
 
-    def _told(self, func: OpOverload) -> routing.Formula | None:
+    def _plugin_formula(self, func: OpOverload) -> routing.Formula | None:
+        """The registered formula of the overload, or of all overloads together."""
         formulas = self.tally.formulas
         return formulas.get(func) or formulas.get(func._overloadpacket)
 
     def _book(
-        self, rule: _Rule, args: tuple, kwargs: dict, output: Any, told: routing.Formula | None
+        self, rule: _Rule, args: tuple, kwargs: dict, output: Any, plugin: routing.Formula | None
     ) -> None:
         cost = _own_cost(rule, args, kwargs, output)
-        if told is not None:
+        if plugin is not None:
             if cost is not None:
                 raise ValueError(_ALREADY_KNOWN.format(rule.name))
-            cost = _told_cost(told, rule.name, args, kwargs, output)
-            self.tally.book_told(rule.name, cost)
+            cost = _plugin_cost(plugin, rule.name, args, kwargs, output)
+            self.tally.book_by_plugin(rule.name, cost)
         elif cost is None and rule.kind == "formula":
             self.tally.flag(rule.name)
-        written = output if output is not None else args[:1]
+        written = output if output is not None else args[:1]  # in-place ops over lists return None
         elements = _elements(written) if rule.kind == "elementwise" else 0
         self.tally.book(rule.name, cost, elements, _bytes_touched(rule, args, kwargs, output))
 
     def _higher_order(self, func: HigherOrderOperator, args: tuple, kwargs: dict) -> Any:
         interpret = control_flow.INTERPRETERS.get(func.name())
         if interpret is not None:
-            with self:
+            with self:  # inside its handler a mode is off
                 return interpret(*args, **kwargs)
         self.tally.flag(f"higher_order::{func.name()}")
         return func(*args, **kwargs)
 
 
 def _takes_over(kind: type) -> bool:
-    """Whether a tensor class answers dispatched ops itself (nested jagged, quantised, fake)."""
+    """Whether a tensor class handles dispatched ops itself (nested jagged, quantised, fake)."""
     handler = getattr(kind, "__torch_dispatch__", None)
     return kind is not Tensor and handler is not torch._C._disabled_torch_dispatch_impl
 
@@ -118,21 +122,24 @@ _ALREADY_KNOWN = (
 
 
 def _own_cost(rule: _Rule, args: tuple, kwargs: dict, output: Any) -> Cost | None:
-    """By our formula; None where there is none, or where it cannot tell."""
+    """The cost by our own formula; None without one, or where the call does not determine it."""
     if rule.kind != "formula":
         return None
+    # Not strict: the dispatcher leaves trailing arguments out where they have their defaults.
     arguments = dict(zip(rule.argument_names, args, strict=False)) | kwargs
-    answer = FORMULAS[rule.name](Call(rule.name, arguments, output))
-    return answer if answer is None or isinstance(answer, Cost) else Cost(answer, answer)
+    flops = FORMULAS[rule.name](Call(rule.name, arguments, output))
+    return flops if flops is None or isinstance(flops, Cost) else Cost(flops, flops)
 
 
-def _told_cost(formula: routing.Formula, name: str, args: tuple, kwargs: dict, output: Any) -> Cost:
-    """A plugin's answer; it must be a whole number of FLOPs, zero or more."""
-    answer = formula(args, kwargs, output)
+def _plugin_cost(
+    formula: routing.Formula, name: str, args: tuple, kwargs: dict, output: Any
+) -> Cost:
+    """The cost by a plugin's formula. Raises TypeError or ValueError unless it is an int >= 0."""
+    returned = formula(args, kwargs, output)
     try:
-        flops = operator.index(answer)
+        flops = operator.index(returned)  # NumPy integers are accepted, floats are not
     except TypeError as error:
-        raise TypeError(f"the formula of {name} returned {answer!r}, not an int") from error
+        raise TypeError(f"the formula of {name} returned {returned!r}, not an int") from error
     if flops < 0:
         raise ValueError(f"the formula of {name} returned {flops}: work cannot be negative")
     return Cost(flops, flops)
@@ -140,6 +147,7 @@ def _told_cost(formula: routing.Formula, name: str, args: tuple, kwargs: dict, o
 
 def _rule(func: OpOverload) -> _Rule:
     leaf = _leaf_rule(func)
+    # Checked last, so that a composite op with a formula of its own is still taken apart.
     key = "CompositeImplicitAutograd"
     composite = torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key)
     return leaf._replace(kind="composite") if composite else leaf
@@ -147,9 +155,9 @@ def _rule(func: OpOverload) -> _Rule:
 
 def _leaf_rule(func: OpOverload) -> _Rule:
     name = func._schema.name
-    plain = name.removesuffix("_")
+    plain = name.removesuffix("_")  # the in-place form of an op shares its formula
     namespace, _, short = name.partition("::")
-    short = short.removeprefix("_foreach_")  # over lists of tensors: what it does to each
+    short = short.removeprefix("_foreach_")  # over lists of tensors: the op applied to each
     forms = free_ops.stems(short) if namespace == "aten" else frozenset()
     gathers = bool(forms & free_ops.GATHERS)
     if name in FORMULAS or plain in FORMULAS:
@@ -157,19 +165,20 @@ def _leaf_rule(func: OpOverload) -> _Rule:
         return _Rule("formula", name if name in FORMULAS else plain, arguments, gathers)
     if _is_elementwise(func, short, forms):
         return _Rule("elementwise", name)
-    if torch.Tag.view_copy in func.tags:
-        return _Rule("uncounted", name)
+    if torch.Tag.view_copy in func.tags:  # copies what its view form only describes
+        return _Rule("free", name)
     moves_nothing = (namespace == "aten" and func.is_view) or forms & free_ops.NO_WORK
     if moves_nothing or namespace in free_ops.SILENT_NAMESPACES:
         return _Rule("no_work", name)
-    kind = "uncounted" if forms & free_ops.UNCOUNTED else "unknown"
+    kind = "free" if forms & free_ops.FREE else "without_formula"
     return _Rule(kind, name, gathers=gathers)
 
 
 def _is_elementwise(func: OpOverload, short: str, forms: frozenset[str]) -> bool:
-    """Tagged so by torch, it or the form of it that torch did tag, or declared so."""
+    """Whether torch tags the op or another form of it as pointwise, or `free_ops` lists it."""
     if forms & free_ops.ELEMENTWISE:
         return True
+    # Often only one overload is tagged, and the in-place and out forms are not.
     packets = [func._overloadpacket]
     functional = getattr(getattr(torch.ops, func.namespace), short.rstrip("_"), None)
     packets += [functional] if functional is not None else []
@@ -178,7 +187,7 @@ def _is_elementwise(func: OpOverload, short: str, forms: frozenset[str]) -> bool
 
 
 def _bytes_touched(rule: _Rule, args: tuple, kwargs: dict, output: Any) -> int:
-    """Operands read and results written, each once, whatever the caches do."""
+    """Bytes of operands read and results written, each once, regardless of caches."""
     if rule.kind == "no_work":
         return 0
     read = output if rule.gathers else args[:1]
@@ -187,7 +196,7 @@ def _bytes_touched(rule: _Rule, args: tuple, kwargs: dict, output: Any) -> int:
 
 def _bytes(value: Any) -> int:
     if isinstance(value, Tensor):
-        return stored(value) * value.element_size()
+        return num_stored(value) * value.element_size()
     num_bytes = 0
     if isinstance(value, (tuple, list)):
         for part in value:  # a plain loop: this runs for every op
@@ -197,5 +206,5 @@ def _bytes(value: Any) -> int:
 
 def _elements(value: Any) -> int:
     if isinstance(value, Tensor):
-        return stored(value)
+        return num_stored(value)
     return sum(map(_elements, value)) if isinstance(value, (tuple, list)) else 0

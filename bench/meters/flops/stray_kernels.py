@@ -1,7 +1,7 @@
-"""GPU kernels that no torch operation launched: nothing that dispatches can count them.
+"""Stray GPU kernels: launched by no torch operation, so no dispatch mode can count them.
 
-A bare Triton or CUDA launch passes no dispatcher. The profiler's device events know every kernel,
-and which operation each belongs to.
+A bare Triton or CUDA launch bypasses the dispatcher. The profiler's device events list every
+kernel, and its host events the operation that launched it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.meters.guard import refuse_if_dispatch_watched
 
-_MOVES = ("Memcpy", "Memset")  # of the driver: they compute nothing
+_MOVES = ("Memcpy", "Memset")  # device events of the driver's own copies: no kernels
 
 
 def count_stray_kernels(fn: Callable[..., Any], *args: Any) -> dict[str, int]:
-    """How often each kernel without a torch operation ran in one call; {} without a GPU.
+    """Number of runs of each kernel without a torch operation in one call; {} without a GPU.
 
     Raises MeterStateError under a dispatch mode or another profiler.
     """
@@ -28,14 +28,15 @@ def count_stray_kernels(fn: Callable[..., Any], *args: Any) -> dict[str, int]:
     if not torch.cuda.is_available():
         return {}
     both = [ProfilerActivity.CPU, ProfilerActivity.CUDA]
-    with profile(activities=both, acc_events=True) as seen:
+    with profile(activities=both, acc_events=True) as profiler:
         fn(*args)
-        torch.cuda.synchronize()
-    return orphans(seen.events())
+        torch.cuda.synchronize()  # kernels still running at the end would have no event
+    return stray_kernels(profiler.events())
 
 
-def orphans(events: Iterable[Any]) -> dict[str, int]:
+def stray_kernels(events: Iterable[Any]) -> dict[str, int]:
     """Kernels among a profile's events that are attached to no operation (`library::name`)."""
+    # By name and number, because a kernel's device event has no link back to its operation.
     run: Counter[str] = Counter()
     launched: Counter[str] = Counter()
     for event in events:

@@ -1,4 +1,4 @@
-"""The book of one count: FLOPs by region and op, and what nobody knows."""
+"""The running totals of one count: FLOPs by region and op, and ops without a formula."""
 
 from __future__ import annotations
 
@@ -17,56 +17,59 @@ BACKWARD = "backward"  # region of gradient work outside every named region
 
 
 class MissingFormulaError(Exception):
-    """Strict counting met work whose cost nobody knows; the message names it and the way out."""
+    """A strict count met an op without a formula; the message names it and the remedy."""
 
     def __init__(self, name: str) -> None:
+        # Names are `namespace::op`; the ledger and its neighbours flag other work in three more
+        # namespaces, each with its own remedy.
         kind, _, detail = name.partition("::")
         if kind == "thread":
-            way_out = f"work in the thread {detail} was not seen: start it inside what is counted"
+            remedy = f"work in the thread {detail} was not seen: start it inside what is counted"
         elif kind == "prim":
-            way_out = f"TorchScript runs {name} itself: count the module as it was before freezing"
+            remedy = f"TorchScript runs {name} itself: count the module as it was before freezing"
         elif kind == "higher_order":
-            way_out = f"what the higher-order operator {detail} runs was not seen"
+            remedy = f"what the higher-order operator {detail} runs was not seen"
         else:
-            way_out = (
-                f"{name} has no FLOP formula and is not declared to cost nothing: tell its cost "
+            remedy = (
+                f"{name} has no FLOP formula and is not declared free: register its cost "
                 f"with bench.routing.register_formula(torch.ops.{kind}.{detail}, "
                 "lambda args, kwargs, output: ...)"
             )
-        super().__init__(f"{way_out}; or count with strict=False and read ops_without_formula")
+        super().__init__(f"{remedy}; or count with strict=False and read ops_without_formula")
 
 
 @dataclass
 class Tally:
-    """What one count has booked so far, by all its threads."""
+    """What one count has recorded so far, by all its threads."""
 
     strict: bool = False
     formulas: Mapping[Any, routing.Formula] = field(default_factory=dict)  # plugins', by op
     flops: Counter[tuple[str, str]] = field(default_factory=Counter)  # (region, op)
-    told: Counter[str] = field(default_factory=Counter)  # of these, by plugins' word, by op
-    unknown: Counter[str] = field(default_factory=Counter)
+    by_plugin: Counter[str] = field(default_factory=Counter)  # of these, by plugins' formulas
+    without_formula: Counter[str] = field(default_factory=Counter)
     masked: int = 0  # FLOPs on the causally masked half of attention
     elements: int = 0  # written by elementwise ops
     num_bytes: int = 0
     num_ops: int = 0
-    num_carried: int = 0  # pieces of work sent to other threads and not finished
-    followed: set[int] = field(default_factory=set)  # native ids of threads that carried a ledger
+    num_pending: int = 0  # pieces of work sent to other threads and not finished
+    counted_threads: set[int] = field(default_factory=set)  # native ids of those with a ledger
+    # Re-entry is impossible: nothing under the lock dispatches an op.
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def flag(self, name: str) -> None:
-        """Book something whose cost is not known. Raises MissingFormulaError when strict."""
+        """Record work without a formula. Raises MissingFormulaError when strict."""
         with self.lock:
-            self.unknown[name] += 1
+            self.without_formula[name] += 1
         if self.strict:
             raise MissingFormulaError(name)
 
-    def book_told(self, op: str, cost: Cost) -> None:
-        """Note that these FLOPs rest on a plugin's word; `book` adds them."""
+    def book_by_plugin(self, op: str, cost: Cost) -> None:
+        """Record that these FLOPs rest on a plugin's formula; `book` adds them to the total."""
         with self.lock:
-            self.told[op] += cost.full
+            self.by_plugin[op] += cost.full
 
     def book(self, op: str, cost: Cost | None, elements: int, num_bytes: int) -> None:
-        """Book one executed op; `cost` is None where it has no FLOPs."""
+        """Record one executed op; `cost` is None where it has no FLOPs."""
         with self.lock:
             self.num_ops += 1
             self.elements += elements
@@ -78,6 +81,7 @@ class Tally:
 
 def _region() -> str:
     """The named region, or `backward` for gradient work outside any."""
+    # The autograd engine has a task id only while it runs a backward pass, in its own threads too.
     name = routing.current_region()
     in_backward = name == "backbone" and torch._C._current_graph_task_id() != -1
     return BACKWARD if in_backward else name

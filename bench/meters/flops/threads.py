@@ -1,10 +1,10 @@
 """Following counted work into other threads: a dispatch mode sees only its own.
 
-Threads started, and work submitted to a thread pool, by code that is being counted carry a ledger
-and the region they were sent from. A thread that was there before and works by itself carries
+Threads started, and work submitted to a thread pool, by code that is being counted get a ledger
+and the region that they were sent from. A thread that existed before and works by itself gets
 none: if it used CPU time meanwhile, the count is flagged. Meters that can only see their own
-thread notice the same events (`noticing`). Other processes, and kernels that are launched without
-a torch op, are not seen.
+thread list the same events (`watch_other_threads`). Other processes, and kernels that are launched
+without a torch op, are not seen.
 """
 
 from __future__ import annotations
@@ -20,18 +20,21 @@ from typing import Any
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from bench import routing
-from bench.meters.busy_threads import Lookout
+from bench.meters.busy_threads import CpuTimeSnapshot
 from bench.meters.flops.ledger import Ledger
 from bench.meters.flops.tally import Tally
 
-_LAST_LINES_S = 0.2
+_LAST_LINES_S = 0.2  # after its result is out, a thread still runs a few lines of its own
 
+# The three ways into another thread, as Python defines them. autograd's threads need no patch:
+# they inherit the dispatch modes of the thread that called backward.
 _start, _submit = threading.Thread.start, ThreadPoolExecutor.submit
 _start_bare = _thread.start_new_thread
 _patching = threading.RLock()
 _num_counts = 0  # counts in progress, in all threads
-_num_watches = 0  # those, and windows that only notice
-_here = threading.local()  # `noticed`: names for a meter of this thread; `is_hiring`: see below
+_num_patches = 0  # those, and the windows of `watch_other_threads`
+# Per thread. `started`: names for a window of this thread; `is_starting_worker`: inside `submit`.
+_here = threading.local()
 
 
 def is_counting() -> bool:
@@ -40,100 +43,102 @@ def is_counting() -> bool:
 
 
 def is_counted_here() -> bool:
-    """Whether what the calling thread runs is being counted."""
+    """Whether ops of the calling thread are being counted."""
     return _ledger_here() is not None
 
 
 @contextmanager
-def following(tally: Tally) -> Iterator[None]:
-    """Let work that the code inside sends to other threads book into `tally`.
+def follow_threads(tally: Tally) -> Iterator[None]:
+    """Record work that the code inside sends to other threads in `tally` as well.
 
-    Afterwards flags threads that are not finished, and threads that worked unseen.
+    Afterwards flags threads that have not finished, and older threads that worked uncounted.
     """
     _patch(+1, counts=1)
-    lookout = Lookout()
+    snapshot = CpuTimeSnapshot()
     try:
         yield
     finally:
         _patch(-1, counts=-1)
-    if not _finished(tally):
+    if not _all_finished(tally):
         tally.flag("thread::unfinished")
-    for thread in lookout.busy():
-        if thread.native_id not in tally.followed:
+    for thread in snapshot.busy_threads():
+        if thread.native_id not in tally.counted_threads:
             tally.flag(f"thread::{thread.name}")
 
 
 @contextmanager
-def noticing() -> Iterator[list[str]]:
-    """Names of other threads that this one starts or sends work to inside, or that work by
-    themselves; complete at the end."""
+def watch_other_threads() -> Iterator[list[str]]:
+    """Names of other threads that work during the block; the list is complete at its end.
+
+    These are threads that this one starts or sends work to, and older ones that used CPU time.
+    """
     names: list[str] = []
-    before, _here.noticed = getattr(_here, "noticed", None), names
+    before, _here.started = getattr(_here, "started", None), names  # windows may nest
     _patch(+1)
-    lookout = Lookout()
+    snapshot = CpuTimeSnapshot()
     try:
         yield names
     finally:
         _patch(-1)
-        _here.noticed = before
-        names += [thread.name for thread in lookout.busy()]
+        _here.started = before
+        names += [thread.name for thread in snapshot.busy_threads()]
 
 
-def _finished(tally: Tally) -> bool:
-    """Whether all carried work ends; a thread on its last lines gets a moment."""
+def _all_finished(tally: Tally) -> bool:
+    """Whether all work sent to other threads has ended, after a short grace period."""
     deadline = time.monotonic() + _LAST_LINES_S
-    while tally.num_carried and time.monotonic() < deadline:
+    while tally.num_pending and time.monotonic() < deadline:
         time.sleep(0.001)
-    return tally.num_carried == 0
+    return tally.num_pending == 0
 
 
 def _patch(change: int, counts: int = 0) -> None:
-    """Count one in or out; the first in replaces the three doors to other threads, the last out
-    puts them back."""
-    global _num_counts, _num_watches
+    """Count one user in or out: the first in replaces the three entries, the last out restores."""
+    global _num_counts, _num_patches
     with _patching:
         _num_counts += counts
-        _num_watches += change
-        watching = _num_watches > 0
-        threading.Thread.start = _start_carrying if watching else _start  # type: ignore
-        ThreadPoolExecutor.submit = _submit_carrying if watching else _submit  # type: ignore
-        _thread.start_new_thread = _start_bare_carrying if watching else _start_bare
+        _num_patches += change
+        active = _num_patches > 0
+        threading.Thread.start = _start_with_ledger if active else _start  # type: ignore
+        ThreadPoolExecutor.submit = _submit_with_ledger if active else _submit  # type: ignore
+        _thread.start_new_thread = _start_bare_with_ledger if active else _start_bare
 
 
-def _start_carrying(thread: threading.Thread) -> None:
-    # A pool's worker outlives the work: only the work is noticed and carries a ledger.
-    if not getattr(_here, "is_hiring", False):
-        _notice(thread.name)
+def _start_with_ledger(thread: threading.Thread) -> None:
+    # A pool's worker outlives the work: only the work is listed and gets a ledger.
+    if not getattr(_here, "is_starting_worker", False):
+        _list_thread(thread.name)
         ledger = _ledger_here()
         if ledger is not None:
-            thread.run = _carrying(ledger.tally, thread.run)  # type: ignore[method-assign]
+            thread.run = _with_ledger(ledger.tally, thread.run)  # type: ignore[method-assign]
     _start(thread)
 
 
-def _start_bare_carrying(function: Callable, *args: Any, **kwargs: Any) -> int:
-    _notice("a bare thread")
+def _start_bare_with_ledger(function: Callable, *args: Any, **kwargs: Any) -> int:
+    _list_thread("a bare thread")
     ledger = _ledger_here()
-    carried = function if ledger is None else _carrying(ledger.tally, function)
-    return _start_bare(carried, *args, **kwargs)
+    followed = function if ledger is None else _with_ledger(ledger.tally, function)
+    return _start_bare(followed, *args, **kwargs)
 
 
-def _submit_carrying(
+def _submit_with_ledger(
     pool: ThreadPoolExecutor, function: Callable, /, *args: Any, **kwargs: Any
 ) -> Future:
-    _notice("a thread pool")
+    _list_thread("a thread pool")
     ledger = _ledger_here()
-    carried = function if ledger is None else _carrying(ledger.tally, function)
-    _here.is_hiring = True
+    followed = function if ledger is None else _with_ledger(ledger.tally, function)
+    # `submit` may start a worker, through `Thread.start`, from inside this call.
+    _here.is_starting_worker = True
     try:
-        return _submit(pool, carried, *args, **kwargs)
+        return _submit(pool, followed, *args, **kwargs)
     finally:
-        _here.is_hiring = False
+        _here.is_starting_worker = False
 
 
-def _notice(name: str) -> None:
-    noticed = getattr(_here, "noticed", None)
-    if noticed is not None:
-        noticed.append(name)
+def _list_thread(name: str) -> None:
+    started = getattr(_here, "started", None)
+    if started is not None:
+        started.append(name)
 
 
 def _ledger_here() -> Ledger | None:
@@ -141,19 +146,20 @@ def _ledger_here() -> Ledger | None:
     return next((mode for mode in modes if isinstance(mode, Ledger)), None)
 
 
-def _carrying(tally: Tally, function: Callable) -> Callable:
-    """`function`, booking into `tally` in whichever thread runs it."""
-    region = routing.current_region()
+def _with_ledger(tally: Tally, function: Callable) -> Callable:
+    """`function`, counted into `tally` in whichever thread runs it."""
+    region = routing.current_region()  # of the sender: regions are per thread
     with tally.lock:
-        tally.num_carried += 1
+        tally.num_pending += 1
 
-    def carried(*args: Any, **kwargs: Any) -> Any:
-        tally.followed.add(threading.get_native_id())
+    def followed(*args: Any, **kwargs: Any) -> Any:
+        tally.counted_threads.add(threading.get_native_id())
         try:
+            # A ledger of its own: a mode object must not be entered in two threads at once.
             with routing.region(region), Ledger(tally):
                 return function(*args, **kwargs)
         finally:
             with tally.lock:
-                tally.num_carried -= 1
+                tally.num_pending -= 1
 
-    return carried
+    return followed

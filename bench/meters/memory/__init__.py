@@ -1,1 +1,1 @@
-"""Bytes: live tensors, parameters, and what a process keeps resident."""
+"""Memory: peak of live tensors, resident memory of a process, parameters."""

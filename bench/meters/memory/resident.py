@@ -1,13 +1,13 @@
-"""Resident memory: what a process costs, measured in a fresh child interpreter of its own.
+"""Resident memory of a whole process, measured in a fresh child interpreter.
 
-    reading = measure_peak_rss("bench.selftest.known_bytes:workload", ["64 MiB"])
+    reading = measure_peak_rss("bench.selftest.known_bytes:workload", ["big"])
     child = start_peak_rss(partial(model, batch)); ...; reading = child.reading()
 
 A target, `module:function`, gets the arguments as strings and returns the workload as a function
 without arguments; a workload that exists already is sent to the child through a pipe. The child
 runs it once dry, clears the kernel's high-water mark, runs it again and reports. A process that ran
-anything else before answers wrongly: freed memory stays with the C library, and the mark never
-falls. No torch in the parent's half.
+anything else before would read too high: freed memory stays with the C library, and the mark never
+falls. The parent's half does not need torch.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 CHILD = "bench.meters.memory.resident"  # the module that a child interpreter runs
-FROM_PIPE = "the workload of a pipe"
-SILENT = "it said nothing"
+FROM_PIPE = "the workload of a pipe"  # in place of a target; no module can have this name
+NO_MESSAGE = "no message on stderr"
 
 
 class RssError(RuntimeError):
-    """The child did not answer; the message holds its last words."""
+    """The child returned no reading; the message holds the last line of its stderr."""
 
 
 @dataclass(frozen=True)
 class RssReading:
     """Resident bytes of a child process, interpreter and libraries included.
 
-    `peak_rss_bytes` is the high-water mark of the measured run, or, where the kernel does not let
-    it be cleared (`cleared` false), of the child's whole life, building included.
+    `peak_rss_bytes` is the high-water mark of the measured run or, where the kernel refuses to
+    clear it (`cleared` False), of the child's whole life, building included.
     """
 
     peak_rss_bytes: int
@@ -60,12 +60,13 @@ def measure_peak_rss(
 
 
 def start_peak_rss(work: Callable[[], object]) -> RssChild:
-    """Send `work` to a fresh interpreter that measures it while this process goes on.
+    """Send `work` to a fresh interpreter that measures it while this process continues.
 
-    Raises RssError when `work` cannot be pickled, as with a closure inside a model. Nothing is
+    Raises RssError when `work` cannot be pickled, as with a closure inside a model. No pickle is
     read from disk: the child trusts its own parent's pipe, as multiprocessing does.
     """
     try:
+        # Two pickles: the child needs the path before it can import the workload's modules.
         payload = pickle.dumps(sys.path) + pickle.dumps(work)
     except Exception as error:  # a model's own __reduce__ may raise anything
         raise RssError(f"the model cannot be sent to a process of its own: {error}") from error
@@ -73,30 +74,31 @@ def start_peak_rss(work: Callable[[], object]) -> RssChild:
 
 
 class RssChild:
-    """A child interpreter that measures one workload; `reading` waits for its answer."""
+    """A child interpreter that measures one workload; `reading` waits for the result."""
 
     def __init__(self, target: str, arguments: Sequence[str] = (), payload: bytes = b"") -> None:
         self.target = target
         self.folder = tempfile.TemporaryDirectory()
-        self.answer = Path(self.folder.name) / "reading.json"
-        self.said = Path(self.folder.name) / "stderr"
-        command = [sys.executable, "-m", CHILD, str(self.answer), target, *arguments]
-        with self.said.open("wb") as said:
+        # Files instead of pipes: workloads may print more than a pipe buffers and then block.
+        self.result = Path(self.folder.name) / "reading.json"
+        self.stderr = Path(self.folder.name) / "stderr"
+        command = [sys.executable, "-m", CHILD, str(self.result), target, *arguments]
+        with self.stderr.open("wb") as stderr:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said
+                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr
             )
         self._send(payload)
 
     def _send(self, payload: bytes) -> None:
         assert self.process.stdin is not None
-        # A child that has died already says so in its exit code.
+        # If the child has died already, `reading` reports its exit code.
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(payload)
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
 
     def reading(self, timeout_s: float = 600.0) -> RssReading:
-        """Wait for the answer. Raises RssError when the child fails or takes too long."""
+        """Wait for the child's reading. Raises RssError when it fails or takes too long."""
         with self.folder:
             try:
                 code = self.process.wait(timeout_s)
@@ -104,16 +106,16 @@ class RssChild:
                 self.process.kill()
                 self.process.wait()
                 raise RssError(f"{self.target} took longer than {timeout_s:g} s") from error
-            if code != 0 or not self.answer.exists():
-                words = self.said.read_text(errors="replace").strip().splitlines()[-1:]
-                raise RssError(f"{self.target} ended with {code}: {(words or [SILENT])[0]}")
-            return RssReading(**json.loads(self.answer.read_text(encoding="utf-8")))
+            if code != 0 or not self.result.exists():
+                last = self.stderr.read_text(errors="replace").strip().splitlines()[-1:]
+                raise RssError(f"{self.target} ended with {code}: {(last or [NO_MESSAGE])[0]}")
+            return RssReading(**json.loads(self.result.read_text(encoding="utf-8")))
 
 
 def measure_here(workload: Callable[[], object]) -> RssReading:
-    """Run `workload` dry, then measured, in this process. Only meant for a fresh one."""
+    """Run `workload` dry, then measured, in this process. Meant for a fresh process only."""
     workload()
-    gc.collect()
+    gc.collect()  # what the dry run left in reference cycles is not part of the second run
     warm = _status_bytes("VmRSS")
     cleared = _clear_mark()
     workload()
@@ -121,6 +123,7 @@ def measure_here(workload: Callable[[], object]) -> RssReading:
 
 
 def _status_bytes(field: str) -> int:
+    """A field of /proc/self/status, which counts in KiB. Raises RssError outside Linux."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
@@ -128,8 +131,9 @@ def _status_bytes(field: str) -> int:
 
 
 def _clear_mark() -> bool:
-    """Set the high-water mark back to the present resident size; false where that is refused."""
+    """Reset the high-water mark to the present resident size; False where that is refused."""
     try:
+        # "5" resets VmHWM (proc(5)); some containers mount /proc read-only.
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
         return False
@@ -137,24 +141,27 @@ def _clear_mark() -> bool:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The child's half: build the workload, measure it, write the reading."""
+    """Entry point of the child: build the workload, measure it, write the reading."""
     parser = argparse.ArgumentParser(prog=f"python -m {CHILD}", description=__doc__)
-    parser.add_argument("answer", type=Path, help="where to write the reading (JSON)")
+    parser.add_argument("result", type=Path, help="where to write the reading (JSON)")
     parser.add_argument("target", help="module:function that returns the workload")
     parser.add_argument("arguments", nargs="*", help="its arguments, as strings")
-    given = parser.parse_args(arguments)
-    workload = _received() if given.target == FROM_PIPE else _built(given.target, given.arguments)
-    given.answer.write_text(json.dumps(asdict(measure_here(workload))), encoding="utf-8")
+    chosen = parser.parse_args(arguments)
+    if chosen.target == FROM_PIPE:
+        workload = _receive_workload()
+    else:
+        workload = _build_workload(chosen.target, chosen.arguments)
+    chosen.result.write_text(json.dumps(asdict(measure_here(workload))), encoding="utf-8")
     return 0
 
 
-def _built(target: str, arguments: Sequence[str]) -> Callable[[], object]:
+def _build_workload(target: str, arguments: Sequence[str]) -> Callable[[], object]:
     module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)(*arguments)
 
 
-def _received() -> Callable[[], object]:
-    """The workload that the parent sent: read whole at once, so that the parent can go on."""
+def _receive_workload() -> Callable[[], object]:
+    """The workload that the parent sent, read in full at once, so that the parent can continue."""
     stream = io.BytesIO(sys.stdin.buffer.read())
     sys.path[:] = pickle.load(stream)  # plugins of the parent are importable here too
     return pickle.load(stream)

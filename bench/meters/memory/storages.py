@@ -1,4 +1,4 @@
-"""Where a tensor's numbers lie: the storages behind it, each once, whatever its layout."""
+"""Storages behind tensors, each counted once, whatever the tensors' layout."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+# Compressed layouts: two index tensors and the values, by the compressed dimension.
 _ROWS = (torch.sparse_csr, torch.sparse_bsr)
 _COLUMNS = (torch.sparse_csc, torch.sparse_bsc)
 
@@ -17,21 +18,20 @@ def storage_bytes(tensors: Iterable[Tensor]) -> int:
 
     A sparse tensor keeps its values and its indices.
     """
-    found: dict[int, int] = {}
+    found: dict[int, int] = {}  # address -> bytes
     for part in (part for tensor in tensors for part in parts(tensor)):
         if part.layout is torch.strided:
             found[part.untyped_storage().data_ptr()] = part.untyped_storage().nbytes()
-        else:  # opaque, as mkldnn's: nothing shares it
+        else:  # opaque, as mkldnn's: it has no address and shares its memory with no other tensor
             found[id(part)] = part.numel() * part.element_size()
     found.pop(0, None)  # empty storages have no address
     return sum(found.values())
 
 
 def parts(tensor: Tensor) -> Iterator[Tensor]:
-    """The plain tensors that `tensor` consists of: itself, or values and indices, or what a
-    wrapper class wraps."""
+    """The plain tensors that `tensor` consists of: itself, values and indices, or wrapped ones."""
     if is_traceable_wrapper_subclass(tensor):
-        for name in tensor.__tensor_flatten__()[0]:
+        for name in tensor.__tensor_flatten__()[0]:  # attribute names; wrappers may nest
             yield from parts(getattr(tensor, name))
     elif tensor.layout is torch.sparse_coo:
         yield from (tensor._indices(), tensor._values())
@@ -44,5 +44,5 @@ def parts(tensor: Tensor) -> Iterator[Tensor]:
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether the tensor has one storage of its own that its shape and strides describe."""
+    """Whether one storage, described by the tensor's shape and strides, holds all its elements."""
     return tensor.layout is torch.strided and not is_traceable_wrapper_subclass(tensor)

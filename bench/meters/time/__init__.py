@@ -1,1 +1,1 @@
-"""Time: paired rounds, latency, regions, and the machine's own speed."""
+"""Time: paired rounds, latency, shares by region, and the speed of the machine itself."""

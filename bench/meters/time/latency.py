@@ -1,4 +1,4 @@
-"""Latency at batch 1: how long each real input takes, and the percentiles over inputs.
+"""Latency at batch 1: the time of each real input, and percentiles over inputs.
 
 A repeat is one pass over all inputs, so that no input is timed twice in a row with warm branches
 and caches. Each input's latency is the median of its repeats; percentiles are taken over inputs,
@@ -20,7 +20,7 @@ from bench.meters.guard import refuse_if_watched
 from bench.meters.time.stopwatch import Stopwatch, device_of, stopwatch_for
 from bench.statistics import Interval, quantile_interval
 
-MIN_REPEATS = 5
+MIN_REPEATS = 5  # below, one disturbed repeat can move an input's median
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Latency:
         return float(self.per_input_ms.mean())
 
     def percentile(self, percent: float) -> Interval:
-        """p`percent` over inputs with its interval; None with the reason below 10/(1-q) inputs."""
+        """p`percent` over inputs with its interval; None with a reason below 10/(1-q) inputs."""
         return quantile_interval(self.per_input_ms, percent / 100)
 
 
@@ -58,11 +58,12 @@ def time_each_input(
         raise ValueError(f"an input's latency is a median of at least {MIN_REPEATS} repeats")
     refuse_if_watched("latency")
     watch = stopwatch or stopwatch_for(device_of(inputs[0]))
-    seconds = np.empty((repeats, len(inputs)))
+    seconds = np.empty((repeats, len(inputs)))  # [R, N]
     with evaluation_mode(model), gc_disabled():
-        for each in inputs:
+        for each in inputs:  # a dry pass over all of them: each may take another path
             model(each)
         for repeat in range(repeats):
             for position, each in enumerate(inputs):
                 seconds[repeat, position] = watch.measure(partial(model, each)).host_s
+    # Host time: at batch 1 the caller waits for launches too.
     return Latency(np.median(seconds, axis=0) * 1e3, repeats)

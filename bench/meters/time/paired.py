@@ -1,9 +1,9 @@
 """Time: a candidate against a baseline in interleaved rounds, in one process, on real inputs.
 
-The unit of work is one pass over a fixed list of batches, so that every sample is issued equally
+The unit of work is one pass over a fixed list of batches, so that every sample is timed equally
 often. A round runs blocks of whole passes in the order ABBA or, alternately, BAAB: slow drift of
-clocks and temperature hits both models alike, and each round gives one ratio of its own. What is
-reported is the median of these ratios (paired or "duet" benchmarking: Bulej et al., ICPE 2020).
+clocks and temperature affects both models alike, and each round gives one ratio of its own. The
+result is the median of these ratios (paired or "duet" benchmarking: Bulej et al., ICPE 2020).
 
     timing = compare(method, dense, batches, rounds=20)
     timing.ratio              # 1.7: the method is 1.7 times as fast
@@ -38,7 +38,7 @@ NOISE_LIMITS = {"cpu": 0.03, "cuda": 0.02}  # of an A/A control; above, the sess
 class PairedTiming:
     """A candidate beside a baseline. Ratios are baseline time / candidate time: above 1 is faster.
 
-    `ratio` None: no round counted; bounds None: fewer than six did; `reason` explains both.
+    `ratio` None: no round was valid; bounds None: fewer than six were; `reason` explains both.
     """
 
     ratio: float | None
@@ -46,8 +46,8 @@ class PairedTiming:
     ci_high: float | None
     noise_floor: float | None  # of this machine and session, from `control`
     steady: bool  # the warm-up ended because times had settled
-    rounds: tuple[Round, ...]  # all of them, those that do not count included
-    num_samples: int  # issued per pass
+    rounds: tuple[Round, ...]  # all of them, invalid ones included
+    num_samples: int  # per pass
     num_passes: tuple[int, int]  # per block: candidate, baseline
     num_outliers: int  # rounds beyond three interquartile ranges; kept
     num_threads: int  # in force while timing
@@ -57,7 +57,7 @@ class PairedTiming:
 
     @property
     def valid_rounds(self) -> list[Round]:
-        """The rounds that count."""
+        """Rounds without a reason against them."""
         return [each for each in self.rounds if each.reason is None]
 
     @property
@@ -77,12 +77,12 @@ class PairedTiming:
 
     @property
     def candidate_samples_per_s(self) -> float:
-        """The candidate's throughput at these batches' size."""
+        """Throughput of the candidate at these batches' size."""
         return self.num_samples / self.candidate_s
 
     @property
     def baseline_samples_per_s(self) -> float:
-        """The baseline's throughput at these batches' size."""
+        """Throughput of the baseline at these batches' size."""
         return self.num_samples / self.baseline_s
 
     @property
@@ -108,7 +108,7 @@ def compare(
     stopwatch: Stopwatch | None = None,
     read_state: StateReader | None = None,
 ) -> PairedTiming:
-    """Time `candidate` against `baseline` over `batches` (real samples, see `issue.balanced_batches`).
+    """Time `candidate` against `baseline` over `batches` (real samples, see `sampling`).
 
     Both run in evaluation and inference mode with the caller's threads (`pinned_threads`). Each of
     `rounds` has four blocks of whole passes, as many as take `block_ms` typically. Rounds in which
@@ -126,9 +126,10 @@ def compare(
         read = read_state or stack.enter_context(state_reader(device))
         passes = (_passes(candidate, batches), _passes(baseline, batches))
         warm = warm_up(passes, watch, warmup_s)
+        # At least one pass: a pass longer than `block_ms` makes a longer block.
         repeats = tuple(max(1, math.ceil(block_ms / 1e3 / each)) for each in warm.pass_s)
         graphs = _num_graphs()
-        stack.enter_context(gc_disabled())
+        stack.enter_context(gc_disabled())  # after the warm-up, whose garbage it collects
         timed = run_rounds(passes, repeats, rounds, watch, read)
     timing = PairedTiming(
         ratio=None,
@@ -144,24 +145,24 @@ def compare(
         warmup_s=warm.elapsed_s,
         num_recompiles=_num_graphs() - graphs,
     )
-    return _judged(timing, rounds)
+    return _with_ratio(timing, rounds)
 
 
 def run_control(model: Model, batches: Sequence[Any], **settings: Any) -> PairedTiming:
     """The A/A control: `model` against a copy of itself, with `compare`'s settings.
 
-    Where weights lie in memory makes tenths of a percent, which one object timed twice would not
-    show; what cannot be copied is timed twice. Its `noise_floor` is the largest deviation from 1
-    that its interval holds: a smaller difference cannot be told from none on this machine in this
-    session. None where there is no interval.
+    The location of weights in memory is worth tenths of a percent, which one object timed twice
+    would not show; a model that cannot be copied is timed twice. `noise_floor` is the largest
+    deviation from 1 inside the interval: smaller differences are not resolved on this machine in
+    this session. None without an interval.
     """
-    timing = compare(model, _copied(model), batches, **settings)
+    timing = compare(model, _copy_or_same(model), batches, **settings)
     if timing.ci_low is None or timing.ci_high is None:
         return timing
     return replace(timing, noise_floor=max(abs(timing.ci_low - 1), abs(timing.ci_high - 1)))
 
 
-def _copied(model: Model) -> Model:
+def _copy_or_same(model: Model) -> Model:
     try:
         return deepcopy(model)
     except Exception:  # a model may hold anything: locks, generators, tensors with a history
@@ -169,7 +170,7 @@ def _copied(model: Model) -> Model:
 
 
 def _passes(model: Model, batches: Sequence[Any]) -> Callable[[int], None]:
-    """`run(n)`: n whole passes over the batches."""
+    """A function `run(n)`: n whole passes over the batches."""
 
     def run(num_passes: int) -> None:
         for _ in range(num_passes):
@@ -179,15 +180,17 @@ def _passes(model: Model, batches: Sequence[Any]) -> Callable[[int], None]:
     return run
 
 
-def _judged(timing: PairedTiming, asked: int) -> PairedTiming:
-    """The timing with its ratio, interval and what is wrong with it."""
-    counted = [each.log_ratio for each in timing.valid_rounds]
-    if not counted:
+def _with_ratio(timing: PairedTiming, requested: int) -> PairedTiming:
+    """The timing completed by its ratio, interval, outliers and the reason against it, if any."""
+    log_ratios = [each.log_ratio for each in timing.valid_rounds]
+    if not log_ratios:
         return replace(timing, reason=timing.rounds[0].reason)
-    interval = ratio_interval(counted)
+    interval = ratio_interval(log_ratios)
+    # The most serious reason is assigned last.
     reason = interval.reason
-    if len(counted) < asked:
-        reason = f"only {len(counted)} of {asked} rounds count: {_first_reason(timing.rounds)}"
+    if len(log_ratios) < requested:
+        first = next((each.reason for each in timing.rounds if each.reason), "unknown")
+        reason = f"only {len(log_ratios)} of {requested} rounds count: {first}"
     if timing.num_recompiles:
         reason = f"{timing.num_recompiles} graphs were compiled inside the timed rounds"
     return replace(
@@ -195,16 +198,13 @@ def _judged(timing: PairedTiming, asked: int) -> PairedTiming:
         ratio=interval.value,
         ci_low=interval.low,
         ci_high=interval.high,
-        num_outliers=num_outliers(counted),
+        num_outliers=num_outliers(log_ratios),
         reason=reason,
     )
 
 
-def _first_reason(rounds: Sequence[Round]) -> str:
-    return next((each.reason for each in rounds if each.reason), "unknown")
-
-
 def _num_graphs() -> int:
     """Graphs that torch.compile has made so far in this process."""
+    # Importing dynamo takes seconds; a process that never compiled has not imported it.
     dynamo = sys.modules.get("torch._dynamo.utils")
     return int(dynamo.counters["stats"]["unique_graphs"]) if dynamo else 0

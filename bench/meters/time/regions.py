@@ -1,7 +1,7 @@
-"""Where the time goes: the share of router, dispatch, expert and combine in a pass.
+"""Time by region: the share of router, dispatch, expert and combine in a pass.
 
 A pass of its own, never the timed one: the clock is read (and a GPU synchronised) at every border
-of a `bench.routing.region`, which costs time itself and takes away the overlap of host and device.
+of a `bench.routing.region`, which takes time itself and removes the overlap of host and device.
 Time inside nested regions counts for the innermost, so the shares sum to one.
 """
 
@@ -25,7 +25,7 @@ def time_by_region(
 ) -> dict[str, float]:
     """Seconds per region of `passes` passes over `batches`, after a dry one.
 
-    What lies outside every region is `backbone`; a region that was never entered is absent.
+    Time outside every region is `backbone`'s; a region that was never entered is absent.
     Raises MeterStateError under a dispatch mode or profiler.
     """
     refuse_if_watched("time by region")
@@ -40,13 +40,14 @@ def time_by_region(
             nonlocal last_s, current
             now_s = watch.now_s()
             spent[current] = spent.get(current, 0.0) + now_s - last_s
+            # Read again, so that the bookkeeping above belongs to no region.
             last_s, current = watch.now_s(), entered
 
         with routing.watch_regions(at_border):
             for _ in range(passes):
                 for batch in batches:
                     model(batch)
-            at_border(current)
+            at_border(current)  # closes the last stretch
     return spent
 
 

@@ -13,7 +13,7 @@ from bench.meters.time.stopwatch import Elapsed, Stopwatch
 
 @dataclass(frozen=True)
 class Round:
-    """One round: four blocks. Seconds are per pass; `reason` says why it does not count."""
+    """One round: four blocks. Seconds are per pass; `reason` is why the round is invalid."""
 
     order: str  # "ABBA" or "BAAB", A the candidate
     candidate_s: float
@@ -36,17 +36,19 @@ def run_rounds(
     watch: Stopwatch,
     read: StateReader,
 ) -> tuple[Round, ...]:
-    """Rounds until `rounds` of them count, at most twice as many.
+    """Rounds until `rounds` of them are valid, at most twice as many.
 
     `passes`: candidate and baseline, functions that run n passes; `repeats`: passes per block.
     """
     timed: list[Round] = []
     while sum(each.reason is None for each in timed) < rounds and len(timed) < 2 * rounds:
+        # Either order cancels linear drift; alternating also cancels effects of coming first.
         order = "ABBA" if len(timed) % 2 == 0 else "BAAB"
         blocks: dict[str, list[Elapsed]] = {"A": [], "B": []}
         for name in order:
             which = "AB".index(name)
             blocks[name].append(watch.measure(partial(passes[which], repeats[which])))
+        # The state is read after the last block: a query in between would delay the next one.
         timed.append(_round(order, blocks, repeats, read()))
     return tuple(timed)
 
@@ -57,6 +59,7 @@ def _round(
     repeats: tuple[int, ...],
     state: DeviceState | None,
 ) -> Round:
+    # Each model has two blocks of equally many passes.
     def per_pass(name: str, values: list[float]) -> float:
         return sum(values) / (len(values) * repeats["AB".index(name)])
 

@@ -1,7 +1,7 @@
-"""How long work takes: on the host always, on the device where there is one.
+"""Stopwatches: elapsed time on the host always, on the device where there is one.
 
 Host time is the monotonic clock around work that is bracketed by synchronisation. On a GPU the
-device's own events stand beside it: device time far below host time means launch-bound.
+device's own events are recorded beside it: device time far below host time means launch-bound.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class Elapsed:
 
 
 class Stopwatch(Protocol):
-    """A clock that waits for the work. Tests bring simulated ones."""
+    """A clock that waits for queued work. Tests use simulated ones."""
 
     def now_s(self) -> float:
-        """Seconds on a monotonic clock, all queued work done."""
+        """Seconds on a monotonic clock, after all queued work is done."""
         ...
 
     def measure(self, work: Callable[[], object]) -> Elapsed:
@@ -59,9 +59,11 @@ class CudaStopwatch:
     def measure(self, work: Callable[[], object]) -> Elapsed:
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start_s = self.now_s()
+        # The current stream, not the default one: models may run on a side stream.
         begin.record(torch.cuda.current_stream(self.device))
         work()
         end.record(torch.cuda.current_stream(self.device))
+        # `now_s` synchronises, which `elapsed_time` (milliseconds) requires.
         return Elapsed(self.now_s() - start_s, begin.elapsed_time(end) / 1e3)
 
 
@@ -71,6 +73,6 @@ def stopwatch_for(device: torch.device) -> Stopwatch:
 
 
 def device_of(batch: object) -> torch.device:
-    """Where a batch's inputs lie; the CPU for anything without tensors."""
+    """The device of a batch's inputs; the CPU for anything without tensors."""
     inputs = getattr(batch, "inputs", batch)
     return inputs.device if isinstance(inputs, torch.Tensor) else torch.device("cpu")

@@ -12,19 +12,21 @@ import numpy as np
 
 from bench.meters.time.stopwatch import Stopwatch
 
-TOLERANCE, WINDOW_S = 0.02, 1.5  # between the medians of two windows of this length; less, shorter
-NO_TREND = 1.64  # Mann-Kendall's z: a machine's noise is beyond it in one look of ten
-MIN_TURNS, FEW_TURNS, LONG_S = 10, 6, 3.0  # turns at least; fewer where those took so long
-NEXT_TURNS = 5  # between two looks; three where those took so long
-MAX_POINTS = 64  # of a trend: medians of neighbouring turns
-CAP = 20  # give up after this many times the asked warm-up: 60 s for the standard 3 s
+# A turn is one pass of every model. Medians of two windows of WINDOW_S may differ by TOLERANCE, in
+# proportion less where windows are shorter: drift grows with time.
+TOLERANCE, WINDOW_S = 0.02, 1.5
+NO_TREND = 1.64  # Mann-Kendall's z: noise without drift exceeds it in one check of ten
+MIN_TURNS, FEW_TURNS, LONG_S = 10, 6, 3.0  # turns at least; FEW where they took LONG_S
+NEXT_TURNS = 5  # between two checks; FEW_TURNS // 2 where those took LONG_S
+MAX_POINTS = 64  # of a trend, medians of neighbouring turns: its cost grows with their square
+CAP = 20  # stop after this many times the requested warm-up: 60 s for the standard 3 s
 
 Passes = tuple[Callable[[int], None], ...]
 
 
 @dataclass(frozen=True)
 class WarmUp:
-    """`pass_s`: seconds of one pass of each model, the median of the last window."""
+    """Result of a warm-up. `pass_s`: seconds of a pass of each model, median of the last window."""
 
     steady: bool
     elapsed_s: float
@@ -38,16 +40,16 @@ def warm_up(passes: Passes, watch: Stopwatch, warmup_s: float) -> WarmUp:
     third is left out; the rest makes two windows. Settled: the medians of each model's windows
     differ by less than 2 % (windows of 1.5 s; less in proportion where they are shorter), or the
     middle halves of both windows overlap and the turns show no trend: that is the machine's noise,
-    and waiting does not end it. Where passes are long six will do. Times that never settle give
-    `steady=False` after 20 times `warmup_s`.
+    which waiting does not reduce. Where passes are long, six are enough. Times that never settle
+    give `steady=False` after 20 times `warmup_s`.
     """
     turns = _Turns(passes, watch)
     turns.run(warmup_s, MIN_TURNS, FEW_TURNS)
     while True:
-        steady = all(_settled(times, turns.window_s) for times in turns.kept())
+        steady = all(_has_settled(times, turns.window_s) for times in turns.later_times())
         spent_s = turns.ends_s[-1] - turns.start_s
         if steady or spent_s >= CAP * warmup_s:
-            latest = (times[len(times) // 2 :] for times in turns.kept())
+            latest = (times[len(times) // 2 :] for times in turns.later_times())
             return WarmUp(steady, spent_s, tuple(map(median, latest)))
         turns.run(warmup_s / 2, NEXT_TURNS, FEW_TURNS // 2)
 
@@ -67,34 +69,37 @@ class _Turns:
         spent_s = 0.0
         while spent_s < least_s or num < (few if spent_s >= LONG_S else least):
             for times, run in zip(self.times, self.passes, strict=True):
+                # Never 0, which a coarse clock may return: medians are divided by each other.
                 times.append(max(self.watch.measure(partial(run, 1)).host_s, 1e-9))
             self.ends_s.append(self.watch.now_s())
             spent_s, num = self.ends_s[-1] - begin_s, num + 1
 
-    def kept(self) -> list[list[float]]:
+    def later_times(self) -> list[list[float]]:
         """Each model's turns without the first third, which holds first runs and compilation."""
         return [times[len(times) // 3 :] for times in self.times]
 
     @property
     def window_s(self) -> float:
-        """How long half of the kept turns took."""
+        """Seconds that half of those turns took, all models together."""
         return (self.ends_s[-1] - self.ends_s[len(self.ends_s) // 3]) / 2
 
 
-def _settled(times: list[float], window_s: float) -> bool:
+def _has_settled(times: list[float], window_s: float) -> bool:
     before, after = times[: len(times) // 2], times[len(times) // 2 :]
     change = abs(median(after) / median(before) - 1)
     if change < TOLERANCE * min(1.0, window_s / WINDOW_S):
         return True
+    # Overlapping interquartile ranges alone would accept a steady drift inside wide noise.
     (low, _, high), (new_low, _, new_high) = (quantiles(x, n=4) for x in (before, after))
     return low <= new_high and new_low <= high and _trend(times) < NO_TREND
 
 
 def _trend(times: list[float]) -> float:
-    """Mann and Kendall's z: how surely later turns are slower, or faster, than earlier ones."""
+    """Mann and Kendall's z, absolute: evidence that later turns are slower, or faster."""
     groups = np.array_split(np.array(times), min(len(times), MAX_POINTS))
     points = np.array([np.median(group) for group in groups])
     rises = np.sign(points[None, :] - points[:, None])  # [earlier, later]
     num = len(points)
+    # Standard deviation of the sum of signs without a trend; -1 below is the continuity correction.
     spread = math.sqrt(num * (num - 1) * (2 * num + 5) / 18)
     return max(0.0, abs(float(np.triu(rises).sum())) - 1) / spread

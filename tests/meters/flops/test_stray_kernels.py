@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.autograd import DeviceType
 
-from bench.meters.flops.stray_kernels import count_stray_kernels, orphans
+from bench.meters.flops.stray_kernels import count_stray_kernels, stray_kernels
 
 
 def op(name: str, *kernels: str) -> SimpleNamespace:
@@ -38,7 +38,7 @@ def test_a_kernel_belongs_to_its_operation() -> None:
         kernel("Memcpy HtoD"),
         kernel("my range", is_user_annotation=True),
     ]
-    assert orphans(events) == {}
+    assert stray_kernels(events) == {}
 
 
 def test_a_bare_launch_is_an_orphan() -> None:
@@ -50,12 +50,12 @@ def test_a_bare_launch_is_an_orphan() -> None:
         *(kernel("gemm") for _ in range(3)),
         kernel("my_triton_kernel"),
     ]
-    assert orphans(events) == {"gemm": 1, "my_triton_kernel": 1}
+    assert stray_kernels(events) == {"gemm": 1, "my_triton_kernel": 1}
 
 
 def test_a_custom_operations_kernels_are_its_own() -> None:
     """Whatever its library: the ledger flags the operation, or has its formula."""
-    assert orphans([op("mylib::experts", "fused"), kernel("fused")]) == {}
+    assert stray_kernels([op("mylib::experts", "fused"), kernel("fused")]) == {}
 
 
 @pytest.mark.gpu

@@ -1,4 +1,4 @@
-"""Resident and active parameters: what one sample really reads."""
+"""Resident and active parameters: those that one sample really reads."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def single(num=3, dim=DIM):
 
 @pytest.mark.parametrize("how", ["loop", "index", "index_select", "gather", "grouped"])
 def test_one_expert_of_four_is_active(how):
-    """The router and 16 x 8 weights of one expert, whichever way they are reached."""
+    """The router and 16 x 8 weights of one expert, however they are indexed."""
     model = Experts(how)
     assert count_active_params(model, single()) == [ROUTER + EXPERT] * 3
     assert count_resident_params(model) == ROUTER + EXPERTS * EXPERT
@@ -86,7 +86,7 @@ def test_a_slice_of_neurons_counts_its_elements():
 
 
 def test_an_expanded_parameter_counts_its_elements_once():
-    """A bias that is broadcast is as large as it is."""
+    """Broadcasting a bias reads no more elements than it has."""
 
     class Expanded(nn.Module):
         def __init__(self):
@@ -156,14 +156,14 @@ class Branches(nn.Module):
 
 
 def test_only_the_branch_taken_is_active():
-    """torch.cond runs as the Python that it stands for: one layer of 16 x 17, or two."""
+    """torch.cond runs as plain Python: one layer of 16 x 17, or two."""
     layer = DIM * (DIM + 1)
     inputs = [Batch(sign * torch.ones(1, DIM), torch.zeros(1)) for sign in (1, -1)]
     assert count_active_params(Branches(), inputs) == [layer, 2 * layer]
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without:UserWarning")
-def test_other_higher_order_operators_read_what_they_are_given():
+def test_other_higher_order_operators_read_all_their_arguments():
     """Flexible attention over a parameter that serves as its keys."""
 
     class Flexible(nn.Module):
@@ -177,8 +177,8 @@ def test_other_higher_order_operators_read_what_they_are_given():
     assert count_active_params(Flexible(), single(1)) == [DIM]
 
 
-def test_a_compiled_model_is_watched_as_eager_code():
-    """With fullgraph=True it would refuse to run under any mode."""
+def test_a_compiled_model_runs_as_eager_code_while_observed():
+    """With fullgraph=True it would raise under any mode."""
 
     class Compiled(nn.Module):
         def __init__(self):
@@ -192,7 +192,7 @@ def test_a_compiled_model_is_watched_as_eager_code():
     assert count_active_params(Compiled(), single(1)) == [DIM * (DIM + 1)]
 
 
-def test_a_sparse_parameter_counts_what_it_stores():
+def test_a_sparse_parameter_counts_its_stored_elements():
     """16 of 256 elements."""
 
     class Sparse(nn.Module):
@@ -207,8 +207,8 @@ def test_a_sparse_parameter_counts_what_it_stores():
     assert count_resident_params(Sparse()) == DIM
 
 
-def test_what_another_thread_reads_is_not_missed_in_silence():
-    """A dispatch mode sees its own thread only."""
+def test_reads_in_another_thread_are_an_error():
+    """A dispatch mode covers its own thread only."""
 
     class Aside(nn.Linear):
         def forward(self, batch):

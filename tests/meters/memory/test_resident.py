@@ -1,4 +1,4 @@
-"""Resident memory of a fresh child: real processes, without torch, so that they start at once."""
+"""Resident memory of a fresh child: real processes, without torch, so that they start fast."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _workloads(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
 
-def test_touched_memory_is_measured_whatever_this_process_did():
+def test_touched_memory_is_measured_independently_of_this_process():
     """256 MiB more raise the peak by 256 MiB (-1 %, +8 MiB), also after this process held more."""
     held = b"x" * (300 * MIB)
     del held
@@ -55,7 +55,7 @@ def test_touched_memory_is_measured_whatever_this_process_did():
 
 
 def test_building_is_not_part_of_the_measured_run():
-    """A peak of 400 MiB while building is forgotten where the kernel lets the mark be cleared."""
+    """A peak of 400 MiB while building does not count where the kernel clears the mark."""
     reading = measure_peak_rss("workloads:built_with_a_peak", ["8"])
     least = 8 * MIB if reading.cleared else 400 * MIB
     assert least <= reading.peak_rss_bytes
@@ -68,23 +68,23 @@ def test_building_is_not_part_of_the_measured_run():
         ("workloads:broken", "no such checkpoint"),
         ("workloads:missing", "missing"),
         ("nowhere:touched", "No module named 'nowhere'"),
-        ("workloads:silent", "ended with 3: it said nothing"),
+        ("workloads:silent", "ended with 3: no message on stderr"),
     ],
 )
-def test_a_child_that_fails_is_named_with_its_last_words(target, words):
-    """No reading is made up."""
+def test_a_failed_child_is_an_error_with_the_last_line_of_its_stderr(target, words):
+    """There is no reading then."""
     with pytest.raises(RssError, match=words):
         measure_peak_rss(target)
 
 
-def test_a_child_that_hangs_is_ended():
-    """After the time limit, with a message that says so."""
+def test_a_child_that_hangs_is_killed():
+    """At the time limit, with a message that names it."""
     with pytest.raises(RssError, match=r"longer than 0\.5 s"):
         measure_peak_rss("workloads:endless", timeout_s=0.5)
 
 
-def test_a_workload_that_exists_is_sent_to_a_child(tmp_path, monkeypatch):
-    """This process goes on meanwhile; modules that it can import, the child can import too."""
+def test_an_existing_workload_is_sent_to_a_child(tmp_path, monkeypatch):
+    """This process continues meanwhile; the child can import the same modules."""
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delenv("PYTHONPATH")
     workloads = importlib.import_module("workloads")
@@ -93,14 +93,14 @@ def test_a_workload_that_exists_is_sent_to_a_child(tmp_path, monkeypatch):
     assert 0.99 * 256 * MIB <= grown <= 264 * MIB
 
 
-def test_a_workload_that_cannot_be_sent_says_so():
-    """A closure stays where it is; that is an answer, not a crash."""
+def test_a_workload_that_cannot_be_pickled_is_an_error_with_its_reason():
+    """A closure cannot be sent to another process."""
     with pytest.raises(RssError, match="cannot be sent"):
         start_peak_rss(lambda: None)
 
 
 def test_the_workload_runs_twice_and_the_second_run_counts():
-    """First dry, then measured."""
+    """The first run is dry, the second is measured."""
     calls = []
     reading = measure_here(lambda: calls.append(1))
     assert len(calls) == 2

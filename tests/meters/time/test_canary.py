@@ -7,7 +7,7 @@ from bench.meters.time.canary import SIZE, canary, measure_canary_s
 
 
 def test_the_work_is_fixed() -> None:
-    """One pass executes two products of 384 x 384: 4 x 384^3 FLOPs, whoever asks and when."""
+    """One pass executes two products of 384 x 384: always 4 x 384^3 FLOPs."""
     run = canary("cpu")
     counted = count_samples(run, [1, 2])
     once = 2 * 2 * SIZE**3  # two products of 2 n^3; copies and sums are no products

@@ -14,7 +14,7 @@ from bench.types import Batch
 
 
 def driver(bits=0, **answers):
-    """pynvml's constants with functions that answer what is given; the others are not supported."""
+    """pynvml's constants, with functions that return `answers`; the others are not supported."""
     stand_in = SimpleNamespace(**{n: v for n, v in vars(pynvml).items() if not callable(v)})
     stand_in.NVMLError = pynvml.NVMLError
     stand_in.nvmlDeviceGetCurrentClocksEventReasons = lambda handle: bits
@@ -30,7 +30,7 @@ def driver(bits=0, **answers):
     return stand_in
 
 
-def test_a_state_holds_what_the_driver_tells():
+def test_a_state_holds_the_values_of_the_driver():
     """Clocks in MHz, degrees, watts; what is not supported is None."""
     state = read_state(driver(ClockInfo=1980, PowerUsage=512_300), handle=0)
     assert (state.sm_mhz, state.memory_mhz, state.power_w) == (1980, 1980, 512.3)
@@ -39,8 +39,8 @@ def test_a_state_holds_what_the_driver_tells():
 
 
 @pytest.mark.parametrize("function", ["TemperatureV", "Temperature"])
-def test_the_temperature_is_asked_as_the_driver_knows_it(function):
-    """Drivers before R565 answer the older function only."""
+def test_the_temperature_is_read_from_old_and_new_drivers(function):
+    """Drivers before R565 have the older function only."""
     assert read_state(driver(**{function: 41}), handle=0).temperature_c == 41
 
 
@@ -55,7 +55,7 @@ def test_the_temperature_is_asked_as_the_driver_knows_it(function):
         ("HwPowerBrakeSlowdown", False),
     ],
 )
-def test_slowdowns_make_a_round_invalid_and_a_power_cap_is_noted(name, counts):
+def test_slowdowns_make_a_round_invalid_and_a_power_cap_does_not(name, counts):
     """Heat and hardware limits distort a comparison; the power limit is the normal state."""
     bits = getattr(pynvml, f"nvmlClocksEventReason{name}")
     state = read_state(driver(bits), handle=0)
@@ -65,7 +65,7 @@ def test_slowdowns_make_a_round_invalid_and_a_power_cap_is_noted(name, counts):
 
 
 def test_a_cpu_has_no_gpu_state():
-    """The reader answers None, and nothing is exclusive that is not a GPU."""
+    """The reader returns None, and a CPU is never exclusive."""
     with state_reader(torch.device("cpu")) as read:
         assert read() is None
     assert not is_exclusive(torch.device("cpu"))
@@ -113,8 +113,8 @@ def test_the_host_stopwatch_runs_the_work_once():
 
 
 @pytest.mark.gpu
-def test_a_real_gpu_tells_its_clocks_and_is_waited_for():
-    """NVML knows the torch device; a large product keeps the host as long as the device."""
+def test_a_real_gpu_has_clocks_and_the_stopwatch_waits_for_it():
+    """NVML finds the torch device; host time of a large product covers its device time."""
     device = torch.device("cuda")
     with state_reader(device) as read:
         state = read()

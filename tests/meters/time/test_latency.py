@@ -22,7 +22,7 @@ def inputs(num):
     return [[number] for number in range(num)]
 
 
-def test_a_bimodal_model_has_its_two_latencies(clock):
+def test_percentiles_of_a_bimodal_model_are_its_two_latencies(clock):
     """10 ms for 70 %, 40 ms for 30 % of 1000 inputs: mean 19 ms, p50 10 ms, p90 and p99 40 ms."""
     found = time_each_input(bimodal(clock), inputs(1000), stopwatch=clock)
     assert found.mean_ms == pytest.approx(19.0, rel=0.01)
@@ -30,7 +30,7 @@ def test_a_bimodal_model_has_its_two_latencies(clock):
         assert found.percentile(percent).value == pytest.approx(expected)
 
 
-def test_an_input_keeps_its_place_and_its_median(clock):
+def test_an_inputs_latency_is_the_median_of_its_repeats(clock):
     """One slow repeat of five does not change an input's latency."""
     calls = []
 
@@ -45,7 +45,7 @@ def test_an_input_keeps_its_place_and_its_median(clock):
 
 
 def test_percentiles_without_enough_inputs_are_missing(clock):
-    """64 inputs have a p50 with its interval; p90 and p99 are None with the reason."""
+    """64 inputs give a p50 with its interval; p90 and p99 are None with a reason."""
     found = time_each_input(bimodal(clock), inputs(64), stopwatch=clock)
     assert found.percentile(50).low is not None
     assert found.percentile(90).value is None
@@ -61,7 +61,7 @@ def test_latency_is_of_single_inputs(clock, wrong):
 
 
 def test_a_median_needs_five_repeats(clock):
-    """Fewer would let one disturbance into an input's latency."""
+    """With fewer, one disturbance can move an input's latency."""
     with pytest.raises(ValueError, match="at least 5"):
         time_each_input(bimodal(clock), inputs(3), repeats=4, stopwatch=clock)
 

@@ -1,4 +1,4 @@
-"""The time meter on a GPU: work whose ratio is known."""
+"""Paired timing on a GPU: work whose ratio is known."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from bench.meters.time.paired import compare, run_control
 
 pytestmark = pytest.mark.gpu
-NUM_PRODUCTS = 40  # bfloat16, 4096 x 4096: milliseconds per pass, far above what a launch takes
+NUM_PRODUCTS = 40  # bfloat16, 4096 x 4096: milliseconds per pass, far above launch times
 SETTINGS = {"rounds": 20, "warmup_s": 2.0, "block_ms": 100.0}
 
 
@@ -29,8 +29,8 @@ def _batches() -> list[Tensor]:
     return [torch.randn(4096, 4096, device="cuda", dtype=torch.bfloat16) for _ in range(2)]
 
 
-def test_a_gpus_model_takes_as_long_as_itself() -> None:
-    """The A/A time ratio lies within 1 %, and the noise floor that is reported covers it."""
+def test_a_model_on_a_gpu_takes_as_long_as_itself() -> None:
+    """The A/A time ratio lies within 1 %, and the reported noise floor covers it."""
     timing = run_control(_products(NUM_PRODUCTS), _batches(), **SETTINGS)
     assert timing.reason is None
     assert timing.ratio == pytest.approx(1, abs=0.01)

@@ -1,4 +1,4 @@
-"""The measured speed limit: the fastest repeat, and never below one thread times the threads."""
+"""The measured speed limit: the fastest repeat, at least one thread's speed times the threads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Scripted:
     def measure(self, work):
         self.calls += 1
         self.threads.add(torch.get_num_threads())
-        busy = 4.0 if torch.get_num_threads() > 1 else 1.0  # a neighbour holds the second core
+        busy = 4.0 if torch.get_num_threads() > 1 else 1.0  # another process holds the second core
         return Elapsed(busy * [0.002, 0.001, 0.004][self.calls % 3])
 
 
@@ -45,8 +45,8 @@ def test_the_fastest_repeat_of_the_fastest_size_counts(scripted):
     assert peak.measure_peak_flops(torch.float32, 1) == pytest.approx(ONE_THREAD)
 
 
-def test_a_busy_neighbour_does_not_lower_the_limit_of_several_threads(scripted):
-    """Two threads that came out at half of one still have twice one thread's limit."""
+def test_another_process_does_not_lower_the_limit_of_several_threads(scripted):
+    """Two threads measured at half of one still have twice one thread's limit."""
     before = torch.get_num_threads()
     assert peak.measure_peak_flops(torch.float32, 2) == pytest.approx(2 * ONE_THREAD)
     assert scripted.threads == {1, 2}
@@ -54,7 +54,7 @@ def test_a_busy_neighbour_does_not_lower_the_limit_of_several_threads(scripted):
 
 
 def test_it_is_measured_once_per_process(scripted):
-    """The second question costs nothing."""
+    """The second call returns the cached value."""
     peak.measure_peak_flops(torch.float32, 1)
     calls = scripted.calls
     peak.measure_peak_flops(torch.float32, 1)
@@ -62,7 +62,7 @@ def test_it_is_measured_once_per_process(scripted):
 
 
 def test_it_refuses_under_a_dispatch_mode(scripted):
-    """A limit that is too low would convict honest times."""
+    """A limit that is too low would invalidate correct times."""
     with FlopCounterMode(display=False), pytest.raises(MeterStateError, match="peak FLOP/s"):
         peak.measure_peak_flops(torch.float32, 1)
 

@@ -39,23 +39,23 @@ def test_time_goes_to_the_innermost_region_and_sums_to_the_whole(clock):
 
 
 def test_a_dense_model_is_all_backbone(clock):
-    """Without regions everything is backbone, and nothing has no shares."""
+    """Without regions all time is the backbone's; without time there are no shares."""
     seconds = time_by_region(lambda batch: clock.advance(0.01), [["a"]], stopwatch=clock)
     assert time_shares(seconds) == {"backbone": 1.0}
     assert time_shares({}) == {}
 
 
-def test_borders_are_silent_in_the_timed_region(clock):
-    """Nobody listens outside the profiled pass, also after an error in it."""
-    heard = []
-    with routing.watch_regions(heard.append):
+def test_border_hooks_are_off_in_timed_rounds(clock):
+    """A hook is called inside `watch_regions` only, and is removed after an error too."""
+    entered = []
+    with routing.watch_regions(entered.append):
         moe(clock)(None)
-    assert heard == ["router", "backbone", "dispatch", "expert", "dispatch", "backbone"]
-    with pytest.raises(RuntimeError), routing.watch_regions(heard.append):
+    assert entered == ["router", "backbone", "dispatch", "expert", "dispatch", "backbone"]
+    with pytest.raises(RuntimeError), routing.watch_regions(entered.append):
         raise RuntimeError
-    heard.clear()
+    entered.clear()
     compare(moe(clock), moe(clock), [["a"]], rounds=1, warmup_s=0.0, stopwatch=clock)
-    assert heard == []
+    assert entered == []
 
 
 def test_it_refuses_under_a_dispatch_mode(clock):

@@ -1,4 +1,4 @@
-"""Warming up on a simulated clock: until times settle, and not for ever."""
+"""Warming up on a simulated clock: until times settle, or to the cap."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def passes(clock, seconds):
     return run
 
 
-def test_a_steady_model_warms_up_for_the_asked_time(clock):
-    """Two models of 10 ms are done soon after the asked second."""
+def test_a_steady_model_warms_up_for_the_requested_time(clock):
+    """Two models of 10 ms are done soon after the requested second."""
     run = passes(clock, lambda now: 0.010)
     warm = warm_up((run, run), clock, 1.0)
     assert warm.steady
@@ -39,7 +39,7 @@ def test_it_waits_until_times_have_fallen_to_their_floor(clock):
     assert warm.pass_s == pytest.approx((0.010, 0.010), rel=0.07)
 
 
-def test_one_restless_model_of_two_keeps_both_warming(clock):
+def test_one_unsettled_model_of_two_keeps_both_warming_up(clock):
     """The first model is steady at once, the second grows by 1 % with every pass for 3 s."""
     steady = passes(clock, lambda now: 0.010)
     growing = passes(clock, lambda now: 0.010 * 2 ** (4 * min(now, 3)))
@@ -55,8 +55,8 @@ def test_noise_without_a_trend_counts_as_steady(clock):
     assert warm.elapsed_s < 1.5
 
 
-def test_times_that_never_settle_end_at_the_cap_and_say_so(clock):
-    """A model that takes 5 % longer with every pass gives up after 20 times the asked warm-up."""
+def test_times_that_never_settle_end_at_the_cap_and_are_not_steady(clock):
+    """Passes that each take 5 % longer end after 20 times the requested warm-up."""
     calls = itertools.count()
     run = passes(clock, lambda now: 0.001 * 1.05 ** next(calls))
     warm = warm_up((run, run), clock, 0.5)
@@ -65,9 +65,11 @@ def test_times_that_never_settle_end_at_the_cap_and_say_so(clock):
 
 
 @pytest.mark.parametrize("drift", [0.1, 0.2, 0.5])
-def test_a_drift_is_not_taken_for_noise(clock, drift):
-    """Passes of 60 ms that grow by 10 % a second and more under 2 % of noise: in 40 sessions at
-    most four are called steady, where chance would call nearly all."""
+def test_a_drift_does_not_pass_as_noise(clock, drift):
+    """Passes of 60 ms that grow by 10 % a second and more under 2 % of noise are rarely steady.
+
+    At most 4 of 40 sessions; without the test for a trend it would be nearly all.
+    """
     steady = 0
     for seed in range(40):
         noise = np.random.default_rng(seed)
@@ -78,8 +80,8 @@ def test_a_drift_is_not_taken_for_noise(clock, drift):
 
 
 @pytest.mark.parametrize("scatter", [0.005, 0.02, 0.1, 0.3])
-def test_noise_is_not_taken_for_a_drift(clock, scatter):
-    """The same passes without a drift settle in every one of 40 sessions, whatever the noise."""
+def test_noise_does_not_pass_as_a_drift(clock, scatter):
+    """The same passes without a drift settle in all of 40 sessions, whatever the noise."""
     for seed in range(40):
         noise = np.random.default_rng(seed)
         clock.now = 0.0
@@ -88,7 +90,7 @@ def test_noise_is_not_taken_for_a_drift(clock, scatter):
 
 
 def test_a_warm_up_has_at_least_ten_passes(clock):
-    """However short it was asked to be: of 50 ms each, ten of both models take a second."""
+    """However short the request: of 50 ms each, ten of both models take a second."""
     calls = itertools.count()
 
     def run(num_passes):
