@@ -112,9 +112,11 @@ def _declares_truly(candidate: Candidate, model: Any, batch: Batch, how: str) ->
     with routing.force("closed"):
         closed = spend(candidate, model, batch)
     executed = own.executed - closed.executed
-    if abs(executed - own.declared) > LINEAR * max(own.declared, abs(executed)):
+    # Where exactly one choice runs, closed gates run the cheapest, and declare it.
+    declared = own.declared - closed.declared
+    if abs(executed - declared) > LINEAR * max(declared, abs(executed)):
         raise Broken(
-            f"a sample alone, {how} decisions: they declare {own.declared:,.0f} FLOPs, but "
+            f"a sample alone, {how} decisions: they declare {declared:,.0f} FLOPs, but "
             f"{executed:,} are executed above the {closed.executed:,} with every gate closed"
             + (" (computed and masked, or decide's answer is not obeyed)" if not executed else ""),
             gate=own.gate,

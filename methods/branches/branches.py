@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 
-import torch
 from torch import Tensor, nn
 
-from bench.routing import decide, region
+from bench.routing import SAMPLE_CHOICES, TOKEN_CHOICES, decide, region
 from bench.types import Backbone, TaskSpec
 from methods.backbone.transformer import FeedForward, mean_token
 from methods.parts import dispatch
@@ -67,7 +66,7 @@ class Branches:
 class BranchedFFN(nn.Module):
     """f_g(x) for the branch g that the gate picks; in training also the auxiliary loss.
 
-    The choice is announced as one decision per branch, because the branches differ in cost.
+    One decision with a choice per branch, each with its own cost.
     """
 
     takes_mask = True  # padding must not vote
@@ -98,13 +97,12 @@ class BranchedFFN(nn.Module):
                 temperature=self.settings.temperature,
                 decide=partial(self._decide, tokens_each),
             )
-            weights = _shared(choice.value, choice.run)
         rows = x.flatten(0, 1) if self.per_token else x
         num_branches = logits.shape[-1]
         y = dispatch.mix(
             rows,
             choice.run.reshape(-1, num_branches),
-            weights.reshape(-1, num_branches),
+            choice.value.reshape(-1, num_branches),
             self.branches,
         ).view_as(x)
         if not self.training:
@@ -113,17 +111,15 @@ class BranchedFFN(nn.Module):
         return y, self._aux_loss(choice.probability[real], choice.run[real])
 
     def _decide(self, tokens_each: int, probability: Tensor, run: Tensor) -> Tensor:
-        """One announcement per branch; `tokens_each`: tokens that one element stands for."""
-        obeyed = [
-            decide(
-                f"{self.name}.{branch}",
-                probabilities=probability[..., branch],
-                run=run[..., branch],
-                cost=cost * tokens_each,
-            )
-            for branch, cost in enumerate(self.costs)
-        ]
-        return torch.stack(obeyed, -1)
+        """Announce the choice; `tokens_each`: tokens that one element stands for."""
+        return decide(
+            self.name,
+            axes=TOKEN_CHOICES if self.per_token else SAMPLE_CHOICES,
+            probabilities=probability,
+            run=run,
+            cost=[cost * tokens_each for cost in self.costs],
+            exclusive=True,
+        )
 
     def _aux_loss(self, probability: Tensor, run: Tensor) -> Tensor:
         balance = self.settings.balance_weight * balance_loss(probability, run)
@@ -138,8 +134,3 @@ class BranchGroup(nn.ModuleList):
     def each(self) -> Sequence[Callable[[Tensor], Tensor]]:
         """The branches, each [n, ..., D] -> [n, ..., D]."""
         return list(self)
-
-
-def _shared(value: Tensor, run: Tensor) -> Tensor:
-    """`value` [..., G], divided evenly where several branches were forced to run at once."""
-    return value / run.sum(-1, keepdim=True).clamp_min(1)

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import defaultdict
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -25,10 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from bench import routing
-from bench.routing import Decision, Observation
+from bench.routing import SAMPLE_CHOICES, SAMPLES, Cost, Decision, Observation
 from bench.types import Batch, TaskSpec, Unsupported
 
-Route = dict[str, bool]  # what each gate does with one sample
+Route = dict[str, bool | tuple[bool, ...]]  # what each gate does with one sample
 MOST_ROUTES = 64  # so many are all tried
 RIGHT = 1e15  # worth more than all the FLOPs that a sample can save
 
@@ -75,9 +73,9 @@ def with_hindsight(model: nn.Module, spec: TaskSpec) -> nn.Module:
 def choices(model: nn.Module, spec: TaskSpec) -> list[list[Route]]:
     """What can be chosen: for each choice its alternatives, the gates that they set.
 
-    A chain of gates is one choice (how many run), branches of a layer are one, every other gate is
-    one; with few routes in all, the whole route is one. Raises Unsupported for gates on tokens, and
-    where nothing is decided.
+    A chain of gates is one choice (how many run), every other gate is one: open or closed, or which
+    of its alternatives runs. With few routes in all, the whole route is one. Raises Unsupported for
+    gates on tokens or independent units, and where nothing is decided.
     """
     was_training = model.training
     with torch.no_grad(), routing.observe() as opened, routing.force("open"):
@@ -87,39 +85,37 @@ def choices(model: nn.Module, spec: TaskSpec) -> list[list[Route]]:
     model.train(was_training)
     if not opened.decisions:
         raise Unsupported("the method announces no decision: there is nothing to know in hindsight")
-    if any(decision.run.dim() > 1 for decision in opened.decisions):
-        raise Unsupported("decides about tokens: their routes are too many to try")
+    _refuse_many_routes(opened.decisions)
     names = [decision.name for decision in opened.decisions]
     if len(closed.decisions) < len(names):  # the first closed gate ends the pass
         return [[_first(names, depth) for depth in range(len(names) + 1)]]
-    found = [_alternatives(group) for group in _groups(opened.decisions)]
+    found = [_alternatives(decision) for decision in opened.decisions]
     if math.prod(map(len, found)) > MOST_ROUTES:
         return found
     routes = itertools.product(*found)
     return [[{gate: run for part in route for gate, run in part.items()} for route in routes]]
 
 
+def _refuse_many_routes(decisions: list[Decision]) -> None:
+    for decision in decisions:
+        if decision.per_token:
+            raise Unsupported("decides about tokens: their routes are too many to try")
+        if decision.unit is not None and not decision.exclusive:
+            raise Unsupported(
+                f"decides about every {decision.unit}: the routes are too many to try"
+            )
+
+
 def _first(names: list[str], depth: int) -> Route:
     return {name: number < depth for number, name in enumerate(names)}
 
 
-def _groups(decisions: list[Decision]) -> Iterator[list[str]]:
-    """Gates whose beliefs add up to one are branches `layer.0`, `layer.1`, ...; others alone."""
-    layers: dict[str, list[Decision]] = defaultdict(list)
-    for decision in decisions:
-        layers[decision.name.rpartition(".")[0] or decision.name].append(decision)
-    for members in layers.values():
-        total = torch.stack([member.probabilities for member in members]).sum(0)
-        if len(members) > 1 and torch.allclose(total, torch.ones_like(total), atol=1e-3):
-            yield [member.name for member in members]
-        else:
-            yield from ([member.name] for member in members)
-
-
-def _alternatives(names: list[str]) -> list[Route]:
-    if len(names) == 1:
-        return [{names[0]: False}, {names[0]: True}]
-    return [{name: name == chosen for name in names} for chosen in names]
+def _alternatives(decision: Decision) -> list[Route]:
+    """What one gate can do with one sample."""
+    if not decision.exclusive:
+        return [{decision.name: False}, {decision.name: True}]
+    numbers = range(decision.run.shape[-1])
+    return [{decision.name: tuple(k == chosen for k in numbers)} for chosen in numbers]
 
 
 def _blank(spec: TaskSpec) -> Batch:
@@ -183,10 +179,12 @@ class Hindsight:
 
 def _observation(routes: list[Route], device: torch.device) -> Observation:
     """The decisions of every gate about the samples that take these routes."""
-    run = {
-        name: torch.tensor([route[name] for route in routes], device=device) for name in routes[0]
-    }
-    return Observation([Decision(name, each.float(), each, 0.0) for name, each in run.items()])
+    decisions = []
+    for name in routes[0]:
+        run = torch.tensor([route[name] for route in routes], device=device)
+        axes = SAMPLES if run.dim() == 1 else SAMPLE_CHOICES
+        decisions.append(Decision(name, axes, run.float(), run, Cost()))
+    return Observation(decisions)
 
 
 def _score(model: nn.Module, batch: Batch, tried: Observation) -> Tensor:
@@ -195,7 +193,7 @@ def _score(model: nn.Module, batch: Batch, tried: Observation) -> Tensor:
         logits = model(batch).logits
     spent = torch.zeros(len(batch), dtype=torch.float64, device=logits.device)
     for decision in seen.decisions:
-        flops = decision.run.double() * decision.cost
+        flops = decision.flops_of_samples()
         index = decision.index
         spent = spent + flops if index is None else spent.index_add(0, index, flops)
     return RIGHT * (logits.argmax(-1) == batch.targets) - spent

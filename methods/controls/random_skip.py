@@ -86,24 +86,27 @@ class Draw:
     sources: dict[tuple[str, torch.Size], Tensor] = field(default_factory=dict)
 
     def __call__(self, decision: Decision) -> Tensor:
-        """Token x expert: other experts for each token. Else: decisions of other elements."""
+        """Units of equal cost: others for each element. Else: decisions of other elements."""
         run = decision.run
-        if run.dim() == 3:
+        if decision.unit is not None and not decision.exclusive:
             rank = self._noise(run).argsort(-1).argsort(-1)
             return rank < run.sum(-1, keepdim=True)
-        layer = decision.name.rpartition(".")[0] or decision.name
-        key = layer, run.shape  # one draw for all branches of a layer: exactly one goes on running
+        elements = run if decision.unit is None else run[..., 0]
+        key = decision.name, elements.shape  # a gate that is asked twice in a pass draws once
         if key not in self.sources:
-            self.sources[key] = self._source(decision)
-        return run.gather(-1, self.sources[key])
+            self.sources[key] = self._source(decision, elements)
+        source = self.sources[key]
+        if decision.unit is None:
+            return run.gather(-1, source)
+        return run.gather(-2, source[..., None].expand_as(run))
 
     def _noise(self, run: Tensor) -> Tensor:
         return torch.rand(run.shape, generator=self.generator).to(run.device)
 
-    def _source(self, decision: Decision) -> Tensor:
-        """Whose decision each element takes over, shaped like `decision.run` [n] or [n, T]."""
-        noise = self._noise(decision.run)
-        if self.causal and noise.dim() == 2:
+    def _source(self, decision: Decision, elements: Tensor) -> Tensor:
+        """Whose decision each element takes over, shaped like `elements` [n] or [n, T]."""
+        noise = self._noise(elements)
+        if self.causal and decision.per_token:
             return _from_before(noise)
         real = self._real(decision)
         if real is None:
@@ -115,7 +118,7 @@ class Draw:
     def _real(self, decision: Decision) -> Tensor | None:
         """Which tokens are no padding, bool [n, T]; None where all are, or for whole samples."""
         mask = self.batch.mask
-        if mask is None or decision.run.dim() == 1 or mask.shape[1:] != decision.run.shape[1:]:
+        if mask is None or not decision.per_token or mask.shape[1] != decision.run.shape[1]:
             return None
         return mask if decision.index is None else mask[decision.index]
 

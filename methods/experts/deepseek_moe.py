@@ -14,7 +14,7 @@ from itertools import count
 import torch
 from torch import Tensor, nn
 
-from bench.routing import decide, region
+from bench.routing import TOKEN_CHOICES, decide, region
 from bench.types import Backbone, Point, TaskSpec
 from methods.parts import dispatch
 from methods.parts.experts import Experts, Router, expert_width
@@ -133,7 +133,13 @@ class DeepSeekFFN(nn.Module):
         with region("router"):
             score = self._scores(x)  # [B, T, E]
             best = top_k(self._in_best_groups(score.detach() + self.bias), self.top_k)
-            run = decide(self.name, probabilities=score, run=best, cost=self.experts.flops_per_row)
+            run = decide(
+                self.name,
+                axes=TOKEN_CHOICES,
+                probabilities=score,
+                run=best,
+                cost=self.experts.flops_per_row,
+            )
             weights = self._weights(score, run)
         y = dispatch.mix(
             x.flatten(0, 1),

@@ -11,7 +11,7 @@ from itertools import count
 
 from torch import Tensor, nn
 
-from bench.routing import decide, region
+from bench.routing import TOKEN_CHOICES, decide, region
 from bench.types import Backbone, Point, TaskSpec, Unsupported
 from methods.parts import dispatch
 from methods.parts.experts import Experts, Router, build_encoder, expert_width
@@ -83,6 +83,7 @@ class ExpertChoiceFFN(nn.Module):
             probability = softmax(self.router(x))  # [B, T, E]
             run = decide(
                 self.name,
+                axes=TOKEN_CHOICES,
                 probabilities=probability,
                 run=self._picked(probability.detach(), mask),
                 cost=self.experts.flops_per_row,

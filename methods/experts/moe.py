@@ -12,7 +12,7 @@ from itertools import count
 import torch
 from torch import Tensor, nn
 
-from bench.routing import decide, region
+from bench.routing import TOKEN_CHOICES, decide, region
 from bench.types import Backbone, Point, TaskSpec
 from methods.parts import dispatch
 from methods.parts.experts import Experts, Router, expert_width
@@ -128,6 +128,7 @@ class MoEFFN(nn.Module):
             best = top_k(probability, self.top_k)
             run = decide(
                 self.name,
+                axes=TOKEN_CHOICES,
                 probabilities=probability,
                 run=best if self._factor is None else self._placed(probability, mask),
                 cost=self.experts.flops_per_row,

@@ -123,7 +123,7 @@ class ExitModel(nn.Module):
             if head is self.trunk.head or (live is not None and not live.any()):
                 continue  # nobody is left to decide about
             run = torch.ones_like(exits[-1][..., 0], dtype=torch.bool)
-            chosen = self._decide(number, state, confidence(exits[-1].detach()), run)
+            chosen = self._decide(number, state, confidence(exits[-1].detach()), run, live)
             if chosen is not run:
                 live = chosen if live is None else live & chosen
         return Output(logits, state.aux_loss, {"exits": exits})
@@ -172,7 +172,7 @@ class ExitModel(nn.Module):
                 sure = torch.ones_like(live, dtype=found.dtype)  # [n, T]
                 sure = sure.flatten().index_copy(0, asking.places, confidence(found)).view_as(live)
                 run = live & (sure < self.threshold)
-                live = live & self._decide(number, state, sure, run)
+                live = live & self._decide(number, state, sure, run, live)
             with routing.region("dispatch"):
                 left = live.any(1)
                 rows = left.nonzero().flatten()
@@ -190,15 +190,36 @@ class ExitModel(nn.Module):
         for block in blocks[self.ends[number] :]:
             block.remember(state)
 
-    def _decide(self, number: int, state: State, sure: Tensor, run: Tensor) -> Tensor:
-        """Announce who goes on after exit `number`; returns whom the harness lets go on."""
+    def _decide(
+        self, number: int, state: State, sure: Tensor, run: Tensor, live: Tensor | None = None
+    ) -> Tensor:
+        """Announce what continues after exit `number`; returns the decision to obey.
+
+        `live`, bool like `run`: what has not left at an earlier exit; None: everything.
+        """
         return routing.decide(
             f"exit{number}",
+            axes=routing.TOKENS if run.dim() == 2 else routing.SAMPLES,
             probabilities=1 - sure,
             run=run,
-            cost=self._cost(number, state.x.shape[1], state.cache),
+            cost=routing.Cost(
+                element=self._cost(number, state.x.shape[1], state.cache),
+                sample=self._visible(number, state.x.shape[1]),
+            ),
             index=state.index,
+            asked=live,
         )
+
+    def _visible(self, number: int, num_tokens: int) -> float:
+        """FLOPs of keys and values after exit `number`, for a sample in which any token continues.
+
+        In a causal model those of all tokens stay visible. When generating they are computed for
+        every token, whatever the decisions.
+        """
+        if not self.trunk.spec.causal or self._cached:
+            return 0.0
+        num_blocks = self.ends[number + 1] - self.ends[number]
+        return float(num_blocks * num_tokens * self._key_value)
 
     def _cost(self, number: int, num_tokens: int, cache: Cache | None) -> float:
         """FLOPs of the stage after exit `number` for one more sample, or one more asking token.
@@ -230,30 +251,6 @@ class ExitModel(nn.Module):
                 head(state)
                 found.append(sum(calls))
         return found[1:]
-
-    def declared_flops(self, observation: routing.Observation) -> float:
-        """FLOPs of the decisions; in a causal model also keys and values of all visible tokens.
-
-        Those are computed for every token of a sample in which any token still asks; when
-        generating, for every token, whatever the decisions.
-        """
-        if not self.trunk.spec.causal:
-            return observation.declared_flops()
-        total = 0.0
-        live = torch.empty(0)
-        for decision in observation.decisions:
-            number = int(decision.name.removeprefix("exit"))
-            if number == 0:
-                live = torch.ones_like(decision.run)
-            rows = slice(None) if decision.index is None else decision.index
-            run = live[rows] & decision.run  # a token that has left is not asked again
-            live[rows] = run
-            total += int(run.sum()) * decision.cost
-            if not self._cached:
-                num_blocks = self.ends[number + 1] - self.ends[number]
-                num_visible = int(run.any(1).sum()) * run.shape[1]
-                total += num_visible * num_blocks * self._key_value
-        return total
 
 
 def confidence(logits: Tensor) -> Tensor:

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from bench.routing import Observation
 from bench.types import Backbone, Batch, Criterion, Output, Point, TaskSpec
 from methods.parts.exit_model import NEVER, ExitModel
 from methods.trunk.trunk import Trunk
@@ -89,10 +88,6 @@ class EarlyExit:
     def set_point(self, model: ExitModel, point: Point) -> None:
         """Use a budget's threshold. Raises ValueError for a budget that is not among `budgets`."""
         model.threshold.copy_(model.thresholds[self.budgets.index(float(point["budget"]))])
-
-    def declared_flops(self, model: ExitModel, observation: Observation) -> float:
-        """FLOPs that the decisions add to a pass in which everything leaves at the first exit."""
-        return model.declared_flops(observation)
 
 
 def find_threshold(confidence: Tensor, shares: Tensor, budget: float) -> float:

@@ -21,6 +21,8 @@ import math
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -102,20 +104,6 @@ class MixtureOfDepths:
             if isinstance(block, RoutedBlock):
                 block.set_capacity(float(point["capacity"]))
 
-    def declared_flops(self, model: Trunk, observation: routing.Observation) -> float:
-        """The decisions' FLOPs plus attention among the selected: 4 D k^2 for k of a sample.
-
-        When generating, a token that comes alone looks at those selected before it, too.
-        """
-        pairs, held = 0.0, dict[str, Tensor]()
-        for decision in observation.decisions:
-            chosen = decision.run.sum(1).double()  # [n]
-            alone = decision.run.shape[1] == 1
-            seen = held[decision.name] + chosen if alone and decision.name in held else chosen
-            held[decision.name] = seen
-            pairs += float(chosen @ seen)
-        return observation.declared_flops() + 4 * model.dim * pairs
-
 
 class RoutedBlock(nn.Module):
     """A block that works on selected tokens; the others pass unchanged.
@@ -131,7 +119,8 @@ class RoutedBlock(nn.Module):
         super().__init__()
         self.block, self.name, self.causal = block, name, causal
         self.capacities, self.active = capacities, 0
-        self.cost = linear_flops(block)  # of a token, without attention
+        # Attention among k selected tokens: scores and mixing are 2 D each, per pair.
+        self.cost = routing.Cost(element=linear_flops(block), pair=4 * dim)
         self.router = nn.Linear(dim, 1, bias=False)
         nn.init.normal_(self.router.weight, std=0.02)
         if causal:
@@ -202,11 +191,24 @@ class RoutedBlock(nn.Module):
             loss = F.binary_cross_entropy_with_logits(belief, own.to(belief))
             state = replace(state, aux_loss=state.aux_loss + loss)
         run = routing.decide(
-            self.name, probabilities=belief.sigmoid(), run=own, cost=self.cost, index=state.index
+            self.name,
+            axes=routing.TOKENS,
+            probabilities=belief.sigmoid(),
+            run=own,
+            cost=self.cost,
+            index=state.index,
+            past=partial(self._num_held, state),
         )
         if tokens is not None and run is own:
             return state, Selection(tokens, flat_places(tokens, score.shape[1]))
         return state, select_running(run)
+
+    def _num_held(self, state: State) -> Tensor | None:
+        """Earlier tokens that a new one also looks at, [n]; None unless one token comes alone."""
+        if state.cache is None or state.x.shape[1] > 1:
+            return None
+        attention: Any = self.block.attention
+        return state.cache.layer(attention).held(state.index, state.x.device)
 
     def _number(self, length: int) -> int:
         """How many of `length` tokens are taken."""

@@ -15,7 +15,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from bench.routing import decide, region
+from bench.routing import SAMPLES, decide, region
 from bench.types import Backbone, Batch, Criterion, Output, TaskSpec, Unsupported
 from methods.backbone.conv import layer_flops
 from methods.backbone.transformer import mean_token
@@ -113,7 +113,9 @@ class SkipModel(nn.Module):
     def _ask(self, block: int, logits: Tensor) -> Gate:
         def obey(probability: Tensor, run: Tensor) -> Tensor:
             cost = self.costs[block]
-            return decide(f"block{block}", probabilities=probability, run=run, cost=cost)
+            return decide(
+                f"block{block}", axes=SAMPLES, probabilities=probability, run=run, cost=cost
+            )
 
         return binary(logits, self.estimator, training=self.training, decide=obey)  # type: ignore[arg-type]
 

@@ -109,6 +109,7 @@ class BlockFFN(nn.Module):
             score = self.predictor(x.detach())  # [B, T, E]
             run = decide(
                 self.name,
+                axes=("sample", "token", "neurons"),
                 probabilities=score.sigmoid(),
                 run=top_k(score, self.k),
                 cost=self.blocks.flops_per_row,

@@ -44,6 +44,13 @@ class Layer:
     length: int = 0  # of all samples; of the longest, where they differ
     lengths: Tensor | None = None
 
+    def held(self, rows: Tensor | None, device: torch.device) -> Tensor:
+        """Tokens that are kept for each of the samples `rows` (None: all), [n]."""
+        if self.lengths is None:
+            num_rows = self.num_samples if rows is None else len(rows)
+            return torch.full((num_rows,), self.length, device=device)
+        return self.lengths if rows is None else self.lengths.index_select(0, rows)
+
     def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Append `key`, `value` [B, heads, T, d] of T tokens of every sample; returns all."""
         end = self.length + key.shape[2]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.routing import decide, region
+from bench.routing import SAMPLES, TOKENS, decide, region
 from bench.types import Backbone, Batch, Output, TaskSpec
 
 
@@ -30,7 +30,7 @@ class GatedFFN(nn.Module):
         return weight[..., None] * self.ffn(x) if self.training else self.skipping(x, run)
 
     def decide(self, open_: Tensor) -> Tensor:
-        return decide(self.name, probabilities=open_, run=open_ > 0.5, cost=self.cost)
+        return decide(self.name, axes=TOKENS, probabilities=open_, run=open_ > 0.5, cost=self.cost)
 
     def skipping(self, x: Tensor, run: Tensor) -> Tensor:
         y = torch.zeros_like(x)
@@ -51,7 +51,7 @@ class FirstDecides(GatedFFN):
 
     def decide(self, open_: Tensor) -> Tensor:
         run = (open_[:1] > 0.5).expand_as(open_)
-        return decide(self.name, probabilities=open_, run=run, cost=self.cost)
+        return decide(self.name, axes=TOKENS, probabilities=open_, run=run, cost=self.cost)
 
 
 class Disobedient(GatedFFN):
@@ -75,7 +75,7 @@ class LooksAhead(GatedFFN):
 
     def decide(self, open_: Tensor) -> Tensor:
         run = open_ > open_.mean(1, keepdim=True)
-        return decide(self.name, probabilities=open_, run=run, cost=self.cost)
+        return decide(self.name, axes=TOKENS, probabilities=open_, run=run, cost=self.cost)
 
 
 class CallsEmpty(GatedFFN):
@@ -179,7 +179,7 @@ class _Peeking(_Wrapped):
             if batch.targets.dim() > 1
             else (batch.targets % 2 == 1)
         )
-        run = decide("peek", probabilities=odd.float(), run=odd, cost=1.0)
+        run = decide("peek", axes=SAMPLES, probabilities=odd.float(), run=odd, cost=1.0)
         new = self.trunk.blocks[-1](state)
         state.x = torch.where(run[:, None, None], new.x, state.x)
         return Output(self.trunk.head(state))

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from bench import routing
-from bench.routing import decide, region
+from bench.routing import TOKENS, decide, region
 from bench.types import Batch, Output
 
 
@@ -31,7 +31,7 @@ class FollowsInCrowds(GatedFFN):
     def decide(self, open_: Tensor) -> Tensor:
         crowd = len(open_) > 8
         run = (open_[:1] if crowd else open_).expand_as(open_) > 0.5
-        return decide(self.name, probabilities=open_, run=run, cost=self.cost)
+        return decide(self.name, axes=TOKENS, probabilities=open_, run=run, cost=self.cost)
 
 
 class SavesAlone(GatedFFN):

@@ -11,7 +11,7 @@ from condbench_cheats import GatedFFN, Honest, _around, _with, _Wrapped
 from torch import Tensor, nn
 
 from bench import routing
-from bench.routing import decide
+from bench.routing import TOKENS, decide
 from bench.types import Backbone, Batch, Output, Point, TaskSpec
 
 
@@ -147,7 +147,7 @@ class OpensFirst(GatedFFN):
     def decide(self, open_: Tensor) -> Tensor:
         run = open_ > 0.5
         run[:, 0] = True
-        return decide(self.name, probabilities=open_, run=run, cost=self.cost)
+        return decide(self.name, axes=TOKENS, probabilities=open_, run=run, cost=self.cost)
 
 
 OpensFirstMethod = _with(OpensFirst)
@@ -156,7 +156,7 @@ OpensFirstMethod = _with(OpensFirst)
 class _FirstDecides(GatedFFN):
     def decide(self, open_: Tensor) -> Tensor:
         run = (open_[:1] > 0.5).expand_as(open_)
-        return decide(self.name, probabilities=open_, run=run, cost=self.cost)
+        return decide(self.name, axes=TOKENS, probabilities=open_, run=run, cost=self.cost)
 
 
 @dataclass
@@ -174,7 +174,9 @@ class _AtPoint(GatedFFN):
 
     def decide(self, open_: Tensor) -> Tensor:
         asked = open_ if self.at == 0.5 else open_[:1].expand_as(open_)
-        return decide(self.name, probabilities=open_, run=asked > self.at, cost=self.cost)
+        return decide(
+            self.name, axes=TOKENS, probabilities=open_, run=asked > self.at, cost=self.cost
+        )
 
 
 @dataclass

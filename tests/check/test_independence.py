@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.check.independence import _follows_one
-from bench.routing import decide, region
+from bench.routing import SAMPLES, decide, region
 from bench.types import Batch, Output
 
 
@@ -20,7 +20,7 @@ class Deciding(nn.Module):
     def forward(self, batch: Batch) -> Output:
         with region("router"):
             run = self.choose(batch.inputs)
-            decide("gate", probabilities=run.float(), run=run, cost=1.0)
+            decide("gate", axes=SAMPLES, probabilities=run.float(), run=run, cost=1.0)
         return Output(batch.inputs[:, None])
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from bench.routing import decide
+from bench.routing import SAMPLES, decide
 from bench.types import Batch, Output, Quality, Recipe, TaskSpec, Unsupported
 
 NUM_SAMPLES = {"train": 256, "calibration": 64, "test": 64}
@@ -98,7 +98,9 @@ class GatedLayer(nn.Module):
     def forward(self, x):  # [B, D]
         probability = (self.gate(x).squeeze(-1) + self.bias).sigmoid()  # [B]
         cost = 2.0 * self.layer.weight.numel()
-        run = decide("layer", probabilities=probability, run=probability > 0.5, cost=cost)
+        run = decide(
+            "layer", axes=SAMPLES, probabilities=probability, run=probability > 0.5, cost=cost
+        )
         if self.training:
             return self.layer(x) * (run + probability - probability.detach())[:, None]
         y = torch.zeros_like(x)

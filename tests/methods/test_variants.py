@@ -10,6 +10,7 @@ import torch
 from omegaconf import OmegaConf
 
 import conf
+from bench.plugins.hooks import resolve
 
 VARIANTS = sorted((Path(conf.__file__).parent / "method").glob("*.yaml"))
 DOORS = {door.name: door for door in entry_points(group="condbench.methods")}
@@ -24,7 +25,7 @@ def test_variant_overrides_a_method_and_can_be_built(path: Path, tiny_image) -> 
     assert settings.keys() <= vars(defaults).keys()
     assert any(getattr(defaults, key) != value for key, value in settings.items())
     method = DOORS[name].load()(**settings)
-    model = method.build(tiny_image.spec, tiny_image.backbone).eval()
+    model = resolve(method).hooks.build(tiny_image.spec, tiny_image.backbone).eval()
     with torch.no_grad():
         assert model(tiny_image.batch(2)).logits.isfinite().all()
 

@@ -12,13 +12,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bench import routing
-from bench.routing import decide, region
+from bench.routing import SAMPLES, TOKEN_CHOICES, TOKENS, decide, region
 
+AXES = {1: SAMPLES, 2: TOKENS, 3: TOKEN_CHOICES}  # of the decisions made here, by rank
 RUN = torch.tensor([[True, False, False], [True, True, False]])  # two samples, three tokens
 
 
 def ask(run: Tensor = RUN, name: str = "gate", index: Tensor | None = None) -> Tensor:
-    return decide(name, probabilities=run.float(), run=run, cost=10.0, index=index)
+    return decide(
+        name, axes=AXES[run.dim()], probabilities=run.float(), run=run, cost=10.0, index=index
+    )
 
 
 def test_alone_a_gate_has_its_way() -> None:
@@ -31,7 +34,7 @@ def test_watching_changes_nothing_and_keeps_no_gradient() -> None:
     """An observed gate gets its own decision; what is recorded is detached and in call order."""
     belief = torch.rand(2, 3, requires_grad=True)
     with routing.observe() as seen:
-        decide("first", probabilities=belief, run=RUN, cost=1.0)
+        decide("first", axes=TOKENS, probabilities=belief, run=RUN, cost=1.0)
         assert torch.equal(ask(name="second"), RUN)
     ask(name="after")
     assert [decision.name for decision in seen.decisions] == ["first", "second"]
@@ -119,9 +122,9 @@ def test_replay_refuses_a_call_that_was_not_recorded() -> None:
         ask()
     with routing.replay(seen):
         ask()
-        with pytest.raises(KeyError, match="'gate' was asked 2 times, but the recording holds 1"):
+        with pytest.raises(KeyError, match="'gate' decided 2 times, but the recording holds 1"):
             ask()
-        with pytest.raises(KeyError, match="'new' was asked 1 times, but the recording holds 0"):
+        with pytest.raises(KeyError, match="'new' decided 1 times, but the recording holds 0"):
             ask(name="new")
 
 

@@ -58,7 +58,7 @@ def _served(frame: Frame, chosen: torch.Tensor) -> Entry:
     if len(frame.run) != len(chosen):
         return {"name": frame.name, "executed_share": None, "load": None}
     run = frame.run[chosen][frame.real[chosen]]  # [M] or [M, G]
-    counts = run.sum(0).double() if frame.has_groups and run.any() else None
+    counts = run.sum(0).double() if frame.has_units and run.any() else None
     return {
         "name": frame.name,
         "executed_share": float(run.double().mean()),

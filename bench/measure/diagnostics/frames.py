@@ -1,4 +1,4 @@
-"""What gates decided over many batches, each gate in one frame of all samples"""
+"""What gates decided over many batches, each gate in one frame of all samples and tokens."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from bench.types import Batch
 
 @dataclass
 class Frame:
-    """One gate, or the branches of one layer, over all samples that were issued.
+    """One gate over all samples that were issued, in the frame of the original samples and tokens.
 
-    `run` bool and `belief` [N], [N, T] or, where an element chooses among groups, [N, ..., G];
-    belief (the gate's probability) is NaN for elements that the gate was never asked about. `real`
-    [N] or [N, T]: false for padding, which does not run and has no belief; no share counts it.
+    `run` bool and `probability` [N], [N, T] or, where an element has units (choices, neurons,
+    heads, steps), [N, ..., G]; probability is NaN for elements that the gate did not decide about.
+    `real` [N] or [N, T]: false for padding, which does not run and enters no share.
     """
 
     name: str
     run: Tensor
-    belief: Tensor
-    has_groups: bool
+    probability: Tensor
+    has_units: bool
     real: Tensor
 
     @property
@@ -37,66 +37,76 @@ class Frame:
 
     @property
     def ran(self) -> Tensor:
-        """Whether any group ran for an element, bool [N] or [N, T]."""
-        return self.run.any(-1) if self.has_groups else self.run
+        """Whether any unit ran for an element, bool [N] or [N, T]."""
+        return self.run.any(-1) if self.has_units else self.run
 
 
 @dataclass
 class _Parts:
     """A gate's decisions, batch by batch."""
 
+    has_units: bool
     run: list[Tensor] = field(default_factory=list)
-    belief: list[Tensor] = field(default_factory=list)
+    probability: list[Tensor] = field(default_factory=list)
     real: list[Tensor] = field(default_factory=list)
 
-    def add(self, run: Tensor, belief: Tensor, real: Tensor) -> None:
+    def add(self, run: Tensor, probability: Tensor, real: Tensor) -> None:
         """One batch; padding is no element."""
         fits = real.view(*real.shape, *[1] * (run.dim() - real.dim()))
         self.run.append(run & fits)
-        self.belief.append(belief.masked_fill(~fits, torch.nan))
+        self.probability.append(probability.masked_fill(~fits, torch.nan))
         self.real.append(real)
 
 
 def watch(model: Any, batches: Iterable[Batch]) -> list[Frame]:
-    """Every gate's decisions over `batches`, in the order in which gates are first asked.
+    """Every gate's decisions over `batches`, in the order in which gates first decide.
 
-    A gate that is asked several times in a pass is that many gates: name, name#2, ... Gates whose
+    A gate that decides several times in a pass is that many gates: name, name#2, ... Gates whose
     sequence length changes from batch to batch cannot stand in one frame and are left out.
     """
-    parts: dict[str, _Parts] = defaultdict(_Parts)
+    parts: dict[str, _Parts] = {}
     for batch in batches:
         with torch.inference_mode(), routing.observe() as seen:
             model(batch)
-        times: dict[str, int] = defaultdict(int)
+        num_calls: dict[str, int] = defaultdict(int)
+        # A network that drops tokens decides about fewer and fewer: the longest row has all.
+        num_tokens = max((d.run.shape[1] for d in seen.decisions if d.per_token), default=0)
         for decision in seen.decisions:
-            times[decision.name] += 1
-            number = times[decision.name]
+            num_calls[decision.name] += 1
+            number = num_calls[decision.name]
             name = decision.name if number == 1 else f"{decision.name}#{number}"
-            run, belief = _placed(decision, len(batch))
-            parts[name].add(run, belief, _real(batch, run))
+            run, probability = _placed(decision, len(batch), num_tokens)
+            gate = parts.setdefault(name, _Parts(decision.unit is not None))
+            gate.add(run, probability, _real(batch, run, decision.per_token))
     frames = [_joined(name, each) for name, each in parts.items()]
-    return _with_branches([frame for frame in frames if frame is not None])
+    return [frame for frame in frames if frame is not None]
 
 
-def _placed(decision: Decision, num_samples: int) -> tuple[Tensor, Tensor]:
-    """Choice and belief in the frame of the whole batch: what was not reached does not run."""
-    run, belief = decision.run.cpu(), decision.probabilities.cpu().float()
+def _placed(decision: Decision, num_samples: int, num_tokens: int) -> tuple[Tensor, Tensor]:
+    """Choice and probability in the frame of the whole batch: what was not reached does not run."""
+    run, probability = decision.run.cpu(), decision.probabilities.cpu().float()
+    if decision.tokens is not None:
+        tokens = decision.tokens.cpu()
+        tokens = tokens.view(*tokens.shape, *[1] * (run.dim() - 2)).expand_as(run)
+        wide = (len(run), num_tokens, *run.shape[2:])
+        run = torch.zeros(wide, dtype=torch.bool).scatter(1, tokens, run)
+        probability = torch.full(wide, torch.nan).scatter(1, tokens, probability)
     if decision.index is None:
-        return run, belief
+        return run, probability
     index, shape = decision.index.cpu(), (num_samples, *run.shape[1:])
     full, unknown = torch.zeros(shape, dtype=torch.bool), torch.full(shape, torch.nan)
-    return full.index_copy(0, index, run), unknown.index_copy(0, index, belief)
+    return full.index_copy(0, index, run), unknown.index_copy(0, index, probability)
 
 
-def _real(batch: Batch, run: Tensor) -> Tensor:
+def _real(batch: Batch, run: Tensor, per_token: bool) -> Tensor:
     """Which elements of a choice are no padding, [B] or [B, T].
 
     The mask is that of the inputs, behind a class token if there is one. In an encoder-decoder of
-    which both sides are equally long nobody can tell whose tokens these are: then all are real.
+    which both sides are equally long the tokens' side is unknown: then all count as real.
     """
-    mask, shape = batch.mask, run.shape[: min(2, run.dim())]
+    mask, shape = batch.mask, run.shape[: 2 if per_token else 1]
     everything = torch.ones(shape, dtype=torch.bool)
-    if mask is None or run.dim() < 2:
+    if mask is None or not per_token:
         return everything
     if batch.decoder_inputs is not None and batch.decoder_inputs.shape[1] == mask.shape[1]:
         return everything
@@ -109,33 +119,5 @@ def _real(batch: Batch, run: Tensor) -> Tensor:
 def _joined(name: str, parts: _Parts) -> Frame | None:
     if len({run.shape[1:] for run in parts.run}) != 1:
         return None
-    run = torch.cat(parts.run)
-    belief, real = torch.cat(parts.belief), torch.cat(parts.real)
-    return Frame(name, run, belief, has_groups=run.dim() == 3, real=real)
-
-
-def _with_branches(frames: list[Frame]) -> list[Frame]:
-    """Gates `layer.0`, `layer.1`, ... whose beliefs add up to one are the branches of `layer`."""
-    layers: dict[str, list[Frame]] = defaultdict(list)
-    for frame in frames:
-        stem, _, number = frame.name.rpartition(".")
-        alone = frame.has_groups or not number.isdigit()
-        layers[frame.name if alone else stem].append(frame)
-    found: list[Frame] = []
-    for stem, members in layers.items():
-        found += [_branches(stem, members)] if _are_branches(members) else members
-    return found
-
-
-def _are_branches(members: list[Frame]) -> bool:
-    if len({member.run.shape for member in members}) != 1 or len(members) < 2:
-        return False
-    real = members[0].real
-    total = torch.stack([member.belief[real] for member in members]).sum(0)
-    return bool(torch.allclose(total, torch.ones_like(total), atol=1e-3))
-
-
-def _branches(stem: str, members: list[Frame]) -> Frame:
-    run = torch.stack([member.run for member in members], -1)
-    belief = torch.stack([member.belief for member in members], -1)
-    return Frame(stem, run, belief, has_groups=True, real=members[0].real)
+    run, real = torch.cat(parts.run), torch.cat(parts.real)
+    return Frame(name, run, torch.cat(parts.probability), parts.has_units, real)

@@ -53,7 +53,7 @@ def _paths_of(frames: list[Frame]) -> Entry:
     ran = [_spread(frame.ran, shape)[real] for frame in frames]  # each [M]
     depth = _shares(torch.stack(ran).sum(0), len(frames))
     nested = all(bool((later <= earlier).all()) for earlier, later in pairwise(ran))
-    is_exit = nested and not any(frame.has_groups for frame in frames)
+    is_exit = nested and not any(frame.has_units for frame in frames)
     routes = _routes(frames, shape, real)
     return {"depth_histogram": depth, "exit_histogram": depth if is_exit else None, **routes}
 
@@ -66,7 +66,7 @@ def _spread(ran: Tensor, shape: torch.Size) -> Tensor:
 def _routes(frames: list[Frame], shape: torch.Size, real: Tensor) -> Entry:
     columns = []
     for frame in frames:
-        choices = frame.run if frame.has_groups else frame.run[..., None]
+        choices = frame.run if frame.has_units else frame.run[..., None]
         wide = choices if choices.shape[:-1] == shape else choices[:, None].expand(*shape, -1)
         columns.append(wide[real])
     bits = torch.cat(columns, 1).numpy()

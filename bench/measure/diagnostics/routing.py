@@ -4,7 +4,7 @@
     gates[]                         one entry per gate or branched layer:
       name, executed_share          share of elements (of element x group pairs) that run
       load, imbalance, dead         per group: share of what runs; largest / mean; unused groups
-      entropy                       mean of the belief's entropy, 1 = undecided
+      entropy                       mean of the probabilities' entropy, 1 = undecided
       margin                        mean gap from the surest that does not run to the least sure
                                     that does
       collapsed                     the gate does the same for practically every element
@@ -84,35 +84,35 @@ def describe(frame: Frame) -> Entry:
 
 def _load(frame: Frame) -> list[float] | None:
     """Each group's share of what runs; None without groups, or where nothing runs."""
-    if not frame.has_groups or not frame.run.any():
+    if not frame.has_units or not frame.run.any():
         return None
     counts = frame.run.flatten(0, -2).sum(0).double()
     return [float(share) for share in counts / counts.sum()]
 
 
 def _entropy(frame: Frame) -> float | None:
-    """Mean entropy of the belief, as a share of the largest possible one."""
-    if frame.has_groups:
-        p = frame.belief.flatten(0, -2).double()
+    """Mean entropy of the probabilities, as a share of the largest possible one."""
+    if frame.has_units:
+        p = frame.probability.flatten(0, -2).double()
         p = p / p.sum(-1, keepdim=True)
         entropy = -torch.xlogy(p, p).sum(-1) / math.log(max(2, p.shape[-1]))
     else:
-        p = frame.belief.double().clamp(0, 1)
+        p = frame.probability.double().clamp(0, 1)
         entropy = -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)) / math.log(2)
     known = entropy[entropy.isfinite()]
     return float(known.mean()) if known.numel() else None
 
 
 def _margin(frame: Frame) -> float | None:
-    """Mean over rows of: lowest belief that runs - highest that does not, where a row has both.
+    """Mean over rows of: lowest probability that runs - highest that does not, where a row has both.
 
     A row is an element's groups, a sample's tokens, or all samples.
     """
     run = frame.run.reshape(-1, frame.run.shape[-1])
-    belief = frame.belief.reshape(run.shape)
-    known = belief.isfinite()
-    lowest = belief.masked_fill(~(run & known), torch.inf).amin(-1)
-    highest = belief.masked_fill(run | ~known, -torch.inf).amax(-1)
+    probability = frame.probability.reshape(run.shape)
+    known = probability.isfinite()
+    lowest = probability.masked_fill(~(run & known), torch.inf).amin(-1)
+    highest = probability.masked_fill(run | ~known, -torch.inf).amax(-1)
     gap = (lowest - highest)[lowest.isfinite() & highest.isfinite()]
     return float(gap.mean()) if gap.numel() else None
 

@@ -24,7 +24,7 @@ from bench.measure.subject import Subject
 from bench.meters.conditions import pinned_threads
 from bench.meters.flops.counter import count_samples
 from bench.meters.memory.tensors import measure_inference_memory
-from bench.routing import Decision, Observation
+from bench.routing import Cost, Decision, Observation
 from bench.trial.prepare import prepare, read_trial
 from bench.types import Batch, Output, Unsupported
 
@@ -104,7 +104,8 @@ def _recording(arrays: Arrays, size: int, number: int) -> Observation:
         run, index = torch.from_numpy(arrays[key]), arrays.get(f"{stem}/index")
         name = stem.removeprefix(start).partition("/")[2]
         where = None if index is None else torch.from_numpy(index)
-        found.append(Decision(name, run.float(), run, 0.0, where))
+        # A replay reads names, runs and frames; what it cost is counted anew.
+        found.append(Decision(name, (), run.float(), run, Cost(), where))
     return Observation(found)
 
 

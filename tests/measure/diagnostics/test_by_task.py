@@ -46,7 +46,7 @@ def gate(run: list) -> Frame:
     """A gate's choices for samples 0, 3, 2, 1: the order of the pairs."""
     chosen = torch.tensor(run).bool()
     real = torch.ones(len(chosen), dtype=torch.bool)
-    return Frame("gate", chosen, chosen.float(), has_groups=chosen.dim() > 1, real=real)
+    return Frame("gate", chosen, chosen.float(), has_units=chosen.dim() > 1, real=real)
 
 
 def test_experts_are_counted_by_task(inputs: Inputs) -> None:

@@ -17,10 +17,12 @@ from bench.measure.diagnostics.frames import watch
 from bench.measure.diagnostics.routing import describe, measure_routing
 from bench.measure.inputs import Inputs
 from bench.records.record import Metric
-from bench.routing import decide
+from bench.routing import SAMPLE_CHOICES, SAMPLES, TOKEN_CHOICES, TOKENS, decide
 from bench.types import Batch
 
 FLOPS = {"infer/flops_per_sample": Metric(value=200, unit="flop")}
+
+AXES = {1: SAMPLES, 2: TOKENS, 3: TOKEN_CHOICES}  # of what a script decides, by rank
 
 
 @dataclass
@@ -39,6 +41,7 @@ class Scripted(nn.Module):
         for name, run, belief, index in self.script:
             decide(
                 name,
+                axes=SAMPLE_CHOICES if name == "branches" else AXES[torch.tensor(run).dim()],
                 run=torch.tensor(run).bool(),
                 probabilities=torch.tensor(belief, dtype=torch.float32),
                 cost=1.0,
@@ -134,22 +137,36 @@ def test_every_expert_for_everyone_is_no_collapse() -> None:
     assert found["collapsed"] == []
 
 
-def test_branches_of_a_layer_are_one_gate() -> None:
-    """One decision per branch, beliefs that add up to one: load over the branches."""
-    found = routed(
-        [
-            ("branches.0.0", [1, 0, 1, 1], [0.8, 0.1, 0.6, 0.7], None),
-            ("branches.0.1", [0, 1, 0, 0], [0.2, 0.9, 0.4, 0.3], None),
-        ]
-    )
-    assert [gate["name"] for gate in found["gates"]] == ["branches.0"]
+def test_branches_of_whole_samples_have_a_load() -> None:
+    """Two choices of four samples are no two tokens: the axes say so, not the rank."""
+    run = [[1, 0], [0, 1], [1, 0], [1, 0]]
+    probability = [[0.8, 0.2], [0.1, 0.9], [0.6, 0.4], [0.7, 0.3]]
+    found = routed([("branches", run, probability, None)])
     assert found["gates"][0]["load"] == [0.75, 0.25]
+    assert found["depth_histogram"] == [0.0, 1.0]  # every sample runs one of them
 
 
-def test_numbered_layers_are_no_branches() -> None:
-    """Gates of several layers stay apart: their beliefs do not add up to one."""
-    gates = [(f"gate.{k}", [1, 0, 1, 0], [0.9, 0.2, 0.8, 0.3], None) for k in range(2)]
+def test_numbered_gates_stay_apart() -> None:
+    """Nothing is read from a gate's name."""
+    gates = [(f"gate.{k}", [1, 0, 1, 0], [0.5] * 4, None) for k in range(2)]
     assert [gate["name"] for gate in routed(gates)["gates"]] == ["gate.0", "gate.1"]
+
+
+def test_tokens_that_are_left_stand_in_the_frame_of_all() -> None:
+    """A gate that decides about tokens 0 and 2 of three: token 1 does not run, probability NaN."""
+
+    class Reduced(nn.Module):
+        def forward(self, batch: Batch) -> None:
+            whole = torch.ones(1, 3, dtype=torch.bool)
+            decide("first", axes=TOKENS, run=whole, probabilities=whole.float(), cost=1.0)
+            left = torch.tensor([[0, 2]])
+            run = torch.tensor([[False, True]])
+            decide("second", axes=TOKENS, run=run, probabilities=run.float(), cost=1.0, tokens=left)
+
+    _, second = watch(Reduced(), [Batch(torch.zeros(1, 3), torch.zeros(1))])
+    assert second.run.tolist() == [[False, False, True]]
+    assert second.probability[0, [0, 2]].tolist() == [0.0, 1.0]
+    assert second.probability[0, 1].isnan()
 
 
 def test_without_decisions_everything_says_why() -> None:
@@ -250,7 +267,7 @@ def test_padding_of_single_tokens_is_no_element() -> None:
     (frame,) = watch(Scripted(script), [batch])
     assert describe(frame)["executed_share"] == 1.0
     assert describe(frame)["collapsed"]
-    assert frame.belief.isnan().tolist() == [[False, False], [False, True]]
+    assert frame.probability.isnan().tolist() == [[False, False], [False, True]]
 
 
 def test_a_mask_of_the_other_side_is_not_taken() -> None:

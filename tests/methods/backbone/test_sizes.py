@@ -75,7 +75,7 @@ def test_agreement_is_to_the_last_printed_digit(counts: int, printed: str, wante
 
 
 def test_the_page_shows_what_is_counted() -> None:
-    """reference/backbones.md is up to date; `python -m tests.studies.backbone_sizes` rewrites it."""
+    """The page is up to date; `python -m tests.studies.backbone_sizes` rewrites it."""
     assert shown()[1].splitlines() == list(table())
 
 

@@ -17,7 +17,8 @@ def layer(*, per_token: bool = False, **settings) -> BranchedFFN:
 
 def chosen(seen: routing.Observation) -> torch.Tensor:
     """The decisions of one layer side by side, [..., branches]."""
-    return torch.stack([d.run for d in seen.decisions], -1)
+    (decision,) = seen.decisions
+    return decision.run
 
 
 @pytest.mark.parametrize("per_token", [False, True])
@@ -38,8 +39,10 @@ def test_decisions_carry_each_branchs_cost() -> None:
     """A branch of h hidden neurons costs 4 D h FLOPs per token, times the tokens of a sample."""
     with routing.observe() as seen:
         layer()(torch.randn(2, 5, 8))
-    assert [d.cost for d in seen.decisions] == [5 * 4 * 8 * h for h in (4, 8, 16)]
-    assert [d.run.shape for d in seen.decisions] == [(2,)] * 3
+    (decision,) = seen.decisions
+    assert decision.axes == routing.SAMPLE_CHOICES
+    assert decision.costs() == [5 * 4 * 8 * h for h in (4, 8, 16)]
+    assert decision.run.shape == (2, 3)
 
 
 def test_causal_tasks_choose_per_token_and_never_see_the_future(tiny_text) -> None:
@@ -111,7 +114,7 @@ def test_padding_enters_no_loss() -> None:
 
     def loss(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         def chosen(decision: routing.Decision) -> torch.Tensor:
-            return choose[None, : x.shape[1]] == int(decision.name[-1])
+            return torch.nn.functional.one_hot(choose[None, : x.shape[1]], 3).bool()
 
         with routing.choosing(chosen):
             return ffn(x, mask)[1]
@@ -129,13 +132,13 @@ def test_a_budget_raises_the_price_of_compute() -> None:
 
 
 def test_forced_gates_are_obeyed() -> None:
-    """Closed gates leave zero; open gates give the mean of all branches."""
+    """Exactly one branch runs: of open gates the dearest, of closed ones the cheapest."""
     ffn, x = layer(), torch.randn(3, 5, 8)
+    branches = ffn.branches.each()
     with routing.force("closed"):
-        assert torch.equal(ffn(x), torch.zeros_like(x))
+        torch.testing.assert_close(ffn(x), branches[0](x))
     with routing.force("open"):
-        opened = ffn(x)
-    torch.testing.assert_close(opened, torch.stack([f(x) for f in ffn.branches.each()]).mean(0))
+        torch.testing.assert_close(ffn(x), branches[2](x))
 
 
 def test_a_sample_alone_equals_the_same_sample_in_a_batch(tiny) -> None:

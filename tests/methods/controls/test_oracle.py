@@ -8,7 +8,8 @@ from torch import nn
 
 from bench import routing
 from bench.meters.flops.counter import count
-from bench.routing import decide
+from bench.plugins.hooks import resolve
+from bench.routing import SAMPLES, decide
 from bench.types import Batch, Output, TaskSpec, Unsupported
 from methods.branches.branches import Branches
 from methods.controls.oracle import Oracle, with_hindsight
@@ -28,8 +29,8 @@ class TwoGates(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         half = torch.full((len(batch),), 0.4)
-        dear = decide("dear", probabilities=half, run=half > 0.5, cost=10.0)
-        cheap = decide("cheap", probabilities=half, run=half > 0.5, cost=1.0)
+        dear = decide("dear", axes=SAMPLES, probabilities=half, run=half > 0.5, cost=10.0)
+        cheap = decide("cheap", axes=SAMPLES, probabilities=half, run=half > 0.5, cost=1.0)
         one = (dear ^ cheap).float()
         return Output(torch.stack([1 - one, one], 1))
 
@@ -78,8 +79,8 @@ def exits(tiny_image) -> tuple[nn.Module, nn.Module, Batch]:
             nn.init.normal_(module.weight, std=0.7)
     torch.manual_seed(0)
     oracle = Oracle("early_exit")
-    oracle._method.every = 1
-    model = oracle.build(tiny_image.spec, tiny_image.backbone)
+    oracle.inner.every = 1
+    model = resolve(oracle).hooks.build(tiny_image.spec, tiny_image.backbone)
     model.load_state_dict(plain.state_dict())
     return plain.eval(), model.eval(), tiny_image.batch(32)
 
@@ -114,7 +115,7 @@ def test_hindsight_is_a_ceiling(exits) -> None:
 def test_branches_are_chosen_layer_by_layer(tiny_image) -> None:
     """Each sample runs one branch per layer, and is right at least as often as with the gate."""
     torch.manual_seed(0)
-    model = Oracle("branches").build(tiny_image.spec, tiny_image.backbone).eval()
+    model = resolve(Oracle("branches")).hooks.build(tiny_image.spec, tiny_image.backbone).eval()
     torch.manual_seed(0)
     plain = Branches().build(tiny_image.spec, tiny_image.backbone).eval()
     batch = tiny_image.batch(16)
@@ -122,8 +123,8 @@ def test_branches_are_chosen_layer_by_layer(tiny_image) -> None:
         best = (model(batch).logits.argmax(-1) == batch.targets).sum()
         own = (plain(batch).logits.argmax(-1) == batch.targets).sum()
     assert best >= own
-    layer = [d.run for d in seen.decisions if d.name.startswith("branches.0.")][:3]
-    assert torch.equal(torch.stack(layer).sum(0), torch.ones(16).long())
+    layer = seen.named("branches.0")[0].run
+    assert torch.equal(layer.sum(-1), torch.ones(16).long())
 
 
 @pytest.mark.parametrize(
@@ -139,12 +140,12 @@ def test_what_cannot_be_known_is_refused(of: str, task: str, why: str, request) 
     """Exponentially many routes, many targets, or nothing to decide: Unsupported says which."""
     tiny = request.getfixturevalue(f"tiny_{task}")
     with pytest.raises(Unsupported, match=why):
-        Oracle(of).build(tiny.spec, tiny.backbone)
+        resolve(Oracle(of)).hooks.build(tiny.spec, tiny.backbone)
 
 
 def test_it_controls_another_method() -> None:
     """An unknown name, or itself, is refused; other hooks are those of the controlled method."""
     with pytest.raises(ValueError, match="no other method"):
         Oracle("oracle")
-    assert Oracle("early_exit").train_share == EarlyExit().train_share
-    assert not hasattr(Oracle("early_exit"), "points")
+    assert resolve(Oracle("early_exit")).flags.train_share == EarlyExit().train_share
+    assert resolve(Oracle("early_exit")).hooks.points is None

@@ -9,8 +9,14 @@ import torch
 
 from bench import routing
 from bench.meters.flops.counter import count
+from bench.plugins.hooks import Hooks, resolve
 from methods.controls.random_skip import RandomSkip, Shuffle
 from methods.experts.moe import MoE
+
+
+def hooks_of(name: str) -> Hooks:
+    """What the control of a method does."""
+    return resolve(RandomSkip(name)).hooks
 
 
 def observed(model, batch) -> tuple[torch.Tensor, routing.Observation]:
@@ -20,10 +26,15 @@ def observed(model, batch) -> tuple[torch.Tensor, routing.Observation]:
     return logits, seen
 
 
+def decide_about_tokens(run: torch.Tensor) -> torch.Tensor:
+    """What a gate on tokens obeys that would run `run` [B, T]."""
+    return routing.decide("gate", axes=routing.TOKENS, probabilities=run.float(), run=run, cost=1.0)
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_same_budget_other_decisions(tiny, training: bool) -> None:
     """Every token keeps its number of experts, but they are no longer the router's choice."""
-    model = RandomSkip("moe").build(tiny.spec, tiny.backbone).train(training)
+    model = hooks_of("moe").build(tiny.spec, tiny.backbone).train(training)
     _, seen = observed(model, tiny.batch(4))
     shuffled = False
     for decision in seen.decisions:
@@ -35,7 +46,7 @@ def test_same_budget_other_decisions(tiny, training: bool) -> None:
 
 def test_executed_flops_are_those_of_the_other_method(tiny) -> None:
     """The control executes exactly as many FLOPs as the method that it stands beside."""
-    control = RandomSkip("moe").build(tiny.spec, tiny.backbone).eval()
+    control = hooks_of("moe").build(tiny.spec, tiny.backbone).eval()
     routed = MoE().build(tiny.spec, tiny.backbone).eval()
     batch = tiny.batch(4)
     assert count(control, batch).total == count(routed, batch).total
@@ -43,39 +54,30 @@ def test_executed_flops_are_those_of_the_other_method(tiny) -> None:
 
 def test_inference_repeats_itself_and_training_does_not(tiny) -> None:
     """Inference draws the same numbers in every call, training new ones."""
-    model = RandomSkip("moe").build(tiny.spec, tiny.backbone).eval()
+    model = hooks_of("moe").build(tiny.spec, tiny.backbone).eval()
     batch = tiny.batch(4)
     assert torch.equal(observed(model, batch)[0], observed(model, batch)[0])
     model.train()
     assert not torch.equal(observed(model, batch)[0], observed(model, batch)[0])
 
 
-def branch_counts(seen: routing.Observation) -> list[torch.Tensor]:
-    """How many branches of each layer run for an element, per layer."""
-    layers: dict[str, list[torch.Tensor]] = {}
-    for decision in seen.decisions:
-        layers.setdefault(decision.name.rpartition(".")[0], []).append(decision.run)
-    return [torch.stack(runs).sum(0) for runs in layers.values()]
-
-
 @pytest.mark.parametrize("training", [False, True])
 def test_branches_of_a_layer_move_together(tiny, training: bool) -> None:
     """Every sample (every token of a causal model) keeps exactly one branch per layer."""
-    model = RandomSkip("branches").build(tiny.spec, tiny.backbone).train(training)
+    model = hooks_of("branches").build(tiny.spec, tiny.backbone).train(training)
     _, seen = observed(model, tiny.batch(6))
-    counts = branch_counts(seen)
+    counts = [decision.run.sum(-1) for decision in seen.decisions]
     assert len(counts) == 4
     assert all((count == 1).all() for count in counts)
 
 
 def test_branches_are_shuffled_among_samples(tiny_image) -> None:
     """As many samples take each branch as the gate wanted, but not the same ones."""
-    model = RandomSkip("branches").build(tiny_image.spec, tiny_image.backbone).eval()
+    model = hooks_of("branches").build(tiny_image.spec, tiny_image.backbone).eval()
     torch.nn.init.normal_(model.blocks[0].ffn.gate.weight, std=9.0)  # a gate of many minds
     _, seen = observed(model, tiny_image.batch(64))
-    first = [d for d in seen.decisions if d.name.startswith("branches.0.")]
-    wanted = torch.stack([d.probabilities for d in first]).argmax(0)
-    taken = torch.stack([d.run for d in first]).int().argmax(0)
+    (first,) = seen.named("branches.0")
+    wanted, taken = first.probabilities.argmax(-1), first.run.int().argmax(-1)
     assert torch.equal(wanted.bincount(minlength=3), taken.bincount(minlength=3))
     assert not torch.equal(wanted, taken)
 
@@ -85,7 +87,9 @@ def test_a_causal_token_takes_over_an_earlier_decision(tiny_text) -> None:
     shuffle = Shuffle(seed=0, causal=True)
     run = (torch.arange(16) >= 8).expand(6, 16)
     with shuffle.around(tiny_text.batch(6), training=False):
-        taken = routing.decide("gate", probabilities=run.float(), run=run, cost=1.0)
+        taken = routing.decide(
+            "gate", axes=routing.TOKENS, probabilities=run.float(), run=run, cost=1.0
+        )
     assert torch.equal(taken, (torch.arange(16) >= 10).expand(6, 16))
 
 
@@ -93,7 +97,9 @@ def test_a_causal_sample_keeps_its_budget_stretch_by_stretch(tiny_text) -> None:
     """As many tokens of a stretch run as the gate wanted one stretch before, but others."""
     shuffle, run = Shuffle(seed=0, causal=True), torch.rand(6, 128) < 0.3
     with shuffle.around(tiny_text.batch(6), training=False):
-        taken = routing.decide("gate", probabilities=run.float(), run=run, cost=1.0)
+        taken = routing.decide(
+            "gate", axes=routing.TOKENS, probabilities=run.float(), run=run, cost=1.0
+        )
     wanted, got = (each.unflatten(1, (16, 8)) for each in (run, taken))
     assert torch.equal(got[:, 1:].sum(2), wanted[:, :-1].sum(2))
     assert not torch.equal(got[:, 1:], wanted[:, :-1])
@@ -104,7 +110,9 @@ def test_padding_is_not_drawn(tiny_labels) -> None:
     shuffle, batch = Shuffle(seed=0, causal=False), tiny_labels.batch(6)
     run = batch.mask & (torch.arange(16) < 3)  # lengths are 4 at least: three of each sample
     with shuffle.around(batch, training=False):
-        taken = routing.decide("gate", probabilities=run.float(), run=run, cost=1.0)
+        taken = routing.decide(
+            "gate", axes=routing.TOKENS, probabilities=run.float(), run=run, cost=1.0
+        )
     assert (taken.sum(1) == 3).all()
     assert not (taken & ~batch.mask).any()
     assert not torch.equal(taken, run)
@@ -112,7 +120,7 @@ def test_padding_is_not_drawn(tiny_labels) -> None:
 
 def test_the_harness_has_the_last_word(tiny) -> None:
     """Replayed and forced decisions are obeyed instead of random ones."""
-    model = RandomSkip("moe").build(tiny.spec, tiny.backbone).eval()
+    model = hooks_of("moe").build(tiny.spec, tiny.backbone).eval()
     batch = tiny.batch(4)
     wanted, seen = observed(model, batch)
     with routing.replay(seen):
@@ -125,7 +133,7 @@ def test_the_harness_has_the_last_word(tiny) -> None:
 
 def test_nothing_stays_forced_after_a_failure(tiny) -> None:
     """A forward pass that raises leaves no random routing behind; a copy works by itself."""
-    model = RandomSkip("moe").build(tiny.spec, tiny.backbone).eval()
+    model = hooks_of("moe").build(tiny.spec, tiny.backbone).eval()
     with pytest.raises(AttributeError):
         model(None)
     assert not routing.is_forced()
@@ -135,14 +143,14 @@ def test_nothing_stays_forced_after_a_failure(tiny) -> None:
 
 def test_hooks_are_the_other_methods(tiny) -> None:
     """convert, points and the rest come from the method named, and only if it has them."""
-    control = RandomSkip("topk_ffn")
+    control = hooks_of("topk_ffn")
     assert control.points()[0] == {"k": 2}
-    assert control.train_share == 0.3
+    assert resolve(RandomSkip("topk_ffn")).flags.train_share == 0.3
     model = control.convert(tiny.backbone.build(tiny.spec), []).eval()
     control.set_point(model, {"k": 1})
     _, seen = observed(model, tiny.batch(2))
     assert all((d.run.sum(-1) == 1).all() for d in seen.decisions)
-    assert not hasattr(RandomSkip("moe"), "convert")
+    assert hooks_of("moe").convert is None
 
 
 @pytest.mark.parametrize("name", ["nothing_like_it", "random_skip"])

@@ -1,0 +1,256 @@
+"""What a gate chose: along which axes, of which original samples and tokens, at what cost.
+
+    run = decide("block3", axes=TOKENS, probabilities=a, run=a > 0.5, cost=flops_of_a_token)
+
+Nothing about a decision is guessed from its rank or its gate's name: `axes` names every axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, get_args
+
+from bench.routing.context import here
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# What lies along an axis of a decision. The first is always the sample; at most one unit comes
+# last: heads and neurons (or blocks of them) run independently of one another, choices are
+# alternatives (experts, branches, widths), steps are repetitions of which the first k run.
+Axis = Literal["sample", "token", "head", "neurons", "choice", "step"]
+UNITS = ("head", "neurons", "choice", "step")
+SAMPLES: tuple[Axis, ...] = ("sample",)  # [B]
+TOKENS: tuple[Axis, ...] = ("sample", "token")  # [B, T]
+SAMPLE_CHOICES: tuple[Axis, ...] = ("sample", "choice")  # [B, G]
+TOKEN_CHOICES: tuple[Axis, ...] = ("sample", "token", "choice")  # [B, T, G]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """FLOPs that running elements add to a pass, compared with the same elements not running.
+
+    `element`: of one running element; one number for each unit where units differ. `pair`: of each
+    ordered pair of running tokens of a sample, as in attention among k tokens. `sample`: of each
+    sample of which anything runs, as keys and values of all its visible tokens.
+    """
+
+    element: float | tuple[float, ...] = 0.0
+    pair: float = 0.0
+    sample: float = 0.0
+
+
+@dataclass
+class Decision:
+    """What one gate chose in one call. All tensors without gradient.
+
+    `run` bool and `probabilities` are shaped by `axes`, n rows of samples first. `index` [n]: the
+    original sample of each row, None for the whole batch in order. `tokens` [n, T]: the original
+    position of each token, None for 0..T-1; a network that has dropped or merged tokens passes it.
+    `asked`, bool like `run`: the elements that the gate decides about, None for all; elements that
+    are padding or have left do not run, whatever is forced. `past` [n]: earlier tokens that every
+    running token also pairs with (a cache).
+
+    `payload`: what a replay needs besides `run`, shaped like it or with more axes behind, in
+    original positions where it names tokens (a merge is a pairing). `exclusive`: exactly one choice
+    runs for every element; open gates then take the dearest, closed ones the cheapest.
+    `observed_only`: the result of a computation, not a choice that could be forced (soft weights,
+    drafts that a verification accepted).
+    """
+
+    name: str
+    axes: tuple[Axis, ...]
+    probabilities: Tensor
+    run: Tensor
+    cost: Cost
+    index: Tensor | None = None
+    tokens: Tensor | None = None
+    asked: Tensor | None = None
+    past: Tensor | None = None
+    payload: Tensor | None = None
+    exclusive: bool = False
+    observed_only: bool = False
+
+    @property
+    def unit(self) -> Axis | None:
+        """The last axis where it is a unit (head, neurons, choice, step); None without one."""
+        return self.axes[-1] if self.axes[-1] in UNITS else None
+
+    @property
+    def per_token(self) -> bool:
+        """Whether there is an axis of tokens."""
+        return "token" in self.axes
+
+    def ran(self) -> Tensor:
+        """Whether any unit ran for an element, bool [n] or [n, T]."""
+        return self.run if self.unit is None else self.run.any(-1)
+
+    def costs(self) -> list[float]:
+        """FLOPs of one element, for each unit (one number without units)."""
+        each = self.cost.element
+        if isinstance(each, tuple):
+            return list(each)
+        return [each] * (1 if self.unit is None else self.run.shape[-1])
+
+    def flops_of_samples(self) -> Tensor:
+        """FLOPs that this decision declares for each row, float64 [n]."""
+        run = self.run.double()
+        spent = run if self.unit is None else run @ run.new_tensor(self.costs())
+        spent = spent.flatten(1).sum(1) if spent.dim() > 1 else spent
+        if self.unit is None:
+            spent = spent * self.costs()[0]
+        running = self.ran().flatten(1).sum(1).double() if self.per_token else self.ran().double()
+        if self.cost.pair:
+            seen = running if self.past is None else running + self.past
+            spent = spent + self.cost.pair * running * seen
+        return spent + self.cost.sample * (running > 0)
+
+    def declared_flops(self) -> float:
+        """FLOPs that this decision declares."""
+        return float(self.flops_of_samples().sum().item())
+
+    def check(self) -> None:
+        """Raises ValueError, naming the gate, where axes, shapes and costs do not fit."""
+        wrong = _misfit(self)
+        if wrong:
+            raise ValueError(f"gate {self.name!r}: {wrong}")
+
+
+def _misfit(decision: Decision) -> str:
+    axes, run = decision.axes, decision.run
+    unknown = [axis for axis in axes if axis not in get_args(Axis)]
+    if unknown or not axes or axes[0] != "sample" or len(set(axes)) < len(axes):
+        return f"axes {axes}: first 'sample', then others of {', '.join(get_args(Axis))}, once each"
+    if any(axis in UNITS for axis in axes[:-1]):
+        return f"axes {axes}: heads, neurons, choices or steps come last"
+    if run.dim() != len(axes):
+        return f"run has {run.dim()} axes, and {len(axes)} are named: {axes}"
+    if str(run.dtype) != "torch.bool":
+        return f"run is {run.dtype}, not bool"
+    if decision.probabilities.shape != run.shape:
+        return f"probabilities {list(decision.probabilities.shape)}, run {list(run.shape)}"
+    if decision.exclusive and axes[-1] != "choice":
+        return "exclusive decisions have choices as their last axis"
+    if len(decision.costs()) != (1 if decision.unit is None else run.shape[-1]):
+        return f"{len(decision.costs())} costs for {run.shape[-1]} units"
+    if decision.asked is not None and decision.asked.shape != run.shape:
+        return f"asked {list(decision.asked.shape)}, run {list(run.shape)}"
+    if decision.tokens is not None and decision.tokens.shape != run.shape[:2]:
+        return f"tokens {list(decision.tokens.shape)}, run {list(run.shape)}"
+    return ""
+
+
+@dataclass
+class Observation:
+    """Every decision of the calls that were watched, in call order."""
+
+    decisions: list[Decision] = field(default_factory=list)
+
+    def named(self, name: str) -> list[Decision]:
+        """The decisions of one gate, in call order."""
+        return [d for d in self.decisions if d.name == name]
+
+    def select(self, index: Tensor) -> Observation:
+        """The same decisions for some samples only: sample index[i] becomes sample i."""
+        return Observation([_select(decision, index) for decision in self.decisions])
+
+    def declared_flops(self) -> float:
+        """FLOPs that the decisions declare."""
+        return sum(decision.declared_flops() for decision in self.decisions)
+
+
+def _select(decision: Decision, index: Tensor) -> Decision:
+    if decision.index is None:
+        return _rows(decision, index, None)
+    import torch
+
+    found = [(decision.index == sample).nonzero().flatten() for sample in index]
+    new = torch.cat([torch.full_like(r, i) for i, r in enumerate(found)]) if found else index
+    return _rows(decision, torch.cat(found) if found else index, new)
+
+
+def _rows(decision: Decision, rows: Tensor, index: Tensor | None) -> Decision:
+    """Some rows of a decision, now of the samples `index`."""
+
+    def pick(value: Tensor | None) -> Tensor | None:
+        return None if value is None else value[rows]
+
+    return replace(
+        decision,
+        probabilities=decision.probabilities[rows],
+        run=decision.run[rows],
+        index=index,
+        tokens=pick(decision.tokens),
+        asked=pick(decision.asked),
+        past=pick(decision.past),
+        payload=pick(decision.payload),
+    )
+
+
+def decide(
+    name: str,
+    *,
+    axes: tuple[Axis, ...],
+    probabilities: Tensor,
+    run: Tensor,
+    cost: float | Sequence[float] | Cost,
+    index: Tensor | None = None,
+    tokens: Tensor | None = None,
+    asked: Tensor | None = None,
+    past: Callable[[], Tensor | None] | None = None,
+    exclusive: bool = False,
+    observed_only: bool = False,
+) -> Tensor:
+    """Announce a decision and return the one to obey (bool, shaped like `run`).
+
+    All as in `Decision`; `cost` is FLOPs of one element, of one element for each unit, or a Cost;
+    `past` is called only where the decision is observed.
+    Raises ValueError while somebody observes or forces, where axes, shapes and costs do not fit.
+    """
+    if here.choose is None and here.observation is None:
+        return run  # nothing observes: a timed pass builds no Decision
+    if not isinstance(cost, Cost):
+        cost = Cost(tuple(cost) if isinstance(cost, Sequence) else cost)
+    decision = Decision(
+        name,
+        axes,
+        probabilities.detach(),
+        run.detach(),
+        cost,
+        index,
+        tokens,
+        asked,
+        past() if past is not None else None,
+        exclusive=exclusive,
+        observed_only=observed_only,
+    )
+    return announce(decision).run
+
+
+def announce(decision: Decision) -> Decision:
+    """Announce a decision with a payload, and return the one to obey.
+
+    Its `payload` is None where the harness changed `run`: the method then works it out from `run`.
+    Raises ValueError while somebody observes or forces, where axes, shapes and costs do not fit.
+    """
+    if here.choose is None and here.observation is None:
+        return decision
+    decision.check()
+    if here.choose is not None and not decision.observed_only:
+        decision = _chosen(decision, here.choose(decision))
+    if here.observation is not None:
+        here.observation.decisions.append(decision)
+    return decision
+
+
+def _chosen(decision: Decision, answer: Decision | Tensor) -> Decision:
+    """The decision that `choose` made of it: what is not asked never runs."""
+    if isinstance(answer, Decision):
+        run, payload = answer.run, answer.payload
+    else:
+        run, payload = answer, None
+    if run is decision.run:
+        return decision
+    run = run if decision.asked is None else run & decision.asked
+    return replace(decision, run=run, payload=payload)
