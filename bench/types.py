@@ -13,9 +13,24 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
+from bench.values import (
+    FINITE,
+    Range,
+    as_named_numbers,
+    as_named_texts,
+    as_number,
+    as_numbers,
+    as_text,
+    as_whole,
+    encodable,
+)
+from bench.values import OneOf as OneOf  # plugins import it and Range from here
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+    from bench.routing import Cost
 
 Kind = Literal["image", "tokens", "seq2seq", "audio"]
 Split = Literal["train", "calibration", "test"]
@@ -25,6 +40,9 @@ Point = Mapping[str, float | int | str]  # one operating point, e.g. {"threshold
 
 class Unsupported(Exception):
     """Raised by a method or backbone for what it cannot do; the reason becomes a `skipped` row."""
+
+    def __str__(self) -> str:
+        return encodable(super().__str__())
 
 
 @dataclass(frozen=True)
@@ -92,6 +110,10 @@ class Quality:
     names trivial or classic baselines in the same unit. `more` holds further scores of the same
     evaluation and direction by name (BLEU beside exact match), in `unit` unless `more_units` says
     otherwise.
+
+    Numbers of numpy and torch become floats. What the model scores (`value`, `per_sample`, `more`)
+    may be NaN: the record then holds a missing number with the reason. Raises TypeError or
+    ValueError, naming the field, for what is not a number and for constants that are not finite.
     """
 
     value: float
@@ -103,20 +125,57 @@ class Quality:
     more: Mapping[str, float] = field(default_factory=dict)
     more_units: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.direction not in ("higher", "lower"):
+            raise ValueError(f"Quality.direction is {self.direction!r}: choose 'higher' or 'lower'")
+        _set(
+            self,
+            value=as_number("Quality.value", self.value),
+            unit=as_text("Quality.unit", self.unit),
+            references=as_named_numbers("Quality.references", self.references, FINITE),
+            more=as_named_numbers("Quality.more", self.more),
+            more_units=as_named_texts("Quality.more_units", self.more_units),
+        )
+        if unknown := sorted(self.more_units.keys() - self.more.keys()):
+            raise ValueError(f"Quality.more_units names {unknown}, but Quality.more does not")
+        if self.per_sample is not None:
+            _set(self, per_sample=as_numbers("Quality.per_sample", self.per_sample))
+        if self.chance is not None:
+            _set(self, chance=as_number("Quality.chance", self.chance, FINITE))
+
     def beats(self, reference: float) -> bool:
         """Whether the value is strictly better than `reference`."""
         return self.value > reference if self.direction == "higher" else self.value < reference
 
 
+def _set(frozen: Any, **values: Any) -> None:
+    """Replace fields of a frozen dataclass, which its own `__post_init__` alone may do."""
+    for name, value in values.items():
+        object.__setattr__(frozen, name, value)
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """How a task is trained unless the experiment says otherwise (AdamW, one-cycle)."""
+    """How a task is trained unless the experiment says otherwise (AdamW, one-cycle).
+
+    Raises TypeError or ValueError, naming the field, for what cannot be trained with.
+    """
 
     steps: int
     batch_size: int
     lr: float
     weight_decay: float = 0.01
     warmup_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        _set(
+            self,
+            steps=as_whole("Recipe.steps", self.steps, Range(0)),
+            batch_size=as_whole("Recipe.batch_size", self.batch_size, Range(1)),
+            lr=as_number("Recipe.lr", self.lr, Range(gt=0)),
+            weight_decay=as_number("Recipe.weight_decay", self.weight_decay, Range(0)),
+            warmup_share=as_number("Recipe.warmup_share", self.warmup_share, Range(0, 1)),
+        )
 
 
 class Model(Protocol):
@@ -161,13 +220,60 @@ class Task(Protocol):
     def evaluate(self, model: Model, batches: Iterable[Batch]) -> Quality: ...
 
 
-class Trunk(Protocol):
-    """A dense model as stem, blocks and head: what a backbone builds.
+class State(Protocol):
+    """What travels through a trunk, and what methods may read and replace of it.
 
-    `state` carries what methods need to touch (see `methods.backbone`). Calling the trunk runs
-    stem, every block and head. A method may drive the parts itself.
+    `dataclasses.replace(state, x=...)` or `state.with_x(x)` changes a part. Names and shapes are
+    those of `methods.trunk.trunk.State`, which a trunk of one's own may use.
     """
 
+    x: Tensor  # [B, T, D]; feature maps [B, C, height, width] where the trunk has no tokens
+    index: Tensor | None  # [B] the original sample of each row; None: the whole batch in order
+    positions: Tensor | None  # [B, T] the original position of each token; None: 0..T-1
+    mask: Tensor | None  # [B, T] bool, true for real tokens; None: all are
+    sizes: Tensor | None  # [B, T] how many original tokens each stands for; None: one each
+    aux_loss: Tensor | float
+
+    def with_x(self, x: Tensor) -> State:
+        """The same state with another x."""
+        ...
+
+    def select(self, rows: Tensor) -> State:
+        """The samples in `rows` [n] (integers), everything carried along."""
+        ...
+
+    def take(self, tokens: Tensor) -> State:
+        """The tokens `tokens` [B, K] of each sample (increasing), everything carried along."""
+        ...
+
+
+class Block(Protocol):
+    """One block of a trunk; those over tokens have two halves that a method may call alone."""
+
+    def __call__(self, state: Any) -> Any: ...
+
+    def mix(self, state: Any, context: Any = None, mask: Tensor | None = None) -> Any:
+        """The attention half: the tokens of `state` look at those of `context` (default: theirs).
+
+        `view=AttentionView(...)` is filled with keys and class-token scores.
+        """
+        ...
+
+    def feed(self, state: Any) -> Any:
+        """The feed-forward half."""
+        ...
+
+
+class Trunk(Protocol):
+    """A dense model as stem, blocks and head: what a backbone builds, or a foreign model becomes.
+
+    Calling the trunk runs stem, every block and head. A method may drive the parts itself.
+    """
+
+    spec: TaskSpec
+    dim: int  # width D of the state
+    tokens: bool  # the state is a row of tokens; false where it is feature maps
+    class_token: bool  # token 0 is no part of the input and the head reads it: never to be lost
     blocks: nn.ModuleList
 
     def stem(self, batch: Batch) -> Any: ...
@@ -178,6 +284,13 @@ class Trunk(Protocol):
         """A fresh head of the same form (state -> logits), for early exits.
 
         It fits the state after `num_blocks` blocks; None: after all of them.
+        """
+        ...
+
+    def block_costs(self) -> Sequence[Cost]:
+        """FLOPs of every block: of one token, and of each pair of tokens that attends.
+
+        Where the state is feature maps: of one sample.
         """
         ...
 
@@ -207,11 +320,8 @@ class Backbone(Protocol):
 class Method(Protocol):
     """An idea: a dataclass of hyper-parameters with `build(spec, backbone)`.
 
-    Optional, looked up by name, each with a default (DESIGN: docs/reference/contract.md):
-    `convert(dense, batches)`, `loss(model, batch, criterion, progress)`,
-    `calibrate(model, batches)`, `after_step(model, progress)`, `param_groups(model, lr)`,
-    `points()`, `set_point(model, point)`, and the attributes `train_share` (of the recipe's
-    steps, 1.0), `batch_invariant` (True) and `compaction` (who runs together in a batch).
+    All other hooks and flags are optional: `bench.plugins.hooks` lists them with their defaults,
+    docs/reference/contract.md says when each is called.
     """
 
     def build(self, spec: TaskSpec, backbone: Backbone) -> Any: ...

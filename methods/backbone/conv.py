@@ -11,15 +11,17 @@ in these blocks: what replaces feed-forward layers or attention is refused.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bench.routing import Cost
 from bench.types import Batch, TaskSpec, Unsupported
+from methods.trunk.costs import layer_flops
 from methods.trunk.trunk import State, Trunk
 
 MakeBlock = Callable[[], nn.Module]
@@ -51,6 +53,17 @@ class ConvTrunk(Trunk):
         """A fresh head for the maps after `num_blocks` blocks; None: after all of them."""
         head = self._make_head_for(self.widths[-1 if num_blocks is None else num_blocks])
         return head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def block_costs(self) -> list[Cost]:
+        """FLOPs of one sample in each block, from shapes alone."""
+        shadow = deepcopy(self).to("meta").eval()
+        inputs = torch.zeros(1, *self.spec.input_shape, device="meta")
+        state, found = shadow.stem(Batch(inputs, inputs)), []
+        for block in shadow.blocks:
+            with torch.no_grad(), layer_flops(block) as calls:
+                state = block(state)
+            found.append(Cost(element=float(sum(calls))))
+        return found
 
 
 class MapStem(nn.Module):
@@ -158,23 +171,3 @@ def sample_flops(backbone: Any, spec: TaskSpec) -> int:
         with layer_flops(trunk) as calls:
             trunk(Batch(inputs, inputs))
     return sum(calls)
-
-
-@contextmanager
-def layer_flops(model: nn.Module) -> Iterator[list[int]]:
-    """FLOPs (2 x MAC) of every call of a convolution or linear layer of `model`, as it happens.
-
-    Only shapes are looked at, so that this also works on the meta device.
-    """
-    found: list[int] = []
-
-    def add(layer: Any, inputs: Any, output: Tensor) -> None:
-        found.append(2 * output.numel() * layer.weight[0].numel())
-
-    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    hooks = [layer.register_forward_hook(add) for layer in layers]
-    try:
-        yield found
-    finally:
-        for hook in hooks:
-            hook.remove()

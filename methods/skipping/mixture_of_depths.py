@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from bench import routing
 from bench.types import Backbone, Batch, Point, TaskSpec, Unsupported
-from methods.trunk.tokens import Selection, linear_flops, run_block, select_running
+from methods.trunk.tokens import Selection, run_block, select_running
 from methods.trunk.trunk import State, Trunk, flat_places
 
 
@@ -61,11 +61,13 @@ class MixtureOfDepths:
             raise Unsupported("mixture_of_depths picks tokens; this trunk works on feature maps")
         if trunk.spec.kind == "seq2seq":
             raise Unsupported("mixture_of_depths does not count what a decoder's tokens read")
+        costs = trunk.block_costs()
         for i in range(1, len(trunk.blocks), 2):
             trunk.blocks[i] = RoutedBlock(
                 trunk.blocks[i],
                 trunk.dim,
                 self._shares(),
+                costs[i],
                 name=f"block{i}",
                 causal=trunk.spec.causal,
             )
@@ -114,13 +116,19 @@ class RoutedBlock(nn.Module):
     thresholds: Tensor
 
     def __init__(
-        self, block: nn.Module, dim: int, capacities: list[float], *, name: str, causal: bool
+        self,
+        block: nn.Module,
+        dim: int,
+        capacities: list[float],
+        cost: routing.Cost,
+        *,
+        name: str,
+        causal: bool,
     ) -> None:
         super().__init__()
         self.block, self.name, self.causal = block, name, causal
         self.capacities, self.active = capacities, 0
-        # Attention among k selected tokens: scores and mixing are 2 D each, per pair.
-        self.cost = routing.Cost(element=linear_flops(block), pair=4 * dim)
+        self.cost = cost  # of a token, and of each pair among those selected
         self.router = nn.Linear(dim, 1, bias=False)
         nn.init.normal_(self.router.weight, std=0.02)
         if causal:

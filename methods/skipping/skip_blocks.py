@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from bench.routing import SAMPLES, decide, region
 from bench.types import Backbone, Batch, Criterion, Output, TaskSpec, Unsupported
-from methods.backbone.conv import layer_flops
 from methods.backbone.transformer import mean_token
 from methods.parts import dispatch
 from methods.parts.gates import Budget, Estimator, Gate, binary, compute_share, reinforce_loss
+from methods.trunk.costs import layer_flops
 from methods.trunk.trunk import State, Trunk
 
 OPEN = 2.0  # where a gate's logit begins: nearly always open, as the dense model

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -9,6 +12,19 @@ from methods.trunk.cache import Past
 from methods.trunk.feedforward import start
 from methods.trunk.positions import Rotary
 from methods.trunk.tokens import Selection
+
+
+@dataclass
+class AttentionView:
+    """What one attention pass shows to a method that asks for it, filled during the pass.
+
+    `keys` [B, heads, S, d]. With `wants_scores`, `class_scores` [B, heads, S]: the weights with
+    which token 0 looks at all tokens, at the price of one more row of scores.
+    """
+
+    wants_scores: bool = False
+    keys: Tensor | None = None
+    class_scores: Tensor | None = None
 
 
 class Attention(nn.Module):
@@ -59,6 +75,7 @@ class Attention(nn.Module):
         context_positions: Tensor | None = None,
         past: Past | None = None,
         selection: Selection | None = None,
+        view: AttentionView | None = None,
     ) -> Tensor:
         """Mix `x` [B, T, D]; returns [B, T, D].
 
@@ -68,6 +85,7 @@ class Attention(nn.Module):
         for rotary positions (None: 0, 1, ...). `past`: earlier tokens, of which a new token sees
         all; it remembers the new ones and brings its own mask. `selection`: x is packed
         [1, N, D] and padded to [B, T] for the products alone; the result is packed again.
+        `view`: filled with keys and, where it wants them, the class token's scores.
         """
         query, key, value = self._project(x, x if context is None else context, selection)
         if self.rotary is not None:
@@ -76,11 +94,28 @@ class Attention(nn.Module):
         causal = self.causal and mask is None and context is None
         if past is not None:
             key, value, mask, causal = past.extend(key, value)
+        if view is not None:
+            self._show(view, query, key, mask)
         mixed = F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=self.grouped
         )  # [B, heads, T, D / heads]
         mixed = mixed.transpose(1, 2).flatten(2)  # [B, T, D]
         return self.out(mixed if selection is None else selection.pack(mixed))
+
+    def _show(self, view: AttentionView, query: Tensor, key: Tensor, mask: Tensor | None) -> None:
+        """Fill `view`; fused attention keeps no scores, so those of token 0 are computed again."""
+        view.keys = key
+        if not view.wants_scores:
+            return
+        every = key.repeat_interleave(self.num_heads // self.num_kv_heads, 1)
+        scores = (
+            query[:, :, :1] @ every.transpose(2, 3) / query.shape[-1] ** 0.5
+        )  # [B, heads, 1, S]
+        if mask is not None:
+            first = mask[..., :1, :]
+            hidden = ~first if first.dtype == torch.bool else None
+            scores = scores + first if hidden is None else scores.masked_fill(hidden, -torch.inf)
+        view.class_scores = scores.softmax(-1)[:, :, 0]
 
     def remember(self, x: Tensor, past: Past, positions: Tensor | None = None) -> None:
         """Append the keys and values of `x` [B, T, D] to `past`; nobody asks."""

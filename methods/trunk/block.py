@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from bench.types import Unsupported
+from methods.trunk.attention import AttentionView
 from methods.trunk.cache import Past
 from methods.trunk.feedforward import FeedForward
 from methods.trunk.tokens import Selection
@@ -58,13 +61,17 @@ class Block(nn.Module):
         context: State | None = None,
         mask: Tensor | None = None,
         selection: Selection | None = None,
+        view: AttentionView | None = None,
     ) -> State:
         """The attention half. With `context`, the tokens of `state` look at those of `context`.
 
         `mask` is used instead of the one that follows from the states. Where the state has a cache,
         its tokens also look at all earlier ones, and those of `context` (or its own) join them.
         A decoder's block then looks at `state.memory` [B, S, D]. With `selection`, x is packed
-        [1, N, D], as `selection.take` gives it, and stays so.
+        [1, N, D], as `selection.take` gives it, and stays so. `view` is filled with
+        keys and class-token scores (`AttentionView`). Tokens that stand for several (`state.sizes`)
+        weigh as many: log sizes are added to the scores (proportional attention, Bolya et al.
+        2023, Token Merging, equation 1).
         """
         if mask is None and state.cache is None:
             mask = attention_mask(state, context, causal=self.causal)
@@ -77,6 +84,8 @@ class Block(nn.Module):
         places = {} if plain else self._places(state, context)
         if selection is not None:
             places["selection"] = selection
+        if view is not None:
+            places["view"] = view
         mixed = state.x + attention(x, mask, around, **places)
         mixed = mixed if self.norm_first else self.norm_mix(mixed)
         return state.with_x(mixed if self.cross is None else self._read(state, mixed))
@@ -130,12 +139,22 @@ class Block(nn.Module):
         return Past(layer, state.index, context.mask, asking=rank)
 
 
+def _size_bias(state: State, keys: State, *, causal: bool) -> Tensor:
+    """log sizes of the keys where a token may look, -inf elsewhere, [B, 1, 1 or T, S]."""
+    assert keys.sizes is not None
+    bias = keys.sizes.to(state.x.dtype).log()[:, None, None, :]
+    allowed = attention_mask(replace(state, sizes=None), replace(keys, sizes=None), causal=causal)
+    return bias if allowed is None else bias.masked_fill(~allowed, -torch.inf)
+
+
 def attention_mask(state: State, context: State | None, *, causal: bool) -> Tensor | None:
     """Who may look at whom, bool [B, 1, T, S]; None where the attention's own rule is enough.
 
     Tokens of a state are in order of position, so a plain causal rule also holds for a subset.
     """
     keys = state if context is None else context
+    if keys.sizes is not None:
+        return _size_bias(state, keys, causal=causal)
     if keys.mask is None and (context is None or not causal):
         return None
     allowed = None if keys.mask is None else keys.mask[:, None, None, :]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from methods.trunk.trunk import State, flat_places
 
@@ -91,8 +91,3 @@ def run_block(
     packed = replace(mixed, x=x, positions=None, mask=None, routed=None, sizes=None)
     fed: State = block.feed(packed)
     return fed
-
-
-def linear_flops(module: nn.Module) -> int:
-    """FLOPs (2 x MAC) that the linear layers inside `module` spend on one token."""
-    return sum(2 * m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))

@@ -18,8 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.routing import Cost
 from bench.types import Batch, Output, TaskSpec
 from methods.trunk.cache import Cache
+from methods.trunk.costs import linear_flops
 from methods.trunk.decoding import greedy
 
 
@@ -146,6 +148,13 @@ class Trunk(nn.Module):
         It fits the state after `num_blocks` blocks (None: all), whose width is the same here.
         """
         return self._make_head()
+
+    def block_costs(self) -> list[Cost]:
+        """FLOPs of every block: of one token in its linear layers, and of a pair in attention.
+
+        Scores and mixing take 2 D each for every ordered pair of tokens of a sample.
+        """
+        return [Cost(element=float(linear_flops(b)), pair=4.0 * self.dim) for b in self.blocks]
 
     def begin(self, batch: Batch, cache: Cache | None = None) -> State:
         """The stem's state; with a cache, that of the tokens after those which the cache holds."""

@@ -8,13 +8,14 @@ from torch import nn
 
 from bench.meters.flops.counter import count
 from bench.types import Batch, TaskSpec, Unsupported
-from methods.backbone.conv import kept_strides, layer_flops
+from methods.backbone.conv import kept_strides
 from methods.backbone.efficientnet import EfficientNet, SqueezeExcite
 from methods.backbone.inverted import InvertedResidual, in_eights
 from methods.backbone.mobilenet import MobileNetV1, MobileNetV2
 from methods.backbone.msdnet import MSDNet
 from methods.backbone.res15 import DilatedBlock, DilatedLayer, Res15
 from methods.backbone.resnet import ResNet
+from methods.trunk.costs import layer_flops
 from methods.trunk.trunk import State
 
 SPEC = TaskSpec("i", "image", (3, 16, 16), 5)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from bench.types import TaskSpec
 from methods.backbone.transformer import Transformer
-from methods.trunk.tokens import linear_flops, run_block, select_running
+from methods.trunk.costs import linear_flops
+from methods.trunk.tokens import run_block, select_running
 from methods.trunk.trunk import State
 
 
