@@ -76,7 +76,7 @@ def _energy(board: Board, name: str, source: str) -> Finding:
 
 def _alone(board: Board, name: str) -> Finding:
     """Whether others compute on it; a doctor has no context of its own, so one process is other."""
-    processes = board.ask("nvmlDeviceGetComputeRunningProcesses")
+    processes = board.query("nvmlDeviceGetComputeRunningProcesses")
     try:
         board.refuse_if_busy()
     except NotExclusive as refusal:

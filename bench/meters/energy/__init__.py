@@ -1,4 +1,4 @@
-"""Joules of a GPU board from its own counter, checked against its power; of CPUs through RAPL."""
+"""Energy: joules of a GPU board from its own counter, of CPU packages through RAPL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One GPU board as its driver shows it: energy counter, power, temperature, who else is there.
+"""One GPU board through its driver: energy counter, power, temperature, other processes.
 
 Every access to NVML is here, over nvidia-ml-py (module `pynvml`) or a stand-in with its functions.
 A board is found by UUID, because NVML's order and torch's may differ.
@@ -22,9 +22,9 @@ from bench.meters.energy.refusals import (
 )
 from bench.meters.time.clocks import DeviceState, read_state, temperature_c
 
-IDLE_UTILISATION = 1  # percent; above it somebody computes
+IDLE_UTILISATION = 1  # percent; an idle board may show one
 MIG = "MIG: power and energy are those of the whole board"
-FAKE = "fake"  # what a stand-in driver begins its version with
+FAKE = "fake"  # prefix of a stand-in driver's version, and the device of its readings
 Device = torch.device | str
 
 
@@ -34,6 +34,7 @@ def uuid_of(device: torch.device) -> str:
         raise NoGpu("no NVIDIA GPU: energy is read from the GPU's own counter")
     if not torch.cuda.is_available():
         raise NoGpu("no NVIDIA GPU: torch sees none")
+    # torch leaves the prefix out, NVML requires it.
     uuid = str(torch.cuda.get_device_properties(device).uuid)
     return uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
 
@@ -42,19 +43,19 @@ def uuid_of(device: torch.device) -> str:
 def open_board(device: Device) -> Iterator[Board]:
     """The board behind a torch device, or with a UUID (then its readings are marked fake).
 
-    Only a device that torch itself computes on can be a real one here: whoever names a board by
-    UUID is testing. Raises EnergyUnsupported where there is no driver, no such board, or MIG.
+    A trial names the torch device that it computes on; boards are named by UUID in tests only.
+    Raises EnergyUnsupported without a driver or such a board, and under MIG.
     """
     named = isinstance(device, str)
     uuid = device if isinstance(device, str) else uuid_of(device)
     if uuid.startswith("MIG-"):
         raise EnergyUnsupported(MIG)
-    import pynvml
+    import pynvml  # inside: the import itself searches for the driver's library
 
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        raise EnergyUnsupported(f"NVML does not answer: {error}") from error
+        raise EnergyUnsupported(f"NVML is not available: {error}") from error
     try:
         yield Board(pynvml, _handle(pynvml, uuid), FAKE if named else "cuda")
     finally:
@@ -62,13 +63,14 @@ def open_board(device: Device) -> Iterator[Board]:
 
 
 def _handle(nvml: Any, uuid: str) -> Any:
-    """NVML's handle of a board. CUDA gives a MIG slice's UUID like a board's, without a prefix."""
+    """NVML's handle of a board. Raises EnergyUnsupported if there is none."""
     try:
         return nvml.nvmlDeviceGetHandleByUUID(uuid)
     except nvml.NVMLError as error:
+        # CUDA reports the UUID of a MIG slice as if it were a board's.
         if _is_slice(nvml, uuid):
             raise EnergyUnsupported(MIG) from error
-        raise EnergyUnsupported(f"NVML knows no board {uuid}: {error}") from error
+        raise EnergyUnsupported(f"NVML has no board {uuid}: {error}") from error
 
 
 def _is_slice(nvml: Any, uuid: str) -> bool:
@@ -79,35 +81,34 @@ def _is_slice(nvml: Any, uuid: str) -> bool:
 
 
 class Board:
-    """Readings of one board. `device` is cuda, or fake: a fake reading never enters a table.
+    """Readings of one board. `device` is cuda, or fake: a fake reading never enters a table."""
 
-    `num_partners` other processes may have a context here: they wait while this one measures.
-    """
-
+    # Other processes that may have a context here, because they wait while this one measures: the
+    # other revision in a comparison of two.
     num_partners = 0
 
     def __init__(self, nvml: Any, handle: Any, device: str) -> None:
-        """Look what the board supports. Raises EnergyUnsupported naming what is missing."""
+        """Find out what the board supports. Raises EnergyUnsupported naming what is missing."""
         self._nvml, self._handle = nvml, handle
-        driver = str(self.ask("nvmlSystemGetDriverVersion", with_handle=False) or "")
+        driver = str(self.query("nvmlSystemGetDriverVersion", with_handle=False) or "")
         self.device = FAKE if driver.startswith(FAKE) else device
-        mode = self.ask("nvmlDeviceGetMigMode")
+        mode = self.query("nvmlDeviceGetMigMode")
         if mode is not None and mode[0] == nvml.NVML_DEVICE_MIG_ENABLE:
             raise EnergyUnsupported(MIG)
         self.scope, self.power_source = self._find_power()
         try:
-            self.energy_mj()
+            self.energy_mj()  # boards before Volta have power but no counter
         except DriverFailed as error:
             raise EnergyUnsupported(f"no energy counter ({error})") from error
 
     def energy_mj(self) -> int:
         """Millijoules since the driver was loaded. Raises DriverFailed."""
-        return int(self._demand("nvmlDeviceGetTotalEnergyConsumption"))
+        return int(self._require("nvmlDeviceGetTotalEnergyConsumption"))
 
     def power_w(self) -> float:
-        """Watts at this moment. Raises DriverFailed."""
+        """Watts at this moment (NVML counts milliwatts). Raises DriverFailed."""
         if self.power_source == "nvmlDeviceGetPowerUsage":
-            return float(self._demand(self.power_source)) / 1e3
+            return float(self._require(self.power_source)) / 1e3
         scope = self._nvml.NVML_POWER_SCOPE_GPU
         if self.scope == "module":
             scope = self._nvml.NVML_POWER_SCOPE_MODULE
@@ -118,69 +119,73 @@ class Board:
 
     def sample(self, clock: Clock) -> Sample:
         """Counter and power together."""
-        now_s = clock.now_s()  # before the looks: a thread that is not run ages no reading
+        now_s = clock.now_s()  # before the queries: a descheduled thread must not postdate them
         return Sample(now_s, self.energy_mj(), self.power_w())
 
     @property
     def temperature_c(self) -> int | None:
-        """Degrees of the chip; None where the driver does not tell."""
-        return temperature_c(self.ask, self._nvml)
+        """Degrees Celsius of the chip; None if the driver does not report them."""
+        return temperature_c(self.query, self._nvml)
 
     @property
     def power_limit_w(self) -> float | None:
-        """Watts that the board allows itself; None where the driver does not tell."""
-        limit_mw = self.ask("nvmlDeviceGetEnforcedPowerLimit")
+        """The enforced power limit; None if the driver does not report it."""
+        limit_mw = self.query("nvmlDeviceGetEnforcedPowerLimit")
         return None if limit_mw is None else limit_mw / 1e3
 
     @property
     def state(self) -> DeviceState:
-        """Clocks, temperature and what slows them, now."""
+        """Clocks, temperature and reasons for slowed clocks, now."""
         return read_state(self._nvml, self._handle)
 
     def refuse_if_shared(self) -> None:
         """Raise NotExclusive where another process has a context on the board.
 
-        In a container NVML may show the host's process numbers or none, so that a single unknown
-        process is taken for this one.
+        In a container NVML may show the host's process numbers or none: a single unknown process
+        counts as this one.
         """
-        found = self.ask("nvmlDeviceGetComputeRunningProcesses") or []
+        found = self.query("nvmlDeviceGetComputeRunningProcesses") or []
         pids = {process.pid for process in found}
+        # An idle process may have no context yet: then the difference below is -1, which is none.
         others = len(pids - {os.getpid()}) if os.getpid() in pids else len(pids) - 1
         if others > self.num_partners:
             raise NotExclusive(f"{others} other process(es) on the board")
 
     def refuse_if_busy(self) -> None:
-        """Raise NotExclusive where the idle board is in use; ask a second after our own work."""
-        rates = self.ask("nvmlDeviceGetUtilizationRates")
+        """Raise NotExclusive where the idle board is in use.
+
+        Call it a second after our own work: utilisation is an average over that time.
+        """
+        rates = self.query("nvmlDeviceGetUtilizationRates")
         if rates is not None and rates.gpu > IDLE_UTILISATION:
             raise NotExclusive(f"{rates.gpu} % utilisation while this process does nothing")
 
     def facts(self) -> dict[str, Any]:
-        """What a reading depends on: driver, board, limits and modes; None is not told."""
-        ecc = self.ask("nvmlDeviceGetEccMode")
+        """What a reading depends on: driver, board, limits and modes; None: not reported."""
+        ecc = self.query("nvmlDeviceGetEccMode")
         return {
             "device": self.device,
             "scope": self.scope,
             "power_source": self.power_source,
-            "name": self.ask("nvmlDeviceGetName"),
-            "uuid": self.ask("nvmlDeviceGetUUID"),
-            "driver": self.ask("nvmlSystemGetDriverVersion", with_handle=False),
-            "nvml": self.ask("nvmlSystemGetNVMLVersion", with_handle=False),
+            "name": self.query("nvmlDeviceGetName"),
+            "uuid": self.query("nvmlDeviceGetUUID"),
+            "driver": self.query("nvmlSystemGetDriverVersion", with_handle=False),
+            "nvml": self.query("nvmlSystemGetNVMLVersion", with_handle=False),
             "power_limit_w": self.power_limit_w,
-            "persistence": self.ask("nvmlDeviceGetPersistenceMode"),
+            "persistence": self.query("nvmlDeviceGetPersistenceMode"),
             "ecc": None if ecc is None else ecc[0],
             "temperature_c": self.temperature_c,
         }
 
-    def ask(self, function: str, *arguments: Any, with_handle: bool = True) -> Any:
-        """NVML's answer; None where it has none."""
+    def query(self, function: str, *arguments: Any, with_handle: bool = True) -> Any:
+        """The result of one of NVML's functions; None where it is not supported."""
         try:
             found = getattr(self._nvml, function)
             return found(self._handle, *arguments) if with_handle else found(*arguments)
-        except (self._nvml.NVMLError, AttributeError):
+        except (self._nvml.NVMLError, AttributeError):  # AttributeError: an older pynvml
             return None
 
-    def _demand(self, function: str) -> Any:
+    def _require(self, function: str) -> Any:
         try:
             return getattr(self._nvml, function)(self._handle)
         except self._nvml.NVMLError as error:
@@ -194,10 +199,10 @@ class Board:
             return str(error)
         if value.nvmlReturn != self._nvml.NVML_SUCCESS:
             return str(self._nvml.NVMLError(value.nvmlReturn))
-        return int(value.value.uiVal)
+        return int(value.value.uiVal)  # power fields are unsigned integers
 
     def _find_power(self) -> tuple[str, str]:
-        """Whose power can be read, and from where: the chip's alone, or the whole module's."""
+        """Scope and source of the power reading: of the chip alone, or of the whole module."""
         nvml, why = self._nvml, ""
         for scope, number in (
             ("gpu", nvml.NVML_POWER_SCOPE_GPU),
@@ -208,7 +213,10 @@ class Board:
                 return scope, "NVML_FI_DEV_POWER_INSTANT"
             why = why or found
         # Before Ampere the plain reading is instantaneous; later it is the average of a second.
-        before_ampere = (self.ask("nvmlDeviceGetArchitecture") or 99) < nvml.NVML_DEVICE_ARCH_AMPERE
-        if before_ampere and self.ask("nvmlDeviceGetPowerUsage") is not None:
+        # An architecture that NVML does not report counts as new.
+        before_ampere = (
+            self.query("nvmlDeviceGetArchitecture") or 99
+        ) < nvml.NVML_DEVICE_ARCH_AMPERE
+        if before_ampere and self.query("nvmlDeviceGetPowerUsage") is not None:
             return "gpu", "nvmlDeviceGetPowerUsage"
         raise EnergyUnsupported(f"no instantaneous power to check the counter with ({why})")

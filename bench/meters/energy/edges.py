@@ -1,7 +1,7 @@
-"""Waiting for the moment when the energy counter moves.
+"""Edges: the moments at which the energy counter is updated.
 
-The counter stands still between updates, which are 20 to 100 ms apart: read at any moment it is up
-to an update old, and a difference of two such readings is wrong by up to the power of one period.
+The counter is constant between updates, which are 20 to 100 ms apart. Read at any moment it is up
+to a period old, and a difference of two such readings is wrong by up to the energy of one period.
 Read just after an update it is exact.
 """
 
@@ -18,26 +18,26 @@ from bench.meters.energy.refusals import CounterReset, CounterStuck
 
 NUM_PERIODS = 5  # without an update: stuck
 NUM_TRIES = 5  # for a sharp edge
-SHARP = 0.1  # of a period between the looks around an edge
-MIN_SHARP = 3
+SHARP = 0.1  # largest width of a sharp edge, in periods
+MIN_SHARP = 3  # sharp neighbours below which all count
 
 
 @dataclass(frozen=True)
 class Edge:
-    """An update of the counter: what it shows now, and between which two looks it moved."""
+    """An update of the counter: its new value, and the two reads between which it changed."""
 
     energy_mj: int
-    before_s: float  # the last look that showed the old value
-    after_s: float  # the first that showed this one
+    before_s: float  # of the last read with the old value
+    after_s: float  # of the first read with this one
 
     @property
     def time_s(self) -> float:
-        """When it moved: half way, wrong by at most half the time between the looks."""
+        """Time of the update: the middle, wrong by at most half the width."""
         return (self.before_s + self.after_s) / 2
 
     @property
     def width_s(self) -> float:
-        """The time between the two looks."""
+        """Seconds between the two reads."""
         return self.after_s - self.before_s
 
 
@@ -47,27 +47,28 @@ def wait_for_edge(
     timeout_s: float,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> Edge:
-    """Look at the counter without a pause until it moves; `meanwhile` runs between two looks.
+    """Read the counter without a pause until it changes; `meanwhile` runs between two reads.
 
-    Raises CounterStuck after `timeout_s` and CounterReset when it moves backwards.
+    Raises CounterStuck after `timeout_s` and CounterReset when the counter decreases.
     """
     old_mj = board.energy_mj()
     begun_s = before_s = clock.now_s()
     while True:
         meanwhile()
-        looked_s = clock.now_s()
+        # A read takes up to a millisecond: the update may have been at any time within it.
+        read_s = clock.now_s()
         new_mj = board.energy_mj()
         now_s = clock.now_s()
         refuse_backwards(old_mj, new_mj)
         if new_mj > old_mj:
             return Edge(new_mj, before_s, now_s)
-        if looked_s - begun_s > timeout_s:  # not `now_s`: we may have slept after the look
-            raise CounterStuck(f"at {old_mj} mJ for {looked_s - begun_s:.2g} s")
+        if read_s - begun_s > timeout_s:  # not `now_s`: this thread may have slept after the read
+            raise CounterStuck(f"at {old_mj} mJ for {read_s - begun_s:.2g} s")
         before_s = now_s
 
 
 def refuse_backwards(before_mj: int, after_mj: int) -> None:
-    """Raise CounterReset where the counter shows less than before."""
+    """Raise CounterReset where the counter has decreased."""
     if after_mj < before_mj:
         raise CounterReset(f"from {before_mj} to {after_mj} mJ")
 
@@ -78,9 +79,9 @@ def wait_for_sharp_edge(
     period_s: float,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> Edge:
-    """An update seen to a tenth of the counter's period; on a busy host the best of five.
+    """An update located to a tenth of the counter's period; on a busy host the best of five.
 
-    Raises as `wait_for_edge` does, which waits five periods for each.
+    Raises as `wait_for_edge` does, with a limit of five periods for each.
     """
     edges: list[Edge] = []
     while len(edges) < NUM_TRIES:
@@ -90,13 +91,13 @@ def wait_for_sharp_edge(
     return min(edges, key=lambda edge: edge.width_s)
 
 
-def period_s(moves: Sequence[Edge]) -> float:
-    """The typical time between updates, from neighbours that were both seen sharply.
+def period_s(updates: Sequence[Edge]) -> float:
+    """The typical time between updates, from neighbours that are both sharp.
 
-    On a busy host looks are far apart: their updates are uncertain, and several may have passed
-    between them. Raises ValueError with fewer than two moves.
+    On a busy host reads are far apart: updates are then uncertain, and several may lie between two
+    reads. Raises ValueError with fewer than two updates.
     """
-    pairs = list(pairwise(moves))
+    pairs = list(pairwise(updates))
     if not pairs:
         raise ValueError("a period needs two updates of the counter")
     rough_s = median(after.time_s - before.time_s for before, after in pairs)
@@ -106,13 +107,14 @@ def period_s(moves: Sequence[Edge]) -> float:
         if max(before.width_s, after.width_s) <= rough_s / 4
     ]
     gaps = sharp if len(sharp) >= MIN_SHARP else [b.time_s - a.time_s for a, b in pairs]
+    # Gaps of two and more periods hold an update that was missed.
     typical = median(gaps)
     single = [gap for gap in gaps if gap < 1.5 * typical]
     return sum(single) / len(single)
 
 
-def moves(samples: Sequence[Sample]) -> list[Edge]:
-    """Every update of the counter in a trace. Raises CounterReset when it went backwards."""
+def counter_updates(samples: Sequence[Sample]) -> list[Edge]:
+    """Every update of the counter in a trace. Raises CounterReset when the counter decreased."""
     found = []
     for before, after in pairwise(samples):
         refuse_backwards(before.energy_mj, after.energy_mj)
@@ -121,13 +123,14 @@ def moves(samples: Sequence[Sample]) -> list[Edge]:
     return found
 
 
-def longest_silence_s(samples: Sequence[Sample]) -> float:
-    """How long the counter was seen at one value; time in which nobody looked convicts nobody.
+def longest_unchanged_s(samples: Sequence[Sample]) -> float:
+    """The longest time between samples of equal value; gaps in the polling do not count.
 
-    Raises CounterReset when it went backwards.
+    Raises CounterReset when the counter decreased.
     """
     longest_s, first = 0.0, None
     for sample in samples:
+        # Time counts from the first sample of a value, not from the last one before it.
         if first is None or sample.energy_mj != first.energy_mj:
             if first is not None:
                 refuse_backwards(first.energy_mj, sample.energy_mj)

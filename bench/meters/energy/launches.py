@@ -1,4 +1,4 @@
-"""Work that a GPU still has to do: waiting for it, and never letting more than two passes queue."""
+"""Queued work: waiting for it, and limiting the queue of a GPU to two passes."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ import torch
 
 
 class Launches(Protocol):
-    """What is launched and perhaps not finished."""
+    """Work that was launched and may be unfinished."""
 
     def bound(self) -> None:
-        """Called after each pass: wait until no pass but the latest is unfinished."""
+        """Call after each pass: waits until all passes but the latest have finished."""
         ...
 
     def drain(self) -> None:
-        """Wait until everything is finished."""
+        """Wait until all work has finished."""
         ...
 
 
 class CudaLaunches:
-    """A GPU's queue. Unbounded, it would be filled for seconds beyond the end of a window."""
+    """The queue of a GPU. Without a bound it would hold seconds of work at a window's end."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._previous: torch.cuda.Event | None = None
 
     def bound(self) -> None:
+        # `blocking`: waiting in a spin would take a core, and the polling thread needs one.
         latest = torch.cuda.Event(blocking=True)
         latest.record(torch.cuda.current_stream(self.device))
+        # Waiting for the latest pass instead would leave the GPU idle between passes.
         if self._previous is not None:
             self._previous.synchronize()
         self._previous = latest
@@ -39,7 +41,7 @@ class CudaLaunches:
 
 
 class HostLaunches:
-    """Work on the host has ended when its call returns."""
+    """Work on the host has finished when its call returns."""
 
     def bound(self) -> None:
         return

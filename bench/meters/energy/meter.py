@@ -14,7 +14,7 @@ from bench.meters.energy.rig import Rig, open_rig
 from bench.meters.energy.window import Window, refuse_if_short
 from bench.meters.guard import refuse_if_watched
 
-IDLE_WINDOWS = 2.0  # idle power is measured for so many windows
+IDLE_WINDOWS = 2.0  # length of the idle measurement, in windows: its error weighs less then
 
 
 class EnergyMeter:
@@ -23,8 +23,8 @@ class EnergyMeter:
         with EnergyMeter(torch.device("cuda")) as meter:
             reading = meter.measure(step, seconds=10)
 
-    Calibrates itself at the first measurement. Every refusal is an `EnergyRefused` with its case's
-    name; a reading that exists and cannot be trusted has `valid` False and a `reason`.
+    Calibrates itself at the first measurement. Without a reading it raises a subclass of
+    `EnergyRefused`; a reading that exists but is doubtful has `valid` False and a `reason`.
     """
 
     def __init__(self, device: Device, rig: Rig | None = None) -> None:
@@ -33,6 +33,7 @@ class EnergyMeter:
         Raises EnergyUnsupported where the device has no readable counter.
         """
         self._stack = ExitStack()
+        # Any other string is a UUID, which torch.device would reject.
         if isinstance(device, str) and device.partition(":")[0] in ("cuda", "cpu"):
             device = torch.device(device)
         self.rig = rig or self._stack.enter_context(open_rig(device))
@@ -46,7 +47,7 @@ class EnergyMeter:
         self.close()
 
     def close(self) -> None:
-        """Leave NVML."""
+        """Release NVML."""
         self._stack.close()
 
     def calibrate(self, idle_s: float, step: Step | None = None) -> Calibration:
@@ -64,45 +65,45 @@ class EnergyMeter:
     def measure(self, step: Step, seconds: float, pause_s: float | None = None) -> EnergyReading:
         """Energy of whole passes of `step` for `seconds`, between two updates of the counter.
 
-        At least 5 s to develop, 10 s to publish. The work begins at a random moment of the
-        counter's period, so that it shares no phase with the sensor; `pause_s` after an update
-        where a recorded window is repeated.
+        Use at least 5 s to develop, 10 s to publish. The work begins at a random moment of the
+        counter's period, so that it shares no phase with the sensor; or `pause_s` after an update,
+        to replay a recorded window.
 
         Raises WindowTooShort where fewer than 20 updates fit, CounterStuck, CounterReset,
-        NotExclusive, DriverFailed, and MeterStateError under a profiler or dispatch mode. What
-        `step` raises passes through.
+        NotExclusive, DriverFailed, and MeterStateError under a profiler or dispatch mode.
+        Exceptions of `step` pass through.
         """
         refuse_if_watched("energy")
         known = self.calibration(seconds, step)
-        refuse_if_short(seconds, known)
+        refuse_if_short(seconds, known)  # before the work, which may take a minute
         window = Window(self.rig, known)
         window.begin(self.pause_s() if pause_s is None else pause_s)
         try:
             num_passes = launch_for(self.rig, step, seconds)
-            window.note_state()
-        except BaseException:
+            window.record_state()
+        except BaseException:  # KeyboardInterrupt too: the polling thread must end
             window.stop()
             raise
         return window.end(num_passes)
 
     def pause_s(self) -> float:
-        """A random part of the counter's period. Raises what `known` does."""
+        """A random part of the counter's period. Raises as `calibrate` does."""
         return self.rig.rng.uniform(0, self.calibration(1.0).update_period_s)
 
     def span(self, poll_s: float) -> Window:
         """A window around work of unknown length, such as a training; see `Window`.
 
-        `poll_s`: seconds between looks at the power. Idle power is measured for 2 s where the
-        meter was not calibrated.
+        `poll_s`: seconds between samples of the power. Idle power is measured for 2 s if the meter
+        was not calibrated before.
         """
         return Window(self.rig, self.calibration(1.0), poll_s)
 
     def calibration(self, seconds: float, step: Step | None = None) -> Calibration:
-        """The calibration; made now if there is none, for windows of `seconds`."""
+        """The calibration; made now if there is none yet, for windows of `seconds`."""
         return self._calibration or self.calibrate(IDLE_WINDOWS * seconds, step)
 
     def facts(self) -> dict[str, Any]:
-        """Board, driver and calibration: what a record keeps beside its joules."""
+        """Board, driver and calibration, as a record keeps them beside its joules."""
         facts = self.rig.board.facts()
         if self._calibration is not None:
             facts |= {

@@ -1,4 +1,4 @@
-"""Clocks, and reading a board at intervals beside the work: times are monotonic, never of day."""
+"""Monotonic clocks, and polling of a board beside the work."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import numpy as np
 
 from bench.meters.busy_threads import METER_THREADS
 
-JITTER = 0.5  # of the interval: polls never fall into step with the load or with the sensor
+JITTER = 0.5  # of the interval: constant ones could alias with the load or with the sensor
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One look at a board: when, its counter, and its power at that moment."""
+    """One reading of a board: time, counter and power at that moment."""
 
     time_s: float
     energy_mj: int
@@ -26,19 +26,19 @@ class Sample:
 
 
 class Clock(Protocol):
-    """Seconds that only move forwards; tests bring simulated ones."""
+    """A clock that never runs backwards; tests use simulated ones."""
 
     def now_s(self) -> float:
         """Now, on a monotonic clock of unknown origin."""
         ...
 
     def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Return after `seconds` on this clock."""
         ...
 
 
 class MonotonicClock:
-    """The host's monotonic clock: no effect of a changed time of day."""
+    """The host's monotonic clock, which changes of the time of day do not affect."""
 
     def now_s(self) -> float:
         return time.monotonic_ns() / 1e9
@@ -48,10 +48,10 @@ class MonotonicClock:
 
 
 class Polling(Protocol):
-    """A polling in progress."""
+    """A running poll."""
 
     def stop(self) -> list[Sample]:
-        """End it; the samples in order. Raises what reading raised."""
+        """End it and return the samples in order. Raises the exception of a failed read."""
         ...
 
 
@@ -67,6 +67,7 @@ class ThreadPolling:
         self._failure: Exception | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="energy-poll", daemon=True)
+        # Otherwise its CPU time would flag a FLOP count that runs beside it as incomplete.
         METER_THREADS.add(self._thread)
         self._thread.start()
 
@@ -76,7 +77,7 @@ class ThreadPolling:
             while not self._ended.is_set():
                 self._samples.append(self._read())
                 self._ended.wait(self._every_s * vary.uniform(1 - JITTER, 1 + JITTER))
-        except Exception as error:  # raised again where the samples are asked for
+        except Exception as error:  # raised again by `stop`, in the measuring thread
             self._failure = error
 
     def stop(self) -> list[Sample]:
@@ -90,10 +91,11 @@ class ThreadPolling:
 def integral_j(samples: Sequence[Sample], start_s: float, end_s: float) -> float | None:
     """Power integrated from `start_s` to `end_s` by trapezoids; None with fewer than two samples.
 
-    Outside the first and last sample the power counts as theirs.
+    Before the first and after the last sample the power is taken as theirs.
     """
     if len(samples) < 2:
         return None
+    # The borders fall between samples: power there is interpolated.
     times = np.array([sample.time_s for sample in samples])
     powers = np.array([sample.power_w for sample in samples])
     inside = (times > start_s) & (times < end_s)

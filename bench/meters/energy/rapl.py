@@ -1,9 +1,9 @@
 """Joules of the CPU packages through Linux's powercap files (RAPL), where they can be read.
 
-They count everything that runs on the packages, not only this process, and never memory sticks,
-disks or the power supply: a column of its own, not to be added to a GPU's. Only root can read
-them since Linux 5.10 (CVE-2020-8694), and virtual machines have none: then there is a reason and
-no number; nothing is estimated from a processor's rated power.
+They include everything that runs on the packages, not only this process, and exclude memory
+modules, disks and the power supply: a column of its own, not to be added to a GPU's. Only root can
+read them since Linux 5.10 (CVE-2020-8694), and virtual machines have none: then there is a reason
+and no number; nothing is estimated from a processor's rated power.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from bench.meters.energy.calibration import Step
 from bench.meters.energy.refusals import EnergyUnsupported, WindowTooShort
 
 POWERCAP = Path("/sys/class/powercap")
-SHORTEST_S = 1.0  # the files are updated every millisecond
-LOOK_S = 10.0  # between looks: a counter of 262 kJ wraps after 4 minutes at 1 kW
+SHORTEST_S = 1.0  # the files are updated every millisecond: an error of 0.1 %
+POLL_S = 10.0  # between reads: a counter of 262 kJ wraps after 4 minutes at 1 kW
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,14 @@ class CpuEnergy:
         self._ranges = [_number(zone / "max_energy_range_uj") for zone in self._zones]
         self._last = self._read()
         self._total_uj = 0
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()  # `CpuSpan` reads from a thread of its own
 
     def joules(self) -> float:
-        """Since this object was made. Look at least once per wrap (minutes) in between."""
-        with self._turn:
+        """Joules since construction. Call it at least once per wrap (minutes) in between."""
+        with self._lock:
             now = self._read()
             for old, new, whole in zip(self._last, now, self._ranges, strict=True):
+                # A smaller value means exactly one wrap, if reads are frequent enough.
                 self._total_uj += new - old if new >= old else new - old + whole
             self._last = now
             return self._total_uj / 1e6
@@ -74,16 +75,17 @@ class CpuEnergy:
 
 
 class CpuSpan:
-    """Joules between entering and leaving, however long; a thread looks after the wraps."""
+    """Joules between entry and exit, however long; a thread reads in between because of wraps."""
 
-    def __init__(self, counter: CpuEnergy, look_s: float = LOOK_S) -> None:
-        self._counter, self._look_s = counter, look_s
+    def __init__(self, counter: CpuEnergy, poll_s: float = POLL_S) -> None:
+        self._counter, self._poll_s = counter, poll_s
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="rapl", daemon=True)
+        self._thread = threading.Thread(target=self._poll, name="rapl", daemon=True)
         self.gross_j = self.window_s = self.begun_s = 0.0
 
     def __enter__(self) -> CpuSpan:
         self._begun_j, self.begun_s = self._counter.joules(), time.monotonic()
+        # It computes nothing: FLOP counts inside the span must not flag it.
         METER_THREADS.add(self._thread)
         self._thread.start()
         return self
@@ -94,16 +96,17 @@ class CpuSpan:
         self.gross_j = self._counter.joules() - self._begun_j
         self.window_s = time.monotonic() - self.begun_s
 
-    def _look(self) -> None:
-        while not self._ended.wait(self._look_s):
+    def _poll(self) -> None:
+        while not self._ended.wait(self._poll_s):
             try:
                 self._counter.joules()
             except EnergyUnsupported:
-                return  # the look at the end says it too
+                return  # the read on exit raises it again
 
 
 def _packages(root: Path) -> list[Path]:
-    """Folders of whole packages: no cores or memory within them, no second door to the same."""
+    """Folders of whole packages, without the cores and memory inside them."""
+    # Names like intel-rapl:0:1 are parts; intel-rapl-mmio:0 is another interface to a package.
     zones = sorted(zone for zone in root.glob("intel-rapl:*") if zone.name.count(":") == 1)
     found = [zone for zone in zones if _text(zone / "name").startswith("package")]
     if not found:

@@ -1,4 +1,4 @@
-"""What one energy window says, how sure it is, and whether it can be true."""
+"""The result of one energy window: joules, uncertainty, plausibility."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.meters.energy.refusals import IMPLAUSIBLE, INCONSISTENT
 from bench.meters.time.clocks import DeviceState
 
 SENSOR = 0.05  # relative, assumed: no vendor documents it for the counters of today's boards
-CONSISTENT = 0.05  # counter over integrated power may differ from 1 by so much
+CONSISTENT = 0.05  # largest deviation from 1 of counter / integrated power
 BELOW_IDLE = 0.8  # idle power drifts with temperature
 ABOVE_LIMIT = 1.05
 SLACK = 0.98  # the calibrated period is itself measured
@@ -25,11 +25,11 @@ class EnergyReading:
     """
 
     gross_j: float  # everything that the board drew
-    idle_j: float  # of it, what the idle board would have drawn in the same time
+    idle_j: float  # the part that the idle board would have drawn in the same time
     window_s: float
     num_passes: int  # 0: not counted, a span around work of unknown length
     update_period_s: float
-    uncertainty: float  # relative, 95 %, of what a repetition could show; without the sensor's
+    uncertainty: float  # relative, 95 %, of repetition; without the sensor's
     integral_j: float | None  # instantaneous power integrated over the window: the cross-check
     power_limit_w: float | None
     device: str  # cuda or fake
@@ -65,12 +65,12 @@ class EnergyReading:
 
     @property
     def absolute_uncertainty(self) -> float:
-        """Relative, 95 %, with the sensor's assumed 5 %. Ratios on one board do not have that."""
+        """Relative, 95 %, with the sensor's assumed 5 %, which cancels in ratios on one board."""
         return math.hypot(self.uncertainty, SENSOR)
 
     @property
     def grade(self) -> str:
-        """What the window is long enough for: publish, develop or look."""
+        """The use that the window is long enough for: publish, develop or look."""
         for seconds, updates, grade in GRADES:
             if self.window_s >= SLACK * max(seconds, updates * self.update_period_s):
                 return grade
@@ -78,7 +78,7 @@ class EnergyReading:
 
     @property
     def reason(self) -> str | None:
-        """What is wrong with the numbers; None where nothing is."""
+        """The reason why the numbers are invalid; None if they are valid."""
         limit_w = math.inf if self.power_limit_w is None else self.power_limit_w * ABOVE_LIMIT
         if not self.idle_w * BELOW_IDLE <= self.mean_power_w <= limit_w:
             return (
@@ -89,7 +89,7 @@ class EnergyReading:
             return f"{INCONSISTENT}: power was polled too seldom to check the counter"
         if abs(self.integral_ratio - 1) > CONSISTENT:
             return (
-                f"{INCONSISTENT}: the counter says {self.integral_ratio:.3f} times "
+                f"{INCONSISTENT}: the counter is {self.integral_ratio:.3f} times "
                 "the integrated power"
             )
         return None

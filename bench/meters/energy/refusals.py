@@ -1,14 +1,14 @@
-"""Why there is no energy reading: each case by its name.
+"""Exceptions for missing energy readings: one class per case, whose name a record shows.
 
-A refusal means that no number exists. A number that exists but cannot be trusted stays in its
-reading with `valid=False`, and its reason begins with one of the two names at the end.
+A refusal means that no number exists. A number that exists but is doubtful stays in its reading
+with `valid=False`, and its reason begins with one of the two names at the end.
 """
 
 from __future__ import annotations
 
 
 class EnergyRefused(Exception):
-    """No energy reading; the class says which kind of case, the message the details."""
+    """No energy reading; the class names the case, the message the details."""
 
     @property
     def reason(self) -> str:
@@ -21,7 +21,7 @@ class EnergyUnsupported(EnergyRefused):
 
 
 class NoGpu(EnergyUnsupported):
-    """No NVIDIA GPU: the normal case on most machines, told in plain words."""
+    """No NVIDIA GPU: the normal case on most machines, so its reason has no class name."""
 
     @property
     def reason(self) -> str:
@@ -29,11 +29,11 @@ class NoGpu(EnergyUnsupported):
 
 
 class DriverFailed(EnergyRefused):
-    """The driver answered before and gives an error now: the GPU was lost, or its driver reset."""
+    """A query that worked before now fails: the GPU was lost, or its driver reset."""
 
 
 class NotExclusive(EnergyRefused):
-    """Another process computes on the board: its energy cannot be told from ours."""
+    """Another process computes on the board: its energy cannot be separated from ours."""
 
 
 class WindowTooShort(EnergyRefused):
@@ -41,13 +41,13 @@ class WindowTooShort(EnergyRefused):
 
 
 class CounterStuck(EnergyRefused):
-    """The counter did not move when it should have."""
+    """The counter was not updated for five periods."""
 
 
 class CounterReset(EnergyRefused):
-    """The counter went backwards: the driver was reloaded, or the board reset."""
+    """The counter decreased: the driver was reloaded, or the board reset."""
 
 
-# Names of doubts: the number exists and is kept, marked invalid.
+# Names for reasons of invalid readings: the number exists and is kept.
 IMPLAUSIBLE = "Implausible"  # mean power below idle or above the board's limit
 INCONSISTENT = "Inconsistent"  # counter and integrated power differ by more than 5 %

@@ -1,8 +1,8 @@
 """Several windows per method, in turn with the dense baseline's, and the ratio of their energies.
 
-The work of each window starts at a random moment of the counter's period (`EnergyMeter.measure`): a
-load whose period matches that of a sensor which looks only part of the time (Yang et al., SC'24) is
-otherwise misread the same way in every window.
+The work of each window starts at a random moment of the counter's period (`EnergyMeter.measure`).
+Some sensors sample only part of the time (Yang et al., SC'24): a load of the same period would
+otherwise be misread in the same way in every window.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bench.meters.energy.meter import EnergyMeter
 from bench.meters.energy.reading import SENSOR, EnergyReading
 from bench.statistics import LEVEL, Interval, mean_interval
 
-WINDOWS = 5
+WINDOWS = 5  # per model: below, Student's t widens the interval quickly
 
 
 @dataclass
@@ -34,13 +34,14 @@ class Repeats:
 
     @property
     def reason(self) -> str | None:
-        """The first window's doubt; one doubtful window makes the whole doubtful."""
+        """The first reason against a window: one invalid window makes the whole invalid."""
         return next((each.reason for each in self.readings if each.reason), None)
 
     @property
     def uncertainty(self) -> float:
-        """Relative, 95 %, of the mean: repeatability and the windows' own, not the sensor's."""
+        """Relative, 95 %, of the mean: of repetition and of the windows, not of the sensor."""
         repeats = mean_interval(self.j_per_pass)
+        # The windows' own uncertainties are independent: in their mean they shrink with the root.
         own = max(reading.uncertainty for reading in self.readings) / math.sqrt(len(self.readings))
         if repeats.value is None or repeats.high is None:
             return own
@@ -48,7 +49,7 @@ class Repeats:
 
     @property
     def interval(self) -> Interval:
-        """Mean joules of a pass; its bounds hold the sensor's assumed 5 % too."""
+        """Mean joules of a pass; its bounds include the sensor's assumed 5 %."""
         mean = float(self.j_per_pass.mean())
         half = mean * math.hypot(self.uncertainty, SENSOR)
         return Interval(mean, mean - half, mean + half, len(self.readings), "root sum of squares")
@@ -63,7 +64,8 @@ class EnergyComparison:
 
     @property
     def reason(self) -> str | None:
-        """What is wrong with the ratio."""
+        """The reason why the ratio is invalid; None if it is valid."""
+        # A chip's joules and a module's, with its CPU and memory, are different quantities.
         scopes = {each.scope for each in (*self.candidate.readings, *self.baseline.readings)}
         if len(scopes) > 1:
             return f"power of different scopes: {', '.join(sorted(scopes))}"
@@ -71,10 +73,10 @@ class EnergyComparison:
 
     @property
     def ratio(self) -> Interval:
-        """Baseline joules / candidate joules of a pass: above 1 the candidate is the thriftier.
+        """Baseline joules / candidate joules of a pass: above 1 the candidate draws less.
 
         Student's t over the logarithms of neighbouring windows, widened by the windows' own
-        uncertainty. Both sit on one sensor, so that its 5 % cancels.
+        uncertainty. Both use one sensor, so that its 5 % cancels.
         """
         logs = np.log(self.baseline.j_per_pass / self.candidate.j_per_pass)
         own = [
@@ -84,13 +86,14 @@ class EnergyComparison:
         mean, num = float(logs.mean()), len(logs)
         if num < 2:
             return Interval(math.exp(mean), None, None, num, "none", "one window has no interval")
+        # Half a width by repetition; the two parts are independent and add in squares.
         spread = float(logs.std(ddof=1)) / math.sqrt(num) * stats.t.ppf((1 + LEVEL) / 2, num - 1)
         half = math.hypot(spread, max(own) / math.sqrt(num))
         return Interval(mean, mean - half, mean + half, num, "student t").map(math.exp)
 
 
 def repeat(meter: EnergyMeter, candidate: Step, seconds: float, windows: int = WINDOWS) -> Repeats:
-    """`windows` readings of one model, at random moments. Raises what `measure` does."""
+    """`windows` readings of one model, at random moments. Raises as `EnergyMeter.measure` does."""
     meter.heat_up(candidate, seconds)
     return Repeats([meter.measure(candidate, seconds) for _ in range(windows)])
 
@@ -98,15 +101,16 @@ def repeat(meter: EnergyMeter, candidate: Step, seconds: float, windows: int = W
 def compare_energy(
     meter: EnergyMeter, candidate: Step, baseline: Step, seconds: float, windows: int = WINDOWS
 ) -> EnergyComparison:
-    """Windows of both models in turn: AB, BA, AB, ... Raises what `measure` does.
+    """Windows of both models in turn: AB, BA, AB, ... Raises as `EnergyMeter.measure` does.
 
-    `candidate` and `baseline` are passes over the same samples. The board is heated up with both.
+    `candidate` and `baseline` are passes over the same samples. Both of them heat the board up.
     """
 
     def both() -> None:
         candidate()
         baseline()
 
+    # Calibrated with both, so that the update period under load is not that of one model.
     meter.calibration(seconds, both)
     meter.heat_up(both, seconds)
     found = EnergyComparison()

@@ -1,4 +1,4 @@
-"""What an energy measurement stands on: board, clock, the GPU's queue, polling."""
+"""The parts of an energy measurement: board, clock, queue of the GPU, polling."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from bench.meters.energy.polling import (
 
 @dataclass(frozen=True)
 class Rig:
-    """Board and surroundings; tests bring simulated ones."""
+    """A board with clock, queue and polling; tests use simulated ones."""
 
     board: Board
     clock: Clock
     launches: Launches
     poll: Poll
-    rng: random.Random = field(default_factory=random.Random)  # the process's own stays as it is
+    rng: random.Random = field(default_factory=random.Random)  # leaves the global one untouched
 
     def start_polling(self, every_s: float) -> Polling:
-        """Counter and power every `every_s` seconds from now on, beside what this thread does."""
+        """Sample counter and power about every `every_s` seconds, beside this thread's work."""
         return self.poll(self.sample, every_s)
 
     def sample(self) -> Sample:
@@ -44,7 +44,7 @@ class Rig:
 def open_rig(device: Device) -> Iterator[Rig]:
     """The real clock, a polling thread, and the board behind `device` (see `open_board`)."""
     with open_board(device) as board:
-        launches: Launches = HostLaunches()
+        launches: Launches = HostLaunches()  # a board named by UUID has no torch device
         if isinstance(device, torch.device):
             launches = CudaLaunches(device)
         yield Rig(board, MonotonicClock(), launches, ThreadPolling)

@@ -13,7 +13,7 @@ from statistics import mean
 from typing import Any
 
 from bench.meters.energy.calibration import Step, run_for
-from bench.meters.energy.edges import Edge, moves, period_s, wait_for_edge
+from bench.meters.energy.edges import Edge, counter_updates, period_s, wait_for_edge
 from bench.meters.energy.meter import EnergyMeter
 from bench.meters.energy.polling import Sample
 from bench.meters.energy.refusals import EnergyRefused
@@ -33,7 +33,7 @@ def periods(rig: Rig, busy: Busy) -> list[Answer]:
     """How often counter, instantaneous and average power change, idle and loaded."""
 
     def usage() -> Sample:
-        milliwatts = rig.board.ask("nvmlDeviceGetPowerUsage") or 0
+        milliwatts = rig.board.query("nvmlDeviceGetPowerUsage") or 0
         return Sample(rig.clock.now_s(), 0, milliwatts / 1e3)
 
     answers = []
@@ -44,7 +44,7 @@ def periods(rig: Rig, busy: Busy) -> list[Answer]:
             {
                 "load": name,
                 "looks_per_s": len(samples) / LOOK_S,
-                "counter_period_s": _typical(moves(samples)),
+                "counter_period_s": _typical(counter_updates(samples)),
                 "power_period_s": _typical(power_moves(samples)),
                 "average_period_s": _typical(power_moves(averages)),
                 "smallest_step_mj": _smallest_step_mj(samples),
@@ -144,7 +144,7 @@ def same_work(
 
 def processes(rig: Rig) -> Answer:
     """Which processes the driver shows, and whether this one is among them."""
-    found = rig.board.ask("nvmlDeviceGetComputeRunningProcesses")
+    found = rig.board.query("nvmlDeviceGetComputeRunningProcesses")
     if found is None:
         return {"visible": False}
     pids = [process.pid for process in found]

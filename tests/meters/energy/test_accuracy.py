@@ -1,4 +1,4 @@
-"""How exact energy readings are, on a simulated board whose true energy is known."""
+"""Accuracy of energy readings, on a simulated board whose true energy is known."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ def errors(seconds: float, num: int, **settings) -> np.ndarray:
 
 
 def error(gpu: FakeGpu, seconds: float) -> float:
-    """One window's relative error: its true energy is that between the first and last pass."""
+    """Relative error of one window, whose true energy is that from its first to its last pass."""
     reading, truth_j = window(gpu, seconds)
     return reading.gross_j / truth_j - 1
 
 
 def window(gpu: FakeGpu, seconds: float):
-    """A reading of passes of 13 ms, and the energy that the board really drew in that time."""
+    """A reading of passes of 13 ms, and the board's true energy in that time."""
     meter = EnergyMeter("fake", gpu.rig())
     moments = []
     step = gpu.work(0.013)
     meter.calibrate(1.0, step)
 
-    def noting() -> None:
+    def timed_step() -> None:
         moments.append(gpu.clock.now)
         step()
 
-    reading = meter.measure(noting, seconds)
+    reading = meter.measure(timed_step, seconds)
     return reading, gpu.true_j(moments[0], gpu.clock.now) - idle_tail(gpu, moments[0], reading)
 
 
 def idle_tail(gpu: FakeGpu, start_s: float, reading) -> float:
-    """What the board drew after the window's end."""
+    """The board's energy after the window's end."""
     return gpu.true_j(start_s + reading.window_s, gpu.clock.now)
 
 
@@ -66,20 +66,22 @@ def test_power_that_follows_slowly_is_measured_as_well():
 
 def test_the_uncertainty_covers_the_truth_and_is_not_padded():
     """At least 90 of 100 windows lie within their uncertainty, at most 3 times the real spread."""
-    found, said = [], []
+    found, uncertainties = [], []
     for seed in range(100):
         gpu = FakeGpu(phase_s=0.001 * seed, seed=seed, noise_w=5.0)
         reading, truth_j = window(gpu, 2.0)
         found.append(reading.gross_j / truth_j - 1)
-        said.append(reading.uncertainty)
-    errors, bounds = np.array(found), np.array(said)
+        uncertainties.append(reading.uncertainty)
+    errors, bounds = np.array(found), np.array(uncertainties)
     assert (abs(errors) <= bounds).sum() >= 90
     assert bounds.mean() <= 3 * errors.std(ddof=1)
 
 
 def test_a_step_of_the_wall_clock_has_no_effect(monkeypatch):
-    """The meter's own clock while the time of day jumps by an hour to and fro: it only moves
-    forwards, and by less than a minute, however busy the host is."""
+    """While the time of day jumps by an hour to and fro, the meter's own clock does not.
+
+    It never runs backwards, and advances by less than a minute, however busy the host is.
+    """
     jumps = iter([0.0, 3600.0, -3600.0] * 100)
     monkeypatch.setattr(time, "time", lambda: 1.7e9 + next(jumps))
     monkeypatch.setattr(time, "time_ns", lambda: int((1.7e9 + next(jumps)) * 1e9))
@@ -90,8 +92,11 @@ def test_a_step_of_the_wall_clock_has_no_effect(monkeypatch):
 
 
 def test_a_plain_difference_would_be_wrong():
-    """What all this is for: readings at any moment miss up to a period. At 100 ms updates and 1 s
-    the mean error is -(500 - 75) W x 50 ms / 500 J = -4.25 %, at 0.15 s single ones half."""
+    """Readings at any moment miss up to a period, which is why windows begin and end at edges.
+
+    With updates every 100 ms the mean error over 1 s is -(500 - 75) W x 50 ms / 500 J = -4.25 %;
+    over 0.15 s single errors reach a half.
+    """
     means, worst = [], []
     for seconds in (0.15, 1.0):
         found = []

@@ -15,8 +15,8 @@ SHIM = ROOT / "tests" / "fakes" / "nvml_shim.c"
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory) -> dict:
-    """What a process with a freshly compiled libnvidia-ml.so.1 prints, by scenario."""
+def printed(tmp_path_factory) -> dict:
+    """Output of a process with a freshly compiled libnvidia-ml.so.1, by scenario."""
     folder = tmp_path_factory.mktemp("nvml")
     target = folder / "libnvidia-ml.so.1"
     command = ["cc", "-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o", target, SHIM, "-lpthread"]
@@ -29,10 +29,12 @@ def told(tmp_path_factory) -> dict:
     return json.loads(done.stdout)
 
 
-def test_windows_in_real_time_are_exact(told):
-    """Idle 75 W, loaded 500 W: power x duration within 5 %, whatever else the machine does; the
-    update period is found, and another board's work is not counted."""
-    found = told["readings"]
+def test_windows_in_real_time_are_exact(printed):
+    """Idle 75 W, loaded 500 W: power x duration within 5 %, whatever else the machine runs.
+
+    The update period is found, and another board's work is not counted.
+    """
+    found = printed["readings"]
     assert 0.015 < found["period_s"] < 0.04  # exact in simulated time; here the host is shared
     assert found["idle_w"] == pytest.approx(75, rel=0.05)
     for name, watts in (("idle", 75), ("loaded", 500), ("other", 75)):
@@ -42,9 +44,9 @@ def test_windows_in_real_time_are_exact(told):
         assert found[name]["device"] == "fake"
 
 
-def test_a_sensor_that_looks_part_of_the_time_is_caught_in_real_time(told):
-    """5 of 20 ms seen, a load of the same period: the integrated power contradicts the counter."""
-    found = told["part_time"]
+def test_a_part_time_sensor_is_detected_in_real_time(printed):
+    """5 of 20 ms sampled, a load of the same period: integrated power contradicts the counter."""
+    found = printed["part_time"]
     assert found["reason"] is not None
     assert found["reason"].startswith(("Inconsistent", "Implausible"))
 
@@ -66,9 +68,9 @@ EXPECTED = {
 }
 
 
-def test_every_misbehaviour_has_its_name_over_the_real_bindings(told):
-    """Each refusal by name, none a crash, none a number; a module's power is labelled."""
-    found = dict(told["refusals"])
+def test_every_fault_has_its_exception_over_the_real_bindings(printed):
+    """Each fault ends in its own class, none in a crash or a number; module power is labelled."""
+    found = dict(printed["refusals"])
     assert found.pop("module scope")["scope"] == "module"
     assert {name: each.get("name") for name, each in found.items()} == EXPECTED
 
@@ -82,23 +84,25 @@ def test_every_misbehaviour_has_its_name_over_the_real_bindings(told):
         ("1", [1]),
     ],
 )
-def test_a_board_is_found_by_uuid_whatever_the_order(told, variable, numbers):
-    """torch's cuda:0 is the first that CUDA_VISIBLE_DEVICES names, NVML's 0 is another."""
+def test_a_board_is_found_by_uuid_whatever_the_order(printed, variable, numbers):
+    """torch's cuda:0 is the first board in CUDA_VISIBLE_DEVICES, NVML's 0 is another."""
     uuids = [f"GPU-{0xA0000000 + k:08x}-0000-0000-0000-00000000fa4e" for k in numbers]
     expected = [{"uuid": uuid, "device": "fake"} for uuid in uuids]
-    assert told["devices"]["boards"][variable] == expected
-    assert told["devices"]["hardware"] == "nvidia-stand-in"
+    assert printed["devices"]["boards"][variable] == expected
+    assert printed["devices"]["hardware"] == "nvidia-stand-in"
 
 
-def test_a_slice_of_a_board_is_refused_as_mig(told):
+def test_a_slice_of_a_board_is_refused_as_mig(printed):
     """CUDA hides the prefix of a slice's UUID; its energy would be the whole board's."""
-    assert told["devices"]["slice"].startswith("EnergyUnsupported: MIG")
+    assert printed["devices"]["slice"].startswith("EnergyUnsupported: MIG")
 
 
-def test_the_doctor_shows_each_boards_case(told):
-    """A good board, one with MIG, one that shows only its module's power; torch is a build for
-    CPUs here or sees none of them."""
-    found = told["doctor"]
+def test_the_doctor_reports_each_board(printed):
+    """A usable board, one with MIG, one that reports only its module's power.
+
+    torch is a build for CPUs here, or sees none of them.
+    """
+    found = printed["doctor"]
     assert found["driver"] == "ok: version fake-1.0, 3 board(s)"
     assert found["board 0 energy"].startswith(
         "ok: counter and NVML_FI_DEV_POWER_INSTANT, scope gpu"

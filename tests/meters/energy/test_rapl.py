@@ -1,4 +1,4 @@
-"""CPU package energy from powercap files: sums, wraps, and why there is none."""
+"""CPU package energy from powercap files: sums, wraps, and reasons for its absence."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def zone(root: Path, folder: str, name: str, energy_uj: int) -> Path:
     return path / "energy_uj"
 
 
-def test_packages_are_summed_and_their_parts_and_doubles_are_not(tmp_path):
+def test_packages_are_summed_without_their_parts_and_duplicates(tmp_path):
     """Two packages gain 3 and 4 J; cores, memory, psys and the memory-mapped twin do not count."""
     first = zone(tmp_path, "intel-rapl:0", "package-0", 1_000_000)
     second = zone(tmp_path, "intel-rapl:1", "package-1", 1_000_000)
@@ -40,7 +40,7 @@ def test_packages_are_summed_and_their_parts_and_doubles_are_not(tmp_path):
     assert counter.joules() == pytest.approx(7.0)
 
 
-def test_a_counter_that_wraps_goes_on(tmp_path):
+def test_a_counter_that_wraps_continues(tmp_path):
     """From 1 J below its range to 2 J above zero are 3 J, twice over."""
     file = zone(tmp_path, "intel-rapl:0", "package-0", RANGE_UJ - 1_000_000)
     counter = CpuEnergy(tmp_path)
@@ -52,11 +52,11 @@ def test_a_counter_that_wraps_goes_on(tmp_path):
     assert counter.joules() == pytest.approx(RANGE_UJ / 1e6 + 3.0)
 
 
-def test_a_long_span_is_looked_after(tmp_path):
-    """Two wraps inside a span are both seen, because somebody looks in between."""
+def test_a_long_span_is_read_in_between(tmp_path):
+    """Two wraps inside a span both count, because a thread reads the counter meanwhile."""
     file = zone(tmp_path, "intel-rapl:0", "package-0", RANGE_UJ - 1)
     counter = CpuEnergy(tmp_path)
-    with CpuSpan(counter, look_s=0.001) as span:
+    with CpuSpan(counter, poll_s=0.001) as span:
         for value in (5, RANGE_UJ - 5, 10):
             before = counter._last
             replace(file, value)
@@ -66,14 +66,14 @@ def test_a_long_span_is_looked_after(tmp_path):
 
 
 def replace(file: Path, value: int) -> None:
-    """A new content at once: a reader sees the old number or the new one."""
+    """Replace the content atomically: a reader sees the old number or the new one."""
     temporary = file.with_suffix(".new")
     temporary.write_text(f"{value}\n")
     temporary.rename(file)
 
 
 def test_whole_passes_in_a_window(tmp_path):
-    """Each pass of 50 ms costs 2 J: the reading says 2 J per pass."""
+    """Each pass of 50 ms costs 2 J: the reading is 2 J per pass."""
     file = zone(tmp_path, "intel-rapl:0", "package-0", 0)
 
     def step() -> None:
@@ -87,7 +87,7 @@ def test_whole_passes_in_a_window(tmp_path):
         CpuEnergy(tmp_path).measure(step, 0.5)
 
 
-def test_a_machine_without_packages_says_so(tmp_path):
+def test_a_machine_without_packages_is_unsupported(tmp_path):
     """A virtual machine has no RAPL; some have psys alone."""
     with pytest.raises(EnergyUnsupported, match="no CPU package"):
         CpuEnergy(tmp_path / "absent")
@@ -96,7 +96,7 @@ def test_a_machine_without_packages_says_so(tmp_path):
         CpuEnergy(tmp_path)
 
 
-def test_a_counter_for_root_alone_says_so(tmp_path, monkeypatch):
+def test_a_counter_readable_by_root_only_is_unsupported(tmp_path, monkeypatch):
     """Since Linux 5.10 only root may read it."""
     zone(tmp_path, "intel-rapl:0", "package-0", 0)
     read = Path.read_text
@@ -111,7 +111,7 @@ def test_a_counter_for_root_alone_says_so(tmp_path, monkeypatch):
         CpuEnergy(tmp_path)
 
 
-def test_a_damaged_counter_says_so(tmp_path):
+def test_a_damaged_counter_is_unsupported(tmp_path):
     """No number in the file is no energy, not zero."""
     zone(tmp_path, "intel-rapl:0", "package-0", 0).write_text("\n")
     with pytest.raises(EnergyUnsupported, match="cannot be read"):

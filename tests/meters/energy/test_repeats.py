@@ -13,37 +13,36 @@ from bench.meters.energy.repeats import compare_energy
 from tests.fakes.nvml import FakeGpu
 
 
-def compared(slow_s: float, slow_w: float, fast_s: float, fast_w: float, **settings):
-    """Baseline `slow`, candidate `fast`: passes of so many seconds at so many watts."""
+def measure_ratio(slow_s: float, slow_w: float, fast_s: float, fast_w: float, **settings):
+    """Compare a baseline `slow` and a candidate `fast`: passes of given seconds and watts."""
     gpu = FakeGpu(**settings)
     meter = EnergyMeter("fake", gpu.rig())
     return compare_energy(meter, gpu.work(fast_s, fast_w), gpu.work(slow_s, slow_w), 2.0)
 
 
 def test_twice_as_long_at_equal_power_is_twice_the_energy():
-    """Durations 1 : 2 at 500 W: 2.00 within 0.5 %, although both windows last equally long."""
-    ratio = compared(0.026, 500, 0.013, 500).ratio
+    """Durations 1 : 2 at 500 W: 2.00 within 0.5 %, although both windows are equally long."""
+    ratio = measure_ratio(0.026, 500, 0.013, 500).ratio
     assert ratio.value == pytest.approx(2.0, rel=0.005)
     assert ratio.low <= 2.0 <= ratio.high
 
 
 def test_equal_energy_per_pass_at_other_power_and_duration_is_equal():
     """13 ms at 500 W and 26 ms at 250 W are 6.5 J each: 1.00 within 0.5 %."""
-    ratio = compared(0.026, 250, 0.013, 500).ratio
+    ratio = measure_ratio(0.026, 250, 0.013, 500).ratio
     assert ratio.value == pytest.approx(1.0, rel=0.005)
 
 
-def test_the_ratio_does_not_hold_the_sensors_error_and_the_absolute_does():
-    """A counter and power sensor 4 % too high: joules are 4 % off within their interval, the
-    ratio is exact. Its interval is narrower than 1 %."""
-    found = compared(0.026, 500, 0.013, 500, noise_w=5.0)
+def test_the_sensors_error_is_in_the_absolute_interval_and_not_in_the_ratios():
+    """The sensor's 5 % widens joules per pass; in the ratio it cancels, within 1 %."""
+    found = measure_ratio(0.026, 500, 0.013, 500, noise_w=5.0)
     absolute = found.candidate.interval
     assert absolute.high / absolute.value - 1 >= 0.05
     assert found.ratio.high / found.ratio.low - 1 < 0.01
 
 
 def test_windows_of_both_models_alternate():
-    """AB, BA, AB, BA, AB: drift hits both alike."""
+    """AB, BA, AB, BA, AB: drift affects both alike."""
     gpu, order = FakeGpu(), []
     meter = EnergyMeter("fake", gpu.rig())
     meter.measure = lambda step, seconds: order.append(step)  # type: ignore[method-assign]
@@ -53,8 +52,7 @@ def test_windows_of_both_models_alternate():
 
 
 def test_work_begins_at_different_moments_of_the_counters_period():
-    """Eight windows of 2 s: their first passes begin more than half of the period of 100 ms
-    apart."""
+    """The first passes of eight windows differ in phase by more than half of the 100 ms."""
     gpu = FakeGpu()
     phases: list[float] = []
 
@@ -70,7 +68,7 @@ def test_work_begins_at_different_moments_of_the_counters_period():
 
 
 def warming(c_per_s: float, until_s: float = 1e9):
-    """A board that warms, and a pass of 0.1 s on it; its meter."""
+    """A board that warms up, its meter, and a pass of 0.1 s."""
     gpu = FakeGpu()
 
     def step() -> None:
@@ -80,37 +78,39 @@ def warming(c_per_s: float, until_s: float = 1e9):
     return gpu, EnergyMeter("fake", gpu.rig()), step
 
 
-def test_heating_ends_when_ten_seconds_bring_less_than_a_degree():
-    """0.3 C/s for 25 s: the stretches of 10 s bring 3, 3, 1 and 0 degrees, however short the
-    windows are; a thermometer of whole degrees shows nothing in 2 s."""
+def test_heating_ends_when_ten_seconds_warm_by_less_than_a_degree():
+    """0.3 C/s for 25 s: stretches of 10 s warm by 3, 3, 1 and 0 degrees, however short windows are.
+
+    A thermometer of whole degrees shows no change in 2 s.
+    """
     gpu, meter, step = warming(0.3, until_s=25.0)
     meter.heat_up(step, 2.0)
     assert meter.is_warm is True
     assert 40 <= gpu.clock.now - gpu.begun_s < 41
 
 
-def test_a_board_that_never_settles_is_given_up_after_a_minute():
-    """0.3 C/s without an end: not settled."""
+def test_heating_stops_after_a_minute_if_the_board_never_settles():
+    """0.3 C/s without end: not settled."""
     gpu, meter, step = warming(0.3)
     meter.heat_up(step, 2.0)
     assert meter.is_warm is False
     assert 60 <= gpu.clock.now - gpu.begun_s < 71
 
 
-def test_without_a_thermometer_nobody_knows():
-    """Neither settled nor not."""
+def test_without_a_thermometer_the_state_is_unknown():
+    """Neither True nor False."""
     gpu, meter, step = warming(0.0)
     gpu.errors = dict.fromkeys(("nvmlDeviceGetTemperatureV", "nvmlDeviceGetTemperature"), 3)
     meter.heat_up(step, 2.0)
     assert meter.is_warm is None
 
 
-def test_a_throttle_under_load_is_seen_although_it_ends_with_the_load():
-    """The state is read while the last pass runs: the board that idles afterwards shows none."""
+def test_throttling_under_load_is_recorded_although_it_ends_with_the_load():
+    """The state is read while the last pass runs: the idle board afterwards shows none."""
     gpu = FakeGpu()
 
     class Queue:
-        """Passes end when they are waited for."""
+        """Passes finish when they are waited for."""
 
         def bound(self) -> None:
             gpu.event_bits = pynvml.nvmlClocksEventReasonHwThermalSlowdown
@@ -122,9 +122,11 @@ def test_a_throttle_under_load_is_seen_although_it_ends_with_the_load():
     assert meter.measure(gpu.work(0.1), 2.0).state.events == ("HwThermalSlowdown",)
 
 
-def test_a_sensor_that_looks_part_of_the_time_is_caught():
-    """25 of 100 ms seen, a load of 50 ms work and 50 ms pause: the counter cannot be right, and
-    the integrated power says so."""
+def test_a_part_time_sensor_is_detected():
+    """25 of 100 ms sampled, a load of 50 ms work and 50 ms pause: the counter must be wrong.
+
+    The integrated power differs from it.
+    """
     gpu = FakeGpu(part_s=0.025)
     meter = EnergyMeter("fake", gpu.rig())
 
@@ -138,15 +140,15 @@ def test_a_sensor_that_looks_part_of_the_time_is_caught():
     assert not reading.valid
 
 
-def test_one_doubtful_window_makes_the_whole_doubtful():
-    """A counter 10 % off is named once for all windows."""
-    found = compared(0.026, 500, 0.013, 500, gain=1.1)
+def test_one_invalid_window_makes_the_whole_invalid():
+    """A counter 10 % off is reported once for all windows."""
+    found = measure_ratio(0.026, 500, 0.013, 500, gain=1.1)
     assert found.reason is not None
     assert found.reason.startswith("Inconsistent")
 
 
 def test_a_span_measures_work_of_unknown_length_without_its_probes():
-    """3 s at 500 W, of which a probe of 1 s is left out: 1000 J in 2 s."""
+    """3 s at 500 W, of which a probe of 1 s is excluded: 1000 J in 2 s."""
     gpu = FakeGpu()
     meter = EnergyMeter("fake", gpu.rig())
     window = meter.span(0.02)
@@ -172,7 +174,7 @@ def test_the_integral_is_exact_for_linear_power():
     ("seconds", "update_s", "grade"),
     [(2.0, 0.02, "look"), (5.0, 0.1, "develop"), (5.0, 0.2, "look"), (10.0, 0.1, "publish")],
 )
-def test_a_reading_says_what_it_is_long_enough_for(seconds, update_s, grade):
+def test_a_reading_is_graded_by_its_length(seconds, update_s, grade):
     """5 s and 50 updates to develop, 10 s and 100 updates to publish."""
     gpu = FakeGpu(update_s=update_s * 0.999)
     meter = EnergyMeter("fake", gpu.rig())
