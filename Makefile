@@ -19,7 +19,7 @@ $(VENV)/.run: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	$(PIP) install -c constraints.txt --no-build-isolation -e '.[tasks,dev]'
+	$(PIP) install -c constraints.txt --no-build-isolation -e '.[tasks,dev,docs]'
 	@touch $@
 
 # A stamp of its own: `make run` installs nothing that only the pages need.
