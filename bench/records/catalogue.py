@@ -43,6 +43,7 @@ _counted = partial(Entry, over="a batch", points="all")
 _timed = partial(Entry, over="a batch", points="timed")
 _latency = partial(Entry, over="each input alone", points="timed")
 _batch = partial(Entry, over="a batch", points="default")
+_prompt = partial(Entry, over="the first token", points="default")
 _token = partial(Entry, over="a further token", points="default")
 _process = partial(Entry, over="a process", points="default")
 _window = partial(Entry, over="the largest batch", points="timed")
@@ -66,10 +67,10 @@ ACTIVE_PARAMS = _model("model/active_params_per_sample", COUNT, "active paramete
 QUALITY = _quality("infer/quality", SCORE, "quality", TERMINAL, INTERVAL)
 FURTHER_QUALITY = _quality("infer/quality_{score}", SCORE, "{score}", TABLE, INTERVAL)
 # Not in a record: the report computes it over shared seeds.
-QUALITY_VS_DENSE = _quality("infer/quality_vs_dense", DIFFERENCE, "quality, minus dense", TABLE_IF)
+QUALITY_VS_DENSE = _quality("infer/quality_vs_dense", DIFFERENCE, "quality minus dense", TABLE_IF)
 
-FLOPS = _alone("infer/flops_per_sample", FLOP, "FLOPs, per sample", TABLE)
-MACS_FVCORE = _first("infer/macs_fvcore", MAC, "MACs by fvcore, per sample", TABLE_IF)
+FLOPS = _alone("infer/flops_per_sample", FLOP, "FLOPs per sample", TABLE)
+MACS_FVCORE = _first("infer/macs_fvcore", MAC, "MACs per sample by fvcore", TABLE_IF)
 FLOPS_SHARE = _alone("infer/flops_share", OF_DENSE, "FLOPs, % of dense", TERMINAL)
 FLOPS_BATCHED = _counted("infer/flops_per_sample_b{B}", FLOP, "FLOPs per sample, batch {B}")
 TAU = _counted("infer/tau_b{B}", FACTOR, "FLOP ratio, batch {B}", FIGURE)
@@ -90,48 +91,48 @@ NOISE_FLOOR = _timed("infer/noise_floor_b{B}", OF_DENSE, "timing noise, batch {B
 DEVICE_SHARE = _timed("infer/device_time_share_b{B}", OF_DENSE, "device busy, batch {B}")
 REGION_TIME = _timed("infer/time_share_{region}_b{B}", SHARE, "time in {region}, batch {B}")
 
-TTFT = _batch("infer/ttft_ms_b{B}", MS, "TTFT, batch {B}", TABLE, INTERVAL)
-TTFT_SPEEDUP = _batch("infer/ttft_speedup_b{B}", RATIO, "TTFT speed-up, batch {B}", TABLE, LOGS)
+TTFT = _prompt("infer/ttft_ms_b{B}", MS, "TTFT, batch {B}", TABLE, INTERVAL)
+TTFT_SPEEDUP = _prompt("infer/ttft_speedup_b{B}", RATIO, "TTFT speed-up, batch {B}", TABLE, LOGS)
 TPOT = _token("infer/tpot_ms_b{B}", MS, "TPOT, batch {B}", TERMINAL, INTERVAL)
 TPOT_SPEEDUP = _token("infer/tpot_speedup_b{B}", RATIO, "TPOT speed-up, batch {B}", TABLE, LOGS)
-FIRST_FLOPS = _batch("infer/flops_first_token_b{B}", FLOP, "FLOPs to the first token, batch {B}")
+FIRST_FLOPS = _prompt("infer/flops_first_token_b{B}", FLOP, "FLOPs to the first token, batch {B}")
 TOKEN_FLOPS = _token("infer/flops_per_output_token_b{B}", FLOP, "FLOPs per token, batch {B}", TABLE)
 TOKEN_BYTES = _token(
     "infer/bytes_per_output_token_b{B}", BYTES, "memory per token, batch {B}", TABLE
 )
 TOKEN_ENERGY = _token(
-    "infer/energy_j_per_output_token", JOULE, "energy, per token", TABLE, INTERVAL
+    "infer/energy_j_per_output_token", JOULE, "energy per token", TABLE, INTERVAL
 )
 CPU_TOKEN_ENERGY = _token(
-    "infer/cpu_energy_j_per_output_token", JOULE, "CPU energy, per token", TABLE_IF, INTERVAL
+    "infer/cpu_energy_j_per_output_token", JOULE, "CPU energy per token", TABLE_IF, INTERVAL
 )
 GENERATED_INPUTS = _batch("infer/num_generated_inputs", COUNT, "prompts", BELOW)
 PROMPT_TOKENS = _batch("infer/num_prompt_tokens", COUNT, "tokens of a prompt", BELOW)
 OUTPUT_TOKENS = _batch("infer/num_output_tokens", COUNT, "tokens generated", BELOW)
 
 PEAK_BYTES = _batch("infer/peak_tensor_bytes_b{B}", BYTES, "memory, batch {B}", TERMINAL)
-PEAK_RSS = _process("infer/peak_rss_bytes", BYTES, "memory, process", TABLE_IF)
-TRAIN_PEAK_BYTES = _step("train/peak_tensor_bytes", PART_BYTES, "memory, training", TERMINAL)
+PEAK_RSS = _process("infer/peak_rss_bytes", BYTES, "process memory", TABLE_IF)
+TRAIN_PEAK_BYTES = _step("train/peak_tensor_bytes", PART_BYTES, "training memory", TERMINAL)
 WARM_RSS = _process("infer/rss_after_warmup_bytes", BYTES, "memory of the process, warmed up")
 RESERVED_BYTES = _batch("infer/reserved_bytes_b{B}", BYTES, "memory reserved, batch {B}")
 DEVICE_BYTES = _batch("infer/device_used_bytes_b{B}", BYTES, "device memory used, batch {B}")
 LARGEST_BATCH = _model("infer/largest_batch", COUNT, "largest batch that fits the GPU")
-TRAIN_PART_BYTES = _step("train/{part}_bytes", PART_BYTES, "memory of {part}, training")
+TRAIN_PART_BYTES = _step("train/{part}_bytes", PART_BYTES, "training memory of {part}")
 
-ENERGY = _window("infer/energy_j_per_sample", JOULE, "energy, per sample", TERMINAL, INTERVAL)
-ENERGY_RATIO = _window("infer/energy_ratio", RATIO, "energy, ratio", TABLE_IF, LOGS)
+ENERGY = _window("infer/energy_j_per_sample", JOULE, "energy per sample", TERMINAL, INTERVAL)
+ENERGY_RATIO = _window("infer/energy_ratio", RATIO, "energy ratio", TABLE_IF, LOGS)
 CPU_ENERGY = _window(
-    "infer/cpu_energy_j_per_sample", JOULE, "CPU energy, per sample", TERMINAL_IF, INTERVAL
+    "infer/cpu_energy_j_per_sample", JOULE, "CPU energy per sample", TERMINAL_IF, INTERVAL
 )
-TRAIN_ENERGY = _train("train/energy_j", JOULE, "energy, training", TABLE_IF, INTERVAL)
-NET_ENERGY = _window("infer/energy_net_j_per_sample", JOULE, "energy above idle, per sample")
+TRAIN_ENERGY = _train("train/energy_j", JOULE, "training energy", TABLE_IF, INTERVAL)
+NET_ENERGY = _window("infer/energy_net_j_per_sample", JOULE, "energy above idle per sample")
 MEAN_POWER = _window("infer/energy_mean_power_w", WATT, "mean power")
 IDLE_POWER = _window("infer/energy_idle_power_w", WATT, "idle power")
 COUNTER_RATIO = _window("infer/energy_counter_ratio", FACTOR, "polled power / energy counter")
 POWER_LIMIT = _window("infer/energy_power_limit_w", WATT, "power limit")
-TRAIN_CPU_ENERGY = _train("train/cpu_energy_j", JOULE, "CPU energy, training")
-TRAIN_NET_ENERGY = _train("train/energy_net_j", JOULE, "energy above idle, training")
-TRAIN_MEAN_POWER = _train("train/energy_mean_power_w", WATT, "mean power, training")
+TRAIN_CPU_ENERGY = _train("train/cpu_energy_j", JOULE, "training energy of the CPU")
+TRAIN_NET_ENERGY = _train("train/energy_net_j", JOULE, "training energy above idle")
+TRAIN_MEAN_POWER = _train("train/energy_mean_power_w", WATT, "mean power of training")
 TRAIN_IDLE_POWER = _train("train/energy_idle_power_w", WATT, "idle power before training")
 
 TRAIN_TIME = _train("train/time_s", SECONDS, "training time", TERMINAL)
@@ -140,9 +141,9 @@ TRAIN_STEPS = _train("train/num_steps", COUNT, "training steps", BELOW)
 TRAIN_LOSS = _train("train/loss", NAT, "last training loss")
 TRAIN_FLOPS = _step("train/flops_per_step", FLOP, "FLOPs of a training step")
 
+LATENCY = _latency("infer/latency_ms_p{P}", MS, "latency p{P}, batch 1", TAILS)
 THROUGHPUT = _timed("infer/throughput_b{B}", RATE, "throughput, batch {B}", TAILS)
-LATENCY = _latency("infer/latency_ms_p{P}", MS, "latency alone, p{P}", TAILS)
-MEAN_LATENCY = _latency("infer/latency_ms_mean", MS, "latency alone, mean")
+MEAN_LATENCY = _latency("infer/latency_ms_mean", MS, "latency mean, batch 1")
 FLOPS_PERCENTILE = _alone("infer/flops_per_sample_p{P}", FLOP, "FLOPs per sample, p{P}", TAILS)
 MAX_FLOPS = _alone("infer/flops_per_sample_max", FLOP, "FLOPs per sample, max", TAILS)
 CAUSAL_FLOPS = _alone("infer/flops_causal", FLOP, "FLOPs per sample, causal", TAILS)

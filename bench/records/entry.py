@@ -20,6 +20,7 @@ Over = Literal[
     "a batch",
     "the largest batch",
     "a process",
+    "the first token",
     "a further token",
     "samples in one condition",
     "a training step",

@@ -1,10 +1,10 @@
-"""Reading records and showing them: tables, figures, one HTML page. No torch anywhere in here.
+"""Records as tables, figures and one HTML page. Nothing in here loads torch.
 
     build(dirs, out)   writes the report and returns it (`condbench report`)
     frame(dirs)        every metric as a tidy pandas frame, for notebooks
 
-The path through the rooms: reading -> rows (of cells) -> columns and legend -> text, latex, wide,
-page and figures (of panels) -> build.
+The path through the folders: tables/ (records -> rows of cells -> columns -> a sheet of texts),
+render/ (a sheet as text, LaTeX, CSV or HTML), figures/ (panels), and `build`, which writes them.
 """
 
 from bench.records.reading import NothingToReport

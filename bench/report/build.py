@@ -16,14 +16,15 @@ from bench.report.render.csv_export import csv
 from bench.report.render.latex import latex
 from bench.report.render.page import CAPTIONS, page
 from bench.report.render.text import markdown, plain, terminal
-from bench.report.tables.rows import Table, tables
+from bench.report.tables.rows import tables
+from bench.report.tables.table import Table
 
 FOLDER = "report"  # within the first folder reported on
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a report consists of."""
+    """A finished report."""
 
     tables: list[Table]
     paths: list[Path]  # of the files written
@@ -40,28 +41,28 @@ def build(dirs: Sequence[Path], out: Path | None = None) -> Report:
     """
     with paused_garbage_collection():
         reading = read(dirs)
-        made = tables(reading.found)
-    problems = reading.problems + [line for table in made for line in table.left_out]
-    images = _images(made)
+        all_tables = tables(reading.found)
+    problems = reading.problems + [line for table in all_tables for line in table.left_out]
+    images = _images(all_tables)
     title = "condbench: " + ", ".join(sorted({f.record.labels.experiment for f in reading.found}))
     contents: dict[str, str | bytes] = {
-        "table.md": f"# {plain(title)}\n\n{markdown(made)}" + _links(images),
-        "table.tex": latex(made),
-        "table.csv": csv(made),
+        "table.md": f"# {plain(title)}\n\n{markdown(all_tables)}" + _links(images),
+        "table.tex": latex(all_tables),
+        "table.csv": csv(all_tables),
         **images,
-        "report.html": page(title, made, images, problems),
+        "report.html": page(title, all_tables, images, problems),
     }
     folder = out or dirs[0] / FOLDER
-    return Report(made, _write(folder, contents), terminal(made), problems)
+    return Report(all_tables, _write(folder, contents), terminal(all_tables), problems)
 
 
-def _images(made: Sequence[Table]) -> dict[str, bytes]:
-    from bench.report.figures import figures  # matplotlib: half a second
+def _images(tables: Sequence[Table]) -> dict[str, bytes]:
+    from bench.report.figures import figures  # matplotlib takes half a second to import
 
     drawn = {
-        "speedup.png": figures.speedup_figure(made),
-        "quality_cost.png": figures.quality_figure(made),
-        "robustness.png": figures.robustness_figure(made),
+        "speedup.png": figures.speedup_figure(tables),
+        "quality_cost.png": figures.quality_figure(tables),
+        "robustness.png": figures.robustness_figure(tables),
     }
     return {name: image for name, image in drawn.items() if image is not None}
 
@@ -75,6 +76,7 @@ def _write(folder: Path, contents: dict[str, str | bytes]) -> list[Path]:
     paths = []
     for name, content in contents.items():
         path = folder / name
+        # A record may hold half of a surrogate pair, which has no UTF-8.
         raw = content.encode("utf-8", "replace") if isinstance(content, str) else content
         path.write_bytes(raw)
         paths.append(path)

@@ -11,7 +11,8 @@ import pytest
 
 from bench.records.reading import Found
 from bench.records.record import Metric, Record, missing, write_record
-from bench.report.tables.rows import Table, tables
+from bench.report.tables.rows import tables
+from bench.report.tables.table import Table
 
 NO_GPU = "no NVIDIA GPU: the driver does not answer"
 HIGHER = {"direction": "higher", "chance": 0.1, "references": {"nearest": 0.71}}

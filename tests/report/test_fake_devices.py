@@ -7,7 +7,8 @@ import pytest
 from bench.publish.runs import publish
 from bench.records.reading import NothingToReport, read
 from bench.records.record import BadRecord, Labels, Metric, Record, write_record
-from bench.regress.sides import BadInput, read_side
+from bench.regress.folders.side import read_side
+from bench.regress.verdict import BadInput
 
 
 def write(folder, device="cuda", energy=None):

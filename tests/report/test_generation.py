@@ -11,7 +11,7 @@ from bench.records.record import Metric, missing
 from bench.report.render.csv_export import csv
 from bench.report.render.latex import latex
 from bench.report.render.text import markdown
-from bench.report.tables.columns import sheet
+from bench.report.tables.sheet import sheet
 
 
 @pytest.fixture
@@ -51,19 +51,19 @@ def test_per_token_columns_stand_at_both_batch_sizes(generating, tabulated):
     """Times, their speed-ups with interval, FLOPs and memory at 1 and 64, and energy."""
     (table,) = tabulated(generating(), generating("moe"))
     made = sheet(table)
-    assert cells(made, "TTFT b64 (ms)")[1].main == "120"
-    assert cells(made, "TPOT b1 (ms)")[1].main == "1.50"
-    assert cells(made, "FLOPs /token b64 (M)")[1].main == "2.50"
-    assert cells(made, "memory /token b1 (KiB)")[1].main == "6.00"
-    gain, tie = (cells(made, f"{name} speed-up b1 (x)")[1] for name in ("TTFT", "TPOT"))
+    assert cells(made, "TTFT, batch 64 (ms)")[1].main == "120"
+    assert cells(made, "TPOT, batch 1 (ms)")[1].main == "1.50"
+    assert cells(made, "FLOPs per token, batch 64 (M)")[1].main == "2.50"
+    assert cells(made, "memory per token, batch 1 (KiB)")[1].main == "6.00"
+    gain, tie = (cells(made, f"{name} speed-up, batch 1 (x)")[1] for name in ("TTFT", "TPOT"))
     assert (gain.bounds, gain.verdict, tie.verdict) == (("1.40", "1.60"), "better", "tie")
 
 
 def test_missing_energy_per_token_is_a_dash_with_its_reason(generating, tabulated):
-    """The column stands all the same: a reader sees that it was tried."""
+    """The column stands, so that the reason is visible."""
     (table,) = tabulated(generating())
     made = sheet(table)
-    (text,) = cells(made, "energy /token (J)")
+    (text,) = cells(made, "energy per token (J)")
     assert (text.main, bool(text.marks)) == ("-", True)
     assert "no NVIDIA GPU" in dict(made.footnotes).values()
 
@@ -72,22 +72,22 @@ def test_the_cpus_energy_per_token_stands_where_there_is_one(generating, tabulat
     """A column of its own, never added to the board's."""
     joules = {"infer/cpu_energy_j_per_output_token": Metric(value=0.0125, unit="j")}
     (table,) = tabulated(generating(changed=joules))
-    assert cells(sheet(table), "energy CPU/token (mJ)")[0].main == "12.5"
+    assert cells(sheet(table), "CPU energy per token (mJ)")[0].main == "12.5"
     (table,) = tabulated(generating())
-    assert not any("CPU/token" in column.header for column in sheet(table).columns)
+    assert not any("CPU energy per token" in column.header for column in sheet(table).columns)
 
 
 def test_other_tables_have_no_column_per_token(make, tabulated):
     """Where no row generates there is no such column."""
     (table,) = tabulated(make(), make("moe"))
     headers = " ".join(column.header for column in sheet(table).columns)
-    assert not any(word in headers for word in ("TTFT", "TPOT", "token"))
+    assert not any(word in headers for word in ("TTFT", "TPOT", "per token"))
 
 
 def test_every_format_has_them(generating, tabulated):
     """Markdown, LaTeX and CSV."""
     made = tabulated(generating("moe"))
-    assert "TTFT speed-up b64 (x)" in markdown(made)
+    assert "TTFT speed-up, batch 64 (x)" in markdown(made)
     assert "TTFT" in latex(made)
     row = pd.read_csv(io.StringIO(csv(made))).iloc[0]
     assert (row["infer/ttft_ms_b64"], row["infer/tpot_speedup_b1_high"]) == (120.0, 1.1)
@@ -100,13 +100,13 @@ def test_workloads_never_share_a_table(generating, make, tabulated):
     assert titles == {"digits, transformer": 1, "digits, transformer (workload=generate)": 1}
 
 
-def test_alone_it_says_so_too(generating, tabulated):
+def test_the_title_names_the_workload_also_alone(generating, tabulated):
     """The title does not depend on what else was reported, and the inputs are those used."""
     (table,) = tabulated(generating("moe"))
     assert table.title == "digits, transformer (workload=generate)"
     text = markdown([table])
     assert "(10 rounds, 16 inputs)" in text
-    assert "reads 16 tokens and writes 24" in text
+    assert "reads 16 tokens and generates 24" in text
 
 
 def test_an_older_record_without_a_workload_is_forward(make, tabulated):
@@ -125,5 +125,5 @@ def test_times_of_several_seeds_have_an_interval(generating, tabulated):
         for s, t in enumerate((1.0, 3.0))
     ]
     (table,) = tabulated(*records)
-    (text,) = cells(sheet(table), "TPOT b1 (ms)")
+    (text,) = cells(sheet(table), "TPOT, batch 1 (ms)")
     assert (text.main, text.spread) == ("2.00", "\u00b112.71")

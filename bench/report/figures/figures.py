@@ -1,11 +1,11 @@
-"""The figures: what of a FLOP saving became a time saving, what quality costs, what is hard.
+"""The figures: realised speed-up, quality against cost, robustness.
 
     speedup.png       theoretical speed-up (x) against the measured one (y), one panel per table
     quality_cost.png  executed FLOPs (x) against quality (y) over the operating points
     robustness.png    quality and executed FLOPs (y) over the severity of corruptions (x)
 
-Drawn without pyplot: no global state, no window, safe in any process. A method looks the same in
-every panel; one legend below names the methods, so that no label can cover another.
+They do without pyplot: no global state, no window, safe in any process. A method looks the same in
+every panel. One legend below names the methods, so that no label covers another.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
+from bench.records.catalogue import QUALITY_UNDER
 from bench.records.redaction import printable_lines
 from bench.report.figures.panels import FAINT, INK, Style, draw_quality, draw_speedup, speedup_marks
 from bench.report.figures.robust_panels import draw_flops_under, draw_quality_under
-from bench.report.tables.columns import headline_batches
-from bench.report.tables.robustness import asked_rows, at
-from bench.report.tables.rows import DENSE, Table
+from bench.report.tables.column import headline_batches
+from bench.report.tables.robustness import SEVERITIES, cell_at, robust_rows
+from bench.report.tables.table import DENSE, Table
 
-# Okabe and Ito (2008), told apart also by the colour-blind; black is dense's.
+# Okabe and Ito (2008): distinct also for the colour-blind. Black is for dense.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A4EAB", "#8C6D3F")
 MARKERS = "os^DvPX<>"
 MAX_PANELS = 12
@@ -47,6 +48,7 @@ def speedup_figure(tables: Sequence[Table]) -> bytes | None:
         return None
     sizes = sorted({size for table in drawn for size in headline_batches(table)})
     faces = [("white", min(sizes))] + [(FAINT, size) for size in sizes[1:]]
+    # Hollow markers are the smallest batch, filled ones the larger.
     extra = [_entry(f"batch {size}", FAINT, "o", face) for face, size in faces]
     shown = {mark.row.method_name for table in drawn for mark in speedup_marks(table)}
     return _figure([(table, draw_speedup) for table in drawn], shown, extra)
@@ -63,13 +65,17 @@ def quality_figure(tables: Sequence[Table]) -> bytes | None:
 
 
 def robustness_figure(tables: Sequence[Table]) -> bytes | None:
-    """robustness.png: two panels for each table that tried harder inputs; None if none did."""
-    tried = [table for table in tables if any(at(row, "quality", "5") for row in asked_rows(table))]
+    """robustness.png: two panels per table that measured robustness; None if none did."""
+    tested = [
+        table
+        for table in tables
+        if any(cell_at(row, QUALITY_UNDER, SEVERITIES[-1]) for row in robust_rows(table))
+    ]
     draws: tuple[Draw, Draw] = (draw_quality_under, draw_flops_under)
-    panels = [(table, draw) for table in tried for draw in draws][:MAX_PANELS]
+    panels = [(table, draw) for table in tested for draw in draws][:MAX_PANELS]
     if not panels:
         return None
-    shown = {row.method_name for table, _ in panels for row in asked_rows(table)}
+    shown = {row.method_name for table, _ in panels for row in robust_rows(table)}
     return _figure(panels, shown, [], num_columns=2 if len(panels) < 8 else 4)
 
 
@@ -102,7 +108,10 @@ def _figure(
 
 
 def _take_literally(figure: Figure) -> None:
-    """Records bring foreign words: no mathematics in them, and no character without a shape."""
+    """Draw every text as it is: without mathematics, and printable characters only.
+
+    Names come from records: a dollar sign in one must not start a formula.
+    """
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         text.set_parse_math(False)
@@ -119,7 +128,7 @@ def _frame(axes: Axes, title: str) -> None:
 
 
 def _title(table: Table, tables: Sequence[Table]) -> str:
-    """What tells this panel from the others."""
+    """What identifies this panel among the others."""
     several = len({(other.hardware, other.profile) for other in tables}) > 1
     title = textwrap.fill(table.title, TITLE_CHARACTERS)
     return title + (f"\n{table.hardware}, {table.profile}" if several else "")

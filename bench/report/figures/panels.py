@@ -1,4 +1,4 @@
-"""The panels of the figures: one table each, drawn into given axes."""
+"""The panels of speedup.png and quality_cost.png: one table each, drawn into given axes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Literal
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from bench.records.catalogue import FLOPS_SHARE, QUALITY, SPEEDUP, TAU
 from bench.report.tables.cells import Cell
-from bench.report.tables.columns import headline_batches
-from bench.report.tables.rows import DENSE, QUALITY, Row, Table
+from bench.report.tables.column import headline_batches, task_unit
+from bench.report.tables.table import DENSE, Row, Table
 
 INK, FAINT, SHADE = "#222222", "#8a8a8a", "#f5f3ef"
-SHARE = "infer/flops_share"
+SHARE = FLOPS_SHARE.key
 RATIOS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 32, 64)
 
 
@@ -38,11 +39,11 @@ class Mark:
 
 
 def speedup_marks(table: Table) -> Iterator[Mark]:
-    """What a table has to show of theoretical and measured speed-up, dense itself left out."""
+    """Theoretical and measured speed-up of every row but dense, where both were measured."""
     batches = headline_batches(table)
     for row in table.rows:
         for size in batches if row.method != DENSE else ():
-            tau, sigma = (row.cells.get(f"infer/{kind}_b{size}") for kind in ("tau", "speedup"))
+            tau, sigma = (row.cells.get(entry.at(size)) for entry in (TAU, SPEEDUP))
             if tau is None or sigma is None or (tau.value or 0) <= 0 or (sigma.value or 0) <= 0:
                 continue
             larger = size == max(batches) and len(batches) > 1
@@ -64,11 +65,11 @@ def draw_speedup(axes: Axes, table: Table, styles: Mapping[str, Style]) -> None:
     _ratio_ticks(axes, low, high)
     axes.set_xlabel("theoretical: dense FLOPs / executed FLOPs", fontsize=9, color=INK)
     axes.set_ylabel("measured: dense time / method time", fontsize=9, color=INK)
-    _remark(axes, "slower than dense", (0.985, 1), ("axes fraction", "data"), (0, -4), "top")
-    _remark(axes, "fully realised", (high, high), ("data", "data"), (-12, -4), "bottom", 45)
+    _annotate(axes, "slower than dense", (0.985, 1), ("axes fraction", "data"), (0, -4), "top")
+    _annotate(axes, "fully realised", (high, high), ("data", "data"), (-12, -4), "bottom", 45)
 
 
-def _remark(
+def _annotate(
     axes: Axes,
     text: str,
     at: tuple[float, float],
@@ -77,7 +78,7 @@ def _remark(
     side: Literal["top", "bottom"],
     rotation: int = 0,
 ) -> None:
-    """A faint word that ends at the point `at`, its `side` towards a line."""
+    """Write faint text that ends at the point `at`, with its `side` towards a line."""
     axes.annotate(
         text,
         at,
@@ -94,7 +95,7 @@ def _remark(
 
 
 def _draw_dot(axes: Axes, x: float, y: Cell, style: Style, filled: bool, small: bool) -> None:
-    """A marker, with its interval as a bar; axes.errorbar would cost five times as much."""
+    """Draw a marker with its interval as a bar; axes.errorbar takes five times as long."""
     if y.low is not None and y.high is not None:
         axes.plot([x, x], [y.low, y.high], color=style.colour, linewidth=1.2, marker="_", zorder=3)
     axes.plot(
@@ -111,7 +112,7 @@ def _draw_dot(axes: Axes, x: float, y: Cell, style: Style, filled: bool, small: 
 
 def _ratio_ticks(axes: Axes, low: float, high: float) -> None:
     ticks = [ratio for ratio in RATIOS if low <= ratio <= high]
-    if len(ticks) > 7:
+    if len(ticks) > 7:  # labels would overlap
         ticks = [ratio for ratio in ticks if math.log2(ratio).is_integer() or ratio < 1]
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(FixedLocator(ticks))
@@ -123,7 +124,7 @@ def draw_quality(axes: Axes, table: Table, styles: Mapping[str, Style]) -> None:
     """Executed share of the dense FLOPs on x, quality on y; a line joins operating points."""
     by_method: dict[str, list[Row]] = {}
     for row in table.rows:
-        if _measured(row, SHARE) is not None and _measured(row, QUALITY) is not None:
+        if row.value(SHARE) is not None and row.value(QUALITY.key) is not None:
             by_method.setdefault(row.method_name, []).append(row)
     for name, rows in by_method.items():
         _draw_curve(axes, rows, styles[name])
@@ -132,31 +133,25 @@ def draw_quality(axes: Axes, table: Table, styles: Mapping[str, Style]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
     axes.set_xlabel("executed FLOPs per sample, share of dense", fontsize=9, color=INK)
     direction = table.quality.direction if table.quality is not None else ""
-    unit = next((row.cells[QUALITY].unit for row in table.rows if QUALITY in row.cells), "1")
     better = f" ({direction} is better)" if direction else ""
-    axes.set_ylabel(("quality" if unit == "1" else unit) + better, fontsize=9, color=INK)
-
-
-def _measured(row: Row, key: str) -> float | None:
-    cell = row.cells.get(key)
-    return None if cell is None else cell.value
+    axes.set_ylabel((task_unit(table, QUALITY.key) or "quality") + better, fontsize=9, color=INK)
 
 
 def _draw_curve(axes: Axes, rows: Sequence[Row], style: Style) -> None:
     """One method: its operating points joined in the order of their cost, the default larger."""
     ordered = sorted(rows, key=lambda row: row.cells[SHARE].value or 0.0)
     shares = [row.cells[SHARE].value or 0.0 for row in ordered]
-    scores = [row.cells[QUALITY].value or 0.0 for row in ordered]
+    scores = [row.cells[QUALITY.key].value or 0.0 for row in ordered]
     axes.plot(shares, scores, color=style.colour, linewidth=1.4, alpha=0.7, zorder=2)
     for row, share in zip(ordered, shares, strict=True):
-        _draw_dot(axes, share, row.cells[QUALITY], style, not row.point, small=bool(row.point))
+        _draw_dot(axes, share, row.cells[QUALITY.key], style, not row.point, small=bool(row.point))
 
 
 def _chance_line(axes: Axes, table: Table) -> None:
-    """The chance level, where it lies close enough not to press the points together."""
+    """Draw the chance level, unless it is so far away that the points would merge."""
     chance = table.quality.chance if table.quality is not None else None
     low, high = axes.get_ylim()
     if chance is None or not low - (high - low) <= chance <= high + (high - low):
         return
     axes.axhline(chance, color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-    _remark(axes, "chance", (0.985, chance), ("axes fraction", "data"), (0, 3), "bottom")
+    _annotate(axes, "chance", (0.985, chance), ("axes fraction", "data"), (0, 3), "bottom")

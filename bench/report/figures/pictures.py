@@ -1,7 +1,7 @@
 """Small pictures for the page, as SVG inside of it: bars, and maps of load.
 
-Colours come from the page's style, so that they follow its light and dark form. A picture is told
-in words in its `title`, which is escaped; everything else in it is numbers.
+Colours come from the page's style, so that they follow its light and dark mode. A picture has its
+numbers as words in its `title`, which is escaped; everything else in it is numbers.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
-HEIGHT, WIDTH = 48, 220  # pixels; the width is what many bars or cells are pressed into
+HEIGHT, WIDTH = 48, 220  # pixels; many bars or cells are compressed to this width
 BAR, CELL, GAP = 14.0, 13.0, 0.2  # gap: share of a bar or cell that stays empty
 LEVELS = 5  # of shade
-EVEN = 0.5  # shade of a load that is exactly even; twice as much is full
+EVEN = 0.5  # shade of an equal load; twice as much is full
 
 
 def bars(shares: Sequence[float], title: str) -> Markup:
@@ -31,9 +31,9 @@ def bars(shares: Sequence[float], title: str) -> Markup:
 
 
 def load_map(rows: Sequence[Sequence[float]], title: str) -> Markup:
-    """One row per gate, one cell per group: the shade is its load against an even one.
+    """One row per gate, one cell per group: the shade is its load relative to an equal one.
 
-    Half shade is even, full shade twice that or more; a group that nothing went to is framed.
+    Half shade = equal load, full shade = twice that or more, framed = dead.
     """
     most = max((len(row) for row in rows), default=1)
     step = min(CELL, WIDTH / max(1, most))

@@ -1,4 +1,4 @@
-"""The panels of robustness.png: quality, and executed FLOPs, as the inputs get harder."""
+"""The panels of robustness.png: quality and executed FLOPs on harder inputs."""
 
 from __future__ import annotations
 
@@ -7,35 +7,36 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
+from bench.records.catalogue import QUALITY_UNDER
 from bench.report.figures.panels import FAINT, INK, Style
 from bench.report.tables.cells import Cell
 from bench.report.tables.robustness import (
-    QUALITY,
+    CLEAN,
     SEVERITIES,
     UNANSWERABLE,
-    asked_rows,
-    at,
+    cell_at,
     flops_share,
+    quality_title,
+    robust_rows,
 )
-from bench.report.tables.rows import Row, Table
+from bench.report.tables.table import Table
 
-HARDER = ("clean", *SEVERITIES)  # joined by a line; garbage and unseen stand apart
-APART = 1.6  # severities between those two: room for their words
+HARDER = (CLEAN, *SEVERITIES)  # joined by a line; garbage and unseen stand apart
+APART = 1.6  # in severities, between those two: room for their labels
 
 
 def draw_quality_under(axes: Axes, table: Table, styles: Mapping[str, Style]) -> None:
     """Quality from the clean samples to severity 5, one line per method."""
-    for row in asked_rows(table):
-        cells = [at(row, QUALITY, name) for name in HARDER]
+    for row in robust_rows(table):
+        cells = [cell_at(row, QUALITY_UNDER, name) for name in HARDER]
         _draw_line(axes, range(len(HARDER)), cells, styles[row.method_name])
     _conditions_axis(axes, range(len(HARDER)), HARDER)
-    unit = _unit(asked_rows(table))
-    axes.set_ylabel("quality" if unit == "1" else unit, fontsize=9, color=INK)
+    axes.set_ylabel(quality_title(robust_rows(table)), fontsize=9, color=INK)
 
 
 def draw_flops_under(axes: Axes, table: Table, styles: Mapping[str, Style]) -> None:
     """Executed FLOPs as a share of dense's; inputs without an answer stand right of a gap."""
-    rows = asked_rows(table)
+    rows = robust_rows(table)
     apart = [name for name in UNANSWERABLE if any(flops_share(row, name) for row in rows)]
     named = [*HARDER, *apart]
     places = [*range(len(HARDER)), *(len(HARDER) + APART * n for n in range(len(apart)))]
@@ -76,7 +77,3 @@ def _conditions_axis(axes: Axes, places: Sequence[float], named: Sequence[str]) 
     axes.set_xticks(list(places), list(named))
     axes.set_xlim(-0.4, places[-1] + 0.7)
     axes.set_xlabel("severity, mean over the corruptions", fontsize=9, color=INK)
-
-
-def _unit(rows: Sequence[Row]) -> str:
-    return rows[0].cells[f"infer/{QUALITY}_clean"].unit

@@ -1,8 +1,7 @@
-"""How each trial routed, and what stands between it and deployment: one card per trial.
+"""How each trial routed, and what hinders its deployment: one card per trial.
 
-The fields are those of the records' `diagnostics`, whatever the method's family. Everything in
-there is foreign: what is not of the expected kind counts as missing. An alarm (a gate that has
-collapsed, a branch that nothing goes to) is also told below the table, where nobody can miss it.
+The fields are those of the records' `diagnostics`, for every family of methods. They are untrusted:
+a value of an unexpected type counts as missing.
 """
 
 from __future__ import annotations
@@ -17,20 +16,20 @@ from markupsafe import Markup
 from bench.records.record import Record
 from bench.report.figures.pictures import bars, load_map
 from bench.report.tables.numbers import number
-from bench.report.tables.rows import Table, trial_name
+from bench.report.tables.table import Table, trial_name
 from bench.report.tables.untrusted import (
     Entry,
     entries_of,
     entry_of,
+    listed,
     names_of,
     number_of,
     numbers_of,
 )
+from bench.report.tables.warnings import warnings
 
-MAX_NAMES = 6  # of an alarm's gates or branches
 MAX_GATES = 64  # in a picture
-ALARMS = {"collapsed": "collapsed gates", "dead_branches": "dead branches"}
-LOAD = "load of each gate (line) by expert or branch: half shade is even, framed is dead"
+LOAD = "load of each gate (line) by expert or branch: half shade = equal load, framed = dead"
 
 
 @dataclass(frozen=True)
@@ -43,32 +42,13 @@ class Picture:
 
 @dataclass
 class Card:
-    """What one trial's diagnostics say."""
+    """The diagnostics of one trial as text and pictures."""
 
     name: str
-    alarms: list[str]
+    warnings: list[str]
     pictures: list[Picture] = field(default_factory=list)
     facts: list[tuple[str, str]] = field(default_factory=list)
     missing: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # by reason
-
-
-def alarms(record: Record) -> list[str]:
-    """`collapsed gates: moe.2`, `dead branches: moe.0.3, moe.0.7`; empty where all is well."""
-    routing = entry_of(record.diagnostics.get("routing"))
-    found = ((word, names_of(routing.get(key))) for key, word in ALARMS.items())
-    return [f"{word}: {_listed(names)}" for word, names in found if names]
-
-
-def alarm_lines(table: Table) -> list[str]:
-    """One line per method and alarm, for below the table; seeds with the same alarm share one."""
-    seeds: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for found in table.found:
-        for alarm in alarms(found.record):
-            seeds[trial_name(found.record.labels), alarm].append(found.record.labels.seed)
-    return [
-        f"ALARM: {name} ({'seed' if len(of) == 1 else 'seeds'} {', '.join(map(str, of))}): {alarm}"
-        for (name, alarm), of in seeds.items()
-    ]
 
 
 def cards(table: Table) -> list[Card]:
@@ -82,7 +62,8 @@ def _has_any(record: Record) -> bool:
 
 
 def _card(record: Record) -> Card:
-    card = Card(f"{trial_name(record.labels)} (seed {record.labels.seed})", alarms(record))
+    titles = [f"{title}: {names}" for title, names in warnings(record).items()]
+    card = Card(f"{trial_name(record.labels)} (seed {record.labels.seed})", titles)
     routing = entry_of(record.diagnostics.get("routing"))
     gates = entries_of(routing.get("gates"))
     _draw(card, routing, gates)
@@ -94,10 +75,10 @@ def _card(record: Record) -> Card:
 
 
 def _draw(card: Card, routing: Entry, gates: Sequence[Entry]) -> None:
-    """The pictures: executed share by gate, load, histograms, and the same by task."""
+    """Add the pictures: executed share by gate, load, histograms, and the same by task."""
     card.pictures += _gate_pictures(gates, "")
     frames = entries_of(routing.get("by_frame"))
-    if len(frames) > 1:
+    if len(frames) > 1:  # shares of samples and of tokens do not mix in one histogram
         for frame in frames:
             names = names_of(frame.get("gates"))
             card.pictures += _histograms(frame, f", of {_ends(names)}" if names else "")
@@ -116,9 +97,9 @@ def _histograms(found: Entry, of: str) -> list[Picture]:
     for key, word in (("exit_histogram", "exit"), ("depth_histogram", "depth")):
         shares = numbers_of(found.get(key))
         if shares:
-            told = ", ".join(f"{place}: {share:.1%}" for place, share in enumerate(shares))
-            span = f"share of elements by gates that ran, 0 to {len(shares) - 1}"
-            return [Picture(f"{word} histogram: {span}{of}", bars(shares, f"{word}s: {told}"))]
+            words = ", ".join(f"{place}: {share:.1%}" for place, share in enumerate(shares))
+            span = f"share of elements by number of gates executed, 0 to {len(shares) - 1}"
+            return [Picture(f"{word} histogram: {span}{of}", bars(shares, f"{word}s: {words}"))]
     return []
 
 
@@ -130,51 +111,51 @@ def _gate_pictures(gates: Sequence[Entry], of: str) -> list[Picture]:
     known = [(name, share) for name, share in shares if share is not None]
     pictures = []
     if known:
-        told = ", ".join(f"{name}: {share:.1%}" for name, share in known)
+        words = ", ".join(f"{name}: {share:.1%}" for name, share in known)
         caption = f"executed share by gate{of}, {_ends([name for name, _ in known])}{cut}"
-        pictures.append(Picture(caption, bars([share for _, share in known], told)))
+        pictures.append(Picture(caption, bars([share for _, share in known], words)))
     loads = [(_name(gate), load) for gate in shown if (load := numbers_of(gate.get("load")))]
     if loads:
-        told = "; ".join(f"{name}: {' '.join(f'{x:.0%}' for x in load)}" for name, load in loads)
-        pictures.append(Picture(LOAD + of + cut, load_map([load for _, load in loads], told)))
+        words = "; ".join(f"{name}: {' '.join(f'{x:.0%}' for x in load)}" for name, load in loads)
+        pictures.append(Picture(LOAD + of + cut, load_map([load for _, load in loads], words)))
     return pictures
 
 
 def _describe_gates(card: Card, gates: Sequence[Entry]) -> None:
-    """Figures over all gates: the worst imbalance, mean belief, and the alarms' absence."""
+    """Add figures over all gates: largest imbalance, mean entropy and margin, no warnings."""
     card.facts.append(("gates", str(len(gates))))
     worst = [
         (x, _name(gate)) for gate in gates if (x := number_of(gate.get("imbalance"))) is not None
     ]
     if worst:
         value, name = max(worst)
-        card.facts.append(("largest imbalance", f"{number(value)}x an even load ({name})"))
-    for key, text in (("entropy", "of the largest possible"), ("margin", "of belief")):
+        card.facts.append(("largest imbalance", f"{number(value)}x an equal load ({name})"))
+    for key, text in (("entropy", "of the largest possible"), ("margin", "of probability")):
         values = [x for gate in gates if (x := number_of(gate.get(key))) is not None]
         if values:
             mean = number(math.fsum(values) / len(values))
             card.facts.append((f"router {key}, mean over gates", f"{mean} {text}"))
         else:
-            card.missing["no gate has one"].append(f"router {key}")
-    if not card.alarms:
+            card.missing["no gate reports one"].append(f"router {key}")
+    if not card.warnings:
         card.facts.append(("collapsed gates, dead branches", "none"))
 
 
 def _describe_routing(card: Card, routing: Entry) -> None:
-    """Figures of the whole model; what is null with its reason."""
+    """Add figures of the whole model, and the reason for each one that is null."""
     reasons = entry_of(routing.get("reasons"))
     shown: dict[str, tuple[str, Callable[[float], str]]] = {
-        "num_paths": ("different paths", lambda value: f"{value:.0f}"),
+        "num_paths": ("distinct paths", lambda value: f"{value:.0f}"),
         "path_entropy": ("path entropy", lambda value: f"{number(value)} nat"),
         "compute_difficulty_correlation": (
-            "FLOPs with difficulty, rank correlation",
+            "rank correlation of FLOPs and difficulty",
             lambda value: f"{value:+.2f}",
         ),
         "router_flops_share": ("router's share of FLOPs", lambda value: f"{value:.1%}"),
     }
     for key in (name for name in routing if name.startswith("router_time_share_b")):
-        size = key.removeprefix("router_time_share_")
-        shown[key] = (f"router's share of time, {size}", lambda value: f"{value:.1%}")
+        size = key.removeprefix("router_time_share_b")
+        shown[key] = (f"router's share of time, batch {size}", lambda value: f"{value:.1%}")
     for key, (title, write) in shown.items():
         value = number_of(routing.get(key))
         if value is not None:
@@ -188,7 +169,7 @@ def _describe_routing(card: Card, routing: Entry) -> None:
 
 
 def _describe_deployment(card: Card, found: Entry) -> None:
-    """Compiling, exporting, waiting for the device."""
+    """Add torch.compile, torch.export and host synchronisations."""
     for key, title, write in (
         ("compile", "torch.compile", _compiled),
         ("export", "torch.export", _exported),
@@ -209,9 +190,9 @@ def _describe_deployment(card: Card, found: Entry) -> None:
 def _compiled(entry: Entry) -> str:
     graphs, breaks = (number_of(entry.get(f"num_{key}")) for key in ("graphs", "graph_breaks"))
     if graphs is None or breaks is None:
-        return "in the record, but not readable"
+        return "recorded, but not readable"
     why = names_of(entry.get("break_reasons"))
-    return f"{graphs:.0f} graphs, {breaks:.0f} graph breaks" + (f": {_listed(why)}" if why else "")
+    return f"{graphs:.0f} graphs, {breaks:.0f} graph breaks" + (f": {listed(why)}" if why else "")
 
 
 def _exported(entry: Entry) -> str:
@@ -228,11 +209,6 @@ def _flops(value: float) -> str:
 
 def _ends(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    return ", ".join(names[:MAX_NAMES]) + more
 
 
 def _name(gate: Entry) -> str:

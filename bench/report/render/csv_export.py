@@ -1,7 +1,7 @@
 """All tables as one CSV: numbers in plain units, one line per row of a table, for other programs.
 
-Columns are the metrics' own keys, which carry their units; `_low` and `_high` are the bounds of the
-95 % interval. An empty cell is a missing number, and `missing` says why.
+Columns are metric keys, which carry their units; `_low` and `_high` are the bounds of the 95 %
+interval. An empty cell is a missing number, whose reason is in `missing`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from typing import Any
 
 import pandas as pd
 
+from bench.records.catalogue import QUALITY
 from bench.records.reading import config_block
-from bench.report.tables.rows import QUALITY, Row, Table
+from bench.report.tables.table import Row, Table
 
 FORMULA = ("=", "+", "-", "@")
 LEADING = (
@@ -23,11 +24,12 @@ LEADING = (
 
 
 def csv(tables: Sequence[Table]) -> str:
-    """The CSV's text. Text that a spreadsheet would take for a formula is prefixed with '."""
+    """The CSV as text. Text that a spreadsheet would run as a formula is prefixed with '."""
     lines = [_line(table, row) for table in tables for row in table.rows]
     lines += [line for table in tables for line in _unfinished_lines(table)]
     metrics = sorted({name for line in lines for name in line} - {*LEADING, "missing"}, key=_place)
     frame = pd.DataFrame(lines, columns=[*LEADING, *metrics, "missing"])
+    # Numbers stay numbers: a leading minus is no formula there.
     text = [column for column in frame.columns if frame[column].dtype.kind not in "ifb"]
     frame[text] = frame[text].map(neutral)
     return frame.rename(columns=neutral).to_csv(index=False, lineterminator="\n")
@@ -59,7 +61,7 @@ def _line(table: Table, row: Row) -> dict[str, Any]:
         "seeds": " ".join(map(str, row.seeds)),
         "num_seeds": len(row.seeds),
         "shortfall": row.shortfall,
-        "quality_unit": row.cells[QUALITY].unit if QUALITY in row.cells else "",
+        "quality_unit": row.cells[QUALITY.key].unit if QUALITY.key in row.cells else "",
         "quality_direction": table.quality.direction if table.quality else "",
     }
     for key, cell in row.cells.items():

@@ -1,7 +1,8 @@
 """Tables as LaTeX with booktabs, to be read into a paper with \\input.
 
-Foreign text is escaped character by character; what no standard font has becomes its nearest
-ASCII, so that the file compiles with any engine.
+pandas' Styler writes the tabular. The cells are escaped here and not by the Styler, which leaves
+brackets and non-ASCII characters: what no standard font has becomes its nearest ASCII, so that
+the file compiles with any engine.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
-from bench.report.tables.columns import Sheet, sheet
-from bench.report.tables.legend import below, conditions
-from bench.report.tables.numbers import Text
-from bench.report.tables.rows import Table
+import pandas as pd
 
-PREAMBLE = r"% \usepackage{booktabs,graphicx} stands in the preamble of the document."
+from bench.report.tables.legend import conditions, lines_below
+from bench.report.tables.numbers import Text
+from bench.report.tables.sheet import Line, Sheet, sheet
+from bench.report.tables.table import Table
+
+PREAMBLE = r"% \usepackage{booktabs,graphicx} belongs in the preamble of the document."
 BOUNDS = "Sub- and superscripts of a speed-up: bounds of its interval."
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -25,8 +28,8 @@ SPECIAL = {
     ">": r"$>$",
     "|": r"$|$",
     '"': "''",
-    "[": "{[}",  # after \\ a bracket would be read as an optional length
-    "]": "{]}",
+    # At the start of a row, behind the \\ of the one before, these would be its arguments.
+    **{char: f"{{{char}}}" for char in "[]*"},
     "\u00b1": r"$\pm$",
     "\u2191": r"$\uparrow$",
     "\u2193": r"$\downarrow$",
@@ -34,20 +37,20 @@ SPECIAL = {
 
 
 def latex(tables: Sequence[Table]) -> str:
-    """All tables as table environments, wide enough for the page."""
+    """All tables as table environments, scaled to the width of the line."""
     return "\n\n".join([PREAMBLE, *map(_latex_table, tables)]) + "\n"
 
 
 def _latex_table(table: Table) -> str:
     text = sheet(table)
     caption = escape(f"{table.title}. {conditions(table)}")
-    notes = [rf"{escape(line)}\par" for line in [*below(table, text), BOUNDS]]
+    notes = [rf"{escape(line)}\par" for line in [*lines_below(table, text), BOUNDS]]
     return "\n".join(
         [
             r"\begin{table}[htbp]",
             r"\centering",
             rf"\caption{{{caption}}}",
-            *(_tabular(text) if text.lines else []),
+            *([_tabular(text)] if text.lines else []),
             r"\par\smallskip",
             r"\begin{minipage}{\linewidth}\scriptsize\raggedright",
             *notes,
@@ -57,31 +60,33 @@ def _latex_table(table: Table) -> str:
     )
 
 
-def _tabular(text: Sheet) -> list[str]:
-    """The rows between booktabs' rules, scaled to the line's width."""
-    heads = zip(*(column.header_lines for column in text.columns), strict=True)
-    rows = [
-        [r"\quad " * bool(line.row.point) + escape(line.nested_name), *map(_cell, line.texts)]
-        for line in text.lines
-    ]
-    return [
-        r"\resizebox{\linewidth}{!}{%",
-        rf"\begin{{tabular}}{{l{'r' * len(text.columns)}}}",
-        r"\toprule",
-        *(_line(["", *map(escape, head)]) for head in heads),
-        r"\midrule",
-        *map(_line, rows),
-        r"\bottomrule",
-        r"\end{tabular}}",
-    ]
+def _tabular(text: Sheet) -> str:
+    """The rows between booktabs' rules, scaled to the width of the line."""
+    heads = [column.header_lines for column in text.columns]
+    height = max(map(len, heads))
+    # One level per header line: a LaTeX cell does not wrap.
+    levels = [[""] * height, *([""] * (height - len(lines)) + lines for lines in heads)]
+    columns = pd.MultiIndex.from_tuples([tuple(map(escape, lines)) for lines in levels])
+    rows = [[_name(line), *map(_cell, line.texts)] for line in text.lines]
+    tabular = (
+        pd.DataFrame(rows, columns=columns)
+        .style.hide(axis="index")
+        .to_latex(
+            hrules=True,
+            column_format="l" + "r" * len(text.columns),
+            sparse_columns=False,  # equal header words of neighbours stay apart
+        )
+    )
+    return "\\resizebox{\\linewidth}{!}{%\n" + tabular.rstrip() + "}"
 
 
-def _line(cells: Sequence[str]) -> str:
-    return " & ".join(cells) + r" \\"
+def _name(line: Line) -> str:
+    """The row's name; a further operating point is indented below its method."""
+    return rf"\quad {escape(line.nested_name)}" if line.row.point else escape(line.name)
 
 
 def _cell(text: Text) -> str:
-    """A win in bold; a ratio's interval as its lower and upper bound behind it."""
+    """A win in bold; the interval of a ratio as its lower and upper bound behind it."""
     main = rf"\textbf{{{text.main}}}" if text.verdict == "better" else text.main
     main = "--" if main == "-" else main
     interval = rf"{{\scriptsize {escape(text.spread)}}}" if text.spread else ""
@@ -93,7 +98,7 @@ def _cell(text: Text) -> str:
 
 
 def escape(text: str) -> str:
-    """`text` as characters that LaTeX prints and none that it obeys."""
+    """`text` as characters that LaTeX prints, none of them active."""
     return "".join(map(_character, " ".join(text.split())))
 
 

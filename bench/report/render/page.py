@@ -1,7 +1,7 @@
-"""report.html: one page with everything in it, readable without a network.
+"""report.html: one self-contained page of tables, figures, notes and provenance.
 
-Tables, figures, notes and provenance; no script, no foreign request (the page forbids itself both),
-and every text from a record escaped by jinja2.
+It has no script and makes no request, and its content security policy forbids both. jinja2 escapes
+every text from a record.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from typing import Any
 
 import jinja2
 
-from bench.report.render.cards import alarms, cards
-from bench.report.tables.columns import sheet
-from bench.report.tables.legend import below, conditions
-from bench.report.tables.robustness import robustness
-from bench.report.tables.rows import Table, trial_name
-from bench.report.tables.tails import tails
+from bench.report.render.cards import cards
+from bench.report.tables.legend import conditions, lines_below
+from bench.report.tables.robustness import TITLE, robustness
+from bench.report.tables.sheet import sheet, tails
+from bench.report.tables.table import Table
+from bench.report.tables.warnings import warnings_by_row
 
 CAPTIONS = {
     "speedup.png": "Theoretical against measured speed-up over the dense model, with its 95 % "
-    "interval. On the diagonal the whole saving of FLOPs became a saving of time; in the shaded "
-    "half the method is slower than dense.",
+    "interval. On the diagonal the FLOP saving is fully realised; in the shaded half the method is "
+    "slower than dense.",
     "quality_cost.png": "Quality against executed FLOPs; a line joins the operating points of one "
     "trained model, the filled marker is its default.",
-    "robustness.png": "Quality and executed FLOPs as the inputs get harder: the clean samples, "
-    "corruptions of severity 1 to 5, inputs without a right answer. A method that spends where it "
-    "is hard rises to the right in the FLOPs.",
+    "robustness.png": "Quality and executed FLOPs on harder inputs: the clean samples, corruptions "
+    "of severity 1 to 5, and inputs without a correct answer. A method that executes more on "
+    "harder inputs rises to the right in the FLOPs.",
 }
 
 
@@ -40,7 +40,7 @@ def page(
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
+        undefined=jinja2.StrictUndefined,  # a misspelt name is an error, not an empty text
     )
     return environment.get_template("page.html").render(
         title=title,
@@ -51,6 +51,7 @@ def page(
             for name, image in images.items()
         ],
         problems=problems,
+        robustness_title=TITLE,
     )
 
 
@@ -60,11 +61,9 @@ def _section(table: Table) -> dict[str, Any]:
         "table": table,
         "sheet": text,
         "conditions": conditions(table),
-        "below": below(table, text),
+        "below": lines_below(table, text),
         "tails": tails(table),
         "robustness": robustness(table),
-        "alarmed": {
-            trial_name(found.record.labels) for found in table.found if alarms(found.record)
-        },
+        "warnings": warnings_by_row(table),
         "cards": cards(table),
     }

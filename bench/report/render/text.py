@@ -1,24 +1,24 @@
 """Tables as Markdown and as terminal text.
 
-Everything in a record is foreign text: it comes out as characters that a Markdown reader does not
-take for markup and a terminal does not take for commands.
+Every text of a record is untrusted: it is written so that Markdown reads no markup in it and a
+terminal no control sequence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
 from bench.records.redaction import printable
-from bench.report.tables.columns import Line, Sheet, sheet
-from bench.report.tables.legend import below, conditions
+from bench.report.tables.legend import conditions, lines_below
 from bench.report.tables.numbers import Text
 from bench.report.tables.robustness import TITLE, Robustness, robustness
-from bench.report.tables.rows import Table
+from bench.report.tables.sheet import Line, Sheet, sheet
+from bench.report.tables.table import Table
 
 TERMINAL_WIDTH = 120
-NAME_WIDTH = 34  # of the method column on a terminal
+NAME_WIDTH = 28  # characters of the method column on a terminal
 
 
 def markdown(tables: Sequence[Table]) -> str:
@@ -31,10 +31,10 @@ def _markdown_table(table: Table) -> str:
     parts = [f"## {plain(table.title)}", plain(conditions(table))]
     if text.lines:
         parts.append(_grid(text))
-    parts.append(_listed(below(table, text)))
+    parts.append(_listed(lines_below(table, text)))
     hard = robustness(table)
     if hard is not None:
-        parts += [f"### {TITLE}", _robust_grid(hard), _listed([*hard.answers, *hard.notes])]
+        parts += [f"### {TITLE}", _robust_grid(hard), _listed([*hard.findings, *hard.notes])]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -66,13 +66,13 @@ def _grid(text: Sheet) -> str:
 
 def _markdown_cell(text: Text) -> str:
     main = f"**{text.main}**" if text.verdict == "better" else text.main
-    tie = "tie" if text.verdict == "tie" else ""
+    tie = "no clear difference" if text.verdict == "tie" else ""
     marks = f"({text.marks})" if text.marks else ""
     return " ".join(part for part in (main, text.interval, tie, marks) if part)
 
 
 def plain(text: str) -> str:
-    """Foreign text without Markdown or HTML in it."""
+    """Untrusted text with its Markdown and HTML escaped."""
     flat = " ".join(printable(text).split())
     for char in "\\`*|":
         flat = flat.replace(char, "\\" + char)
@@ -88,17 +88,41 @@ def _terminal_table(table: Table) -> str:
     text = sheet(table, narrow=True)
     lines = [table.title, conditions(table)]
     if text.lines:
-        headers = zip(*(column.header_lines for column in text.columns), strict=True)
-        names = ("", "", "method")
-        head = [[name, *header] for name, header in zip(names, headers, strict=True)]
-        lines += ["", *_aligned(head + [_terminal_line(line) for line in text.lines]), ""]
-    return "\n".join(map(printable, lines + [f"  {line}" for line in below(table, text)]))
+        lines += [
+            "",
+            *_aligned(_header(text), [cells for line in text.lines for cells in _lines(line)]),
+            "",
+        ]
+    return "\n".join(map(printable, lines + [f"  {line}" for line in lines_below(table, text)]))
 
 
-def _terminal_line(line: Line) -> list[str]:
-    name = "  " * bool(line.row.point) + line.nested_name
-    short = name if len(name) <= NAME_WIDTH else name[: NAME_WIDTH - 3] + "..."
-    return [short, *map(_terminal_cell, line.texts)]
+def _header(text: Sheet) -> list[list[str]]:
+    """The header's lines, each column's at the bottom."""
+    columns = [column.header_lines for column in text.columns]
+    height = max((len(lines) for lines in columns), default=1)
+    padded = [[""] * (height - len(lines)) + lines for lines in columns]
+    names = [""] * (height - 1) + ["method"]
+    return [[name, *cells] for name, *cells in zip(names, *padded, strict=True)]
+
+
+def _lines(line: Line) -> Iterator[list[str]]:
+    """The cells of a row; operating points, the default one too, are indented below their method.
+
+    A name with its operating point in one line would leave no room for the columns. Remarks that
+    do not fit are among the notes below the table.
+    """
+    row = line.row
+    if row.settings and not row.point:
+        yield [_shortened(row.method_name), *("" for _ in line.texts)]
+    name = f"  {row.point_label}" if row.settings else row.name
+    yield [
+        _shortened(line.with_remarks(name, NAME_WIDTH)),
+        *map(_terminal_cell, line.texts),
+    ]
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= NAME_WIDTH else name[: NAME_WIDTH - 3] + "..."
 
 
 def _terminal_cell(text: Text) -> str:
@@ -106,12 +130,13 @@ def _terminal_cell(text: Text) -> str:
     return text.main + text.spread + (" tie" if text.verdict == "tie" else "") + marks
 
 
-def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
-    """Columns padded to equal width, the first to the left; a rule below the three header lines."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+def _aligned(header: Sequence[Sequence[str]], lines: Sequence[Sequence[str]]) -> list[str]:
+    """Columns padded to equal width, the first to the left; a rule below the header."""
+    widths = [max(map(len, column)) for column in zip(*header, *lines, strict=True)]
     gap = "  " if sum(widths) + 2 * len(widths) <= TERMINAL_WIDTH else " "
     texts = [
         gap.join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
-        for line in lines
+        for line in (*header, *lines)
     ]
-    return [*texts[:3], gap.join("-" * width for width in widths), *texts[3:]]
+    rule = gap.join("-" * width for width in widths)
+    return [*texts[: len(header)], rule, *texts[len(header) :]]

@@ -1,36 +1,31 @@
-"""One metric over the seeds of a row: its mean, its 95 % interval, and why seeds are missing.
+"""One metric over the seeds of a row: mean, 95 % interval, and the reasons for missing seeds.
 
-Ratios are averaged as logarithms, everything else arithmetically. With one seed the record's own
-interval stands (paired timing rounds); from two seeds up Student's t over seeds, which covers
-what it promises also for few seeds.
+The catalogue says how a metric is averaged: as logarithms or arithmetically, with an interval or
+without. With one seed the record's own interval stands, of paired timing rounds for example. From
+two seeds up it is Student's t over seeds, whose coverage is exact also for few seeds.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from bench.records.catalogue import find
+from bench.records.entry import SeedMean
 from bench.records.record import Metric
 
-RATIO = re.compile(r"infer/((ttft_|tpot_)?speedup_b\d+|realised_b\d+|energy_ratio)$")
-SPREAD = re.compile(
-    r"infer/(quality(_\w+)?|(cpu_)?energy_j_per_(sample|output_token)|(ttft|tpot)_ms_b\d+)$"
-    r"|train/energy_j$"
-)
-
 Bounded = tuple[float | None, float | None, float | None]  # value, low, high
-MAX_LOG = 700.0  # e to that is still a float
+MAX_LOG = 700.0  # exp() of more overflows a float
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A metric aggregated over `num_seeds` seeds; `value` None has its `reasons`.
+    """A metric aggregated over `num_seeds` seeds.
 
-    With a value, `reasons` tell why it is missing in the other seeds.
+    `reasons` explain a `value` of None, or beside a value why other seeds lack one.
     """
 
     value: float | None
@@ -43,7 +38,7 @@ class Cell:
 
 def aggregate(seeds: Sequence[dict[str, Metric]]) -> dict[str, Cell]:
     """Every metric that any of a row's seeds has, aggregated over the seeds."""
-    keys = dict.fromkeys(key for metrics in seeds for key in metrics)
+    keys = dict.fromkeys(key for metrics in seeds for key in metrics)  # a set loses the order
     return {key: _cell(key, [metrics.get(key) for metrics in seeds]) for key in keys}
 
 
@@ -63,7 +58,7 @@ def _cell(key: str, metrics: Sequence[Metric | None]) -> Cell:
 
 
 def _reason(metric: Metric | None) -> str | None:
-    """Why a number may not be shown; None where it may."""
+    """Why a number may not be shown; None where it may. A valid one may carry a reason too."""
     if metric is None:
         return "not in the record"
     return metric.reason if metric.shown is None else None
@@ -74,13 +69,21 @@ def _finite(bound: float | None) -> float | None:
 
 
 def _mean(key: str, values: Sequence[float]) -> Bounded:
-    if RATIO.search(key) and min(values) > 0:
+    entry = find(key)
+    kind = SeedMean.PLAIN if entry is None else entry.seed_mean
+    # A foreign record may hold a ratio of 0, which has no logarithm.
+    if kind is SeedMean.LOGS and min(values) > 0:
         logs = _mean_interval([math.log(value) for value in values])
         value, low, high = (None if x is None else math.exp(min(x, MAX_LOG)) for x in logs)
         return value, low, high
-    if SPREAD.search(key):
+    if kind is SeedMean.INTERVAL:
         return _mean_interval(values)
-    return math.fsum(value / len(values) for value in values), None, None
+    return _plain_mean(values), None, None
+
+
+def _plain_mean(values: Sequence[float]) -> float:
+    # Divided before they are summed: the sum of two large values may overflow.
+    return math.fsum(value / len(values) for value in values)
 
 
 def difference(unit: str, pairs: Sequence[tuple[float, float]]) -> Cell:
@@ -92,9 +95,9 @@ def difference(unit: str, pairs: Sequence[tuple[float, float]]) -> Cell:
 def _mean_interval(values: Sequence[float]) -> Bounded:
     from bench.statistics import mean_interval  # scipy: half a second, only for several seeds
 
-    with np.errstate(over="ignore", invalid="ignore"):  # a diverged run's squares
+    with np.errstate(over="ignore", invalid="ignore"):  # the squares of a diverged run
         interval = mean_interval(values)
     bounds = (interval.low, interval.high)
     if any(bound is None or not math.isfinite(bound) for bound in bounds):
-        return math.fsum(value / len(values) for value in values), None, None
+        return _plain_mean(values), None, None
     return interval.value, *bounds

@@ -1,21 +1,24 @@
-"""What every table says in words: how it was measured, and what stands below it."""
+"""The words around a table: the conditions above it and the lines below it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from bench.records.catalogue import GENERATED_INPUTS, OUTPUT_TOKENS, PROMPT_TOKENS, QUALITY
 from bench.records.reading import Found, config_block
-from bench.report.render.cards import alarm_lines
-from bench.report.tables.columns import Sheet
 from bench.report.tables.numbers import number
-from bench.report.tables.rows import Table
+from bench.report.tables.sheet import Sheet
+from bench.report.tables.table import Table
+from bench.report.tables.warnings import warning_lines
 
 CONVENTION = (
-    "FLOPs: 2 x MAC, executed, padding included (in convolutions the zero padding too).",
+    "FLOPs: 2 x MAC, executed, padding included (in convolutions also the zero padding).",
     "Speed-up: dense time / method time on the same inputs, paired in one process, with its 95 % "
-    "interval; a tie where the interval holds 1. Realised: speed-up / FLOP ratio.",
+    "interval. No clear difference (tie): the interval contains 1. Realised: speed-up / FLOP "
+    "ratio; 1 where the FLOP saving is fully realised.",
 )
+COUNTS = (("rounds", "rounds"), ("num_inputs", "inputs"))  # of the measure profile, with their word
 PRECISION = {"32": "fp32", "16": "fp16", "bf16": "bf16"}
 
 
@@ -23,14 +26,14 @@ def conditions(table: Table) -> str:
     """Profile, hardware, threads, number format and seeds in one sentence."""
     measure = config_block(table.found[0].record, "measure")
     counts = {**measure, **_generated(table)}
-    care = [f"{counts[k]} {word}" for k, word in _CARE if k in counts]
+    effort = [f"{counts[key]} {word}" for key, word in COUNTS if key in counts]
     threads = _values(table, lambda found: found.record.environment.get("num_threads"))
     precision = _values(table, lambda found: config_block(found.record, "gpu").get("precision"))
     parts = [
         f"{table.hardware} ({_or_unknown(_processors(table))})",
         f"{_or_unknown(threads)} {'thread' if threads == ['1'] else 'threads'}",
         _or_unknown(PRECISION.get(kind, kind) for kind in precision),
-        f"measure={table.profile}" + (f" ({', '.join(care)})" if care else ""),
+        f"measure={table.profile}" + (f" ({', '.join(effort)})" if effort else ""),
         _seeds(table),
     ]
     return "; ".join(parts) + "."
@@ -42,61 +45,61 @@ def _seeds(table: Table) -> str:
     return f"{word} {listed}" if listed else "no finished trial"
 
 
-_CARE = (("rounds", "rounds"), ("num_inputs", "inputs"))
-
-
-def below(table: Table, sheet: Sheet) -> list[str]:
-    """The lines under a table: alarms, footnotes, unfinished trials, notes, conventions."""
+def lines_below(table: Table, sheet: Sheet) -> list[str]:
+    """The lines under a table: warnings, footnotes, unfinished trials, notes, conventions."""
     return [
-        *alarm_lines(table),
+        *warning_lines(table),
         *(f"({letter}) {reason}" for letter, reason in sheet.footnotes),
         *table.unfinished,
         *table.notes,
         *references(table),
         *CONVENTION,
         *generation(table),
-        provenance(table),
+        *provenance(table),
     ]
 
 
 def generation(table: Table) -> list[str]:
-    """What the numbers of a table are of, where a call generates."""
-    lengths = [_number_of(table, f"infer/num_{name}_tokens") for name in ("prompt", "output")]
+    """The lengths and definitions of a workload that generates tokens; [] for any other."""
+    lengths = [_shared_count(table, entry.key) for entry in (PROMPT_TOKENS, OUTPUT_TOKENS)]
     if None in lengths:
         return []
     return [
-        f"A call reads {lengths[0]} tokens and writes {lengths[1]}, greedily and with a cache: "
+        f"A call reads {lengths[0]} tokens and generates {lengths[1]}, greedily and with a cache: "
         "FLOPs, speed-up, memory and energy are of whole generations. TTFT: time to the first "
-        "token of a batch; TPOT: time per further token of a batch; their speed-ups: in turns with "
-        "dense. FLOPs, memory and energy per token: what a further token of a sample adds."
+        "token of a batch. TPOT: time per further token of a batch. Their speed-ups are measured "
+        "in alternation with dense. FLOPs, memory and energy per token: what a further token of a "
+        "sample adds."
     ]
 
 
 def _generated(table: Table) -> dict[str, int]:
-    """A generation is many calls, so fewer inputs than the config says may have been used."""
-    count = _number_of(table, "infer/num_generated_inputs")
+    """The inputs of a generation: fewer than configured, as each one is many calls."""
+    count = _shared_count(table, GENERATED_INPUTS.key)
     return {} if count is None else {"num_inputs": count}
 
 
-def _number_of(table: Table, key: str) -> int | None:
+def _shared_count(table: Table, key: str) -> int | None:
     """A count that all rows share, from the first row that has it."""
-    values = (row.cells[key].value for row in table.rows if key in row.cells)
+    values = (row.value(key) for row in table.rows)
     return next((round(value) for value in values if value is not None), None)
 
 
 def references(table: Table) -> list[str]:
-    """What guessing and known baselines reach, in the unit of the quality column."""
+    """Chance level and known baselines, in the unit of the quality column."""
     if table.quality is None:
         return []
     levels = dict(table.quality.references)
     if table.quality.chance is not None:
         levels = {"chance": table.quality.chance, **levels}
+    units = {row.cells[QUALITY.key].unit for row in table.rows if QUALITY.key in row.cells} - {"1"}
+    unit = f" ({', '.join(sorted(units))})" if units else ""
     listed = ", ".join(f"{name} {number(value, digits=4)}" for name, value in levels.items())
-    return [f"quality of references: {listed}"] if levels else []
+    return [f"baselines{unit}: {listed}"] if levels else []
 
 
-def provenance(table: Table) -> str:
-    """Software, commit, data and noise of the trials behind a table."""
+def provenance(table: Table) -> list[str]:
+    """Software, commit and data of the trials behind a table, and the noise of their timing."""
     versions = ("condbench", "torch", "python")
     count = len(table.found)
     parts = [f"{count} trial" if count == 1 else f"{count} trials"]
@@ -105,16 +108,17 @@ def provenance(table: Table) -> str:
     data = _values(table, _data_hash)
     if data:
         parts.append(f"data {', '.join(data)}")
-    parts += noise_floors(table)
-    return "Made from " + ", ".join(parts) + "."
+    return [f"Made from {', '.join(parts)}.", *timing_noise(table)]
 
 
-def noise_floors(table: Table) -> list[str]:
-    """How far a model timed against itself was from 1; above the limit a session is noisy."""
-    return [
-        f"{'noisy: ' * floor.is_noisy}A/A noise {size} {floor.value:.1%}"
+def timing_noise(table: Table) -> list[str]:
+    """How far a model timed against itself was from 1, in one line; [] where none was timed."""
+    floors = [
+        f"{number(100 * floor.value, digits=2)} % at batch {size}"
+        + (" (above the limit)" if floor.is_noisy else "")
         for size, floor in table.noise_floors.items()
     ]
+    return [f"timing noise: identical models differed by {', '.join(floors)}"] if floors else []
 
 
 def _processors(table: Table) -> list[str]:
@@ -151,7 +155,7 @@ def _data_hash(found: Found) -> Any:
 
 
 def _values(table: Table, of: Callable[[Found], Any]) -> list[str]:
-    """The different values among a table's trials, as text, those that do not say left out."""
+    """The distinct values among a table's trials, as text, without the missing ones."""
     values = (of(found) for found in table.found)
     return list(dict.fromkeys(str(value) for value in values if value is not None))
 

@@ -1,4 +1,4 @@
-"""Numbers as text: significant digits, intervals, and ties that look like ties."""
+"""Numbers as text: significant digits, intervals, and the verdict against dense."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Text:
     spread: str = ""  # half of the interval's width after a +-
     bounds: tuple[str, str] | None = None  # of a ratio, whose interval need not be symmetric
     verdict: Verdict = ""
-    doubt: str = ""  # why the number claims less than it seems to; becomes a footnote
+    doubt: str = ""  # a reservation about the number; becomes a footnote
     marks: str = ""  # footnote letters
 
     @property
@@ -35,16 +35,16 @@ def plain(cell: Cell, *, digits: int = 3, spread: bool = False) -> Text:
 
 
 def ratio(cell: Cell) -> Text:
-    """A ratio to dense. Without an interval it claims nothing."""
+    """A ratio to dense with its verdict; without an interval there is none."""
     main = number(cell.value or 0.0)
     if cell.low is None or cell.high is None:
-        return Text(main, doubt="without an interval it is no claim")
+        return Text(main, doubt="no interval, so no verdict")
     bounds = (number(cell.low), number(cell.high))
     return Text(main, _spread(cell, main), bounds, verdict(cell, 1.0))
 
 
 def difference(cell: Cell) -> Text:
-    """A signed paired difference to dense, with as many decimals as its interval deserves."""
+    """A signed paired difference to dense, with the decimals of its interval."""
     value = cell.value or 0.0
     if cell.low is None or cell.high is None:
         return Text(number(value))

@@ -1,7 +1,7 @@
-"""When it gets hard: does a method spend more, and does it hold up better than dense?
+"""Robustness: what harder inputs cost a method in FLOPs and in quality, beside dense.
 
     one column   the clean samples, each severity (mean over the corruptions), and inputs without
-                 a right answer: garbage, and a class never seen
+                 a correct answer: garbage, and samples of a kind that training never contained
     one block    quality, executed FLOPs as a share of dense's on the same inputs, confidence
 
 A severity has a number only where every corruption has one.
@@ -13,26 +13,34 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from bench.records.catalogue import (
+    CONFIDENCE_UNDER,
+    DENSE_FLOPS_UNDER,
+    DENSE_QUALITY_UNDER,
+    FLOPS_UNDER,
+    QUALITY_UNDER,
+    ROBUST_SAMPLES,
+    UNSEEN_SAMPLES,
+)
+from bench.records.entry import Entry
 from bench.records.record import Metric
 from bench.report.tables.cells import Cell, aggregate, difference
-from bench.report.tables.columns import footnote_letters
 from bench.report.tables.grouping import own_variant
 from bench.report.tables.numbers import Text, number, plain, verdict
 from bench.report.tables.numbers import difference as difference_text
-from bench.report.tables.rows import DENSE, Row, Table
+from bench.report.tables.sheet import footnote_letters
+from bench.report.tables.table import DENSE, Row, Table
 
-TITLE = "When it gets hard"
-SEVERITIES = ("1", "2", "3", "4", "5")
-CONDITIONS = ("clean", *SEVERITIES, "garbage", "unseen")
-UNANSWERABLE = ("garbage", "unseen")
-QUALITY, FLOPS, CONFIDENCE = "quality", "flops_per_sample", "confidence"
-SAME = 0.01  # executed FLOPs that differ by less are the same
-NUM_SAMPLES, NUM_UNSEEN = "infer/num_robustness_samples", "infer/num_unseen_samples"
+TITLE = "Robustness"
+CLEAN, SEVERITIES, UNANSWERABLE = "clean", ("1", "2", "3", "4", "5"), ("garbage", "unseen")
+CONDITIONS = (CLEAN, *SEVERITIES, *UNANSWERABLE)
+SAME = 0.01  # executed FLOPs that differ by a smaller share count as equal
 LEGEND = (
     "1 to 5: the same under corruptions of that severity, mean over the corruptions; garbage and "
-    "unseen: no answer is right. Confidence: the mean of the largest softmax probability."
+    "unseen: inputs without a correct answer. Confidence: the mean of the largest softmax "
+    "probability."
 )
-HELD = {"better": "holds up better than dense", "worse": "holds up worse than dense"}
+LOSSES = {"better": "loses less quality than dense", "worse": "loses more quality than dense"}
 
 
 @dataclass(frozen=True)
@@ -45,69 +53,82 @@ class Block:
 
 @dataclass(frozen=True)
 class Robustness:
-    """The section of one table; without conditions only its notes."""
+    """The section of one table; without conditions it consists of notes."""
 
     conditions: list[str]
     blocks: list[Block]
-    answers: list[str]  # one sentence per method
+    findings: list[str]  # one sentence per method
     notes: list[str]
 
 
-def asked_rows(table: Table) -> list[Row]:
-    """The rows, at their default operating point, whose trials tried harder inputs."""
-    return [row for row in table.rows if not row.point and f"infer/{QUALITY}_clean" in row.cells]
+def robust_rows(table: Table) -> list[Row]:
+    """The rows, at their default operating point, whose trials measured robustness."""
+    return [row for row in table.rows if not row.point and QUALITY_UNDER.at(CLEAN) in row.cells]
 
 
 def robustness(table: Table) -> Robustness | None:
-    """The section of a table; None where no trial was asked."""
-    rows = asked_rows(table)
+    """The section of a table; None where no trial measured robustness."""
+    rows = robust_rows(table)
     if not rows:
         return None
-    named = [name for name in CONDITIONS if any(at(row, CONFIDENCE, name) for row in rows)]
+    named = [
+        name for name in CONDITIONS if any(cell_at(row, CONFIDENCE_UNDER, name) for row in rows)
+    ]
     if not named:
-        reasons = (why for row in rows for why in row.cells[f"infer/{QUALITY}_clean"].reasons)
+        reasons = (why for row in rows for why in row.cells[QUALITY_UNDER.at(CLEAN)].reasons)
         return Robustness([], [], [], list(dict.fromkeys(reasons)))
     letters: dict[str, str] = {}
     blocks = [
-        Block(title, [(row.name, _texts(row, kind, named, letters)) for row in rows])
-        for kind, title in _titles(table, rows).items()
+        Block(title, [(row.name, _texts(row, entry, named, letters)) for row in rows])
+        for entry, title in _titles(table, rows).items()
     ]
-    answers = [_answer(table, row) for row in rows if row.method != DENSE and not row.is_ceiling]
+    methods = [row for row in rows if row.method != DENSE and not row.is_ceiling]
+    findings = [f"{row.name}: {_spending(row)}; {_losing(table, row)}." for row in methods]
     notes = [f"({letter}) {why}" for why, letter in letters.items()]
-    return Robustness(named, blocks, answers, [*notes, _legend(rows)])
+    return Robustness(named, blocks, findings, [*notes, _legend(rows)])
 
 
 def _legend(rows: Sequence[Row]) -> str:
-    """What the columns are; older records do not say how many samples they tried."""
-    tried, never_seen = (_counts(rows, name) for name in (NUM_SAMPLES, NUM_UNSEEN))
-    many = f"{tried} test samples, drawn once" if tried else "test samples"
-    unseen = f" There were {never_seen} inputs of the unseen kind." if never_seen else ""
-    return f"clean: {many}; {LEGEND}{unseen}"
+    """The meaning of the columns. Older records lack the numbers of samples."""
+    tested, unseen = (_counts(rows, entry.key) for entry in (ROBUST_SAMPLES, UNSEEN_SAMPLES))
+    clean = f"{tested} test samples, drawn once" if tested else "test samples"
+    more = f" Unseen: {unseen} samples." if unseen else ""
+    return f"clean: {clean}; {LEGEND}{more}"
 
 
-def _counts(rows: Sequence[Row], name: str) -> str:
+def _counts(rows: Sequence[Row], key: str) -> str:
     """The counts of all rows: "512", or "96 or 512"."""
-    counts = {row.cells[name].value for row in rows if name in row.cells}
-    return " or ".join(str(round(count)) for count in sorted(c for c in counts if c is not None))
+    counts = {count for row in rows if (count := row.value(key)) is not None}
+    return " or ".join(str(round(count)) for count in sorted(counts))
 
 
-def _titles(table: Table, rows: Sequence[Row]) -> dict[str, str]:
-    unit = rows[0].cells[f"infer/{QUALITY}_clean"].unit
+def _titles(table: Table, rows: Sequence[Row]) -> dict[Entry, str]:
     direction = table.quality.direction if table.quality is not None else ""
     arrow = {"higher": " \u2191", "lower": " \u2193"}.get(direction, "")
     return {
-        QUALITY: (QUALITY if unit == "1" else unit) + arrow,
-        FLOPS: "executed FLOPs, % of dense",
-        CONFIDENCE: "confidence, %",
+        QUALITY_UNDER: quality_title(rows) + arrow,
+        FLOPS_UNDER: "executed FLOPs, % of dense",
+        CONFIDENCE_UNDER: "confidence, %",
     }
 
 
-def at(row: Row, kind: str, condition: str) -> Cell | None:
-    """`kind` under a condition, a severity being the mean over the corruptions; None: not tried."""
+def quality_title(rows: Sequence[Row]) -> str:
+    """The task's unit; "quality" where it has none."""
+    unit = rows[0].cells[QUALITY_UNDER.at(CLEAN)].unit
+    return "quality" if unit == "1" else unit
+
+
+def cell_at(row: Row, entry: Entry, condition: str) -> Cell | None:
+    """A metric under a condition: at a severity, the mean over the corruptions.
+
+    None where it was not measured.
+    """
     if condition not in SEVERITIES:
-        return row.cells.get(f"infer/{kind}_{condition}")
-    start, end = f"infer/{kind}_", f"_s{condition}"
-    return _mean([c for k, c in row.cells.items() if k.startswith(start) and k.endswith(end)])
+        return row.cells.get(entry.at(condition))
+    at_severity = ((entry.match(key), cell) for key, cell in row.cells.items())
+    return _mean(
+        [cell for slots, cell in at_severity if slots and slots[0].endswith(f"_s{condition}")]
+    )
 
 
 def _mean(cells: Sequence[Cell]) -> Cell | None:
@@ -123,90 +144,95 @@ def _mean(cells: Sequence[Cell]) -> Cell | None:
 
 def flops_share(row: Row, condition: str) -> Cell | None:
     """Executed FLOPs over those of the dense model on the same inputs; 1 for dense itself."""
-    own = at(row, FLOPS, condition)
-    dense = own if row.method == DENSE else at(row, f"dense_{FLOPS}", condition)
+    own = cell_at(row, FLOPS_UNDER, condition)
+    dense = own if row.method == DENSE else cell_at(row, DENSE_FLOPS_UNDER, condition)
     if own is None or own.value is None:
         return own
     if dense is None or not dense.value:
         reasons = dense.reasons if dense is not None else ()
-        return Cell(None, "1", num_seeds=0, reasons=reasons or ("dense was not counted on it",))
+        return Cell(
+            None, "1", num_seeds=0, reasons=reasons or ("the FLOPs of dense were not counted",)
+        )
     return replace(own, value=own.value / dense.value, unit="1")
 
 
-def _texts(row: Row, kind: str, named: Sequence[str], letters: dict[str, str]) -> list[Text]:
-    return [_text(row, kind, name, letters) for name in named]
+def _texts(row: Row, entry: Entry, named: Sequence[str], letters: dict[str, str]) -> list[Text]:
+    return [_text(row, entry, name, letters) for name in named]
 
 
-def _text(row: Row, kind: str, name: str, letters: dict[str, str]) -> Text:
-    cell = flops_share(row, name) if kind == FLOPS else at(row, kind, name)
+def _text(row: Row, entry: Entry, name: str, letters: dict[str, str]) -> Text:
+    cell = flops_share(row, name) if entry is FLOPS_UNDER else cell_at(row, entry, name)
     if cell is None:
-        right = kind != QUALITY or name not in UNANSWERABLE
-        why = "not in the record" if right else "no answer is right"
+        is_answerable = entry is not QUALITY_UNDER or name not in UNANSWERABLE
+        why = "not in the record" if is_answerable else "no correct answer"
         return Text("-", marks=footnote_letters([why], letters))
     if cell.value is None:
         return Text("-", marks=footnote_letters(cell.reasons, letters))
     reasons = [f"{cell.num_seeds} of {len(row.seeds)} seeds: {why}" for why in cell.reasons]
-    value = cell.value if kind == QUALITY else cell.value * 100
+    value = cell.value if entry is QUALITY_UNDER else cell.value * 100  # shares in percent
     return replace(plain(replace(cell, value=value)), marks=footnote_letters(reasons, letters))
 
 
-def _answer(table: Table, row: Row) -> str:
-    """Both questions in one sentence."""
-    return f"{row.name}: {_spending(row)}; {_holding(table, row)}."
-
-
 def _spending(row: Row) -> str:
-    """Does it spend more when it is hard? From the clean samples to severity 5."""
-    places = {"5": "at severity 5", "garbage": "on garbage", "unseen": "on an unseen class"}
-    clean = at(row, FLOPS, "clean")
+    """Whether harder inputs cost more FLOPs: severity 5 against the clean samples."""
+    places = {"5": "at severity 5", "garbage": "on garbage", "unseen": "on an unseen kind"}
+    clean = cell_at(row, FLOPS_UNDER, CLEAN)
     changes = {}
     for name in places:
-        cell = at(row, FLOPS, name)
+        cell = cell_at(row, FLOPS_UNDER, name)
         if clean is not None and clean.value and cell is not None and cell.value is not None:
             changes[name] = cell.value / clean.value - 1
     if "5" not in changes:
-        return "what it spends when it is hard was not counted"
-    how = "the same" if abs(changes["5"]) < SAME else "more" if changes["5"] > 0 else "less"
-    told = ", ".join(f"{change:+.1%} {places[name]}" for name, change in changes.items())
-    return f"spends {how} when it is hard (executed FLOPs {told})"
+        return "FLOPs on harder inputs were not counted"
+    amount = "equal" if abs(changes["5"]) < SAME else "more" if changes["5"] > 0 else "fewer"
+    listed = ", ".join(f"{change:+.1%} {places[name]}" for name, change in changes.items())
+    return f"executes {amount} FLOPs on harder inputs ({listed})"
 
 
-def _holding(table: Table, row: Row) -> str:
-    """Does it hold up better than dense? From the clean samples to the mean of all severities."""
+def _losing(table: Table, row: Row) -> str:
+    """Whether quality falls less than dense's: all severities against the clean samples."""
     pairs = _losses(table, row)
     if not pairs:
-        return "whether it holds up better than dense was not measured"
-    unit = row.cells[f"infer/{QUALITY}_clean"].unit
+        return "loss of quality was not measured"
+    unit = quality_title([row])
     own, dense = (math.fsum(column) / len(pairs) for column in zip(*pairs, strict=True))
-    lost = f"loses {number(own)}, dense {number(dense)} ({'quality' if unit == '1' else unit})"
+    lost = f"loses {number(own)}, dense {number(dense)} ({unit})"
     if len(pairs) == 1:
-        return f"{lost}: a single seed is no claim"
+        return f"{lost}: a single seed supports no claim"
+    # A loss is a cost: its sign is turned so that "better" means a smaller one.
     kept = difference(unit, [(-mine, -reference) for mine, reference in pairs])
     if kept.low is None:
-        return f"{lost}: seeds that all say the same show no spread, which is no claim"
+        return f"{lost}: equal differences in all seeds show no spread and support no claim"
     text = difference_text(kept)
-    how = HELD.get(verdict(kept, 0.0), "holds up like dense")
+    how = LOSSES.get(verdict(kept, 0.0), "no clear difference from dense in lost quality")
     return f"{how} ({lost}: {text.main}{text.spread} over {len(pairs)} seeds)"
 
 
 def _losses(table: Table, row: Row) -> list[tuple[float, float]]:
-    """Quality lost to corruption by the method and by its dense model, of every seed."""
+    """Quality lost to corruption by the method and by its dense model, per seed that has both."""
     found = []
     for item in table.found:
         labels = item.record.labels
         if (labels.method, own_variant(labels)) != (row.method, row.variant):
             continue
-        pair = [_loss(table, item.record.metrics, kind) for kind in (QUALITY, f"dense_{QUALITY}")]
-        if pair[0] is not None and pair[1] is not None:
-            found.append((pair[0], pair[1]))
+        own, dense = (
+            _loss(table, item.record.metrics, entry)
+            for entry in (QUALITY_UNDER, DENSE_QUALITY_UNDER)
+        )
+        if own is not None and dense is not None:
+            found.append((own, dense))
     return found
 
 
-def _loss(table: Table, metrics: dict[str, Metric], kind: str) -> float | None:
-    names = [key for key in metrics if key.startswith(f"infer/{kind}_")]
-    alone = Row("", "", "", (0,), aggregate([{key: metrics[key] for key in names}]), {})
-    cells = [at(alone, kind, name) for name in ("clean", *SEVERITIES)]
-    clean, *hard = [None if cell is None else cell.value for cell in cells]
+def _loss(table: Table, metrics: dict[str, Metric], entry: Entry) -> float | None:
+    """Clean quality minus the mean over all severities; None unless all of them were measured."""
+    own = {key: metric for key, metric in metrics.items() if entry.match(key) is not None}
+    alone = Row("", "", "", (0,), aggregate([own]), {})  # one seed by itself
+    values = [
+        cell.value if (cell := cell_at(alone, entry, name)) else None
+        for name in (CLEAN, *SEVERITIES)
+    ]
+    clean, *hard = values
     known = [value for value in hard if value is not None]
     if clean is None or len(known) < len(SEVERITIES):
         return None

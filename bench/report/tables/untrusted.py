@@ -1,12 +1,13 @@
-"""What a record's free-form part says, taken only where it is of the expected kind."""
+"""Values of a record's free-form part, taken only where they have the expected type."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Entry = Mapping[str, Any]
+MAX_NAMES = 6  # in one line
 
 
 def entry_of(value: Any) -> Entry:
@@ -25,7 +26,7 @@ def names_of(value: Any) -> list[str]:
 
 
 def number_of(value: Any) -> float | None:
-    """A finite number, else None; a truth value is no number."""
+    """A finite number, else None. True and False are not numbers here."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -35,8 +36,14 @@ def number_of(value: Any) -> float | None:
 
 
 def numbers_of(value: Any) -> list[float]:
-    """All of a list's finite numbers, or nothing: a gap would shift the places."""
+    """All of a list's finite numbers, or an empty list: a gap would shift the positions."""
     if not isinstance(value, list):
         return []
     found = [number_of(each) for each in value]
     return [each for each in found if each is not None] if None not in found else []
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names of a list that may be long: `a, b and 2 more`."""
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more

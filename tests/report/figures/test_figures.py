@@ -1,4 +1,4 @@
-"""The figures show what the table says: the right points, hollow or filled, on equal axes."""
+"""The figures show the numbers of the table: hollow or filled markers on equal axes."""
 
 from __future__ import annotations
 

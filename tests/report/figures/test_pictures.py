@@ -25,12 +25,12 @@ def test_a_bar_is_as_high_as_its_share():
     ("load", "shade"),
     [(0.25, "load3"), (0.5, "load5"), (1.0, "load5"), (0.05, "load1"), (0.0, "dead")],
 )
-def test_shade_is_load_against_an_even_one(load: float, shade: str):
-    """Of four groups: 0.25 is even and half shade, twice that is full, nothing is framed."""
+def test_shade_is_load_relative_to_an_equal_one(load: float, shade: str):
+    """Of four groups: 0.25 = equal load = half shade, twice that is full, none is framed."""
     assert f'class="{shade}"' in load_map([[load, *([0.001] * 3)]], "t")
 
 
-def test_many_bars_are_pressed_into_the_width():
+def test_many_bars_fit_the_width():
     """A hundred layers take no more room than twenty."""
     width = int(re.search(r'width="(\d+)"', bars([0.5] * 100, "t")).group(1))
     assert width <= WIDTH + 1

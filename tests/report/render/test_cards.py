@@ -1,4 +1,4 @@
-"""How trials routed, as cards; alarms where nobody can miss them; nothing foreign is obeyed."""
+"""Cards on routing and deployment, warnings outside of them, and untrusted diagnostics."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench.report.render.cards import Card, alarm_lines, alarms, cards
+from bench.report.render.cards import Card, cards
 from bench.report.render.page import page
 from bench.report.render.text import markdown, terminal
+from bench.report.tables.warnings import warning_lines, warnings
 
 
 @pytest.fixture
@@ -29,26 +30,26 @@ def test_a_card_has_the_figures_of_its_trial(card_of, routing):
     assert card.name == "moe (seed 0)"
     assert dict(card.facts) == {
         "gates": "2",
-        "largest imbalance": "2.25x an even load (moe.1)",
+        "largest imbalance": "2.25x an equal load (moe.1)",
         "router entropy, mean over gates": "0.625 of the largest possible",
-        "router margin, mean over gates": "0.125 of belief",
+        "router margin, mean over gates": "0.125 of probability",
         "collapsed gates, dead branches": "none",
-        "different paths": "3",
+        "distinct paths": "3",
         "path entropy": "0.875 nat",
         "router's share of FLOPs": "1.2%",
-        "router's share of time, b1": "25.0%",
+        "router's share of time, batch 1": "25.0%",
     }
 
 
-def test_what_is_null_has_its_reason(card_of, routing):
+def test_a_null_figure_has_its_reason(card_of, routing):
     """Never 0: the correlation is missing because every input costs the same."""
     missing = card_of(routing()).missing
-    assert missing["every input costs the same"] == ["FLOPs with difficulty, rank correlation"]
+    assert missing["every input costs the same"] == ["rank correlation of FLOPs and difficulty"]
     assert "by task" in missing["not in the record"]
 
 
-def test_pictures_tell_their_numbers(card_of, routing):
-    """Shares by gate, load of the experts and exits are also words for those who do not see."""
+def test_pictures_have_their_numbers_as_words(card_of, routing):
+    """Shares by gate, load of the experts and exits, for screen readers."""
     share, load, exits = card_of(routing()).pictures
     assert "<title>exit0: 25.0%, moe.1: 50.0%</title>" in share.svg
     assert "<title>moe.1: 75% 25% 0%</title>" in load.svg
@@ -82,38 +83,38 @@ def test_deployment_is_on_the_card(card_of):
     assert card.missing["Unsupported: data-dependent"] == ["torch.export"]
 
 
-def test_an_alarm_is_a_line_below_the_table(make, tabulated, routing):
-    """In Markdown and on the terminal; seeds with the same alarm share a line."""
+def test_a_warning_is_a_line_below_the_table(make, tabulated, routing):
+    """In Markdown and on the terminal; seeds with the same warning share a line."""
     on = routing(collapsed=["exit0"], dead_branches=[f"moe.1.{k}" for k in range(8)])
     made = tabulated(*(make("moe", diagnostics=on, labels={"seed": s}) for s in (0, 2)), make())
-    assert alarm_lines(made[0]) == [
-        "ALARM: moe (seeds 0, 2): collapsed gates: exit0",
-        "ALARM: moe (seeds 0, 2): dead branches: "
+    assert warning_lines(made[0]) == [
+        "WARNING: moe (seeds 0, 2): 1 collapsed gate: exit0",
+        "WARNING: moe (seeds 0, 2): 8 dead branches: "
         "moe.1.0, moe.1.1, moe.1.2, moe.1.3, moe.1.4, moe.1.5 and 2 more",
     ]
     for text in (markdown(made), terminal(made)):
-        assert "ALARM: moe (seeds 0, 2): collapsed gates: exit0" in text
+        assert "WARNING: moe (seeds 0, 2): 1 collapsed gate: exit0" in text
 
 
-def test_without_an_alarm_there_is_no_line(make, tabulated, routing):
-    """Silence means that all is well."""
+def test_without_a_warning_there_is_no_line(make, tabulated, routing):
+    """Neither below the table nor in it."""
     made = tabulated(make("moe", diagnostics=routing()), make())
-    assert "ALARM" not in markdown(made)
-    assert 'class="tag alarm"' not in page("t", made, {}, [])
+    assert "WARNING" not in markdown(made)
+    assert 'class="tag warning"' not in page("t", made, {}, [])
 
 
-def test_an_alarm_is_seen_without_opening_anything(make, tabulated, routing):
-    """The row, the line below and the folded section's summary carry it."""
+def test_a_warning_is_visible_while_the_cards_are_folded(make, tabulated, routing):
+    """It is in the row, in a line below the table and in the summary of the folded section."""
     made = tabulated(make("moe", diagnostics=routing(collapsed=["exit0"])), make())
     visible = page("t", made, {}, []).partition('<details class="diagnostics">')[0]
-    assert 'moe <span class="tag alarm">alarm</span>' in visible
-    assert '<li class="alarm">ALARM: moe (seed 0)' in visible
+    assert 'moe <span class="tag warning">1 collapsed gate</span>' in visible
+    assert '<li class="warning">WARNING: moe (seed 0)' in visible
     summary = page("t", made, {}, []).partition("<summary>")[2].partition("</summary>")[0]
-    assert "alarms: 1" in summary
+    assert "with warnings: 1" in summary
 
 
 def test_the_section_is_folded(make, tabulated, routing):
-    """A reader of the tables is not held up."""
+    """The tables stay close together."""
     html = page("t", tabulated(make("moe", diagnostics=routing())), {}, [])
     assert '<details class="diagnostics">' in html
     assert html.count("<article>") == 1
@@ -142,8 +143,8 @@ entries = st.dictionaries(st.sampled_from(FIELDS), anything | st.lists(st.dictio
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(anything | entries, anything)
 def test_no_diagnostics_stop_the_page(make, tabulated, routed, deployed):
-    """What is not of the expected kind is missing, whatever it is."""
+    """A value of an unexpected type counts as missing."""
     record = make("moe")
     record.diagnostics.update(routing=routed, deployability=deployed)
     assert page("t", tabulated(record), {}, [])
-    assert isinstance(alarms(record), list)
+    assert isinstance(warnings(record), dict)

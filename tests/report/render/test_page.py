@@ -58,7 +58,7 @@ def test_foreign_text_is_text(make, tabulated):
 
 
 def test_foreign_diagnostics_are_text(make, tabulated, routing, harder):
-    """Names of gates, tasks, alarms, and reasons, in cards as well as in the pictures' titles."""
+    """Names of gates, tasks, warnings and reasons, in cards and in the titles of pictures."""
     gate = {"name": HOSTILE, "executed_share": 0.5, "load": [1.0, 0.0], "imbalance": 2.0}
     routed = routing(
         gates=[gate],
@@ -78,14 +78,14 @@ def test_foreign_diagnostics_are_text(make, tabulated, routing, harder):
 
 
 def test_harder_inputs_have_a_section(make, tabulated, harder):
-    """Three blocks of rows in a table of its own, and the answers above it."""
+    """Three blocks of rows in a table of its own, and the findings above it."""
     made = tabulated(make("early_exit", changed=harder([80.0] * 6, [5e7] * 6)), make())
     seen = parsed(page("t", made, {}, []))
-    assert "When it gets hard" in seen.text
-    assert "spends the same when it is hard" in seen.text
+    assert "Robustness" in seen.text
+    assert "executes equal FLOPs on harder inputs" in seen.text
     assert [tag for tag, _ in seen.tags].count("tbody") == 1 + 3
     plain = parsed(page("t", tabulated(make()), {}, []))
-    assert "When it gets hard" not in plain.text
+    assert "Robustness" not in plain.text
 
 
 def test_the_page_needs_nothing_from_outside(make, tabulated):
@@ -103,7 +103,7 @@ def test_the_page_holds_tables_notes_and_provenance(make, tabulated):
     record = make("moe", speedup=1.02)
     made = tabulated(make(), record, make("x", status="skipped", reason="needs tokens"))
     seen = parsed(page("condbench: demo", made, {}, ["left out: half a record"]))
-    expected = ("condbench: demo", "Trials: 3", "moe", "tie", "left out: half a record")
+    expected = ("condbench: demo", "Trials: 3", "moe", "no clear difference", "left out: half a record")
     facts = ("no NVIDIA GPU", "skipped: x (seed 0): needs tokens", record.key[:12], "2 x MAC")
     for text in (*expected, *facts):
         assert text in seen.text
@@ -117,8 +117,8 @@ def test_verdicts_are_classes(make, tabulated, speedup: float, name: str):
     assert name in {attrs.get("class") for tag, attrs in seen.tags if tag == "td"}
 
 
-def test_a_table_without_rows_still_says_why(make, tabulated):
-    """Failures alone make a section without a grid."""
+def test_a_table_without_rows_has_the_reasons(make, tabulated):
+    """Failed trials alone make a section without a grid."""
     made = tabulated(make("moe", status="failed", reason="out of memory"))
     seen = parsed(page("t", made, {}, []))
     assert "failed: moe (seed 0): out of memory" in seen.text

@@ -1,4 +1,4 @@
-"""Markdown and terminal text: everything a table must say, and nothing a record must not do."""
+"""Markdown and terminal text: complete tables, in which untrusted text is inert."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench.records.record import Metric
+from bench.records.record import DEPENDS_ON_BATCH, Metric
 from bench.report.render.text import TERMINAL_WIDTH, markdown, terminal
 
 
-def test_every_table_says_how_it_was_measured(make, tabulated):
+def test_every_table_has_its_conditions(make, tabulated):
     """Profile, hardware, threads, number format, seeds, conventions and software stand with it."""
     made = tabulated(*(make(labels={"seed": seed}) for seed in (0, 3)))
     for text in (markdown(made), terminal(made)):
         assert "measure=quick (10 rounds, 64 inputs)" in text
         assert "cpu-2x-test (Test CPU 3000); 2 threads; fp32" in text
         assert "seeds 0, 3" in text
-        assert "2 x MAC, executed, padding included (in convolutions the zero padding too)" in text
+        assert "2 x MAC, executed, padding included (in convolutions also the zero padding)" in text
         assert "torch 2.13.0" in text
         assert "commit 0123456789" in text
 
@@ -34,11 +34,11 @@ def test_conditions_that_differ_are_all_named(make, tabulated):
 
 def test_references_and_chance_stand_below(make, tabulated):
     """What guessing and a known baseline reach is listed beneath the table."""
-    assert "quality of references: chance 0.1000, nearest 0.7100" in terminal(tabulated(make()))
+    assert "baselines (accuracy): chance 0.1000, nearest 0.7100" in terminal(tabulated(make()))
 
 
 def test_a_model_at_chance_level_is_named_below(make, tabulated):
-    """Whoever reads the table learns that a run has learned nothing, and which one."""
+    """The note names the trial."""
     note = "quality 0.1 accuracy is at chance level (0.1)"
     table = tabulated(make(), make("moe", quality=0.1, notes=[note]))
     for text in (markdown(table), terminal(table)):
@@ -52,7 +52,7 @@ def test_the_noise_floor_stands_below(make, tabulated):
         for first in (0.004, 0.0213)
     ]
     text = terminal(tabulated(make(changed=floors[0]), make("moe", changed=floors[1])))
-    assert "A/A noise b1 2.1%, A/A noise b64 1.0%" in text
+    assert "timing noise: identical models differed by 2.1 % at batch 1, 1.0 % at batch 64" in text
 
 
 def noisy(floor: float) -> dict[str, Metric]:
@@ -60,14 +60,16 @@ def noisy(floor: float) -> dict[str, Metric]:
     return {"infer/noise_floor_b64": Metric(value=floor, unit="1", reason="a noisy session")}
 
 
-def test_a_noisy_session_is_announced(make, tabulated):
+def test_a_noisy_session_is_marked(make, tabulated):
     """A floor above the limit stands below the table with its size, and is not hidden."""
     made = tabulated(make(changed=noisy(0.26)))
     for text in (markdown(made), terminal(made)):
-        assert "noisy: A/A noise b64 26.0%" in text
+        assert (
+            "timing noise: identical models differed by 26 % at batch 64 (above the limit)" in text
+        )
 
 
-def test_a_speedup_within_the_noise_claims_nothing(make, tabulated):
+def test_a_speedup_within_the_noise_has_no_verdict(make, tabulated):
     """1.15 with an interval clear of 1 is no gain where a model differs from itself by 26 %."""
     made = tabulated(
         make(changed=noisy(0.26)), make("slight", speedup=1.15), make("fast", speedup=1.8)
@@ -77,24 +79,24 @@ def test_a_speedup_within_the_noise_claims_nothing(make, tabulated):
     fast = next(line for line in lines if line.startswith("| fast"))
     assert "**" not in slight
     letter = slight.partition("1.15 [1.11, 1.19] (")[2][:1]
-    note = f"({letter}) within the noise: the same model differs from itself by up to 26.0%"
+    note = f"({letter}) within timing noise: identical models differed by up to 26.0%"
     assert any(note in line for line in lines)
     assert "**1.80** [1.76, 1.84] |" in fast
 
 
 def test_a_tie_within_the_noise_stays_a_tie(make, tabulated):
-    """It claims nothing already."""
+    """It has no verdict to lose."""
     text = markdown(tabulated(make(changed=noisy(0.26)), make("slight", speedup=1.02)))
-    assert "1.02 [0.980, 1.06] tie |" in text
+    assert "1.02 [0.980, 1.06] no clear difference |" in text
 
 
-def test_a_gain_is_bold_and_a_tie_says_tie(make, tabulated):
+def test_a_gain_is_bold_and_a_tie_is_no_clear_difference(make, tabulated):
     """Only an interval clear of 1 is printed as a gain."""
     lines = markdown(tabulated(make("fast", speedup=1.8), make("slight", speedup=1.02)))
     fast = next(line for line in lines.splitlines() if line.startswith("| fast"))
     slight = next(line for line in lines.splitlines() if line.startswith("| slight"))
     assert "**1.80** [1.76, 1.84]" in fast
-    assert "1.02 [0.980, 1.06] tie" in slight
+    assert "1.02 [0.980, 1.06] no clear difference" in slight
     assert "**" not in slight
 
 
@@ -125,16 +127,29 @@ def test_the_terminal_table_fits(make, tabulated):
     names = ("dense", "mixture_of_depths", "early_exit", "moe")
     points = [{"settings": {"capacity": c}, "metrics": {}} for c in (0.5, 0.125)]
     made = tabulated(*(make(name, points=points) for name in names))
-    grid = [line for line in terminal(made).splitlines() if not line.startswith("  (")]
-    rows = [line for line in grid if line.startswith((*names, "  [", "--"))]
-    assert len(rows) == 1 + 2 * len(names)
-    assert max(map(len, rows)) <= TERMINAL_WIDTH
+    lines = terminal(made).splitlines()
+    grid = [line for line in lines if line.startswith((*names, "  @", "method", "--"))]
+    assert len(grid) == 2 + 3 * len(names)  # a method has its name and two operating points
+    assert max(map(len, grid)) <= TERMINAL_WIDTH
 
 
 def test_operating_points_are_indented_on_the_terminal(make, tabulated):
-    """Below its method an operating point shows its settings only."""
+    """Below its method an operating point shows its settings only, the default one first."""
     points = [{"settings": {"k": k}, "metrics": {}} for k in (1, 2)]
-    assert "\n  [k=2]  " in terminal(tabulated(make("moe", points=points)))
+    text = terminal(tabulated(make("moe", points=points)))
+    assert [line.split("  ")[0] for line in text.splitlines() if line.startswith("moe")] == ["moe"]
+    assert text.index("\nmoe") < text.index("\n  @ k 1  ") < text.index("\n  @ k 2  ")
+
+
+def test_remarks_stand_on_the_terminal_where_they_fit(make, tabulated):
+    """A short one beside the name; a long one is in the notes, and the name is not cut for it."""
+    masked = {
+        "infer/declared_saving": Metric(value=0.5, unit="1"),
+        "infer/executed_saving": Metric(value=0.0, unit="1"),
+    }
+    text = terminal(tabulated(make("moe", changed=masked, notes=[DEPENDS_ON_BATCH])))
+    assert "\nmoe (masked)  " in text
+    assert f"moe (seed 0): {DEPENDS_ON_BATCH}" in text
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def seeds(key: str, *values: float | None) -> list[dict[str, Metric]]:
 
 
 def test_one_seed_keeps_its_own_interval():
-    """A single trial's paired rounds speak for themselves."""
+    """The interval of a single trial's paired rounds stands."""
     only = {"infer/speedup_b1": Metric(value=1.5, unit="1", low=1.4, high=1.7)}
     cell = aggregate([only])["infer/speedup_b1"]
     assert (cell.value, cell.low, cell.high, cell.num_seeds) == (1.5, 1.4, 1.7, 1)
@@ -52,14 +52,14 @@ def test_missing_seeds_are_counted_out_and_explained():
     assert (cell.value, cell.num_seeds, cell.reasons) == (2.0, 2, ("too noisy",))
 
 
-def test_a_metric_that_one_seed_does_not_know_is_explained():
+def test_a_metric_that_one_record_lacks_is_explained():
     """A key that is absent from one record is missing there."""
     cell = aggregate([{}, *seeds("train/time_s", 3.0)])["train/time_s"]
     assert (cell.value, cell.reasons) == (3.0, ("not in the record",))
 
 
-def test_nothing_valid_is_no_number():
-    """Without a valid value there is none, not 0; each reason stands once."""
+def test_without_a_valid_value_there_is_no_number():
+    """Not 0; each reason stands once."""
     cell = aggregate(seeds("infer/quality", None, None))["infer/quality"]
     assert (cell.value, cell.num_seeds, cell.reasons) == (None, 0, ("too noisy",))
 

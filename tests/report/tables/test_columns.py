@@ -1,12 +1,12 @@
-"""Numbers as a reader sees them: units, digits, ties, and reasons instead of zeros."""
+"""Cells as text: units, digits, ties, and reasons instead of zeros."""
 
 from __future__ import annotations
 
 import pytest
 
 from bench.records.record import CEILING, Metric, missing
-from bench.report.tables.columns import Sheet, sheet
 from bench.report.tables.numbers import Text
+from bench.report.tables.sheet import Sheet, sheet
 
 
 @pytest.fixture
@@ -27,12 +27,13 @@ def texts(made: Sheet, header: str) -> list[Text]:
 
 
 def test_headers_carry_unit_and_direction(sheet_of, make):
-    """100 MFLOP, 64 MiB and an accuracy that should be high are said in the header."""
+    """100 MFLOP, 64 MiB and an accuracy that should be high are in the header."""
     headers = [column.header for column in sheet_of(make(), make("moe")).columns]
     assert headers == [
-        *("params (k)", "accuracy \u2191", "FLOPs (M/sample)", "of dense (%)"),
-        *("speed-up b1 (x)", "speed-up b64 (x)", "realised b1", "realised b64"),
-        *("memory b64 (MiB)", "memory train (MiB)", "energy /sample (J)", "train time (s)"),
+        *("parameters (k)", "accuracy \u2191", "FLOPs per sample (M)", "FLOPs, % of dense"),
+        *("speed-up, batch 1 (x)", "speed-up, batch 64 (x)"),
+        *("realised, batch 1", "realised, batch 64", "memory, batch 64 (MiB)"),
+        *("training memory (MiB)", "energy per sample (J)", "training time (s)"),
     ]
 
 
@@ -45,7 +46,7 @@ def test_lower_is_better_points_down(sheet_of, make):
 
 
 def test_a_quality_without_unit_or_direction_is_called_quality(sheet_of, make):
-    """Nothing is invented where the record does not say."""
+    """No unit and no arrow are invented where the record has none."""
     bare = {"infer/quality": Metric(value=2.9, unit="1")}
     made = sheet_of(make("moe", changed=bare, quality_label=None))
     assert made.columns[1].header == "quality"
@@ -77,30 +78,30 @@ def test_further_scores_stand_beside_the_quality(sheet_of, make):
 def test_one_unit_per_column(sheet_of, make):
     """The largest value chooses the prefix: 100 M and 25 M, not 25000 k."""
     made = sheet_of(make(), make("moe", share=0.25))
-    assert [text.main for text in texts(made, "FLOPs")] == ["100", "25.0"]
-    assert [text.main for text in texts(made, "of dense")] == ["100", "25.0"]
+    assert [text.main for text in texts(made, "FLOPs per")] == ["100", "25.0"]
+    assert [text.main for text in texts(made, "FLOPs, %")] == ["100", "25.0"]
 
 
 def test_speedups_carry_interval_and_verdict(sheet_of, make):
     """1.8 +- 0.04 is a gain, 1.02 +- 0.04 a tie."""
     made = sheet_of(make("fast", speedup=1.8), make("slight", speedup=1.02))
-    fast, slight = texts(made, "speed-up b64")
+    fast, slight = texts(made, "speed-up, batch 64")
     expected = Text("1.80", "\u00b10.04", ("1.76", "1.84"), "better")
     assert fast == expected
     assert (slight.verdict, slight.interval) == ("tie", "[0.980, 1.06]")
 
 
-def test_a_speedup_without_interval_claims_nothing(sheet_of, make):
-    """The number stands with a footnote and without a verdict."""
+def test_a_speedup_without_interval_has_no_verdict(sheet_of, make):
+    """The number has a footnote instead."""
     bare = {"infer/speedup_b1": Metric(value=1.9, unit="1")}
     made = sheet_of(make("moe", changed=bare))
-    (text,) = texts(made, "speed-up b1")
+    (text,) = texts(made, "speed-up, batch 1 ")
     assert (text.main, text.verdict) == ("1.90", "")
-    assert ("a", "without an interval it is no claim") in made.footnotes
+    assert ("a", "no interval, so no verdict") in made.footnotes
 
 
 def test_a_missing_number_is_a_dash_with_its_reason(sheet_of, make):
-    """Never 0: energy without a GPU is '-' and says why, once for all rows."""
+    """Never 0: energy without a GPU is '-' with one footnote for all rows."""
     made = sheet_of(make(), make("moe"))
     assert [(text.main, text.marks) for text in texts(made, "energy")] == [("-", "a"), ("-", "a")]
     assert made.footnotes == [("a", "no NVIDIA GPU: the driver does not answer")]
@@ -110,7 +111,7 @@ def test_an_invalid_number_is_a_dash_with_its_reason(sheet_of, make):
     """A number that failed its check is not shown."""
     wrong = Metric(value=0.5, unit="1", low=0.4, high=0.6, valid=False, reason="never steady")
     made = sheet_of(make("moe", changed={"infer/speedup_b1": wrong}))
-    (text,) = texts(made, "speed-up b1")
+    (text,) = texts(made, "speed-up, batch 1 ")
     assert (text.main, text.interval) == ("-", "")
     assert "never steady" in dict(made.footnotes).values()
 
@@ -120,12 +121,12 @@ def test_a_metric_that_no_record_has_is_explained(sheet_of, make):
     record = make("moe")
     del record.metrics["model/params"]
     made = sheet_of(record)
-    assert texts(made, "params")[0].main == "-"
+    assert texts(made, "parameters")[0].main == "-"
     assert "not in the record" in dict(made.footnotes).values()
 
 
 def test_seeds_that_lack_a_number_are_counted_in_the_footnote(sheet_of, make):
-    """A mean over one of two seeds says so."""
+    """A mean over one of two seeds has a footnote with the count."""
     energy = {"infer/energy_j_per_sample": Metric(value=0.002, unit="j")}
     made = sheet_of(
         make("moe", changed=energy),
@@ -138,13 +139,13 @@ def test_seeds_that_lack_a_number_are_counted_in_the_footnote(sheet_of, make):
     assert "1 of 2 seeds: no NVIDIA GPU: the driver does not answer" in reasons
 
 
-def test_a_row_of_fewer_seeds_says_so(sheet_of, make):
-    """Beside a row of two seeds, a row of one is marked."""
+def test_a_row_of_fewer_seeds_is_marked(sheet_of, make):
+    """Beside a row of two seeds, a row of one."""
     made = sheet_of(make(), make(labels={"seed": 1}), make("moe"))
     assert [line.name for line in made.lines] == ["dense", "moe (1 of 2 seeds)"]
 
 
-def test_a_masked_row_says_so(sheet_of, make):
+def test_a_masked_row_is_marked(sheet_of, make):
     """The word stands behind the method's name."""
     savings = {
         "infer/declared_saving": Metric(value=0.5, unit="1"),
@@ -157,24 +158,24 @@ def test_training_is_shown_once_for_all_operating_points(sheet_of, make):
     """Parameters and training belong to the model: a point's row leaves them blank, unfootnoted."""
     points = [{"settings": {"k": k}, "metrics": {}} for k in (1, 2)]
     made = sheet_of(make("moe", points=points))
-    assert [text.main for text in texts(made, "params")] == ["812", ""]
-    assert [text.main for text in texts(made, "train time")] == ["61.5", ""]
-    assert texts(made, "speed-up b1")[1].main == "-"
+    assert [text.main for text in texts(made, "parameters")] == ["812", ""]
+    assert [text.main for text in texts(made, "training time")] == ["61.5", ""]
+    assert texts(made, "speed-up, batch 1 ")[1].main == "-"
     assert "not measured at this operating point" in dict(made.footnotes).values()
-    assert made.lines[1].nested_name == "[k=2]"
+    assert made.lines[1].nested_name == "@ k 2"
 
 
 def test_a_dense_start_has_its_own_column(sheet_of, make):
-    """Only where some method starts from the dense model; the others say that they do not.
+    """Only where some method starts from the dense model; the others give the reason.
 
-    Dense itself has nothing to say there.
+    The cell of dense itself is blank.
     """
-    assert not any("dense start" in column.header for column in sheet_of(make()).columns)
+    assert not any("dense pre-training" in column.header for column in sheet_of(make()).columns)
     started = {"train/dense_time_s": Metric(value=55.0, unit="s")}
     dense = make()
     del dense.metrics["train/dense_time_s"]
     made = sheet_of(dense, make("branches"), make("early_exit", changed=started))
-    assert [text.main for text in texts(made, "dense start")] == ["", "-", "55.0"]
+    assert [text.main for text in texts(made, "dense pre-training needed")] == ["", "-", "55.0"]
 
 
 def test_other_batch_sizes_become_the_headline(sheet_of, make):
@@ -185,26 +186,31 @@ def test_other_batch_sizes_become_the_headline(sheet_of, make):
     for size in (1, 8, 32):
         record.metrics[f"infer/speedup_b{size}"] = Metric(value=1.0, unit="1", low=0.9, high=1.1)
     headers = [column.title for column in sheet_of(record).columns]
-    assert [title for title in headers if "speed-up" in title] == ["speed-up b1", "speed-up b32"]
+    assert [title for title in headers if "speed-up" in title] == [
+        *("speed-up, batch 1", "speed-up, batch 32")
+    ]
 
 
 def test_differences_to_dense_have_the_decimals_of_their_interval(sheet_of, make):
     """-0.01 and -0.05 against dense: mean -0.03 +- 12.706 * 0.02 = 0.25, a tie."""
     dense = [make(quality=0.9, labels={"seed": seed}) for seed in (0, 1)]
     moe = [make("moe", quality=q, labels={"seed": s}) for s, q in enumerate((0.89, 0.85))]
-    blank, text = texts(sheet_of(*dense, *moe), "vs dense")
+    blank, text = texts(sheet_of(*dense, *moe), "quality minus dense")
     assert blank == Text("")
     assert (text.main, text.spread, text.verdict) == ("-0.03", "\u00b10.25", "tie")
 
 
-def test_the_narrow_sheet_keeps_what_decides(sheet_of, make):
+def test_the_narrow_sheet_keeps_the_deciding_columns(sheet_of, make):
     """A terminal shows quality, FLOP share, both speed-ups, memory, energy and training time."""
     titles = {column.title for column in sheet_of(make(), narrow=True).columns}
-    shown = ("accuracy \u2191", "of dense", "speed-up b1", "speed-up b64", "realised b64")
-    assert titles >= {*shown, "memory b64", "memory train", "energy /sample", "train time"}
+    assert titles == {
+        *("parameters", "accuracy \u2191", "FLOPs, % of dense", "realised, batch 64"),
+        *("speed-up, batch 1", "speed-up, batch 64", "memory, batch 64", "training memory"),
+        *("energy per sample", "training time"),
+    }
 
 
-def test_footnotes_go_on_after_z(sheet_of, make):
+def test_footnotes_continue_after_z(sheet_of, make):
     """Thirty different reasons get thirty different marks."""
     records = [
         make(f"m{n:02}", changed={"infer/energy_j_per_sample": missing("j", f"reason {n}")})
@@ -215,9 +221,9 @@ def test_footnotes_go_on_after_z(sheet_of, make):
     assert marks[25:28] == ["z", "1", "2"]
 
 
-def test_a_ceiling_wins_nothing(sheet_of, make):
-    """A control that sees the targets has its numbers and its mark, and no verdict for it."""
+def test_an_upper_bound_does_not_win(sheet_of, make):
+    """A control that reads the targets has its numbers, a remark and no verdict."""
     made = sheet_of(make("oracle", speedup=1.8, notes=[CEILING]))
-    (speedup,) = texts(made, "speed-up b64")
+    (speedup,) = texts(made, "speed-up, batch 64")
     assert (speedup.main, speedup.verdict) == ("1.80", "")
-    assert made.lines[0].name == "oracle (sees the targets)"
+    assert made.lines[0].name == "oracle (oracle upper bound)"

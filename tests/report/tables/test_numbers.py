@@ -1,4 +1,4 @@
-"""Numbers keep the digits that mean something, and an interval decides what is a difference."""
+"""Numbers have significant digits, and an interval decides what is a difference."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_number_reads_back_within_its_digits(value: float, digits: int):
     ],
 )
 def test_only_an_interval_clear_of_one_is_a_difference(low, high, expected: str):
-    """An interval that holds 1 is a tie; no interval is no verdict."""
+    """A tie: the interval contains 1; no interval, no verdict."""
     assert verdict(Cell(1.1, "1", low, high), 1.0) == expected
 
 

@@ -1,10 +1,10 @@
-"""The page's second table: costs at their percentiles, with reasons where one is missing."""
+"""The second table of the page: costs at their percentiles, with reasons for missing ones."""
 
 from __future__ import annotations
 
 from bench.records.record import Metric, missing
 from bench.report.render.page import page
-from bench.report.tables.tails import tails
+from bench.report.tables.sheet import tails
 
 SPREAD = {
     "infer/latency_ms_p50": Metric(value=1.25, unit="ms"),
@@ -18,23 +18,23 @@ SPREAD = {
 
 
 def test_costs_stand_at_their_percentiles(make, tabulated):
-    """One unit per column; what no row has gets none."""
+    """One unit per column; a metric that no row has gets no column."""
     (table,) = tabulated(make("early_exit", changed=SPREAD))
     found = tails(table)
     shown = dict(
         zip((column.header for column in found.columns), found.lines[0].texts, strict=True)
     )
     assert {header: text.main for header, text in shown.items()} == {
-        "latency b1 p50 (ms)": "1.25",
-        "throughput b64 (k/s)": "5.20",
-        "FLOPs p50 (M/sample)": "40.0",
-        "FLOPs p90 (M/sample)": "90.0",
-        "FLOPs max (M/sample)": "100",
-        "FLOPs causal (M/sample)": "30.0",
+        "latency p50, batch 1 (ms)": "1.25",
+        "throughput, batch 64 (k/s)": "5.20",
+        "FLOPs per sample, p50 (M)": "40.0",
+        "FLOPs per sample, p90 (M)": "90.0",
+        "FLOPs per sample, max (M)": "100",
+        "FLOPs per sample, causal (M)": "30.0",
     }
 
 
-def test_a_missing_percentile_says_why(make, tabulated):
+def test_a_missing_percentile_has_its_reason(make, tabulated):
     """Where another row has it, a dash refers to the reason."""
     many = {"infer/latency_ms_p90": Metric(value=2.0, unit="ms")}
     html = page("t", tabulated(make(changed=SPREAD | many), make("moe", changed=SPREAD)), {}, [])
@@ -43,7 +43,7 @@ def test_a_missing_percentile_says_why(make, tabulated):
 
 
 def test_records_without_any_have_no_second_table(make, tabulated):
-    """Old records show what they have."""
+    """Records of before there were percentiles."""
     (table,) = tabulated(make())
     assert tails(table) is None
     assert "spread of FLOPs over inputs" not in page("t", [table], {}, [])

@@ -1,0 +1,126 @@
+"""A table as text, without any format's markup: columns, lines, and footnotes by letter.
+
+`text`, `latex` and `page` add the markup of their format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from bench.records.catalogue import DENSE_TIME, QUALITY_VS_DENSE
+from bench.records.entry import Over
+from bench.report.tables.column import Column
+from bench.report.tables.columns import table_columns, tail_columns
+from bench.report.tables.numbers import Text
+from bench.report.tables.table import DENSE, Row, Table
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+# One training serves all operating points: what belongs to the model stands in its first row.
+OF_THE_MODEL: tuple[Over, ...] = (
+    *("the model", "the first input", "a process", "a training step", "the training"),
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row as text."""
+
+    row: Row
+    remarks: tuple[str, ...]  # "masked", "2 of 3 seeds": what limits the meaning of the row
+    texts: list[Text]
+
+    @property
+    def name(self) -> str:
+        """The row's full name with its remarks."""
+        return self.with_remarks(self.row.name)
+
+    @property
+    def nested_name(self) -> str:
+        """The same for a line below its method's: the operating point alone identifies it."""
+        return self.with_remarks(self.row.point_label or self.row.name)
+
+    def with_remarks(self, name: str, width: int | None = None) -> str:
+        """`name` with its remarks in parentheses, those that fit into `width` characters."""
+        for remark in self.remarks:
+            longer = f"{name} ({remark})"
+            if width is None or len(longer) <= width:
+                name = longer
+        return name
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table as text: columns, lines and the footnotes by letter."""
+
+    columns: list[Column]
+    lines: list[Line]
+    footnotes: list[tuple[str, str]] = field(default_factory=list)
+
+
+def sheet(table: Table, narrow: bool = False) -> Sheet:
+    """The table as text; `narrow` keeps the columns that fit a terminal."""
+    columns = [column for column in table_columns(table) if column.on_terminal or not narrow]
+    return _sheet(table, columns)
+
+
+def tails(table: Table) -> Sheet | None:
+    """How costs spread over inputs: percentiles of latency and FLOPs, throughput.
+
+    None where no row has a number. A percentile that needs more inputs than any row measured has
+    no column.
+    """
+    columns = tail_columns(table)
+    return _sheet(table, columns) if columns else None
+
+
+def _sheet(table: Table, columns: list[Column]) -> Sheet:
+    letters: dict[str, str] = {}
+    lines = [
+        Line(row, _remarks(table, row), [_text(column, row, letters) for column in columns])
+        for row in table.rows
+    ]
+    return Sheet(columns, lines, [(letter, why) for why, letter in letters.items()])
+
+
+def _remarks(table: Table, row: Row) -> tuple[str, ...]:
+    few = len(row.seeds) < len(table.seeds)
+    count = (f"{len(row.seeds)} of {len(table.seeds)} seeds",) if few else ()
+    return count + row.remarks
+
+
+def _text(column: Column, row: Row, letters: dict[str, str]) -> Text:
+    """A cell with a footnote letter for every reason why something is missing in it."""
+    cell = row.cells.get(column.key)
+    if cell is None and _is_blank(column, row):
+        return Text("")
+    if cell is None:
+        where = "measured at this operating point" if row.point else "in the record"
+        return Text("-", marks=footnote_letters([f"not {where}"], letters))
+    if cell.value is None:
+        return Text("-", marks=footnote_letters(cell.reasons, letters))
+    reasons = [f"{cell.num_seeds} of {len(row.seeds)} seeds: {why}" for why in cell.reasons]
+    text = column.write(cell)
+    if row.is_ceiling and text.verdict == "better":
+        text = replace(text, verdict="")  # an upper bound does not win
+    return replace(text, marks=footnote_letters(reasons + [text.doubt] * bool(text.doubt), letters))
+
+
+def _is_blank(column: Column, row: Row) -> bool:
+    """Whether nothing is missing: dense beside itself, or the model's row has the number."""
+    if row.method == DENSE and column.entry is DENSE_TIME:
+        return True
+    is_of_the_model = bool(row.point) and column.entry.over in OF_THE_MODEL
+    return column.entry is QUALITY_VS_DENSE or is_of_the_model
+
+
+def footnote_letters(reasons: Sequence[str], letters: dict[str, str]) -> str:
+    """Footnote letters of `reasons`, added to `letters` where they are new.
+
+    a to z, then 1, 2, ...: one letter per reason, however often it occurs.
+    """
+    for reason in reasons:
+        used = len(letters)
+        letter = LETTERS[used] if used < len(LETTERS) else str(used - len(LETTERS) + 1)
+        letters.setdefault(reason, letter)
+    return ",".join(letters[reason] for reason in reasons)
