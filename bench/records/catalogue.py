@@ -100,9 +100,7 @@ TOKEN_FLOPS = _token("infer/flops_per_output_token_b{B}", FLOP, "FLOPs per token
 TOKEN_BYTES = _token(
     "infer/bytes_per_output_token_b{B}", BYTES, "memory per token, batch {B}", TABLE
 )
-TOKEN_ENERGY = _token(
-    "infer/energy_j_per_output_token", JOULE, "energy per token", TABLE, INTERVAL
-)
+TOKEN_ENERGY = _token("infer/energy_j_per_output_token", JOULE, "energy per token", TABLE, INTERVAL)
 CPU_TOKEN_ENERGY = _token(
     "infer/cpu_energy_j_per_output_token", JOULE, "CPU energy per token", TABLE_IF, INTERVAL
 )

@@ -85,7 +85,8 @@ def test_a_single_seed_supports_no_claim(section):
 
 
 @pytest.mark.parametrize(
-    ("step", "verdict"), [(0.5, "loses less quality than dense"), (2.0, "loses more quality than dense")]
+    ("step", "verdict"),
+    [(0.5, "loses less quality than dense"), (2.0, "loses more quality than dense")],
 )
 def test_seeds_decide_which_model_loses_less(make, tabulated, harder, step: float, verdict: str):
     """Half of dense's loss, or twice, a hundredth more in the second seed."""
