@@ -12,6 +12,7 @@ from typing import Any
 
 from bench import plugins
 from bench.plugins import BrokenPlugin, Plugin
+from bench.types import extras_of
 
 HEADINGS = {
     "method": "methods (method=NAME)",
@@ -79,7 +80,7 @@ def _describe_data(plugin: Plugin) -> str:
     """
     try:
         task = plugin.load()()
-        counts = getattr(task, "split_sizes", {})
+        counts = extras_of(task).split_sizes
         numbers = " / ".join(f"{counts[split]:,}" for split in counts)
         return f"{_describe_input(task.spec)}{f'; {numbers}' if numbers else ''}: "
     except Exception:  # a task may raise anything where its data or packages are missing

@@ -1,10 +1,10 @@
 """French number words into Japanese ones: a synthetic stand-in for translation.
 
 `num2words` writes the same number in both languages. French counts in thousands and partly in
-twenties (97 is quatre-vingt-dix-sept), Japanese in tens and in ten thousands: where a digit goes
-depends on all that follows. Short numbers are easy, twelve digits are hard. The numbers of the test
-were never seen. A score here says nothing about translating real sentences: no parallel text ships
-with Python.
+twenties (97 is quatre-vingt-dix-sept), Japanese in tens and in ten thousands: the place of a digit
+depends on all digits after it. Short numbers are easy, twelve digits are hard. The numbers of the
+test split are not in training. A score here does not transfer to translating real sentences: no
+parallel text ships with Python.
 """
 
 from __future__ import annotations
@@ -21,22 +21,21 @@ from torch import Tensor
 
 from bench.tasks.parts.preloaded import Preloaded
 from bench.tasks.parts.scoring import IGNORED, cross_entropy
-from bench.types import Batch, Model, Output, Quality, Recipe, Split, TaskSpec
+from bench.types import Batch, Extras, Model, Output, Quality, Recipe, Split, TaskSpec
 
 SOURCE, TARGET = "fr", "ja"
-MOST_DIGITS = 12
+MAX_DIGITS = 12
 NUM_SAMPLES: dict[Split, int] = {"train": 4_000, "calibration": 400, "test": 1_000}
 SEED = 11  # of the numbers and the split
-PADDING, BEGIN, END = 0, 1, 2
+PADDING, BEGIN, END = 0, 1, 2  # the same symbols in both languages
 SPECIAL = ("<padding>", "<begin>", "<end>")
 
 
 @dataclass
 class Numbers(Preloaded):
-    """Exact match of whole numbers in percent, BLEU beside it."""
+    """Exact match of whole numbers in percent, and BLEU."""
 
     version: ClassVar[int] = 3
-    split_sizes: ClassVar[Mapping[Split, int]] = NUM_SAMPLES
 
     @property
     def spec(self) -> TaskSpec:
@@ -52,6 +51,11 @@ class Numbers(Preloaded):
         )
 
     @property
+    def extras(self) -> Extras:
+        """What the task offers beyond training and scoring."""
+        return Extras(split_sizes=NUM_SAMPLES, attributes=self.attributes)
+
+    @property
     def recipe(self) -> Recipe:
         return Recipe(steps=900, batch_size=24, lr=1.5e-3)
 
@@ -59,7 +63,8 @@ class Numbers(Preloaded):
         return _samples()
 
     def data_hash(self) -> str:
-        """See `Preloaded`. Raises ModuleNotFoundError, before any training, where scoring would."""
+        """See `Preloaded`. Raises ModuleNotFoundError if a package for scoring is missing."""
+        # Planning hashes the data: the error comes before hours of training, not after.
         for package in ("num2words", "sacrebleu"):
             if find_spec(package) is None:
                 raise ModuleNotFoundError(
@@ -68,7 +73,7 @@ class Numbers(Preloaded):
         return super().data_hash()
 
     def attributes(self, split: Split) -> Mapping[str, Tensor]:
-        """`difficulty` in 0..1: the Japanese number's length as a share of the most that fits."""
+        """`difficulty` in 0..1: the Japanese number's length relative to the longest that fits."""
         targets = _samples()[split].targets
         num_characters = (targets != IGNORED).sum(1) - 1  # without <end>
         return {"difficulty": num_characters.double() / (targets.shape[1] - 1)}
@@ -77,7 +82,7 @@ class Numbers(Preloaded):
         return cross_entropy(output, batch)
 
     def evaluate(self, model: Model, batches: Iterable[Batch]) -> Quality:
-        """Share of numbers that greedy decoding gets wholly right, in percent, and corpus BLEU."""
+        """Share of numbers that greedy decoding predicts exactly, in percent, and corpus BLEU."""
         hypotheses: list[str] = []
         references: list[str] = []
         for batch in batches:
@@ -90,58 +95,60 @@ class Numbers(Preloaded):
 def greedy(model: Model, batch: Batch) -> Tensor:
     """Greedy decoding of a causal decoder: the likeliest next symbols, [B, T].
 
-    Every pass answers all positions at once and feeds the answers back until nothing changes. After
-    k passes the first k symbols are those of decoding one by one (Song et al. 2021, Jacobi
-    iteration), whatever the first guess was. It is the true answer, so that what a model gets right
-    is done at once, unless the model looks ahead: then it is told nothing.
+    Every pass predicts all positions at once and feeds the predictions back until nothing changes.
+    After k passes the first k symbols are those of decoding one by one (Song et al. 2021, Jacobi
+    iteration), whatever the initial guess was. The initial guess is the target, so that a correct
+    model needs one pass; a model that looks ahead starts from padding instead.
     """
     assert batch.decoder_inputs is not None
     given = batch.decoder_inputs
-    answers = _answers(model, batch, given)
-    if _looks_ahead(model, batch, answers):
+    predicted = _predict(model, batch, given)
+    if _looks_ahead(model, batch, predicted):
+        # Such a model could copy the target; from padding it has nothing to copy.
         given = torch.full_like(given, PADDING).index_fill(1, given.new_tensor([0]), BEGIN)
-        answers = _answers(model, batch, given)
-    for _ in range(given.shape[1] - 1):
-        ended = (answers == END).cumsum(1) > 0
-        shifted = answers.masked_fill(ended, PADDING).roll(1, dims=1)
+        predicted = _predict(model, batch, given)
+    for _ in range(given.shape[1] - 1):  # each pass fixes at least one more symbol
+        ended = (predicted == END).cumsum(1) > 0
+        shifted = predicted.masked_fill(ended, PADDING).roll(1, dims=1)
         shifted[:, 0] = BEGIN
         if torch.equal(shifted, given):
             break
         given = shifted
-        answers = _answers(model, batch, given)
-    return answers
+        predicted = _predict(model, batch, given)
+    return predicted
 
 
-def _answers(model: Model, batch: Batch, given: Tensor) -> Tensor:
-    """The likeliest symbol at every place after the decoder inputs `given`, [B, T]."""
+def _predict(model: Model, batch: Batch, given: Tensor) -> Tensor:
+    """The likeliest symbol at every position for the decoder inputs `given`, [B, T]."""
     return model(replace(batch, decoder_inputs=given)).logits.argmax(-1)
 
 
-def _looks_ahead(model: Model, batch: Batch, answers: Tensor) -> bool:
-    """Whether `answers` change with decoder inputs behind them, in each row from another place on.
+def _looks_ahead(model: Model, batch: Batch, predicted: Tensor) -> bool:
+    """Whether predictions change with decoder inputs at later positions.
 
-    A model that copies what it may not know would be right about every true answer.
+    The later inputs are masked from a different position on in each row. A model that copies them
+    would score perfectly from the targets.
     """
     given = batch.decoder_inputs
     assert given is not None
-    place = torch.arange(given.shape[1], device=given.device)  # [T]
+    position = torch.arange(given.shape[1], device=given.device)  # [T]
     end = 1 + torch.arange(len(given), device=given.device) % (given.shape[1] - 1)  # [B]
-    is_before = place < end[:, None]  # [B, T]
-    alone = _answers(model, batch, given.where(is_before, PADDING))
-    return not torch.equal(answers[is_before], alone[is_before])
+    is_before = position < end[:, None]  # [B, T]
+    alone = _predict(model, batch, given.where(is_before, PADDING))
+    return not torch.equal(predicted[is_before], alone[is_before])
 
 
 def sentences(symbols: Tensor) -> list[str]:
-    """The characters of each row [B, T] up to its first <end>, with spaces: BLEU's words."""
+    """The characters of each row [B, T] up to its first <end>, separated by spaces for BLEU."""
     characters = _vocabulary(TARGET)
     rows = [row[: row.index(END)] if END in row else row for row in symbols.tolist()]
     return [" ".join(characters[symbol] for symbol in row) for row in rows]
 
 
 def _quality(hypotheses: list[str], references: list[str]) -> Quality:
-    import sacrebleu  # only here: a trial that does not score BLEU need not load it
+    import sacrebleu  # here: an optional dependency, which only scoring needs
 
-    exact = [100.0 * (said == meant) for said, meant in zip(hypotheses, references, strict=True)]
+    exact = [100.0 * (a == b) for a, b in zip(hypotheses, references, strict=True)]
     return Quality(
         value=sum(exact) / len(exact),
         unit="exact match %",
@@ -149,6 +156,7 @@ def _quality(hypotheses: list[str], references: list[str]) -> Quality:
         per_sample=exact,
         chance=0.0,
         references=_baseline(),
+        # tokenize="none": the characters are separated already.
         more={"BLEU": sacrebleu.corpus_bleu(hypotheses, [references], tokenize="none").score},
         more_units={"BLEU": "BLEU"},
     )
@@ -156,13 +164,14 @@ def _quality(hypotheses: list[str], references: list[str]) -> Quality:
 
 @cache
 def _numbers() -> dict[Split, list[int]]:
-    """Different numbers, as many of each length as there are (short ones run out), shuffled."""
+    """Distinct numbers, lengths in equal shares as far as short numbers exist, shuffled."""
     rng = np.random.default_rng(SEED)
     wanted = sum(NUM_SAMPLES.values())
-    digits = rng.integers(1, MOST_DIGITS + 1, 2 * wanted)
+    # Twice as many as needed: short numbers are drawn repeatedly and count once.
+    digits = rng.integers(1, MAX_DIGITS + 1, 2 * wanted)
     drawn = rng.integers(10 ** (digits - 1), 10**digits)
     different = list(dict.fromkeys(drawn.tolist()))[:wanted]
-    # The few short numbers were all drawn early: in this order the test would have none of them.
+    # Short numbers are few and come early: without a shuffle the test split would have none.
     rng.shuffle(different)
     bounds = np.cumsum([0, *NUM_SAMPLES.values()])
     return {
@@ -172,9 +181,9 @@ def _numbers() -> dict[Split, list[int]]:
 
 
 @cache
-def _said(number: int, language: str) -> tuple[str, ...]:
-    """A French number's words, without hyphens, or a Japanese one's characters."""
-    from num2words import num2words
+def _spell(number: int, language: str) -> tuple[str, ...]:
+    """The words of a French number, without hyphens, or the characters of a Japanese one."""
+    from num2words import num2words  # here: an optional dependency
 
     written = num2words(number, lang=language)
     return tuple(written if language == TARGET else written.replace("-", " ").split())
@@ -183,7 +192,8 @@ def _said(number: int, language: str) -> tuple[str, ...]:
 @cache
 def _vocabulary(language: str) -> tuple[str, ...]:
     """The special symbols and all words (characters) of the language's numbers, sorted."""
-    known = {word for number in _numbers()["train"] for word in _said(number, language)}
+    # Of training only: a word of the test that training lacks would be a KeyError, not a leak.
+    known = {word for number in _numbers()["train"] for word in _spell(number, language)}
     return (*SPECIAL, *sorted(known))
 
 
@@ -191,12 +201,13 @@ def _vocabulary(language: str) -> tuple[str, ...]:
 def _samples() -> dict[Split, Batch]:
     """Inputs and mask [N, S], decoder inputs and targets [N, T] of each split."""
     every = [number for numbers in _numbers().values() for number in numbers]
-    source_length = max(len(_said(number, SOURCE)) for number in every)
-    target_length = max(len(_said(number, TARGET)) for number in every) + 1
+    source_length = max(len(_spell(number, SOURCE)) for number in every)
+    target_length = max(len(_spell(number, TARGET)) for number in every) + 1  # <end>
     batches: dict[Split, Batch] = {}
     for split, numbers in _numbers().items():
         inputs = _encode(SOURCE, numbers, source_length, PADDING)
         targets = _encode(TARGET, numbers, target_length, IGNORED, END)
+        # Teacher forcing: <begin>, then the target up to its last symbol.
         shifted = targets.masked_fill((targets == IGNORED) | (targets == END), PADDING).roll(1, 1)
         shifted[:, 0] = BEGIN
         batches[split] = Batch(inputs, targets, inputs != PADDING, shifted)
@@ -204,29 +215,30 @@ def _samples() -> dict[Split, Batch]:
 
 
 def _encode(language: str, numbers: Sequence[int], length: int, filler: int, *after: int) -> Tensor:
-    """Each number's words as symbols, then `after`, filled up to `length`, [N, length]."""
+    """Each number's words as symbols, then `after`, padded with `filler`, [N, length]."""
     place = {word: symbol for symbol, word in enumerate(_vocabulary(language))}
-    rows = [[place[word] for word in _said(number, language)] + [*after] for number in numbers]
+    rows = [[place[word] for word in _spell(number, language)] + [*after] for number in numbers]
     return torch.tensor([row + [filler] * (length - len(row)) for row in rows])
 
 
 @cache
 def _baseline() -> dict[str, float]:
-    """Exact match in percent of putting each French word into Japanese by itself."""
+    """Exact match in percent of translating each French word independently."""
     right = [_word_by_word(number) for number in _numbers()["test"]]
     return {"word by word": 100.0 * sum(right) / len(right)}
 
 
 def _word_by_word(number: int) -> bool:
-    """Whether a number's French words, put into Japanese each by itself, give its Japanese ones."""
-    japanese = [character for word in _said(number, SOURCE) for character in _dictionary()[word]]
-    return tuple(japanese) == _said(number, TARGET)
+    """Whether translating each French word of a number independently gives the Japanese one."""
+    japanese = [character for word in _spell(number, SOURCE) for character in _dictionary()[word]]
+    return tuple(japanese) == _spell(number, TARGET)
 
 
 @cache
 def _dictionary() -> dict[str, tuple[str, ...]]:
-    """The Japanese of every French number word, one thing by itself and several of it."""
+    """The Japanese of every French number word, singular and plural."""
     single = [*range(1, 17), *range(20, 70, 10), 100, 1_000, 1_000_000, 1_000_000_000]
-    known = {_said(number, SOURCE)[-1]: _said(number, TARGET)[-2:] for number in single}
+    # The last French word ("un million") and at most two characters, as a million has.
+    known = {_spell(number, SOURCE)[-1]: _spell(number, TARGET)[-2:] for number in single}
     plural = {f"{word}s": known[word] for word in ("vingt", "cent", "million", "milliard")}
     return known | plural | {"et": ()}

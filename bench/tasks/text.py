@@ -1,8 +1,8 @@
 """Character language modelling on the English that ships with CPython.
 
 `pydoc_data.topics` is the language reference as pydoc's `help()` prints it: prose, grammar,
-examples and tables. Paragraphs that several topics share (a fifth of the text) are kept once, or a
-model would be tested on what it learnt by heart. The text differs between Python versions: its
+examples and tables. Paragraphs that several topics share (a fifth of the text) are kept once;
+otherwise training text would leak into the test. The text differs between Python versions: its
 hash is in every trial's key.
 """
 
@@ -23,20 +23,20 @@ from torch import Tensor
 from bench.tasks.parts import ngram
 from bench.tasks.parts.preloaded import SPLITS, Preloaded
 from bench.tasks.parts.scoring import cross_entropy
-from bench.types import Batch, Model, Output, Quality, Recipe, Split, TaskSpec
+from bench.types import Batch, Extras, Model, Output, Quality, Recipe, Split, TaskSpec
 
-PIECE = 4096  # characters; of every ten pieces eight are for training, one each for the others
+PIECE = 4096  # characters; of every ten pieces, eight train, one calibrates, one tests
 STEPS = 1200  # of the recipe
-ORDERS = (1, 2, 3, 5)  # of the n-grams that are printed beside the model
+ORDERS = (1, 2, 3, 5)  # of the n-gram baselines
 
 
 @dataclass
 class Text(Preloaded):
     """Predict the next character; bits per character, lower is better.
 
-    `length` is the window T: a model sees at most that many characters. Windows of the training
-    pieces overlap by half, so that a boundary is not always at the same place. `steps` shortens
-    the recipe for an experiment that has little time (`task=text_brief`); null: its own length.
+    `length` is the window T: the context of a model has at most that many characters. Windows of
+    the training pieces overlap by half, so that window boundaries vary. `steps` shortens the recipe
+    for an experiment with little time (`task=text_brief`); null keeps its own length.
     """
 
     length: int = 48
@@ -55,8 +55,13 @@ class Text(Preloaded):
 
     @property
     def split_sizes(self) -> Mapping[Split, int]:
-        """Known in a moment: the texts lie beside Python."""
+        """Computed from the text, which ships with Python and loads in a moment."""
         return {split: self.num_samples(split) for split in SPLITS}
+
+    @property
+    def extras(self) -> Extras:
+        """What the task offers beyond training and scoring."""
+        return Extras(split_sizes=self.split_sizes)
 
     @property
     def recipe(self) -> Recipe:
@@ -70,7 +75,7 @@ class Text(Preloaded):
 
     @torch.no_grad()
     def evaluate(self, model: Model, batches: Iterable[Batch]) -> Quality:
-        """Mean bits per character; per window in data order. `model` is in evaluation mode."""
+        """Mean bits per character, and per window in data order. `model` is in evaluation mode."""
         bits = torch.cat([_bits(model(batch), batch) for batch in batches]).cpu().double()
         return Quality(
             value=float(bits.mean()),
@@ -90,7 +95,8 @@ def _bits(output: Output, batch: Batch) -> Tensor:
 
 @cache
 def alphabet() -> str:
-    """Every character of the text, sorted; a symbol is its place here."""
+    """Every character of the text, sorted; a symbol is its position here."""
+    # Of the whole text, test included: an unknown character would have no probability.
     return "".join(sorted(set(corpus())))
 
 
@@ -100,17 +106,18 @@ def corpus() -> str:
     kept: dict[str, str] = {}
     for name in sorted(topics):
         for paragraph in topics[name].split("\n\n"):
-            # Indentation differs where the same paragraph stands in two topics.
+            # Compared without white space: indentation differs between topics.
             kept.setdefault(" ".join(paragraph.split()), paragraph)
     return "\n\n".join(kept.values())
 
 
 @cache
 def _pieces() -> dict[Split, ngram.Symbols]:
-    """The text's pieces of each split as symbols, [pieces, PIECE]; a short last one is left out."""
+    """The pieces of each split as symbols, [pieces, PIECE]; a short last one is dropped."""
     place = {character: symbol for symbol, character in enumerate(alphabet())}
     symbols = np.array([place[character] for character in corpus()], dtype=np.int64)
     pieces = symbols[: len(symbols) // PIECE * PIECE].reshape(-1, PIECE)
+    # Interleaved: topics are sorted by name, and a contiguous test would be of other topics.
     turn = np.arange(len(pieces)) % 10
     return {
         "train": pieces[(turn != 4) & (turn != 9)],
@@ -121,6 +128,7 @@ def _pieces() -> dict[Split, ngram.Symbols]:
 
 def _windows(pieces: ngram.Symbols, length: int, stride: int) -> ngram.Symbols:
     """Windows of `length` inputs and the target after the last, [N, length + 1]."""
+    # Never across pieces, whose neighbours belong to other splits.
     view = np.lib.stride_tricks.sliding_window_view(pieces, length + 1, axis=1)
     return np.ascontiguousarray(view[:, ::stride].reshape(-1, length + 1))
 
@@ -132,6 +140,7 @@ def _samples(length: int) -> dict[Split, Batch]:
         raise ValueError(f"task.length must be between 2 and {PIECE - 1}, got {length}")
     batches: dict[Split, Batch] = {}
     for split, pieces in _pieces().items():
+        # Test windows do not overlap: each character is scored once.
         stride = length // 2 if split == "train" else length
         windows = torch.from_numpy(_windows(pieces, length, stride))
         batches[split] = Batch(windows[:, :-1].contiguous(), windows[:, 1:].contiguous())

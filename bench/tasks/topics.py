@@ -1,16 +1,16 @@
 """Which package of Python's standard library does a passage of documentation come from?
 
-The passages are paragraphs of docstrings, read from the sources that ship with CPython, in words.
-The splits share no docstring, and a paragraph that stands in several is kept once. There are few,
-and a network would know them by heart: it trains on copies in which some words are unknown.
-Counting words (naive Bayes, printed beside the model) goes far, the less so the fewer words a
-passage has. The text differs between Python versions: its hash is in every trial's key.
+The passages are paragraphs of docstrings, read from the sources that ship with CPython and split
+into words. The splits share no docstring, and a paragraph of several docstrings is kept once. The
+data are few, and a network would memorise them: it trains on copies in which some words are
+replaced by the unknown symbol. Naive Bayes over word counts, the baseline, is strong on long
+passages. The text differs between Python versions: its hash is in every trial's key.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import ClassVar
@@ -24,21 +24,20 @@ from torch import Tensor
 from bench.tasks.parts.docstrings import Docstring, docstrings
 from bench.tasks.parts.preloaded import SPLITS, Preloaded
 from bench.tasks.parts.scoring import IGNORED, accuracy, cross_entropy, majority
-from bench.types import Batch, Model, Output, Quality, Recipe, Split, TaskSpec
+from bench.types import Batch, Corruption, Extras, Model, Output, Quality, Recipe, Split, TaskSpec
 
 PACKAGES = (
     *("_pydecimal", "asyncio", "email", "http", "importlib"),
     *("logging", "typing", "unittest", "urllib", "xml"),
 )
+# Sources of the unseen class, disjoint from PACKAGES.
 OTHERS = ("argparse", "difflib", "inspect", "ipaddress", "statistics", "tarfile", "threading")
 LENGTH = 64  # words of a passage
-STRIDE = 32  # training passages of a long paragraph start every so many words
-NUM_COPIES = 8  # of every training passage, each without other words
+STRIDE = 32  # words between the starts of two training passages of a long paragraph
+NUM_COPIES = 8  # of every training passage, each with other words dropped
 DROPPED = 0.3  # share of a copy's words that read as unknown: word dropout (Iyyer et al. 2015)
 PADDING, UNKNOWN = 0, 1
-SEED = 7  # of the split, and of the words that are dropped
-
-Corruption = Callable[[Batch, int, int], Batch]  # of a batch, a severity and a seed
+SEED = 7  # of the split and of word dropout, independent of a trial's seed
 
 
 @dataclass
@@ -54,8 +53,18 @@ class Topics(Preloaded):
 
     @property
     def split_sizes(self) -> Mapping[Split, int]:
-        """Known in a moment: the texts lie beside Python."""
+        """Computed from the text, which ships with Python and loads in a moment."""
         return {split: self.num_samples(split) for split in SPLITS}
+
+    @property
+    def extras(self) -> Extras:
+        """What the task offers beyond training and scoring."""
+        return Extras(
+            split_sizes=self.split_sizes,
+            attributes=self.attributes,
+            unseen=self.unseen,
+            corruptions=self.corruptions,
+        )
 
     @property
     def recipe(self) -> Recipe:
@@ -77,12 +86,12 @@ class Topics(Preloaded):
 
     def corruptions(self) -> Mapping[str, Corruption]:
         """Misspelt words, which mostly read as unknown ones: noise comes before the vocabulary."""
-        return {"characters": _misspelt}
+        return {"characters": _misspell}
 
     def unseen(self) -> Batch:
         """Passages from other packages, none twice or known: none of the classes is right."""
         others = _encode([(words, IGNORED) for words, _ in docstrings(OTHERS)], LENGTH)
-        return _new(others, {row for part in _passages().values() for row in _rows(part)})
+        return _select_new(others, {row for part in _passages().values() for row in _rows(part)})
 
 
 @cache
@@ -100,21 +109,22 @@ def _split() -> dict[Split, list[Docstring]]:
 
 @cache
 def _vocabulary() -> dict[str, int]:
-    """The words that training docstrings use at least twice, the commonest first."""
+    """The words that training docstrings use at least twice, most frequent first."""
     train = _split()["train"]
     counts = Counter(word for paragraphs, _ in train for words in paragraphs for word in words)
+    # Ties alphabetically, so that the order of the docstrings does not matter.
     known = sorted((word for word in counts if counts[word] >= 2), key=lambda w: (-counts[w], w))
     return {word: i + 2 for i, word in enumerate(known)}
 
 
 @cache
 def _samples() -> dict[Split, Batch]:
-    """What a model sees: the passages, those for training as copies with words dropped."""
+    """The passages of each split; those for training as copies with words dropped."""
     return _passages() | {"train": _copies(_passages()["train"])}
 
 
 def _copies(passages: Batch) -> Batch:
-    """NUM_COPIES of each passage, in each of which some known words read as unknown ones."""
+    """NUM_COPIES of each passage, each with some words replaced by the unknown symbol."""
     copies = passages.select(torch.arange(len(passages)).repeat(NUM_COPIES))
     drawn = np.random.default_rng(SEED).random(tuple(copies.inputs.shape))
     dropped = torch.from_numpy(drawn < DROPPED) & (copies.inputs != PADDING)
@@ -123,12 +133,12 @@ def _copies(passages: Batch) -> Batch:
 
 @cache
 def _passages() -> dict[Split, Batch]:
-    """Passages of each split; what reads alike, unknown words being alike, is kept once."""
+    """Passages of each split; of passages with equal symbols only the first is kept."""
     seen: set[tuple[int, ...]] = set()
     batches: dict[Split, Batch] = {}
     for split, part in _split().items():
         passages = _encode(part, STRIDE if split == "train" else LENGTH)
-        batches[split] = _new(passages, seen)
+        batches[split] = _select_new(passages, seen)
         seen.update(_rows(passages))
     return batches
 
@@ -138,8 +148,9 @@ def _rows(passages: Batch) -> list[tuple[int, ...]]:
     return [tuple(row) for row in passages.inputs.tolist()]
 
 
-def _new(passages: Batch, seen: set[tuple[int, ...]]) -> Batch:
-    """The passages that were not seen, where they come first."""
+def _select_new(passages: Batch, seen: set[tuple[int, ...]]) -> Batch:
+    """The first occurrence of every passage that is not in `seen`."""
+    # Reversed, so that the first of several equal rows overwrites the others.
     places = reversed(list(enumerate(_rows(passages))))
     first = {row: place for place, row in places if row not in seen}
     return passages.select(torch.tensor(sorted(first.values())))
@@ -159,18 +170,19 @@ def _encode(documents: list[Docstring], stride: int) -> Batch:
     return Batch(tokens, torch.tensor(targets), mask=tokens != PADDING)
 
 
-def _misspelt(batch: Batch, severity: int, seed: int) -> Batch:
-    """A share of all characters, by `severity` 1 to 5, replaced by any letter."""
+def _misspell(batch: Batch, severity: int, seed: int) -> Batch:
+    """Replace a share of all characters, by `severity` 1 to 5, by random letters."""
     share = (0.01, 0.02, 0.05, 0.1, 0.2)[severity - 1]
     rng = np.random.default_rng(seed)
     spelt = {symbol: word for word, symbol in _vocabulary().items()}
     words = [[spelt.get(symbol, "") for symbol in row] for row in batch.inputs.tolist()]
     longest = max(map(len, spelt.values()))
+    # Drawn for every position, whatever its word: the same seed hits the same positions.
     hit = rng.random((*batch.inputs.shape, longest)) < share
     letters = rng.integers(ord("a"), ord("z") + 1, hit.shape)
     misspelt = batch.inputs.clone()
     for row, column in np.argwhere(hit.any(-1)):
-        if word := words[row][column]:  # padding and unknown words stay what they are
+        if word := words[row][column]:  # padding and unknown words stay unchanged
             changed = zip(word, hit[row, column], letters[row, column], strict=False)
             other = "".join(chr(letter) if replaced else c for c, replaced, letter in changed)
             misspelt[row, column] = _vocabulary().get(other, UNKNOWN)
@@ -179,7 +191,7 @@ def _misspelt(batch: Batch, severity: int, seed: int) -> Batch:
 
 @cache
 def _references() -> dict[str, float]:
-    """Accuracy in percent of the commonest class, and of naive Bayes over counts of words."""
+    """Accuracy in percent of the most frequent class and of naive Bayes over word counts."""
     train, test = _passages()["train"], _passages()["test"]
     return {
         "majority": majority(train.targets, test.targets),
@@ -188,17 +200,17 @@ def _references() -> dict[str, float]:
 
 
 def _bayes(train: Batch, test: Batch) -> NDArray[np.bool_]:
-    """Where naive Bayes over counts of words is right, [N]."""
+    """Whether naive Bayes over word counts is right about each test passage, [N]."""
     bayes = MultinomialNB(alpha=0.1).fit(_counts(train), train.targets.numpy())
     right: NDArray[np.bool_] = bayes.predict(_counts(test)) == test.targets.numpy()
     return right
 
 
 def _counts(passages: Batch) -> np.ndarray:
-    """How often each word occurs in each passage, [N, words]."""
+    """Occurrences of each word in each passage, [N, words]."""
     num_words = len(_vocabulary()) + 2
     counts = np.zeros((len(passages), num_words), np.int64)
     rows = np.arange(len(passages))[:, None].repeat(LENGTH, 1)
     words = passages.inputs.numpy()
-    np.add.at(counts, (rows, words), words != PADDING)
+    np.add.at(counts, (rows, words), words != PADDING)  # unbuffered: repeated words add up
     return counts

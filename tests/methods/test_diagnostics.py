@@ -12,7 +12,7 @@ import torch
 from bench.measure.diagnostics.routing import measure_routing
 from bench.measure.inputs import Inputs
 from bench.records.record import Metric
-from bench.types import Batch
+from bench.types import Batch, Extras
 from methods.controls.dense import Dense
 
 DECIDE_NOTHING = {"dense", "shrunk_dense", "soft_moe"}
@@ -23,6 +23,10 @@ class _Data:
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
+
+    @property
+    def extras(self) -> Extras:
+        return Extras(attributes=self.attributes)
 
     def attributes(self, split: str) -> dict[str, Any]:
         return {}

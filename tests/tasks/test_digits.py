@@ -1,4 +1,4 @@
-"""The digits in disguise: what a score on them rests on."""
+"""The distorted digits: splits, reproducibility, difficulty and baselines."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def test_it_is_a_task_of_ten_classes() -> None:
 
 
 def test_no_source_digit_serves_two_splits() -> None:
-    """Every real digit belongs to exactly one split, and no split repeats another's picture."""
+    """Every handwritten digit belongs to exactly one split; no split repeats another's image."""
     images, _ = load_digits(return_X_y=True)
     splits = {split: digits._sources(split)[0] for split in digits.NUM_SAMPLES}
     assert sum(map(len, splits.values())) == len(images)
-    pictures = [picture.tobytes() for split in splits.values() for picture in split]
-    assert len(set(pictures)) == len(np.unique(images, axis=0))
+    images_seen = [image.tobytes() for split in splits.values() for image in split]
+    assert len(set(images_seen)) == len(np.unique(images, axis=0))
 
 
 def test_generation_is_reproducible_to_the_bit() -> None:
@@ -41,9 +41,9 @@ def test_generation_is_reproducible_to_the_bit() -> None:
     When this fails after a change, raise `Digits.version` with the new hash; when it fails after an
     update of numpy, its random streams have changed.
     """
-    first = digits._drawn("calibration")[0].inputs.clone()
-    digits._drawn.cache_clear()
-    assert torch.equal(digits._drawn("calibration")[0].inputs, first)
+    first = digits._generate("calibration")[0].inputs.clone()
+    digits._generate.cache_clear()
+    assert torch.equal(digits._generate("calibration")[0].inputs, first)
     assert Digits().data_hash()[:16] == HASH
 
 
@@ -57,7 +57,7 @@ def test_difficulty_separates_easy_from_hard() -> None:
     assert easy.double().mean() == pytest.approx(0.75, abs=0.049)  # five standard errors of 2,000
 
 
-def test_hard_samples_are_further_from_what_was_seen() -> None:
+def test_hard_samples_are_further_from_training() -> None:
     """Nearest neighbour among 2,000 training samples is right much more often on easy samples."""
     known = Digits().samples()["train"].select(torch.arange(2_000))
     test, difficulty = Digits().samples()["test"], Digits().attributes("test")["difficulty"]
@@ -69,7 +69,7 @@ def test_hard_samples_are_further_from_what_was_seen() -> None:
 
 
 class Oracle:
-    """Knows the answer."""
+    """Returns the target."""
 
     def __call__(self, batch: Batch) -> Output:
         return Output(torch.nn.functional.one_hot(batch.targets, 10).float())
@@ -84,11 +84,11 @@ def test_an_oracle_scores_a_hundred() -> None:
     assert len(quality.per_sample) == task.num_samples("test")
     assert quality.chance == 10.0
     assert quality.references["majority"] < 15
-    assert 50 < quality.references["nearest of 24000"] < 90
+    assert 50 < quality.references["nearest neighbour in 24,000 images"] < 90
 
 
 def test_unseen_letters_have_no_right_answer() -> None:
-    """Letters in place of digits, disguised as the test's digits are, without targets."""
+    """Letters in place of digits, distorted like the test's digits, without targets."""
     task = Digits()
     unseen, test = task.unseen(), task.samples()["test"]
     assert unseen.inputs.shape == (digits.NUM_LETTERS, *task.spec.input_shape)

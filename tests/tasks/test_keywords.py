@@ -18,7 +18,7 @@ HASH = "303137f2185b2386"
 
 
 class Constant:
-    """Always gives the same answer."""
+    """Always predicts the same class."""
 
     def __init__(self, answer: int, num_outputs: int) -> None:
         self.logits = torch.nn.functional.one_hot(torch.tensor([answer]), num_outputs).float()
@@ -28,7 +28,7 @@ class Constant:
 
 
 def test_it_is_an_audio_task_of_ten_words() -> None:
-    """Log-mel spectrograms, normalised to about mean 0 and deviation 1, ten words alike often."""
+    """Log-mel spectrograms, normalised to about mean 0 and deviation 1, ten balanced classes."""
     task = Keywords()
     assert isinstance(task, Task)
     assert task.spec.kind == "audio"
@@ -55,7 +55,7 @@ def test_difficulty_is_loudness_of_the_disturbance() -> None:
     assert darkest[difficulty >= 0.5].mean() > darkest[difficulty < 0.25].mean() + 0.5
 
 
-def test_hard_words_are_further_from_what_was_heard() -> None:
+def test_hard_words_are_further_from_training() -> None:
     """Nearest neighbour is right much more often on the easy half than on the hard one."""
     task = Keywords()
     difficulty = task.attributes("test")["difficulty"]
@@ -71,44 +71,44 @@ def test_playing_at_the_same_speed_is_a_copy() -> None:
     """Speed 256 and no delay change nothing; a delay moves the wave and silence follows."""
     wave = np.arange(1, 41, dtype=np.int16)[None] * 100
     same, none = np.array([256]), np.array([0])
-    assert np.array_equal(keywords._play(wave, same, none), wave)
-    later = keywords._play(wave, same, np.array([3]))
+    assert np.array_equal(keywords._resample(wave, same, none), wave)
+    later = keywords._resample(wave, same, np.array([3]))
     assert np.array_equal(later[0, 3:], wave[0, :-3])
     assert not later[0, :3].any()
 
 
 def test_double_speed_takes_every_second_sample() -> None:
-    """At speed 512 the middle stays and twice as much of the wave is heard on either side."""
+    """At speed 512 the middle stays fixed and the wave takes half as long."""
     wave = np.arange(1, 41, dtype=np.int16)[None] * 100
-    fast = keywords._play(wave, np.array([512]), np.array([0]))[0]
+    fast = keywords._resample(wave, np.array([512]), np.array([0]))[0]
     assert np.array_equal(fast[10:30], wave[0, ::2])
     assert not fast[:10].any()
     assert not fast[30:].any()
 
 
-def test_nobody_is_heard_in_two_splits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """40, 5 and 10 speakers, and 10 more for the words that are none of the ten: 65 people."""
-    heard: list[speech.Speaker] = []
+def test_no_speaker_is_in_two_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """40, 5 and 10 speakers, and 10 more for the unseen words: 65 different ones."""
+    used: list[speech.Speaker] = []
 
-    def note(words: list[str], speaker: speech.Speaker, rng: np.random.Generator) -> np.ndarray:
-        heard.append(speaker)
+    def register(words: list[str], speaker: speech.Speaker, rng: np.random.Generator) -> np.ndarray:
+        used.append(speaker)
         return np.zeros(8, np.int64)
 
     def undisturbed(rng: object, clear: np.ndarray, which: np.ndarray, _: object) -> np.ndarray:
         return clear[which]
 
-    monkeypatch.setattr(speech, "speak", note)
+    monkeypatch.setattr(speech, "speak", register)
     monkeypatch.setattr(keywords, "_disturb", undisturbed)
-    people = []
+    speakers = []
     for split in keywords.NUM_SAMPLES:
-        heard.clear()
-        keywords.spoken.__wrapped__(split)
-        people.append({(s.pitch_hz, s.tract, s.pace) for s in heard})
-    heard.clear()
+        used.clear()
+        keywords.generate_waves.__wrapped__(split)
+        speakers.append({(s.pitch_hz, s.tract, s.pace) for s in used})
+    used.clear()
     keywords.unseen_words()
-    people.append({(s.pitch_hz, s.tract, s.pace) for s in heard})
-    assert list(map(len, people)) == [40, 5, 10, 10]
-    assert len(set().union(*people)) == 65
+    speakers.append({(s.pitch_hz, s.tract, s.pace) for s in used})
+    assert list(map(len, speakers)) == [40, 5, 10, 10]
+    assert len(set().union(*speakers)) == 65
 
 
 def test_unseen_words_have_no_right_answer() -> None:
@@ -120,7 +120,7 @@ def test_unseen_words_have_no_right_answer() -> None:
 
 
 def test_multitask_holds_both_tasks_in_one_shape() -> None:
-    """Pictures [1, 16, 16]: digits are classes 0 to 9, keywords 10 to 19, as many of each."""
+    """Images [1, 16, 16]: digits are classes 0 to 9, keywords 10 to 19, as many of each."""
     task = Multitask()
     assert isinstance(task, Task)
     test = task.samples()["test"]
@@ -133,7 +133,7 @@ def test_multitask_holds_both_tasks_in_one_shape() -> None:
 
 
 def test_multitask_scores_each_task_beside_the_whole() -> None:
-    """Always answering "3" is right for some digits and no keyword."""
+    """Always predicting "3" is right for some digits and no keyword."""
     task = Multitask()
     quality = task.evaluate(Constant(3, 20), task.batches("test", 300))
     share = float((task.samples()["test"].targets == 3).double().mean())
@@ -163,14 +163,14 @@ def test_multitask_states_the_difficulty_of_both(which: int) -> None:
 
 
 def test_multitask_difficulty_belongs_to_its_sample() -> None:
-    """The first digits' and all keywords' own, in the order of the pictures."""
+    """The difficulty of the first digits, then of all keywords, in the order of the images."""
     difficulty = Multitask().attributes("test")["difficulty"]
     num_each = len(difficulty) // 2
     assert torch.equal(difficulty[:num_each], Digits().attributes("test")["difficulty"][:num_each])
     assert torch.equal(difficulty[num_each:], Keywords().attributes("test")["difficulty"])
 
 
-def test_what_multitask_has_not_seen_is_of_both_tasks() -> None:
+def test_unseen_samples_of_multitask_are_of_both_tasks() -> None:
     """As many letters as words that are no keywords, in the shape of the task, without targets."""
     unseen = Multitask().unseen()
     assert unseen.inputs.shape == (80, *Multitask().spec.input_shape)

@@ -13,7 +13,7 @@ from bench.types import Batch, Output, Task
 
 
 class Oracle:
-    """Says the targets, whatever it is given, except for samples whose first word is in `wrong`."""
+    """Returns the targets, whatever its inputs, except where the first word is `wrong`."""
 
     def __init__(self, wrong: int = -1) -> None:
         self.wrong = wrong
@@ -26,7 +26,7 @@ class Oracle:
 
 
 class Counter:
-    """Says its last symbol plus one, END after the sixth: its answers depend on its own answers."""
+    """Predicts its last symbol plus one, END after the sixth: depends on its own predictions."""
 
     num_calls = 0
 
@@ -55,8 +55,8 @@ def test_it_is_a_seq2seq_task() -> None:
     assert ((batch.targets == END).sum(1) == 1).all()
 
 
-def test_what_scoring_needs_is_asked_for_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Planning takes the hash of the data: a missing package is named there, with the way out."""
+def test_packages_for_scoring_are_required_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planning hashes the data: a missing package is named there, with the pip command."""
     monkeypatch.setattr(numbers, "find_spec", lambda name: None if name == "sacrebleu" else name)
     with pytest.raises(ModuleNotFoundError, match=r"sacrebleu: pip install 'condbench\[tasks\]'"):
         Numbers().data_hash()
@@ -89,8 +89,8 @@ def test_targets_spell_the_number() -> None:
 
 def test_a_digits_place_depends_on_what_follows() -> None:
     """97,000 is four French words up to mille, and nine ten thousands and seven thousands."""
-    assert numbers._said(97_000, "fr") == ("quatre", "vingt", "dix", "sept", "mille")
-    assert numbers._said(97_000, "ja") == ("九", "万", "七", "千")
+    assert numbers._spell(97_000, "fr") == ("quatre", "vingt", "dix", "sept", "mille")
+    assert numbers._spell(97_000, "ja") == ("九", "万", "七", "千")
     assert not numbers._word_by_word(97_000)
     assert numbers._word_by_word(42)  # quarante, deux: 四 十, 二
 

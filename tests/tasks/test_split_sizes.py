@@ -1,4 +1,4 @@
-"""What `condbench list` shows of a task without making its data is what its data have."""
+"""The sample counts that `condbench list` prints are those of the data."""
 
 from __future__ import annotations
 
@@ -14,4 +14,4 @@ OURS = [name for name, each in plugins.choices("task").items() if each.distribut
 def test_the_sizes_are_those_of_the_splits(name: str) -> None:
     """In the order train, calibration, test."""
     task = plugins.find("task", name).load()()
-    assert list(task.split_sizes.items()) == [(s, len(task.samples()[s])) for s in SPLITS]
+    assert list(task.extras.split_sizes.items()) == [(s, len(task.samples()[s])) for s in SPLITS]

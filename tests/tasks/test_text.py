@@ -1,4 +1,4 @@
-"""Character modelling: what a score in bits per character rests on."""
+"""Character modelling: windows, splits and baselines."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from bench.types import Batch, Output, Split, Task
 
 
 class Even:
-    """Believes in every character alike."""
+    """Predicts the uniform distribution."""
 
     def __call__(self, batch: Batch) -> Output:
         return Output(torch.zeros(*batch.inputs.shape, len(text.alphabet())))
 
 
 class Copier:
-    """Is nearly sure that the next character is the one at the same place of the targets."""
+    """Predicts the targets with a probability of almost 1."""
 
     def __call__(self, batch: Batch) -> Output:
         return Output(40.0 * torch.nn.functional.one_hot(batch.targets, len(text.alphabet())))
@@ -51,8 +51,8 @@ def spelt(split: Split) -> list[str]:
     return ["".join(alphabet[symbol] for symbol in piece) for piece in text._pieces()[split]]
 
 
-def test_the_test_was_not_learnt_by_heart() -> None:
-    """Of all runs of 48 characters in the test less than one in twenty stands in training too."""
+def test_the_test_is_not_in_training() -> None:
+    """Less than one in twenty of the test's runs of 48 characters is also in training."""
 
     def runs(split: Split) -> set[str]:
         return {p[i : i + 48] for p in spelt(split) for i in range(len(p) - 47)}
@@ -81,8 +81,8 @@ def test_even_guessing_is_chance() -> None:
     assert (quality.unit, quality.direction) == ("bits/character", "lower")
 
 
-def test_knowing_costs_nothing_and_windows_average_to_the_value() -> None:
-    """A model that knows pays no bits; the value is the mean of one score per window."""
+def test_a_perfect_model_needs_no_bits() -> None:
+    """A perfect model scores 0 bits; the value is the mean of one score per window."""
     task = Text(length=32)
     quality = task.evaluate(Copier(), task.batches("test", 64))
     assert quality.value == pytest.approx(0.0, abs=1e-6)
@@ -91,7 +91,7 @@ def test_knowing_costs_nothing_and_windows_average_to_the_value() -> None:
 
 
 def test_longer_n_grams_do_better_on_english() -> None:
-    """1-, 2-, 3- and 5-gram stand beside the model, each better than the one before."""
+    """The baselines are 1-, 2-, 3- and 5-grams, each better than the one before."""
     references = Text().evaluate(Even(), Text().batches("test", 300)).references
     assert list(references) == ["1-gram", "2-gram", "3-gram", "5-gram"]
     bits = list(references.values())
@@ -100,7 +100,7 @@ def test_longer_n_grams_do_better_on_english() -> None:
 
 
 @pytest.mark.parametrize("length", [1, 4096])
-def test_a_window_that_does_not_fit_is_refused(length: int) -> None:
+def test_a_window_that_does_not_fit_is_rejected(length: int) -> None:
     """A window longer than a piece, or of a single character, is an error that names the limits."""
     with pytest.raises(ValueError, match="between 2 and 4095"):
         Text(length=length).num_samples("test")

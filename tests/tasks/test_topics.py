@@ -1,4 +1,4 @@
-"""Which package a passage comes from: what a score rests on."""
+"""Which package a passage comes from: splits, vocabulary, difficulty and noise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NUM_CLASSES = len(topics.PACKAGES)
 
 
 class Oracle:
-    """Knows the answer."""
+    """Returns the target."""
 
     def __call__(self, batch: Batch) -> Output:
         return Output(torch.nn.functional.one_hot(batch.targets, NUM_CLASSES).float())
@@ -46,15 +46,15 @@ def runs(documents: list[Docstring], length: int) -> set[tuple[str, ...]]:
     return {tuple(w[i : i + length]) for w in paragraphs for i in range(len(w) - length + 1)}
 
 
-def test_the_test_was_not_learnt_by_heart() -> None:
-    """Of the test's runs of sixteen words less than one in twenty stands in training too."""
+def test_the_test_is_not_in_training() -> None:
+    """Less than one in twenty of the test's runs of sixteen words is also in training."""
     train, test = (runs(topics._split()[split], 16) for split in ("train", "test"))
     assert len(test) > 10_000
     assert len(test & train) < 0.05 * len(test)
 
 
-def test_no_passage_reads_like_another() -> None:
-    """Inputs differ within and across splits, unknown words being alike; training may overlap."""
+def test_no_two_passages_are_equal() -> None:
+    """Inputs differ within and across splits, all unknown words being one symbol."""
     rows = [tuple(r) for part in topics._passages().values() for r in part.inputs.tolist()]
     assert len(set(rows)) == len(rows)
     assert places(Topics(), list(Topics().batches("test", 64))) == list(
@@ -62,7 +62,7 @@ def test_no_passage_reads_like_another() -> None:
     )
 
 
-def test_training_sees_copies_of_which_each_lacks_other_words() -> None:
+def test_training_copies_drop_different_words() -> None:
     """Eight copies; three tenths of the known words are unknown, and nothing else has changed.
 
     8 x 2,130 passages of some 24 known words: the share's standard error is below 0.1 points.
@@ -96,8 +96,8 @@ def test_a_long_paragraph_gives_several_passages() -> None:
     assert batch.mask.sum(1).tolist() == [64, 64, 64, 2]
 
 
-def test_an_oracle_scores_a_hundred_and_naive_bayes_stands_beside() -> None:
-    """A perfect model reaches 100 %; counting words is far above the commonest class."""
+def test_an_oracle_scores_a_hundred_beside_naive_bayes() -> None:
+    """A perfect model reaches 100 %; word counts are far above the most frequent class."""
     task = Topics()
     quality = task.evaluate(Oracle(), task.batches("test", 64))
     assert quality.value == 100.0
@@ -115,7 +115,7 @@ def test_difficulty_is_the_share_of_places_without_a_known_word() -> None:
 
 
 def test_passages_with_few_known_words_are_hard() -> None:
-    """Counting words is right more often on the easier half."""
+    """Naive Bayes is right more often on the easier half."""
     task = Topics()
     right = torch.from_numpy(topics._bayes(topics._passages()["train"], task.samples()["test"]))
     difficulty = task.attributes("test")["difficulty"]

@@ -1,6 +1,6 @@
 """Which parts of a network serve which task, where a data set mixes several.
 
-The task says so in its attribute `task` (a number per sample) and may name them in `task_names`.
+Its extras give the attribute `task`, a number per sample, and may name the tasks.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.measure.diagnostics.difficulty import NoCorrelation, places
+from bench.measure.diagnostics.difficulty import NoCorrelation, attributes_of, places
 from bench.measure.diagnostics.frames import Frame
 from bench.measure.inputs import Inputs
-from bench.types import Batch, Task
+from bench.types import Batch, Task, extras_of
 
 Entry = dict[str, Any]
 
@@ -27,13 +27,13 @@ def measure_by_task(
     `frames` were watched over the largest batches of `inputs`; `flops` [num_inputs] are executed at
     batch 1 in the order of `inputs.samples`. Raises NoCorrelation where there are no tasks.
     """
-    attributes = task.attributes("test") if hasattr(task, "attributes") else {}
+    attributes = attributes_of(task)
     if "task" not in attributes:
         raise NoCorrelation("the data are of one task")
     of_sample = attributes["task"].cpu()
     alone = _tasks(task, inputs.samples, of_sample)
     issued = _tasks(task, inputs.by_size[max(inputs.by_size)], of_sample)
-    names = getattr(task, "task_names", ())
+    names = extras_of(task).task_names
     return [
         {
             "task": str(names[number]) if number < len(names) else f"task {number}",

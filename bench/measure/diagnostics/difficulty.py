@@ -1,14 +1,15 @@
-"""Does a model spend more on harder inputs? Rank correlation of its FLOPs with the task's word."""
+"""Does a model spend more on harder inputs? Rank correlation of its FLOPs with difficulty."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy import stats
+from torch import Tensor
 
 from bench.measure.inputs import Inputs
-from bench.types import Batch, Task
+from bench.types import Batch, Task, extras_of
 
 MATCHING_BATCH = 256
 
@@ -22,7 +23,7 @@ def compute_difficulty_correlation(task: Task, inputs: Inputs, flops: np.ndarray
 
     `flops` [num_inputs] in the order of `inputs.samples`. Raises NoCorrelation.
     """
-    attributes = task.attributes("test") if hasattr(task, "attributes") else {}
+    attributes = attributes_of(task)
     if "difficulty" not in attributes:
         raise NoCorrelation("the task states no difficulty of its samples")
     difficulty = attributes["difficulty"].numpy()[places(task, inputs.samples)]
@@ -31,6 +32,12 @@ def compute_difficulty_correlation(task: Task, inputs: Inputs, flops: np.ndarray
     if len(np.unique(difficulty)) < 2:
         raise NoCorrelation("every input is equally difficult")
     return float(stats.spearmanr(flops, difficulty).statistic)
+
+
+def attributes_of(task: Task) -> Mapping[str, Tensor]:
+    """Facts about every test sample, in data order; empty where the task has none."""
+    attributes = extras_of(task).attributes
+    return attributes("test") if attributes is not None else {}
 
 
 def places(task: Task, batches: Sequence[Batch]) -> list[int]:

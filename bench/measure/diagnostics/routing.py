@@ -104,7 +104,7 @@ def _entropy(frame: Frame) -> float | None:
 
 
 def _margin(frame: Frame) -> float | None:
-    """Mean over rows of: lowest probability that runs - highest that does not, where a row has both.
+    """Mean over rows of: lowest probability that runs - highest that does not, if a row has both.
 
     A row is an element's groups, a sample's tokens, or all samples.
     """

@@ -1,7 +1,7 @@
 """Harder inputs than a model was trained for: corruptions at five severities, and garbage.
 
-    corrupted(batch, "noise", severity=3, seed=0)     the same question, harder to read
-    garbage(batch, seed=0)                            nothing to read: no answer is right
+    corrupt(batch, "noise", severity=3, seed=0)    the same question, harder to read
+    garbage(batch, seed=0)                         nothing to read: no answer is right
 
 Severities 1 to 5 in the manner of ImageNet-C (Hendrycks and Dietterich 2019), for inputs normalised
 to about mean 0 and deviation 1. Targets stay what they were.
@@ -16,9 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from bench.types import Batch, Kind, Task
-
-Corruption = Callable[[Batch, int, int], Batch]  # of a batch, a severity and a seed
+from bench.types import Batch, Corruption, Kind, Task, extras_of
 
 NO_TARGET = -100  # as in bench.types.Batch
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -30,7 +28,7 @@ KINDS: dict[Kind, tuple[str, ...]] = {
 }
 
 
-def corrupted(batch: Batch, kind: str, severity: int, seed: int) -> Batch:
+def corrupt(batch: Batch, kind: str, severity: int, seed: int) -> Batch:
     """`batch` with its inputs corrupted; the same seed and batch give the same result.
 
     image: noise, blur, contrast, shift; tokens and seq2seq: substitution; audio: background.
@@ -45,15 +43,15 @@ def corrupted(batch: Batch, kind: str, severity: int, seed: int) -> Batch:
 
 
 def corruptions(task: Task) -> Mapping[str, Corruption]:
-    """The corruptions of a task by name: its own `corruptions()`, or else those of its kind."""
-    own: Callable[[], Mapping[str, Corruption]] | None = getattr(task, "corruptions", None)
+    """The corruptions of a task by name: those of its extras, or else those of its kind."""
+    own = extras_of(task).corruptions
     if own is not None:
         return own()
     return {name: _named(name) for name in KINDS[task.spec.kind]}
 
 
 def _named(name: str) -> Corruption:
-    return lambda batch, severity, seed: corrupted(batch, name, severity, seed)
+    return lambda batch, severity, seed: corrupt(batch, name, severity, seed)
 
 
 def garbage(batch: Batch, seed: int) -> Batch:
@@ -64,6 +62,7 @@ def garbage(batch: Batch, seed: int) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     inputs = batch.inputs
     if inputs.is_floating_point():
+        # Mean and deviation of the batch: brightness alone must not give the garbage away.
         inputs = inputs.mean() + inputs.std() * _normal(inputs, generator)
     else:
         inputs = torch.where(_real(batch), _symbols(batch, generator), inputs)
@@ -71,13 +70,14 @@ def garbage(batch: Batch, seed: int) -> Batch:
 
 
 def _noise(batch: Batch, severity: int, generator: Generator) -> Tensor:
-    deviation = (0.2, 0.4, 0.6, 0.9, 1.2)[severity - 1]
+    deviation = (0.2, 0.4, 0.6, 0.9, 1.2)[severity - 1]  # of inputs of about deviation 1
     return batch.inputs + deviation * _normal(batch.inputs, generator)
 
 
 def _blur(batch: Batch, severity: int, generator: Generator) -> Tensor:
     """Binomial blur (1 2 1) / 4 along both axes, `severity` times: deviation sqrt(severity / 2)."""
     line = batch.inputs.new_tensor([0.25, 0.5, 0.25])
+    # Depthwise: every channel by itself, its edge repeated so that borders do not darken.
     channels = batch.inputs.shape[1]
     kernel = (line[:, None] * line).expand(channels, 1, 3, 3)
     image = batch.inputs  # [B, channels, height, width]
@@ -99,19 +99,20 @@ def _shift(batch: Batch, severity: int, generator: Generator) -> Tensor:
     By any number of them: a move of exactly 4 is none to a network of strides or patches of 4.
     """
     height, width = batch.inputs.shape[2:]
-    wide = F.pad(batch.inputs, (severity,) * 4, mode="replicate")
+    wide = F.pad(batch.inputs, (severity,) * 4, mode="replicate")  # [B, channels, H + 2s, W + 2s]
     corners = torch.randint(2 * severity + 1, (len(batch), 2), generator=generator)
     moved = [
         image[:, top : top + height, left : left + width]
         for image, (top, left) in zip(wide, corners.tolist(), strict=True)
     ]
-    return torch.stack(moved) if moved else batch.inputs
+    return torch.stack(moved) if moved else batch.inputs  # stack() refuses an empty list
 
 
 def _substitution(batch: Batch, severity: int, generator: Generator) -> Tensor:
     """A share of the symbols replaced by others that occur in the batch, as often as they occur."""
     share = (0.02, 0.05, 0.1, 0.2, 0.3)[severity - 1]
     hit = torch.rand(batch.inputs.shape, generator=generator) < share
+    # Padding stays padding: a model that masks it would never see the change.
     hit = hit.to(batch.inputs.device) & _real(batch)
     return torch.where(hit, _symbols(batch, generator), batch.inputs)
 
@@ -127,11 +128,12 @@ def _background(batch: Batch, severity: int, generator: Generator) -> Tensor:
 
 def _normal(like: Tensor, generator: Generator) -> Tensor:
     """Gaussian noise, the same on every device."""
+    # Drawn on the CPU: a GPU's generator gives other numbers for the same seed.
     return torch.randn(like.shape, generator=generator).to(like)
 
 
 def _real(batch: Batch) -> Tensor:
-    """Which symbols are no padding, [B, T]."""
+    """Which symbols are not padding, bool [B, T]."""
     if batch.mask is not None:
         return batch.mask
     return torch.ones_like(batch.inputs, dtype=torch.bool)
@@ -139,7 +141,7 @@ def _real(batch: Batch) -> Tensor:
 
 def _symbols(batch: Batch, generator: Generator) -> Tensor:
     """Symbols drawn from all real ones of the batch, [B, T]."""
-    there = batch.inputs[_real(batch)]
+    there = batch.inputs[_real(batch)]  # [N]; frequent symbols are drawn as often as they occur
     if not len(there):
         return batch.inputs
     drawn = torch.randint(len(there), batch.inputs.shape, generator=generator)

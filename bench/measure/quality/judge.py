@@ -4,14 +4,32 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 
-from bench.measure.blind import judged
+from bench.measure.blind import model_to_evaluate
+from bench.measure.findings import Part
 from bench.measure.subject import Metrics, Subject
-from bench.records.record import Metric, QualityLabel, missing, quality_key
+from bench.records.catalogue import QUALITY, quality_key
+from bench.records.record import Metric, QualityLabel, missing
 from bench.types import Point, Quality
 
 EVALUATION_BATCH = 64
+CHANCE_MARGIN = 0.1  # relative: how much better than guessing a model must be
+
+
+def measure_quality(subject: Subject, point: Point) -> Part:
+    """Quality at `point`; raw: the score of every sample, where the task has one."""
+    quality = evaluate(subject, point)
+    raw = {}
+    if quality.per_sample is not None:
+        raw["quality"] = np.asarray(quality.per_sample)
+    return Part(
+        quality_metrics(quality),
+        raw,
+        notes=quality_notes(quality),
+        quality=quality_label(quality),
+    )
 
 
 def evaluate(subject: Subject, point: Point) -> Quality:
@@ -22,7 +40,7 @@ def evaluate(subject: Subject, point: Point) -> Quality:
     batches = (b.to(subject.device) for b in subject.task.batches("test", EVALUATION_BATCH))
     with subject.at(point) as model, torch.inference_mode():
         model.eval()
-        return subject.task.evaluate(judged(subject), batches)
+        return subject.task.evaluate(model_to_evaluate(subject), batches)
 
 
 def quality_metric(quality: Quality) -> Metric:
@@ -36,10 +54,11 @@ def quality_metrics(quality: Quality) -> Metrics:
         quality_key(name): _score(value, quality.more_units.get(name, quality.unit))
         for name, value in quality.more.items()
     }
-    return {"infer/quality": quality_metric(quality), **further}
+    return {QUALITY.at(): quality_metric(quality), **further}
 
 
 def _score(value: float, unit: str) -> Metric:
+    # Built without the catalogue: a score's unit is the task's.
     if not math.isfinite(value):
         return missing(unit, f"the evaluation gave {value}")
     return Metric(value=value, unit=unit)
@@ -65,6 +84,6 @@ def quality_notes(quality: Quality) -> list[str]:
 def _clearly_better(quality: Quality) -> bool:
     """Better than guessing by more than a tenth of what guessing reaches."""
     assert quality.chance is not None
-    margin = 0.1 * abs(quality.chance)
+    margin = CHANCE_MARGIN * abs(quality.chance)
     signed = margin if quality.direction == "higher" else -margin
     return quality.beats(quality.chance + signed)

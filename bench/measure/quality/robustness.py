@@ -12,20 +12,26 @@ operating point, on test samples that are drawn once, in batches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from bench.measure.blind import judged
-from bench.measure.inputs import drawn
+from bench.measure.blind import model_to_evaluate
+from bench.measure.findings import Part
+from bench.measure.inputs import draw_samples
+from bench.measure.metrics import metric
 from bench.measure.quality.corruptions import SEVERITIES, corruptions, garbage
 from bench.measure.quality.judge import quality_metric
 from bench.measure.subject import Metrics, Subject
 from bench.meters.flops.counter import count
-from bench.records.record import Metric, missing
-from bench.types import Batch, Output, Quality, Task
+from bench.records import catalogue
+from bench.records.catalogue import ROBUST_SAMPLES, UNSEEN_SAMPLES
+from bench.records.entry import Entry
+from bench.records.record import missing
+from bench.types import Batch, Output, Quality, Task, extras_of
 
 NUM_SAMPLES, BATCH = 512, 64
 SEED = 0  # of the corruptions: the same for every method, model seed and machine
@@ -39,46 +45,64 @@ class Condition:
     batches: list[Batch]
     answerable: bool = True
 
+    @property
+    def num_samples(self) -> int:
+        """Samples in all batches."""
+        return sum(map(len, self.batches))
 
-def measure_robustness(subject: Subject, baseline: nn.Module) -> Metrics:
+
+class _Entries(NamedTuple):
+    quality: Entry
+    flops: Entry
+    confidence: Entry
+
+
+OWN = _Entries(catalogue.QUALITY_UNDER, catalogue.FLOPS_UNDER, catalogue.CONFIDENCE_UNDER)
+DENSE = _Entries(
+    catalogue.DENSE_QUALITY_UNDER, catalogue.DENSE_FLOPS_UNDER, catalogue.DENSE_CONFIDENCE_UNDER
+)
+# Corruptions have as many samples as the clean condition.
+NUM_SAMPLES_OF = {"clean": ROBUST_SAMPLES, "unseen": UNSEEN_SAMPLES}
+
+
+def measure_robustness(subject: Subject, baseline: nn.Module) -> Part:
     """Quality, executed FLOPs and confidence of method and dense model per condition.
 
     Only for tasks with one answer per sample.
     """
     spec = subject.task.spec
     if spec.causal or spec.kind == "seq2seq":
-        return {"infer/quality_clean": missing("1", "robustness is for tasks of classification")}
+        # In unit 1: a score that is not defined has no unit either.
+        reason = "robustness is for tasks of classification"
+        return Part({OWN.quality.at("clean"): missing("1", reason)})
     metrics: Metrics = {}
     for condition in conditions(subject.task, subject.device):
-        if condition.name == "clean":
-            num_samples = sum(map(len, condition.batches))
-            metrics["infer/num_robustness_samples"] = Metric(value=num_samples, unit="count")
-        if condition.name == "unseen":
-            num_samples = sum(map(len, condition.batches))
-            metrics["infer/num_unseen_samples"] = Metric(value=num_samples, unit="count")
-        if (
-            subject.method.flags.reads_targets
-        ):  # a ceiling's search, once per sample, is not its FLOPs
-            _called(subject.model, condition)
-        metrics |= _judged(subject.task, judged(subject), condition, "infer/")
+        if entry := NUM_SAMPLES_OF.get(condition.name):
+            metrics[entry.at()] = metric(entry, condition.num_samples)
+        if subject.method.flags.reads_targets:
+            # An oracle's search, once per sample, is not its FLOPs.
+            _run_uncounted(subject.model, condition)
+        metrics |= _measure_under(subject.task, model_to_evaluate(subject), condition, OWN)
         if not subject.is_dense:
-            metrics |= _judged(subject.task, baseline, condition, "infer/dense_")
-    return metrics
+            metrics |= _measure_under(subject.task, baseline, condition, DENSE)
+    return Part(metrics)
 
 
 def conditions(task: Task, device: torch.device | str) -> Iterator[Condition]:
     """The clean samples, every corruption of the task at every severity, and no answers."""
-    clean = _batched(drawn(task, NUM_SAMPLES), device)
+    clean = _batched(draw_samples(task, NUM_SAMPLES), device)
     yield Condition("clean", clean)
     for name, corrupt in corruptions(task).items():
         for severity in SEVERITIES:
+            # Each batch has a seed of its own, or all batches would get the same noise.
             batches = [corrupt(batch, severity, SEED + i) for i, batch in enumerate(clean)]
             yield Condition(f"{name}_s{severity}", batches)
     without = [garbage(batch, seed=SEED + number) for number, batch in enumerate(clean)]
     yield Condition("garbage", without, answerable=False)
-    unseen: Callable[[], Batch] | None = getattr(task, "unseen", None)
+    unseen = extras_of(task).unseen
     if unseen is not None:
         never_seen = unseen()
+        # Shuffled: a task may have sorted them by where they come from.
         order = torch.randperm(len(never_seen), generator=torch.Generator().manual_seed(SEED))
         yield Condition("unseen", _batched(never_seen.select(order), device), answerable=False)
 
@@ -89,15 +113,17 @@ def _batched(samples: Batch, device: torch.device | str) -> list[Batch]:
     return [samples.select(row).to(device) for row in rows]
 
 
-def _called(model: nn.Module, condition: Condition) -> None:
-    """Calls the model on every batch, uncounted."""
+def _run_uncounted(model: nn.Module, condition: Condition) -> None:
+    """Run the model on every batch once, before it is counted."""
     model.eval()
     with torch.inference_mode():
         for batch in condition.batches:
             model(batch)
 
 
-def _judged(task: Task, model: nn.Module, condition: Condition, prefix: str) -> Metrics:
+def _measure_under(
+    task: Task, model: nn.Module, condition: Condition, entries: _Entries
+) -> Metrics:
     """What one model does under one condition, FLOPs per sample at batch size `BATCH`."""
     watched = Watched(model)
     quality: Quality | None = None
@@ -109,16 +135,15 @@ def _judged(task: Task, model: nn.Module, condition: Condition, prefix: str) -> 
             for batch in condition.batches:
                 watched(batch)
     doubt = None if watched.complete else "operations without a FLOP formula"
-    per_sample = watched.flops / sum(map(len, condition.batches))
+    per_sample = watched.flops / condition.num_samples
     confidence = float(torch.cat(watched.confidences).mean())
+    name = condition.name
     metrics = {
-        f"{prefix}flops_per_sample_{condition.name}": Metric(
-            value=per_sample, unit="flop", valid=doubt is None, reason=doubt
-        ),
-        f"{prefix}confidence_{condition.name}": Metric(value=confidence, unit="1"),
+        entries.flops.at(name): metric(entries.flops, per_sample, doubt),
+        entries.confidence.at(name): metric(entries.confidence, confidence),
     }
     if quality is not None:
-        metrics[f"{prefix}quality_{condition.name}"] = quality_metric(quality)
+        metrics[entries.quality.at(name)] = quality_metric(quality)
     return metrics
 
 

@@ -1,1 +1,10 @@
-"""What several tasks are made of: drawing, speech, text, scoring, data in memory."""
+"""What the bundled tasks are made of; no file here is a task.
+
+preloaded    data in memory: batches, order, content hash
+scoring      losses, accuracy and trivial baselines
+canvas       image transforms in integer arithmetic (digits)
+letters      capital letters, the unseen class of digits
+speech       formant synthesis and log-mel spectrograms (keywords)
+ngram        the n-gram baseline (text)
+docstrings   prose from the standard library (topics)
+"""

@@ -1,4 +1,4 @@
-"""Interpolated Witten-Bell n-grams: what counting characters reaches on a text.
+"""Interpolated Witten-Bell n-grams: the baseline of character models.
 
     P_k(w | h) = (c(h w) + n(h) P_{k-1}(w | h')) / (c(h) + n(h))
 
@@ -17,17 +17,19 @@ Symbols = NDArray[np.int64]
 def bits_per_symbol(train: Symbols, test: Symbols, order: int, num_symbols: int) -> float:
     """Mean cost in bits of each symbol of `test` after the first of its row.
 
-    `train` [N, L] and `test` [M, L'] hold rows of symbols below `num_symbols`; contexts never
-    cross rows, and the start of a row is predicted from the shorter context it has: just what a
-    language model of that window sees. An order beyond the row adds nothing. Raises ValueError for
-    an order below one, or one whose n-grams do not fit into 64 bits.
+    `train` [N, L] and `test` [M, L'] hold rows of symbols below `num_symbols`. Contexts never cross
+    rows, and the start of a row is predicted from the shorter context it has, as by a language
+    model of that window. An order beyond the row adds nothing. Raises ValueError for an order below
+    one, or one whose n-grams do not fit into 64 bits.
     """
     if order < 1 or num_symbols**order >= 2**63:
         raise ValueError(f"order {order} over {num_symbols} symbols cannot be counted")
+    # P_0 is uniform; each order refines the positions that have a context of its length.
     probability = np.full((len(test), test.shape[1] - 1), 1.0 / num_symbols)
     for length in range(1, min(order, train.shape[1], test.shape[1]) + 1):
         probability[:, max(length - 2, 0) :] = _interpolate(
             _grams(train, length, num_symbols).ravel(),
+            # The first symbol of a row is not predicted: unigrams start at the second.
             _grams(test, length, num_symbols)[:, 1 if length == 1 else 0 :],
             probability[:, max(length - 2, 0) :],
             num_symbols,
@@ -48,7 +50,7 @@ def _interpolate(
     train: Symbols, test: Symbols, shorter: NDArray[np.float64], num_symbols: int
 ) -> NDArray[np.float64]:
     """P_k of the n-grams `test` from the counted n-grams `train` and P_{k-1}, shaped as `test`."""
-    grams, counts = np.unique(train, return_counts=True)
+    grams, counts = np.unique(train, return_counts=True)  # sorted: equal contexts are adjacent
     contexts, first = np.unique(grams // num_symbols, return_index=True)
     distinct = np.diff(np.append(first, len(grams)))
     total = np.add.reduceat(counts, first)
@@ -60,6 +62,7 @@ def _interpolate(
 
 
 def _look_up(keys: Symbols, values: Symbols, wanted: Symbols) -> Symbols:
-    """The value of every wanted key, 0 where it was never seen; `keys` are sorted."""
+    """The value of every wanted key, 0 for an absent one; `keys` are sorted."""
+    # searchsorted returns len(keys) beyond the last key.
     place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     return np.where(keys[place] == wanted, values[place], 0)

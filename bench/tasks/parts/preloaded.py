@@ -1,9 +1,9 @@
-"""Data that lies in memory: what every bundled task has in common.
+"""Data in memory: the common part of every bundled task.
 
     splits:   train / calibration / test, one Batch of tensors each, built once per process
-    order:    a seed fixes it for every method; without one it is the order of the data
+    order:    shuffled by a seed, the same for every method; without a seed the order of the data
 
-Nothing is read or generated while a batch is made, so that no loading sits in a timed region.
+Nothing is read or generated while a batch is made, so that no timed region includes data loading.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SPLITS: tuple[Split, ...] = ("train", "calibration", "test")
 
 
 class Preloaded(ABC):
-    """The data half of a `Task`; a subclass says where its samples come from."""
+    """The data half of a `Task`; a subclass defines `samples`."""
 
     @abstractmethod
     def samples(self) -> Mapping[Split, Batch]:
@@ -37,26 +37,27 @@ class Preloaded(ABC):
         return content_hash(self.samples())
 
     def num_samples(self, split: Split) -> int:
-        """How many samples `split` has."""
+        """Number of samples of `split`."""
         return len(self.samples()[split])
 
     def batches(self, split: Split, batch_size: int, *, seed: int | None = None) -> Iterator[Batch]:
         """One pass over `split`; see `bench.types.Task.batches`."""
-        return in_batches(self.samples()[split], batch_size, seed=seed, whole=split == "train")
+        return iterate_batches(self.samples()[split], batch_size, seed=seed, whole=split == "train")
 
 
-def in_batches(
+def iterate_batches(
     samples: Batch, batch_size: int, *, seed: int | None = None, whole: bool = False
 ) -> Iterator[Batch]:
-    """`samples` in batches: shuffled by `seed`, in order without; `whole` drops a ragged last one.
+    """Yield `samples` in batches, shuffled by `seed`, in data order without one.
 
-    Raises ValueError for a batch size below one.
+    `whole` drops a last batch that is smaller than the others. Raises ValueError for a batch size
+    below one.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     order = np.arange(len(samples))
     if seed is not None:
-        # numpy's order is the same on every device and with every number of threads.
+        # numpy's permutation does not depend on the device or the number of threads.
         order = np.random.default_rng(seed).permutation(len(samples))
     end = len(order) - len(order) % batch_size if whole else len(order)
     for start in range(0, end, batch_size):
@@ -69,11 +70,12 @@ def content_hash(samples: Mapping[Split, Batch]) -> str:
     for split in SPLITS:
         for name, tensor in sorted(vars(samples[split]).items()):
             if tensor is not None:
+                # Shape and type too: equal bytes of another shape are other data.
                 digest.update(f"{split} {name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
                 digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
-def parts(num_samples: int, size: int) -> list[slice]:
-    """Slices of at most `size` samples: generation in pieces that fit a cache."""
+def chunks(num_samples: int, size: int) -> list[slice]:
+    """Slices of at most `size` samples, for generation in chunks that fit a CPU cache."""
     return [slice(start, start + size) for start in range(0, num_samples, size)]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bench.types import Batch, Model, Output, Quality
 
-IGNORED = -100  # a target that is not predicted
+IGNORED = -100  # a position without a target; the default of torch's cross entropy
 
 
 def cross_entropy(output: Output, batch: Batch) -> Tensor:
@@ -33,7 +33,7 @@ def accuracy(
 ) -> Quality:
     """Share of samples whose largest logit is the target, in percent; 100 or 0 per sample.
 
-    Raises ValueError without a single batch.
+    Raises ValueError for no batches.
     """
     right = [model(batch).logits.argmax(-1) == batch.targets for batch in batches]
     if not right:
@@ -50,12 +50,15 @@ def accuracy(
 
 
 def majority(train_targets: Tensor, test_targets: Tensor) -> float:
-    """Accuracy in percent of always answering the commonest training class."""
+    """Accuracy in percent of always predicting the most frequent training class."""
     return 100.0 * float((test_targets == train_targets.mode().values).double().mean())
 
 
 def nearest_neighbour(train: Batch, test: Batch, *, num_at_once: int = 256) -> float:
-    """Accuracy in percent of answering the class of the closest training input (Euclidean)."""
+    """Accuracy in percent of predicting the class of the nearest training input (Euclidean).
+
+    `num_at_once` test samples share one matrix product, which bounds its memory.
+    """
     known = train.inputs.flatten(1).float()  # [N, F]
     half_norms = 0.5 * known.square().sum(1)
     right = 0

@@ -1,4 +1,4 @@
-"""Spoken words from formulas: pulses and hiss through moving formants. Synthetic, no recordings.
+"""Synthetic speech: a formant synthesiser for single words, no recordings.
 
     word -> phones -> a track of formants and loudness every 5 ms
          -> harmonics of a gliding pitch, weighted by the formants' resonances, plus hiss -> a wave
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+# Floating point inside, but every wave ends as int16: hashes are taken of these.
 Wave = NDArray[np.int16]  # [samples], or [N, samples]
 Values = NDArray[np.float64]
 
@@ -29,7 +30,7 @@ BANDWIDTHS = np.array([80.0, 110.0, 160.0])  # Hz, of the three formants
 
 @dataclass(frozen=True)
 class Phone:
-    """Formants in Hz, how loud voice and hiss are (0..1), and how long it lasts in ms."""
+    """Formants in Hz, loudness of voice and of hiss (0..1), duration in ms."""
 
     formants: tuple[float, float, float]
     voice: float
@@ -75,9 +76,10 @@ class Speaker:
 
 
 def speak(phones: list[str], speaker: Speaker, rng: np.random.Generator) -> Wave:
-    """One word as a wave of NUM_FRAMES * FRAME samples at RATE, its middle in the middle."""
+    """One word as a wave of NUM_FRAMES * FRAME samples at RATE, centred in time."""
     formants, voice, hiss = _track([PHONES[name] for name in phones], speaker)
     fall = np.linspace(1.1, 0.9, NUM_FRAMES)  # a statement's pitch falls
+    # Jitter of 1 %, as in a natural voice.
     pitch = speaker.pitch_hz * fall * rng.normal(1.0, 0.01, NUM_FRAMES)
     weights = _resonances(formants, pitch) * voice[:, None]  # [frames, harmonics]
     wave = _harmonics(pitch, weights) + _hiss(hiss, rng)
@@ -92,7 +94,7 @@ def _track(phones: list[Phone], speaker: Speaker) -> tuple[Values, Values, Value
     places = np.clip(np.arange(NUM_FRAMES) - before, 0, len(which) - 1)
     spoken = (np.arange(NUM_FRAMES) >= before) & (np.arange(NUM_FRAMES) < before + len(which))
     table = np.array([(*p.formants, p.voice, p.hiss) for p in phones])[which[places]]
-    table[~spoken, 3:] = 0.0
+    table[~spoken, 3:] = 0.0  # silent before and after; formants stay, so that none jumps
     table[:, :3] *= speaker.tract
     window = np.ones(5) / 5
     edged = np.pad(table, ((2, 2), (0, 0)), mode="edge")
@@ -101,17 +103,18 @@ def _track(phones: list[Phone], speaker: Speaker) -> tuple[Values, Values, Value
 
 
 def _resonances(formants: Values, pitch: Values) -> Values:
-    """How strongly each harmonic sounds, [frames, harmonics]; none above half the rate."""
+    """The amplitude of each harmonic, [frames, harmonics]; 0 above half the sampling rate."""
     number = np.arange(1, NUM_HARMONICS + 1)
     frequency = (pitch[:, None] * number)[..., None]  # [frames, harmonics, 1]
     centre = formants[:, None, :]
     gain = centre**2 / np.hypot(centre**2 - frequency**2, frequency * BANDWIDTHS)
-    audible = frequency[..., 0] < RATE / 2
+    audible = frequency[..., 0] < RATE / 2  # above it a harmonic would alias
     return np.where(audible, gain.prod(-1) / number, 0.0)  # the glottal pulse: 6 dB per octave
 
 
 def _harmonics(pitch: Values, weights: Values) -> Values:
     """The sum of weighted harmonics of a phase that follows the pitch, [samples]."""
+    # Integrated, not pitch * time: a gliding pitch keeps its phase continuous.
     phase = np.cumsum(np.repeat(pitch, FRAME)) * (2 * np.pi / RATE)
     twice_cosine = 2 * np.cos(phase)
     older, newer = np.zeros_like(phase), np.sin(phase)
@@ -123,7 +126,7 @@ def _harmonics(pitch: Values, weights: Values) -> Values:
 
 
 def _hiss(loudness: Values, rng: np.random.Generator) -> Values:
-    """Noise with little below 1 kHz, [samples]."""
+    """Noise with little energy below 1 kHz (a first difference), [samples]."""
     noise = rng.normal(size=NUM_FRAMES * FRAME + 1)
     return 0.5 * np.repeat(loudness, FRAME) * np.diff(noise)
 

@@ -11,7 +11,7 @@ from bench.measure.diagnostics.by_task import measure_by_task
 from bench.measure.diagnostics.difficulty import NoCorrelation
 from bench.measure.diagnostics.frames import Frame
 from bench.measure.inputs import Inputs
-from bench.types import Batch
+from bench.types import Batch, Extras
 
 FLOPS = np.array([40, 10, 30, 20])  # of samples 3, 0, 2, 1: the order of the inputs
 
@@ -19,10 +19,12 @@ FLOPS = np.array([40, 10, 30, 20])  # of samples 3, 0, 2, 1: the order of the in
 class Mixture:
     """Four samples numbered by their inputs: two of task 0, then two of task 1."""
 
-    task_names = ("pictures", "sounds")
-
     def __init__(self, tasks: list[int] | None) -> None:
         self.tasks = tasks
+
+    @property
+    def extras(self) -> Extras:
+        return Extras(attributes=self.attributes, task_names=("pictures", "sounds"))
 
     def attributes(self, split: str) -> dict[str, Tensor]:
         return {} if self.tasks is None else {"task": torch.tensor(self.tasks)}

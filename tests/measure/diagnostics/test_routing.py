@@ -18,7 +18,7 @@ from bench.measure.diagnostics.routing import describe, measure_routing
 from bench.measure.inputs import Inputs
 from bench.records.record import Metric
 from bench.routing import SAMPLE_CHOICES, SAMPLES, TOKEN_CHOICES, TOKENS, decide
-from bench.types import Batch
+from bench.types import Batch, Extras
 
 FLOPS = {"infer/flops_per_sample": Metric(value=200, unit="flop")}
 
@@ -54,6 +54,10 @@ class Data:
 
     def __init__(self, difficulty: list[float] | None) -> None:
         self.difficulty = difficulty
+
+    @property
+    def extras(self) -> Extras:
+        return Extras(attributes=self.attributes)
 
     def attributes(self, split: str) -> dict[str, Tensor]:
         return {} if self.difficulty is None else {"difficulty": torch.tensor(self.difficulty)}

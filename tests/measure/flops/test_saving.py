@@ -19,6 +19,13 @@ DIM, NUM_SAMPLES = 8, 4
 COST = 2 * DIM * DIM  # one Linear(8, 8) on one sample: 128 FLOPs
 
 
+def announce(run: torch.Tensor) -> torch.Tensor:
+    """What a gate on samples gets that wants `run` [B]."""
+    return routing.decide(
+        "gate", axes=routing.SAMPLES, probabilities=run.float(), run=run, cost=COST
+    )
+
+
 class Gated(nn.Module):
     """Two linear layers; a gate sends every second sample past the second one."""
 
@@ -31,7 +38,7 @@ class Gated(nn.Module):
     def forward(self, batch: Batch) -> Output:
         x = self.always(batch.inputs)  # [B, D]
         wanted = torch.arange(len(x)) % 2 == 0
-        run = routing.decide("gate", probabilities=wanted.float(), run=wanted, cost=COST)
+        run = announce(wanted)
         return Output(self._skipped(x, run) if self.skips else self._masked(x, run))
 
     def _skipped(self, x: Tensor, run: Tensor) -> Tensor:
@@ -46,7 +53,7 @@ class Closed(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         none = torch.zeros(len(batch), dtype=torch.bool)
-        run = routing.decide("gate", probabilities=none.float(), run=none, cost=COST)
+        run = announce(none)
         if run.any():
             raise ValueError("no room for all")
         return Output(batch.inputs)

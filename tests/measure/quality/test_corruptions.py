@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.measure.quality.corruptions import KINDS, SEVERITIES, corrupted, garbage
+from bench.measure.quality.corruptions import KINDS, SEVERITIES, corrupt, garbage
 from bench.types import Batch
 
 
@@ -29,7 +29,7 @@ def distance(kind: str, severity: int) -> float:
     before = batch_for(kind)
     if kind == "shift":
         before = Batch(torch.arange(16.0).expand(256, 1, 16, 16), torch.arange(256))
-    after = corrupted(before, kind, severity, seed=1)
+    after = corrupt(before, kind, severity, seed=1)
     if kind == "substitution":
         return (before.inputs != after.inputs).double().mean().item()
     return (before.inputs - after.inputs).abs().mean().item()
@@ -42,7 +42,7 @@ every_kind = pytest.mark.parametrize("kind", sorted({k for kinds in KINDS.values
 def test_the_seed_fixes_the_corruption(kind: str) -> None:
     """The same seed gives the same inputs; targets, mask and shape never change."""
     before = batch_for(kind)
-    first, again = (corrupted(before, kind, 3, seed=5) for _ in range(2))
+    first, again = (corrupt(before, kind, 3, seed=5) for _ in range(2))
     assert torch.equal(first.inputs, again.inputs)
     assert first.targets is before.targets
     assert first.mask is before.mask
@@ -63,16 +63,16 @@ def test_blur_keeps_flat_images_and_spreads_points() -> None:
     """(1 2 1) / 4 twice: a point of 16 becomes 4 in its place, 2 beside it and 1 at the corner."""
     image = torch.zeros(1, 1, 5, 5)
     image[0, 0, 2, 2] = 16.0
-    blurred = corrupted(Batch(image, torch.zeros(1)), "blur", 1, seed=0).inputs[0, 0]
+    blurred = corrupt(Batch(image, torch.zeros(1)), "blur", 1, seed=0).inputs[0, 0]
     assert blurred[1:4, 1:4].tolist() == [[1, 2, 1], [2, 4, 2], [1, 2, 1]]
     flat = torch.full((1, 2, 5, 5), 3.0)
-    assert torch.equal(corrupted(Batch(flat, torch.zeros(1)), "blur", 5, seed=0).inputs, flat)
+    assert torch.equal(corrupt(Batch(flat, torch.zeros(1)), "blur", 5, seed=0).inputs, flat)
 
 
 def test_contrast_draws_towards_the_image_mean() -> None:
     """Severity 1 leaves three quarters of the distance to the mean: (0, 2) becomes (0.25, 1.75)."""
     image = torch.tensor([0.0, 2.0]).view(1, 1, 1, 2)
-    reduced = corrupted(Batch(image, torch.zeros(1)), "contrast", 1, seed=0).inputs
+    reduced = corrupt(Batch(image, torch.zeros(1)), "contrast", 1, seed=0).inputs
     assert reduced.flatten().tolist() == [0.25, 1.75]
 
 
@@ -82,7 +82,7 @@ def test_shift_moves_each_image_by_up_to_its_severity() -> None:
     Of 25 moves sixteen images see more than a few; the middle of an image is inside every one.
     """
     before = batch_for("shift").inputs
-    after = corrupted(batch_for("shift"), "shift", 2, seed=3).inputs
+    after = corrupt(batch_for("shift"), "shift", 2, seed=3).inputs
     moves = set()
     for old, new in zip(before[:, 0], after[:, 0], strict=True):
         fitting = [
@@ -99,7 +99,7 @@ def test_shift_moves_each_image_by_up_to_its_severity() -> None:
 def test_substitution_spares_padding_and_uses_real_symbols() -> None:
     """Padding stays; at severity 5 up to 30 % of the real symbols change, to ones of the batch."""
     before = batch_for("substitution")
-    after = corrupted(before, "substitution", 5, seed=0)
+    after = corrupt(before, "substitution", 5, seed=0)
     assert before.mask is not None
     assert (after.inputs[~before.mask] == 0).all()
     assert set(after.inputs[before.mask].tolist()) <= set(before.inputs[before.mask].tolist())
@@ -110,7 +110,7 @@ def test_substitution_spares_padding_and_uses_real_symbols() -> None:
 def test_background_masks_what_is_quieter_than_it() -> None:
     """Loud parts stay as they are, silence rises to the level of the noise."""
     quiet_and_loud = torch.tensor([-9.0, 9.0]).view(1, 1, 2).expand(1, 32, 2).contiguous()
-    heard = corrupted(Batch(quiet_and_loud, torch.zeros(1)), "background", 5, seed=0).inputs
+    heard = corrupt(Batch(quiet_and_loud, torch.zeros(1)), "background", 5, seed=0).inputs
     assert (heard[..., 1] == 9.0).all()
     assert heard[..., 0].mean().item() == pytest.approx(1.5, abs=0.3)
 
@@ -134,4 +134,4 @@ def test_garbage_has_no_right_answer(kind: str) -> None:
 def test_what_does_not_exist_is_refused(kind: str, severity: int, message: str) -> None:
     """An unknown corruption or severity is named, with the choices."""
     with pytest.raises(ValueError, match=message):
-        corrupted(batch_for("noise"), kind, severity, seed=0)
+        corrupt(batch_for("noise"), kind, severity, seed=0)

@@ -14,8 +14,8 @@ from bench.measure.quality.robustness import conditions, measure_robustness
 from bench.measure.subject import Subject
 from bench.records.record import Metric
 from bench.tasks.multitask import Multitask
-from bench.tasks.parts.preloaded import in_batches
-from bench.types import Batch, Output, Quality, TaskSpec
+from bench.tasks.parts.preloaded import iterate_batches
+from bench.types import Batch, Extras, Output, Quality, TaskSpec
 from tests.fakes.methods import method_of
 
 SPEC = TaskSpec("t", "image", (1, 4, 4), 2)
@@ -33,13 +33,17 @@ class Images:
         assert split == "test"
         classes = torch.arange(96) % 2
         images = (2.0 * classes - 1)[:, None, None, None].expand(96, 1, 4, 4)
-        yield from in_batches(Batch(images, classes), size, seed=seed)
+        yield from iterate_batches(Batch(images, classes), size, seed=seed)
 
     def evaluate(self, model, batches: Iterable[Batch]) -> Quality:
         """Accuracy; its own arithmetic is not the model's."""
         _ = torch.ones(50, 50) @ torch.ones(50, 50)
         right = [model(batch).logits.argmax(-1) == batch.targets for batch in batches]
         return Quality(100.0 * float(torch.cat(right).double().mean()), "accuracy %", "higher")
+
+    @property
+    def extras(self) -> Extras:
+        return Extras(unseen=self.unseen)
 
     def unseen(self) -> Batch:
         return Batch(torch.zeros(8, 1, 4, 4), torch.full((8,), -100))
@@ -54,7 +58,7 @@ class Sorted(Images):
     def batches(self, split: str, size: int, *, seed: int | None = None) -> Iterator[Batch]:
         classes = torch.arange(1200) // 600
         images = (2.0 * classes - 1)[:, None, None, None].expand(1200, 1, 4, 4)
-        yield from in_batches(Batch(images, classes), size, seed=seed)
+        yield from iterate_batches(Batch(images, classes), size, seed=seed)
 
 
 class Brightness(nn.Module):

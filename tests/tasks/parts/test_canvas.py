@@ -1,4 +1,4 @@
-"""Drawing in whole numbers: geometry that can be checked by eye."""
+"""Integer image transforms, on images small enough to check by eye."""
 
 from __future__ import annotations
 

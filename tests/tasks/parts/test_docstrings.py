@@ -30,7 +30,7 @@ def test_words_are_lower_case_and_marks_stand_alone() -> None:
     assert docstrings.words("It's up to 3!") == ["it", "'", "s", "up", "to", "3", "!"]
 
 
-def test_headings_and_code_are_no_prose() -> None:
+def test_headings_and_code_are_not_prose() -> None:
     """40 characters of which at least half are letters: "a" * 20 + "." * 20 is the limit."""
     assert docstrings.is_prose("a" * 20 + "." * 20)
     assert not docstrings.is_prose("a" * 19 + "." * 21)
@@ -46,7 +46,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_every_paragraph_of_prose_is_kept_once(library: Path) -> None:
-    """Code and headings fall away, and so does what an earlier docstring says already."""
+    """Code, headings and paragraphs of an earlier docstring are dropped."""
     (library / "email").mkdir()
     (library / "email" / "header.py").write_text(MODULE)
     (library / "http.py").write_text('"""Raises ValueError where there is no colon."""')

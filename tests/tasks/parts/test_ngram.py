@@ -1,4 +1,4 @@
-"""Witten-Bell n-grams against arithmetic by hand and the laws of probability."""
+"""Witten-Bell n-grams against hand-worked values and the laws of probability."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def test_a_bigram_by_hand() -> None:
 
 
 def test_an_unseen_context_falls_back() -> None:
-    """After a symbol that training never showed, the bigram is the unigram."""
+    """After a symbol that is not in training, the bigram is the unigram."""
     train, test = rows([[0, 1, 0, 1]]), rows([[2, 0]])
     assert bits_per_symbol(train, test, 2, 3) == bits_per_symbol(train, test, 1, 3)
 
 
 def test_the_start_of_a_row_has_the_context_it_has() -> None:
-    """With one symbol before it, a trigram says what a bigram says."""
+    """With one symbol before it, a trigram equals a bigram."""
     train, test = rows([[0, 1, 1, 0, 1, 0, 0, 1]]), rows([[0, 1], [1, 1], [0, 0]])
     assert bits_per_symbol(train, test, 3, 2) == bits_per_symbol(train, test, 2, 2)
 
@@ -57,7 +57,7 @@ def test_probabilities_of_all_symbols_sum_to_one(
 
 
 @pytest.mark.parametrize("order", [0, 10])
-def test_an_order_that_cannot_be_counted_is_refused(order: int) -> None:
+def test_an_order_that_cannot_be_counted_is_rejected(order: int) -> None:
     """Order 0, or 10-grams of 103 symbols that overflow 64 bits, are errors."""
     with pytest.raises(ValueError, match="cannot be counted"):
         bits_per_symbol(rows([[0, 1]]), rows([[0, 1]]), order, 103)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.tasks.parts.preloaded import content_hash, in_batches
+from bench.tasks.parts.preloaded import content_hash, iterate_batches
 from bench.types import Batch
 
 
@@ -26,8 +26,10 @@ def test_a_pass_shows_every_sample_once(
     num_samples: int, batch_size: int, seed: int | None, whole: bool
 ) -> None:
     """One pass shows each sample once; only `whole` drops a ragged last batch."""
-    sizes = [len(b) for b in in_batches(numbered(num_samples), batch_size, seed=seed, whole=whole)]
-    shown = order_of(in_batches(numbered(num_samples), batch_size, seed=seed, whole=whole))
+    sizes = [
+        len(b) for b in iterate_batches(numbered(num_samples), batch_size, seed=seed, whole=whole)
+    ]
+    shown = order_of(iterate_batches(numbered(num_samples), batch_size, seed=seed, whole=whole))
     assert len(set(shown)) == len(shown) == sum(sizes)
     assert num_samples - sum(sizes) == (num_samples % batch_size if whole else 0)
     assert all(size == batch_size for size in sizes[:-1])
@@ -35,13 +37,13 @@ def test_a_pass_shows_every_sample_once(
 
 def test_without_a_seed_the_order_is_that_of_the_data() -> None:
     """No seed: samples come in data order, the last batch as large as what is left."""
-    batches = list(in_batches(numbered(5), 2))
+    batches = list(iterate_batches(numbered(5), 2))
     assert [batch.targets.tolist() for batch in batches] == [[0, 1], [2, 3], [4]]
 
 
 def test_a_seed_fixes_the_order() -> None:
     """The same seed gives the same order, another seed another one (50! orders: no chance hit)."""
-    first, again, other = (order_of(in_batches(numbered(50), 8, seed=s)) for s in (3, 3, 4))
+    first, again, other = (order_of(iterate_batches(numbered(50), 8, seed=s)) for s in (3, 3, 4))
     assert first == again != other
     assert first != sorted(first)
 
@@ -49,16 +51,16 @@ def test_a_seed_fixes_the_order() -> None:
 def test_every_tensor_of_a_sample_moves_with_it() -> None:
     """Inputs, targets and mask are shuffled together."""
     samples = replace(numbered(20), mask=torch.arange(20)[:, None] % 2 == 0)
-    for batch in in_batches(samples, 6, seed=1):
+    for batch in iterate_batches(samples, 6, seed=1):
         assert batch.inputs[:, 0].tolist() == batch.targets.tolist()
         assert batch.mask is not None
         assert batch.mask[:, 0].tolist() == (batch.targets % 2 == 0).tolist()
 
 
-def test_a_batch_size_below_one_is_refused() -> None:
+def test_a_batch_size_below_one_is_rejected() -> None:
     """A batch size of zero is an error that names the value, not an endless loop."""
     with pytest.raises(ValueError, match="at least 1, got 0"):
-        list(in_batches(numbered(3), 0))
+        list(iterate_batches(numbered(3), 0))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from bench.types import Batch, Output
 
 
 class Fixed:
-    """Answers with the inputs themselves as logits."""
+    """Returns the inputs as logits."""
 
     def __call__(self, batch: Batch) -> Output:
         return Output(batch.inputs)
@@ -50,8 +50,8 @@ def test_accuracy_of_nothing_is_an_error() -> None:
         accuracy(Fixed(), [], num_classes=3, references={})
 
 
-def test_majority_answers_the_commonest_training_class() -> None:
-    """Class 1 is the commonest in training and a quarter of the test."""
+def test_majority_predicts_the_most_frequent_training_class() -> None:
+    """Class 1 is the most frequent in training and a quarter of the test."""
     assert majority(torch.tensor([0, 1, 1]), torch.tensor([1, 0, 2, 0])) == 25.0
 
 
