@@ -1,4 +1,4 @@
-"""The workflow files say what they promise: pinned actions, make targets, one night at a time."""
+"""The workflow files: pinned actions, make targets, one nightly at a time."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ PINNED = re.compile(r"^[\w.-]+/[\w./-]+@[0-9a-f]{40}$")
 
 def read(path: Path) -> dict[str, Any]:
     found = yaml.safe_load(path.read_text())
-    return {"on" if key is True else key: value for key, value in found.items()}  # YAML's own yes
-
+    # YAML 1.1 reads the key `on` as true.
+    return {"on" if key is True else key: value for key, value in found.items()}
 
 def jobs(path: Path) -> Iterator[dict[str, Any]]:
     yield from read(path)["jobs"].values()
@@ -36,7 +36,7 @@ CI, NIGHTLY = (ROOT / ".github" / "workflows" / f"{name}.yaml" for name in ("ci"
 
 
 def test_these_are_the_workflows() -> None:
-    """One for every change, one for every night."""
+    """One for pull requests, one for the nightly."""
     assert WORKFLOWS == [CI, NIGHTLY]
 
 
@@ -50,7 +50,7 @@ def test_foreign_actions_are_pinned_by_commit(path) -> None:
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_steps_are_make_targets(path) -> None:
-    """What runs there, a person runs here: `make TARGET` and nothing else."""
+    """Every step can be reproduced locally: `make TARGET` and nothing else."""
     commands = [step["run"] for step in steps(path) if "run" in step]
     assert commands
     for command in commands:
@@ -62,12 +62,12 @@ def test_steps_are_make_targets(path) -> None:
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_nothing_foreign_is_pasted_into_a_command(path) -> None:
-    """Inputs, names of branches and secrets reach a command through its environment, so that none
-    becomes part of the shell. Only the file's own matrix is pasted."""
+def test_no_untrusted_value_is_expanded_in_a_command(path) -> None:
+    """Inputs, branch names and secrets reach a command through its environment, so that none is
+    parsed by the shell. Only the file's own matrix is expanded."""
     for step in steps(path):
-        pasted = re.findall(r"\$\{\{(.*?)\}\}", step.get("run", ""), re.DOTALL)
-        assert all(re.fullmatch(r" matrix\.\w+ ", each) for each in pasted), step["run"]
+        expanded = re.findall(r"\$\{\{(.*?)\}\}", step.get("run", ""), re.DOTALL)
+        assert all(re.fullmatch(r" matrix\.\w+ ", each) for each in expanded), step["run"]
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -89,23 +89,23 @@ def test_ci_lints_tests_and_gates_exactly() -> None:
 
 
 def test_the_oldest_torch_is_the_lower_bound() -> None:
-    """TORCH=oldest installs what pyproject.toml says is the least."""
+    """TORCH=oldest installs the lower bound of pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     (bound,) = [name for name in project["dependencies"] if name.startswith("torch>=")]
     (oldest,) = re.findall(r"^TORCH_oldest := torch==([\d.]+)$", MAKEFILE, re.MULTILINE)
     assert oldest.startswith(bound.removeprefix("torch>="))
 
 
-def test_one_night_at_a_time_on_the_gpu_runner() -> None:
-    """Scheduled and by hand, on the runner labelled gpu, one at once, never cancelled."""
+def test_one_nightly_at_a_time_on_the_gpu_runner() -> None:
+    """Scheduled or manual, on the runner labelled gpu, one at a time, never cancelled."""
     night = read(NIGHTLY)
     assert set(night["on"]) == {"schedule", "workflow_dispatch"}
     assert night["jobs"]["night"]["runs-on"] == ["self-hosted", "gpu"]
     assert night["concurrency"] == {"group": "nightly", "cancel-in-progress": False}
 
 
-def test_a_night_leaves_artifacts_summary_and_issue() -> None:
-    """The verdict is uploaded and summarised whatever it says; an issue only if not green."""
+def test_a_nightly_leaves_artifacts_summary_and_issue() -> None:
+    """Every verdict is uploaded and summarised; an issue is opened only if it is not green."""
     found = {step.get("name", step.get("uses", "")): step for step in steps(NIGHTLY)}
     assert found["summary"]["run"].endswith('>> "$GITHUB_STEP_SUMMARY"')
     (upload,) = [step for name, step in found.items() if name.startswith("actions/upload-artifact")]
@@ -114,9 +114,9 @@ def test_a_night_leaves_artifacts_summary_and_issue() -> None:
     assert found["issue"]["if"] == "${{ failure() }}"
 
 
-def test_a_night_without_end_is_told_too() -> None:
-    """The night's step ends before its job does, so that the steps behind it still run; what only
-    mirrors cannot turn a green night red."""
+def test_a_nightly_that_times_out_still_reports() -> None:
+    """The measuring step times out before its job, so that later steps still run; a step that only
+    mirrors cannot turn a green run red."""
     night = read(NIGHTLY)["jobs"]["night"]
     named = {step.get("name"): step for step in night["steps"]}
     assert named["night"]["timeout-minutes"] < night["timeout-minutes"]
@@ -125,7 +125,7 @@ def test_a_night_without_end_is_told_too() -> None:
 
 
 def test_no_token_is_left_where_a_revision_runs() -> None:
-    """The checkout keeps no credentials, and the night's own step gets no secret or token."""
+    """The checkout keeps no credentials, and the measuring step gets no secret or token."""
     (checkout,) = [
         step for step in steps(NIGHTLY) if step.get("uses", "").startswith("actions/checkout@")
     ]
@@ -134,8 +134,8 @@ def test_no_token_is_left_where_a_revision_runs() -> None:
     assert set(night["env"]) == {"BASELINE", "CANDIDATE"}
 
 
-def test_secrets_are_seen_by_their_step_alone() -> None:
-    """The night runs without any secret; W&B's key is optional and its own step's."""
+def test_a_secret_is_visible_to_one_step_only() -> None:
+    """The measuring step has no secret; the W&B key is optional and visible to its step only."""
     for step in steps(NIGHTLY):
         holds = any("secrets." in str(value) for value in step.get("env", {}).values())
         assert holds == (step.get("name") == "mirror to W&B")

@@ -11,7 +11,7 @@ A further task takes three places:
 
 1. a file here with a dataclass of its settings. `parts.preloaded.Preloaded` supplies batches and
    hash for data in memory; the class adds `spec`, `recipe`, `samples`, `criterion` and `evaluate`
-   (`bench.types.Task` is the protocol);
+   (`bench.types.Task` is the protocol, and lists what else a task may offer);
 2. a line under [project.entry-points."condbench.tasks"] in pyproject.toml, followed by
    `pip install -e .`, because entry points are read from the installed metadata;
 3. a test file in tests/tasks/.

@@ -1,6 +1,7 @@
 """What the bundled tasks are made of; no file here is a task.
 
 preloaded    data in memory: batches, order, content hash
+manifest     the hash of data on disk that are too large to read for every plan
 scoring      losses, accuracy and trivial baselines
 canvas       image transforms in integer arithmetic (digits)
 letters      capital letters, the unseen class of digits
