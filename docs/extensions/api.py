@@ -73,16 +73,30 @@ def _methods(node: Definition) -> Iterator[str]:
         yield from [*prose(ast.get_docstring(method) or ""), ""]
 
 
-def _constants(module: ModuleType) -> list[tuple[str, str, str]]:
-    """Assignments to public names at the top of the module, with the comment beside them."""
+def _constants(module: ModuleType) -> Iterator[tuple[str, str, str]]:
+    """Assignments to public names at the top of a module: name, value, the comment beside it.
+
+    A package's are also those that it imports from its own modules and names in `__all__`.
+    """
+    exported = set(getattr(module, "__all__", ()))
     source = inspect.getsource(module)
-    lines = source.splitlines()
-    found = []
     for node in ast.parse(source).body:
-        if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(module.__name__):
+            names = {alias.name for alias in node.names} & exported
+            part = importlib.import_module(str(node.module))
+            yield from (row for name, row in _assignments(inspect.getsource(part)) if name in names)
+    yield from (row for _, row in _assignments(source))
+
+
+def _assignments(source: str) -> Iterator[tuple[str, tuple[str, str, str]]]:
+    lines = source.splitlines()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign):
+            target = node.targets[0]
+        elif isinstance(node, ast.AnnAssign):
+            target = node.target
+        else:
             continue
-        name = node.targets[0].id
-        if not name.startswith("_"):
+        if isinstance(target, ast.Name) and node.value and not target.id.startswith("_"):
             comment = lines[(node.end_lineno or node.lineno) - 1].partition("  # ")[2]
-            found.append((code(name), code(ast.unparse(node.value)), comment))
-    return found
+            yield target.id, (code(target.id), code(ast.unparse(node.value)), comment)

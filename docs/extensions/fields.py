@@ -80,6 +80,7 @@ def _default(value: ast.expr | None) -> str:
         if isinstance(factory, ast.Lambda):
             return ast.unparse(factory.body)
         if factory is not None:
-            return ast.unparse(factory) + "()"
+            made = ast.unparse(factory) + "()"
+            return {"list()": "[]", "dict()": "{}"}.get(made, made)
         return ast.unparse(named["default"]) if "default" in named else ""
     return ast.unparse(value)
