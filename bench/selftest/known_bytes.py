@@ -1,4 +1,4 @@
-"""The memory meter on work whose peak is known, beside ru_maxrss and memray, on this machine."""
+"""The memory meter on work with a known peak, beside ru_maxrss and memray."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ HEADERS = [
     "resident, child of its own",
     "memray",
 ]
-RESIDENT_BELOW, RESIDENT_ABOVE = 0.01, 8 * MIB  # of memray's peak, where the memory is touched
-ORDER = 0.01  # what the order of the workloads may change
+# Resident bytes may lie so far below and above memray's peak, where all memory is touched.
+RESIDENT_BELOW, RESIDENT_ABOVE = 0.01, 8 * MIB
+ORDER = 0.01  # largest relative change by the order of the workloads
 
 
 def big() -> object:
     """20 tensors of 16 MiB."""
-    return [torch.zeros(4 * MIB) for _ in range(20)]
+    return [torch.zeros(4 * MIB) for _ in range(20)]  # float32: 4 bytes an element
 
 
 def small() -> object:
@@ -65,6 +66,7 @@ def convolution() -> object:
 def train() -> object:
     """AdamW on a matrix of 32 MiB: weight, gradient, two moments, two temporaries."""
     weight = nn.Parameter(torch.ones(4096, 2048))
+    # foreach=True would hold temporaries of all parameters at once, by a rule of its own.
     optimizer = torch.optim.AdamW([weight], foreach=False)
     for _ in range(2):
         optimizer.zero_grad()
@@ -75,27 +77,28 @@ def train() -> object:
 
 @dataclass(frozen=True)
 class Workload:
-    """Work, the closed form of its live tensors in bytes, and what the meter may read."""
+    """Work, the closed form of its live tensors in bytes, and the accepted range of readings."""
 
     run: Callable[[], object]
     tensors: int
-    least: int
-    most: int
-    is_resident: bool = True  # whether the whole of it can be seen in a child's resident memory
-    idle: str = "idle"
+    min_bytes: int
+    max_bytes: int
+    is_resident: bool = True  # whether its resident memory is compared with memray's peak
+    idle: str = "idle"  # of IDLE: the work whose resident memory is subtracted
 
-    def missed(self, peak: int) -> bool:
-        """Whether a reading is outside the closed form and the operators' own scratch."""
-        return not self.least <= peak <= self.most
+    def accepts(self, peak: int) -> bool:
+        """Whether a reading is the closed form plus at most the operators' own scratch memory."""
+        return self.min_bytes <= peak <= self.max_bytes
 
 
 def exact(
     run: Callable[[], object], tensors: int, scratch: int = 0, is_resident: bool = True
 ) -> Workload:
-    """At least its tensors, at most `scratch` bytes more."""
+    """A workload that reads at least its tensors, at most `scratch` bytes more."""
     return Workload(run, tensors, tensors, tensors + scratch, is_resident)
 
 
+# Weight and bias of the convolution; input and output are 32 MiB each.
 CONV_OWN = (64 * 64 * 9 + 64) * 4
 CONV_TENSORS = 2 * 32 * MIB + CONV_OWN
 CONV_PEAK = CONV_TENSORS + 32 * MIB  # oneDNN's workspace; 5 % either way
@@ -103,6 +106,7 @@ WORKLOADS = {
     "big": exact(big, 320 * MIB),
     "small": exact(small, 256 * MIB),
     "mlp": exact(mlp, (4 + 32 + 32) * MIB),
+    # sort allocates 32 KiB of scratch
     "softmax_sort": exact(softmax_sort, (64 * 3 + 128) * MIB, 64 * 1024),
     "convolution": Workload(
         convolution,
@@ -111,23 +115,23 @@ WORKLOADS = {
         round(1.05 * CONV_PEAK),
         idle="tiny_convolution",
     ),
-    # the first optimiser step imports hundreds of modules, which are no tensors
+    # The first optimiser step imports hundreds of modules: resident memory, but no tensors.
     "train": exact(train, 6 * 32 * MIB, 64, is_resident=False),
 }
 
 
 def workload(name: str) -> Callable[[], object]:
-    """The target of the resident-memory child."""
+    """The workload of this name, for the child of `measure_peak_rss`."""
     return IDLE[name] if name in IDLE else WORKLOADS[name].run
 
 
 def tiny_convolution() -> object:
-    """Loads what a convolution loads."""
+    """Loads the same libraries as a large convolution."""
     with torch.inference_mode():
         return nn.Conv2d(64, 64, 3)(torch.ones(1, 64, 3, 3))
 
 
-# What a child's resident memory is compared with: no work, or work that loads the same libraries.
+# Subtracted from a child's resident memory: no work, or work that loads the same libraries.
 IDLE: dict[str, Callable[[], object]] = {
     "idle": lambda: None,
     "tiny_convolution": tiny_convolution,
@@ -136,19 +140,19 @@ IDLE: dict[str, Callable[[], object]] = {
 
 @dataclass(frozen=True)
 class Readings:
-    """Bytes of one workload by every meter; memray's is None where it is not installed."""
+    """Bytes of one workload by every meter; memray's is None if it is not installed."""
 
-    growths: list[int]
-    first: int
+    growths: list[int]  # of ru_maxrss, first and second run
+    first: int  # ours
     second: int
     resident: int
     memray: int | None
 
 
 def rows_and_failures() -> tuple[list[list[str]], list[str]]:
-    """One line per workload, and which closed forms and limits are missed.
+    """One row per workload, and the closed forms and limits that are missed.
 
-    Everything is read twice, the second time in the opposite order.
+    All readings are taken twice, the second time in the opposite order.
     """
     idle = {name: _resident(name) for name in IDLE}
     found = {name: _readings(name, idle) for name in WORKLOADS}
@@ -158,17 +162,17 @@ def rows_and_failures() -> tuple[list[list[str]], list[str]]:
 
 
 def failures(name: str, found: Readings, again: Readings) -> Iterator[str]:
-    """The limits that a workload's readings miss; `again`: read in another order."""
+    """The limits that a workload's readings miss; `again`: those in the opposite order."""
     work = WORKLOADS[name]
-    if found.first != found.second or work.missed(found.first):
+    if found.first != found.second or not work.accepts(found.first):
         yield (
             f"memory, {name}: {found.first} and {found.second} bytes, "
-            f"allowed {work.least} to {work.most}"
+            f"allowed {work.min_bytes} to {work.max_bytes}"
         )
     for column in ("first", "resident"):
         before, after = getattr(found, column), getattr(again, column)
         if abs(after - before) > ORDER * before:
-            yield f"memory, {name}: {column} reads {before} or {after} bytes by order"
+            yield f"memory, {name}: {column} reads {before} or {after} bytes, by order of workloads"
     if found.memray is not None and work.is_resident:
         low, high = found.memray * (1 - RESIDENT_BELOW), found.memray + RESIDENT_ABOVE
         if not low <= found.resident <= high:
@@ -180,6 +184,7 @@ def failures(name: str, found: Readings, again: Readings) -> Iterator[str]:
 def _readings(name: str, idle: dict[str, int]) -> Readings:
     work = WORKLOADS[name].run
     resident = _resident(name) - idle[WORKLOADS[name].idle]
+    # Before our meters run the work: ru_maxrss never falls, so it would not grow after them.
     growths = [_maxrss_growth(work), _maxrss_growth(work)]
     first, second = measure_window(work).peak_bytes, measure_peak_bytes(work)
     return Readings(growths, first, second, resident, memray_peak(work))
@@ -194,11 +199,12 @@ def _row(name: str, found: Readings) -> list[str]:
 
 
 def memray_peak(work: Callable[[], object]) -> int | None:
-    """What memray sees allocated at the peak of `work`; None without memray."""
+    """Bytes allocated at the peak of `work` according to memray; None without memray."""
     try:
         import memray
     except ImportError:
         return None
+    # memray's tracker reports through a file only.
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "allocations"
         with memray.Tracker(file):
@@ -209,7 +215,7 @@ def memray_peak(work: Callable[[], object]) -> int | None:
 def _maxrss_growth(work: Callable[[], object]) -> int:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     work()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024  # KiB on Linux
 
 
 def _resident(name: str) -> int:

@@ -1,4 +1,4 @@
-"""The FLOP meter on work whose FLOPs are known, beside FlopCounterMode, fvcore and the profiler."""
+"""The FLOP meter on work with known FLOPs, beside FlopCounterMode, fvcore and the profiler."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bench.meters.flops.crosscheck import macs_fvcore, profiler_flops
 from bench.types import Batch, Output
 
 HEADERS = ["case", "closed form (FLOP)", "condbench", "FlopCounterMode", "fvcore x 2", "profiler"]
-MAX_US_PER_OP = 60.0
+MAX_US_PER_OP = 60.0  # overhead of counting: about 7 us on a quiet machine
 B, T, D, H, E, K = 4, 16, 64, 128, 8, 2  # samples, tokens, width, hidden width, experts, top-k
 
 
@@ -27,6 +27,7 @@ class Attention(nn.Module):
     """Scaled dot product attention with 4 heads: two products of T x T x D per sample."""
 
     def forward(self, x: Tensor) -> Tensor:
+        # Without projections: all FLOPs are the fused kernel's, which other counters miss.
         heads = x.view(B, T, 4, D // 4).transpose(1, 2)
         return F.scaled_dot_product_attention(heads, heads, heads)
 
@@ -38,14 +39,17 @@ class Experts(nn.Module):
         super().__init__()
         self.grouped = grouped
         self.router = nn.Linear(D, E, bias=False)
+        # Scaled so that outputs stay finite; the values do not matter.
         self.up = nn.Parameter(torch.randn(E, D, H) / D)
         self.down = nn.Parameter(torch.randn(E, H, D) / H)
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.reshape(-1, D)  # [N, D]
         chosen = self.router(tokens).topk(K).indices.flatten()  # [N * K]
+        # Rows sorted by expert, as both ways of running the experts need them.
         order = chosen.argsort()
         rows = tokens.repeat_interleave(K, 0)[order]
+        # [E], where each expert's rows end; grouped_mm requires int32.
         ends = torch.bincount(chosen, minlength=E).cumsum(0).to(torch.int32)
         if self.grouped:
             return F.grouped_mm(F.grouped_mm(rows, self.up, offs=ends), self.down, offs=ends)
@@ -74,7 +78,7 @@ class Backward(nn.Module):
         self.conv = nn.Conv1d(D, D, 3, padding=1, groups=16, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.enable_grad():
+        with torch.enable_grad():  # cases run without gradients otherwise
             inputs = x.transpose(1, 2).detach().requires_grad_()
             self.conv(inputs).sum().backward()
         return inputs
@@ -97,13 +101,15 @@ class Sparse(nn.Module):
 
 @dataclass(frozen=True)
 class Case:
-    """A module on a random [B, T, D] and its closed form."""
+    """A module on a random input [B, T, D], and the closed form of its FLOPs."""
 
     name: str
     build: Callable[[], nn.Module]
     flops: int
 
 
+# FLOPs, 2 x MAC: a D x D layer; router and two layers of K experts; an encoder layer (four
+# projections, two products of attention, two layers of the feed-forward part).
 LAYER = 2 * B * T * D * D
 ROUTED = 2 * B * T * D * E + K * 2 * 2 * B * T * D * H
 ENCODER = 4 * LAYER + 2 * 2 * B * T * T * D + 2 * 2 * B * T * D * H
@@ -117,20 +123,23 @@ CASES = (
     ),
     Case("MoE top-2 of 8, loop", lambda: Experts(grouped=False), ROUTED),
     Case("MoE top-2 of 8, grouped_mm", lambda: Experts(grouped=True), ROUTED),
+    # four gates, each with an input and a recurrent matrix
     Case("LSTM", lambda: nn.LSTM(D, D, batch_first=True), 2 * 4 * LAYER),
     Case("matrix times vector", Matvec, 2 * D * D),
     Case("linear layer, CSR, 64 of 4,096 stored", Sparse, LAYER // D),
+    # forward, gradient of the input, gradient of the weight: each sums D / 16 channels x 3 places
     Case("grouped convolution, fwd + bwd", Backward, 3 * 2 * B * T * D * (D // 16) * 3),
 )
 
 
 def rows_and_failures() -> tuple[list[list[str]], list[str]]:
-    """One line per case, and where our meter is neither exact nor flagged."""
+    """One row per case, and the cases in which our meter is neither exact nor flagged."""
     rows, failed = [], []
     for case in CASES:
         torch.manual_seed(0)
         module = case.build().eval()
         x = torch.randn(B, T, D)
+        # Each counter runs the module itself: they cannot be nested.
         with torch.no_grad():
             ours = count(module, x)
             counter = FlopCounterMode(display=False)
@@ -154,7 +163,7 @@ def _share(flops: float, case: Case) -> str:
 
 
 class _OnBatch(nn.Module):
-    """A module on tensors as a model on batches."""
+    """A module that takes tensors, as a model that takes batches."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -167,9 +176,9 @@ class _OnBatch(nn.Module):
 def overhead() -> dict[str, float]:
     """Microseconds of CPU per dispatched op without and with a counter: the fastest of five runs.
 
-    CPU time, on one thread: a busy neighbour is not the counter's cost.
+    CPU time, on one thread, because another process's load is no overhead of the counter.
     """
-    x = torch.randn(8, 8)
+    x = torch.randn(8, 8)  # tiny: the product itself is a fraction of its dispatch
     num_ops = 2000
 
     def chain() -> None:

@@ -1,11 +1,11 @@
-"""The time meter on work whose ratio is known, beside other ways to time it, on this machine.
+"""The time meter on work with a known ratio, beside other ways of timing.
 
 A pass is a fixed number of small matrix products; the baseline does 5 % more of them, or as many.
-Every estimator times the same work in the same session: on the machine as it is, and with another
+Every estimator times the same work in the same session: without added load, and with another
 process that keeps one core busy. Acceptance: median error at most 1 % (2 % with a busy core);
-without the busy core also a spread of at most 1 % and intervals that hold the truth in at least
-85 % of sessions; at most one session in 20 may call a model different from itself, that is, have an
-interval that lies more than 1 % away from 1.
+without the busy core also a spread of at most 1 % and intervals that contain the true ratio in at
+least 85 % of sessions; in at most one session of 20 may the interval of a model against itself lie
+more than 1 % away from 1.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ from bench.measure.plausibility.speed import CONTROL_MARGIN
 from bench.meters.conditions import pinned_threads
 from bench.meters.time.paired import compare
 
-QUIET, BUSY = "as it is", "one busy core"
+QUIET, BUSY = "no added load", "one busy core"
 PRODUCTS = 400  # per pass: a few milliseconds
 ROUNDS = 20
+# A short warm-up is enough here: the work has no caches to fill and compiles nothing.
 SETTINGS: dict[str, Any] = {"rounds": ROUNDS, "warmup_s": 0.3, "block_ms": 50.0}
 
 
 @dataclass
 class Sessions:
-    """One estimator's answers to one known ratio."""
+    """One estimator's results for one known ratio, one per session."""
 
     truth: float
     estimator: str
     ratios: list[float] = field(default_factory=list)
-    num_covered: int | None = None
-    num_different: int | None = None
+    num_covered: int | None = None  # intervals that contain the truth; None without intervals
+    num_different: int | None = None  # intervals more than 1 % away from 1
 
     @property
     def errors(self) -> np.ndarray:
@@ -49,9 +50,10 @@ class Sessions:
         return np.array(self.ratios) / self.truth - 1
 
     def row(self) -> list[str]:
-        """A line of the table."""
+        """A row of the table."""
         errors = 100 * self.errors
         share = "-" if self.num_covered is None else f"{self.num_covered / len(errors):.0%}"
+        # At a true ratio other than 1 such an interval is right.
         different = "-" if self.num_different is None or self.truth != 1 else self.num_different
         return [
             f"{self.truth:.2f}",
@@ -70,16 +72,16 @@ HEADERS = [
     "median error",
     "sd",
     "worst",
-    "interval holds it",
-    "A/A called different",
+    "interval contains it",
+    "A/A found different",
 ]
 
 
 def operands() -> list[torch.Tensor]:
-    """Two 64 x 64 matrices and room for their product, shared by both sides of a ratio.
+    """Two 64 x 64 matrices and an output for their product, shared by both sides of a ratio.
 
-    Where matrices lie in memory changes their product's time by some tenths of a percent, the same
-    in every session of a process: with operands of their own the true ratio would not be known.
+    The location of matrices in memory changes their product's time by tenths of a percent, equally
+    in every session of a process: with separate operands the true ratio would not be known.
     """
     return [torch.randn(64, 64) for _ in range(3)]
 
@@ -90,13 +92,13 @@ def busy_loop(num_products: int, matrices: list[torch.Tensor]) -> Callable[[Any]
 
     def run(batch: Any) -> None:
         for _ in range(num_products):
-            torch.mm(left, right, out=out)
+            torch.mm(left, right, out=out)  # allocation would add time of its own
 
     return run
 
 
 def measure_sessions(truth: float, num_sessions: int) -> list[Sessions]:
-    """Every estimator's answers in `num_sessions` sessions of one known ratio."""
+    """Every estimator's results in `num_sessions` sessions of one known ratio."""
     matrices = operands()
     candidate = busy_loop(PRODUCTS, matrices)
     baseline = busy_loop(round(PRODUCTS * truth), matrices)
@@ -104,6 +106,7 @@ def measure_sessions(truth: float, num_sessions: int) -> list[Sessions]:
     others = {"sequential medians": _sequential, "torch.utils.benchmark": _torch_benchmark}
     found = {name: Sessions(truth, name) for name in others}
     with pinned_threads(1), torch.inference_mode():
+        # Session by session, so that a noisy minute affects every estimator.
         for _ in range(num_sessions):
             _add_ours(ours, candidate, baseline)
             for name, estimate in others.items():
@@ -125,7 +128,7 @@ def _add_ours(sessions: Sessions, candidate: Callable, baseline: Callable) -> No
 
 
 def _sequential(model: Callable) -> float:
-    """Median seconds of as many blocks as ABBA has, one model after the other."""
+    """Median seconds of as many blocks as ABBA has; the models are timed one after the other."""
     times = []
     for _ in range(2 * ROUNDS):
         start = time.perf_counter_ns()
@@ -143,7 +146,8 @@ def _torch_benchmark(model: Callable) -> float:
 @contextmanager
 def busy_core() -> Iterator[None]:
     """Another process that keeps the first core of the affinity mask busy."""
-    spin = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): pass"  # never without us
+    # It ends by itself when this process dies.
+    spin = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): pass"
     hog = subprocess.Popen([sys.executable, "-c", spin, str(os.getpid())])
     try:
         os.sched_setaffinity(hog.pid, {min(os.sched_getaffinity(0))})
@@ -154,7 +158,7 @@ def busy_core() -> Iterator[None]:
 
 
 def failures(sessions: Sessions, load: str) -> list[str]:
-    """Which acceptance limits our meter misses on this machine."""
+    """The acceptance limits that our meter misses on this machine."""
     limit = 0.01 if load == QUIET else 0.02
     error = float(np.median(sessions.errors))
     num = len(sessions.ratios)
@@ -162,9 +166,9 @@ def failures(sessions: Sessions, load: str) -> list[str]:
         f"median error {error:+.2%}": abs(error) <= limit,
         f"spread {sessions.errors.std(ddof=1):.2%}": load != QUIET
         or sessions.errors.std(ddof=1) <= 0.01,
-        f"{sessions.num_covered} of {num} intervals hold the truth": load != QUIET
+        f"{sessions.num_covered} of {num} intervals contain the truth": load != QUIET
         or (sessions.num_covered or 0) >= 0.85 * num,
-        f"{sessions.num_different} of {num} A/A sessions called different": sessions.truth != 1
+        f"{sessions.num_different} of {num} A/A sessions found different": sessions.truth != 1
         or (sessions.num_different or 0) <= max(1, num // 20),
     }
     name = f"time, ratio {sessions.truth:.2f}, {load}"
@@ -172,7 +176,7 @@ def failures(sessions: Sessions, load: str) -> list[str]:
 
 
 class EarlyExit:
-    """Eight layers of width 256; a sample leaves after the layer that its input names."""
+    """Eight layers of width 256; a sample exits after the layer given by its input."""
 
     def __init__(self, always_last: bool) -> None:
         self.layers = [torch.nn.Linear(256, 256) for _ in range(8)]
@@ -186,9 +190,9 @@ class EarlyExit:
 
 
 def repeated_input_rows() -> list[list[str]]:
-    """What an input-dependent model's speed-up seems to be when one input is repeated."""
+    """Apparent speed-up of an input-dependent model when one input is repeated."""
     generator = torch.Generator().manual_seed(0)
-    exits = [1] * 32 + [4] * 16 + [8] * 16  # of 64 inputs: half leave after the first layer
+    exits = [1] * 32 + [4] * 16 + [8] * 16  # of 64 inputs: half exit after the first layer
     batches = [(torch.randn(1, 256, generator=generator), last) for last in exits]
     theory = 8 * len(exits) / sum(exits)
     rows = []

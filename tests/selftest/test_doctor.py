@@ -1,4 +1,4 @@
-"""The doctor's report: what decides its exit code, what a machine is said to measure, JSON."""
+"""The doctor's report: exit code, measurable quantities, JSON and text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SELF_TEST = [
     Finding("self-test", name, "ok", "fine")
     for name in ("FLOPs", "memory", "noise floor", "time ratio")
 ]
-NO_GPU = Finding("gpu", "driver", "no", "NVML does not answer")
+NO_GPU = Finding("gpu", "driver", "no", "NVML is not available")
 NO_RAPL = Finding("machine", "cpu energy", "no", "no RAPL")
 LAPTOP = [NO_RAPL, NO_GPU, *SELF_TEST]
 
@@ -26,25 +26,25 @@ def with_gpu(energy: Finding | None):
 
 
 def test_a_missing_gpu_is_no_failure_and_a_wrong_meter_is():
-    """0 unless something that must work does not."""
+    """The exit code is 0 unless something required fails."""
     assert exit_code(LAPTOP) == 0
     assert exit_code([*LAPTOP, Finding("machine", "load", "warning", "busy")]) == 0
     assert exit_code([*LAPTOP, Finding("self-test", "FLOPs", "failed", "wrong")]) == 1
 
 
-def test_a_laptop_measures_all_but_energy_and_says_why():
-    """Each quantity is yes, or no with the reason."""
+def test_a_laptop_measures_all_but_energy():
+    """Each quantity is "yes", or "no" with the reason."""
     assert measurable(LAPTOP) == {
         "FLOPs": "yes",
         "memory": "yes",
         "time": "yes",
-        "GPU energy": "no: NVML does not answer",
+        "GPU energy": "no: NVML is not available",
         "CPU energy": "no: no RAPL",
     }
 
 
 @pytest.mark.parametrize(
-    ("energy", "answer"),
+    ("energy", "verdict"),
     [
         (Finding("self-test", "energy of cuda:0", "ok", "fine"), "yes"),
         (Finding("self-test", "energy of cuda:0", "no", "MIG"), "no: MIG"),
@@ -52,9 +52,9 @@ def test_a_laptop_measures_all_but_energy_and_says_why():
         (None, "not examined"),
     ],
 )
-def test_a_gpu_measures_energy_only_if_its_counter_was_checked(energy, answer):
-    """A driver and torch alone promise nothing."""
-    assert measurable(with_gpu(energy))["GPU energy"] == answer
+def test_a_gpu_measures_energy_only_if_its_counter_was_tested(energy, verdict):
+    """A driver and torch alone do not prove a counter."""
+    assert measurable(with_gpu(energy))["GPU energy"] == verdict
 
 
 def test_a_torch_without_cuda_is_the_reason_why_a_gpu_is_not_measured():
@@ -66,32 +66,32 @@ def test_a_torch_without_cuda_is_the_reason_why_a_gpu_is_not_measured():
     assert measurable(findings)["GPU energy"] == "no: a build for CPUs"
 
 
-def test_a_noisy_machine_measures_time_with_doubt():
-    """The A/A noise floor stands beside the answer."""
+def test_a_noisy_machine_measures_time_with_a_warning():
+    """The A/A noise floor is part of the verdict."""
     noisy = Finding("self-test", "noise floor", "warning", "below 20 %")
     findings = [each for each in SELF_TEST if each.name != "noise floor"]
-    assert measurable([noisy, *findings])["time"] == "yes, with doubt: below 20 %"
+    assert measurable([noisy, *findings])["time"] == "yes, but: below 20 %"
 
 
 def test_this_machine_is_examined_in_every_part(tmp_path):
-    """Processor, GPUs, W&B, Slurm and folders, each with a sentence; nothing here may fail."""
+    """Processor, GPUs, W&B, Slurm and folders each have a text; none may fail here."""
     findings = examine(tmp_path)
     names = {(each.part, each.name) for each in findings}
     wanted = {"cpu", "threads", "load", "trials", "frequency", "memory", "cpu energy"}
     assert {("machine", name) for name in wanted} <= names
-    assert {("gpu", "driver"), ("surroundings", "wandb"), ("surroundings", "slurm")} <= names
+    assert {("gpu", "driver"), ("services", "wandb"), ("services", "slurm")} <= names
     assert all(each.text for each in findings)
     assert exit_code(findings) == 0
 
 
 def test_a_results_folder_that_cannot_be_written_fails(tmp_path, monkeypatch):
-    """There a run would lose its records."""
+    """A run would lose its records there."""
     monkeypatch.setattr("os.access", lambda path, mode: False)
     assert exit_code(examine(tmp_path / "results" / "deeper")) == 1
 
 
-def test_keys_are_told_to_exist_and_never_shown(tmp_path, monkeypatch):
-    """A report that is pasted into an issue gives no secret away."""
+def test_keys_are_reported_as_present_and_never_shown(tmp_path, monkeypatch):
+    """A report pasted into an issue contains no secret."""
     monkeypatch.setenv("WANDB_API_KEY", "s3cret" * 7)
     findings = examine(tmp_path)
     assert "s3cret" not in as_json(findings) + as_text(findings)
@@ -101,18 +101,18 @@ def test_keys_are_told_to_exist_and_never_shown(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("status", "code"), [("ok", 0), ("failed", 1)])
 def test_the_verb_prints_json_and_exits_with_its_code(monkeypatch, capsys, status, code):
-    """`condbench doctor --json` is for programs: findings, answers, exit code."""
-    made = [*LAPTOP, Finding("self-test", "energy of cuda:0", status, "said")]
+    """`condbench doctor --json` is for programs: findings, verdicts, exit code."""
+    made = [*LAPTOP, Finding("self-test", "energy of cuda:0", status, "text")]
     monkeypatch.setattr(doctor, "examine_and_test", lambda results: made)
     assert main(["doctor", "--json"]) == code
-    told = json.loads(capsys.readouterr().out)
-    assert told["exit_code"] == code
-    assert told["findings"][-1]["status"] == status
-    assert told["measurable"]["FLOPs"] == "yes"
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["exit_code"] == code
+    assert printed["findings"][-1]["status"] == status
+    assert printed["measurable"]["FLOPs"] == "yes"
 
 
 def test_the_verb_prints_one_line_per_finding(monkeypatch, capsys):
-    """For a person, without --json."""
+    """Plain text, without --json."""
     monkeypatch.setattr(doctor, "examine_and_test", lambda results: LAPTOP)
     assert main(["doctor"]) == 0
     printed = capsys.readouterr().out

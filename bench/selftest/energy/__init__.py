@@ -1,1 +1,1 @@
-"""`make energy`: what the energy counter of a real board does."""
+"""`make energy`: studies of the energy counter of a real board."""

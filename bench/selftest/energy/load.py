@@ -1,4 +1,4 @@
-"""A load of known shape for a GPU: busy for so many seconds, or a square wave."""
+"""A GPU load of known shape: busy for a number of seconds, or a square wave."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import time
 
 import torch
 
-SIDE = 4096
-TRIES = 50
+SIDE = 4096  # rows and columns: about 0.2 ms a product on an H200, which sets the resolution
+NUM_TIMED = 50  # products that calibrate the load
 
 
 class MatrixLoad:
-    """Square bfloat16 products, as many as fill the asked time."""
+    """Square bfloat16 products, as many as fill the requested time."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._matrix = torch.randn(SIDE, SIDE, device=device, dtype=torch.bfloat16)
-        self._products(TRIES)
-        self._product_s = self._timed(TRIES)[0] / TRIES
+        self._products(NUM_TIMED)  # dry: the first products load kernels and raise clocks
+        self._product_s = self._time_products(NUM_TIMED)[0] / NUM_TIMED
 
     def busy(self, seconds: float) -> None:
         """Compute for about `seconds` and wait for the end."""
@@ -29,8 +29,8 @@ class MatrixLoad:
         time.sleep(period_s / 2)
 
     def host_over_device_time(self) -> float:
-        """Host seconds over the device's own, of the same products: 1 if nothing hides."""
-        host_s, device_s = self._timed(20 * TRIES)
+        """Host seconds / device seconds of the same products: 1 if synchronisation is complete."""
+        host_s, device_s = self._time_products(20 * NUM_TIMED)
         return host_s / device_s
 
     def _launch(self, num: int) -> None:
@@ -42,11 +42,12 @@ class MatrixLoad:
         self._launch(num)
         torch.cuda.synchronize(self.device)
 
-    def _timed(self, num: int) -> tuple[float, float]:
+    def _time_products(self, num: int) -> tuple[float, float]:
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         started_s = time.monotonic()
         begin.record(torch.cuda.current_stream(self.device))
         self._launch(num)
         end.record(torch.cuda.current_stream(self.device))
         end.synchronize()
+        # CUDA's events count milliseconds.
         return time.monotonic() - started_s, begin.elapsed_time(end) / 1e3

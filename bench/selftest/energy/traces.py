@@ -1,7 +1,7 @@
-"""Raw readings of a board in a file, so that what a real GPU did can be replayed without one.
+"""Raw samples of a board in a file, so that a window of a real GPU can be replayed without one.
 
-NAME.csv    time_s, energy_mj, power_w: every look, finer than the counter moves
-NAME.json   when the meter began and the work ended, what was measured, the board's facts
+NAME.csv    time_s, energy_mj, power_w: every sample, more frequent than the counter's updates
+NAME.json   times of the meter's begin and the work's end, the result, the board's facts
 """
 
 from __future__ import annotations
@@ -18,36 +18,37 @@ from bench.meters.energy.meter import EnergyMeter
 from bench.meters.energy.polling import Sample
 
 COLUMNS = ("time_s", "energy_mj", "power_w")
-FINE_S = 0.001
+FINE_S = 0.001  # between samples
 
 
 @dataclass(frozen=True)
 class Trace:
-    """Looks at a board around one window. Times count from the first look."""
+    """Samples of a board around one window. Times count from the first sample."""
 
     samples: list[Sample]
-    begin_s: float  # when the meter began to wait for an update
-    end_s: float  # when the work ended
+    begin_s: float  # the meter begins to wait for an update
+    end_s: float  # end of the work
     pause_s: float  # between the update and the work
-    gross_j: float  # what the meter then read
+    gross_j: float  # the meter's result
     calibration: Calibration
     facts: dict[str, Any]
 
 
 def record_trace(meter: EnergyMeter, step: Step, seconds: float) -> Trace:
-    """Measure `step` for `seconds` while a second poller notes everything, tail included."""
+    """Measure `step` for `seconds` while a second thread samples everything, tail included."""
     rig, calibration, pause_s = meter.rig, meter.calibration(seconds, step), meter.pause_s()
     polling = rig.start_polling(FINE_S)
     ended_s = begin_s = rig.clock.now_s()
 
-    def noting() -> None:
+    def timed_step() -> None:
         nonlocal ended_s
         step()
         rig.launches.drain()
-        ended_s = rig.clock.now_s()
+        ended_s = rig.clock.now_s()  # of the last pass, in the end
 
     try:
-        reading = meter.measure(noting, seconds, pause_s)
+        reading = meter.measure(timed_step, seconds, pause_s)
+        # A replay waits for an update after the work, too.
         rig.clock.sleep(2 * calibration.update_period_s)
     finally:
         samples = polling.stop()
@@ -70,9 +71,10 @@ def write_trace(folder: Path, name: str, trace: Trace) -> None:
     with (folder / f"{name}.csv").open("w", newline="", encoding="ascii") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
+        # Microseconds and milliwatts: finer than any board reports.
         rows = ((f"{s.time_s:.6f}", s.energy_mj, f"{s.power_w:.3f}") for s in trace.samples)
         writer.writerows(rows)
-    told = {
+    content = {
         "begin_s": trace.begin_s,
         "end_s": trace.end_s,
         "pause_s": trace.pause_s,
@@ -80,17 +82,17 @@ def write_trace(folder: Path, name: str, trace: Trace) -> None:
         "calibration": asdict(trace.calibration),
         "facts": trace.facts,
     }
-    text = json.dumps(told, indent=1, allow_nan=False) + "\n"
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     (folder / f"{name}.json").write_text(text, encoding="utf-8")
 
 
 def read_trace(folder: Path, name: str) -> Trace:
     """The trace that `write_trace` wrote. Raises OSError, ValueError or KeyError if damaged."""
-    told = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    content = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     with (folder / f"{name}.csv").open(newline="", encoding="ascii") as file:
         rows: Sequence[dict[str, str]] = list(csv.DictReader(file))
     samples = [
         Sample(float(row["time_s"]), int(row["energy_mj"]), float(row["power_w"])) for row in rows
     ]
-    calibration = Calibration(**told.pop("calibration"))
-    return Trace(samples=samples, calibration=calibration, **told)
+    calibration = Calibration(**content.pop("calibration"))
+    return Trace(samples=samples, calibration=calibration, **content)

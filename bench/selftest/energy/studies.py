@@ -1,7 +1,7 @@
-"""What only a real board can answer: each question as a measurement, over any rig.
+"""Studies of a board that no data sheet replaces; each is a function over any rig.
 
-How often do counter and power move? Does the counter see all of a load that comes and goes? What
-does a context cost? How well does the same work repeat? Does another tool agree?
+Update periods of counter and power; accuracy under a load that comes and goes; idle power with and
+without a context; repeatability of the same work; agreement with another tool.
 """
 
 from __future__ import annotations
@@ -20,57 +20,59 @@ from bench.meters.energy.refusals import EnergyRefused
 from bench.meters.energy.repeats import compare_energy
 from bench.meters.energy.rig import Rig
 
-Busy = Callable[[float], None]  # keep the board busy for so many seconds, then return
-Answer = dict[str, Any]
-LOOK_S = 3.0
+Busy = Callable[[float], None]  # keeps the board busy for so many seconds, then returns
+Result = dict[str, Any]  # one row of a table, of JSON types
+SAMPLE_S = 3.0  # seconds of sampling per reading of `periods`
+# Periods of square waves: reported update periods, and 37 ms, a multiple of none.
 WAVES_S = (0.020, 0.037, 0.050, 0.100, 0.200)
 NUM_PHASES = 8
-SECONDS = (2.0, 5.0, 10.0, 30.0)
+SECONDS = (2.0, 5.0, 10.0, 30.0)  # window lengths of the A/A control
 PASS_S = 0.02
 
 
-def periods(rig: Rig, busy: Busy) -> list[Answer]:
-    """How often counter, instantaneous and average power change, idle and loaded."""
+def periods(rig: Rig, busy: Busy) -> list[Result]:
+    """Update periods of counter, instantaneous and average power, idle and loaded."""
 
-    def usage() -> Sample:
+    def average_power() -> Sample:
+        # From Ampere on this is the mean of the last second.
         milliwatts = rig.board.query("nvmlDeviceGetPowerUsage") or 0
         return Sample(rig.clock.now_s(), 0, milliwatts / 1e3)
 
-    answers = []
+    results = []
     for name, step in (("idle", lambda: rig.clock.sleep(PASS_S)), ("loaded", lambda: busy(PASS_S))):
-        samples = _looks(rig, step, rig.sample)
-        averages = _looks(rig, step, usage)
-        answers.append(
+        samples = _sample(rig, step, rig.sample)
+        averages = _sample(rig, step, average_power)
+        results.append(
             {
                 "load": name,
-                "looks_per_s": len(samples) / LOOK_S,
+                "looks_per_s": len(samples) / SAMPLE_S,
                 "counter_period_s": _typical(counter_updates(samples)),
-                "power_period_s": _typical(power_moves(samples)),
-                "average_period_s": _typical(power_moves(averages)),
+                "power_period_s": _typical(power_updates(samples)),
+                "average_period_s": _typical(power_updates(averages)),
                 "smallest_step_mj": _smallest_step_mj(samples),
                 "mean_power_w": mean(sample.power_w for sample in samples),
                 "mean_average_w": mean(sample.power_w for sample in averages),
             }
         )
-    return answers
+    return results
 
 
-def _looks(rig: Rig, step: Step, read: Callable[[], Sample]) -> list[Sample]:
-    """What `read` shows every millisecond while `step` runs for three seconds."""
+def _sample(rig: Rig, step: Step, read: Callable[[], Sample]) -> list[Sample]:
+    """Results of `read` every millisecond while `step` runs for three seconds."""
     polling = rig.poll(read, 0.001)
     try:
-        run_for(rig, step, LOOK_S)
+        run_for(rig, step, SAMPLE_S)
     finally:
         samples = polling.stop()
     return samples
 
 
-def _typical(moved: list[Edge]) -> float | None:
-    return period_s(moved) if len(moved) > 2 else None
+def _typical(updates: list[Edge]) -> float | None:
+    return period_s(updates) if len(updates) > 2 else None
 
 
-def power_moves(samples: Sequence[Sample]) -> list[Edge]:
-    """When the power reading changed."""
+def power_updates(samples: Sequence[Sample]) -> list[Edge]:
+    """Times at which the power reading changed."""
     found, last = [], samples[0]
     for sample in samples:
         if sample.power_w != last.power_w:
@@ -81,11 +83,11 @@ def power_moves(samples: Sequence[Sample]) -> list[Edge]:
 
 def square_waves(
     meter: EnergyMeter, busy: Busy, seconds: float, waves_s: Sequence[float] = WAVES_S
-) -> list[Answer]:
+) -> list[Result]:
     """Counter against integrated power and against duty x power, for loads that come and go.
 
-    Half of each period is busy. A sensor that looks only part of the time is off by tens of per
-    cent at the periods of its own sampling, and by other amounts at each of eight phases.
+    Half of each period is busy. A sensor that samples only part of the time is wrong by tens of
+    percent at the period of its own sampling, and by other amounts at each of eight phases.
     """
     loaded_w = meter.measure(lambda: busy(PASS_S), seconds).mean_power_w
     idle_w = meter.calibration(seconds).idle_w
@@ -98,22 +100,24 @@ def square_waves(
 
 def _wave(
     meter: EnergyMeter, busy: Busy, seconds: float, wave_s: float, phase: int, half_w: float
-) -> Answer:
+) -> Result:
     clock = meter.rig.clock
     wait_for_edge(meter.rig.board, clock, meter.calibration(seconds).timeout_s)
+    # Phases count from an update of the counter.
     anchor_s = clock.now_s() + wave_s * phase / NUM_PHASES
 
     def step() -> None:
         busy(wave_s / 2)
+        # To the next period on the grid: sleeping a fixed half would drift with each late wake-up.
         clock.sleep(wave_s - (clock.now_s() - anchor_s) % wave_s)
 
-    answer: Answer = {"wave_s": wave_s, "phase": phase}
+    result: Result = {"wave_s": wave_s, "phase": phase}
     try:
         reading = meter.measure(step, seconds)
     except EnergyRefused as refusal:
-        return {**answer, "refused": refusal.reason}
+        return {**result, "refused": refusal.reason}
     return {
-        **answer,
+        **result,
         "counter_w": reading.mean_power_w,
         "integral_w": reading.integral_j / reading.window_s if reading.integral_j else None,
         "expected_w": half_w,
@@ -124,26 +128,26 @@ def _wave(
 
 def same_work(
     meter: EnergyMeter, busy: Busy, windows: int, seconds: Sequence[float] = SECONDS
-) -> list[Answer]:
-    """The A/A control: the same work under two names in windows of several lengths."""
-    answers = []
+) -> list[Result]:
+    """The A/A control: the same work as candidate and baseline, in windows of several lengths."""
+    results = []
     for each_s in seconds:
-        answer: Answer = {"window_s": each_s, "windows": windows}
+        result: Result = {"window_s": each_s, "windows": windows}
         try:
             found = compare_energy(
                 meter, lambda: busy(PASS_S), lambda: busy(PASS_S), each_s, windows
             )
             ratio = found.ratio
-            answer |= {"ratio": ratio.value, "low": ratio.low, "high": ratio.high}
-            answer |= {"relative_uncertainty": found.candidate.uncertainty, "reason": found.reason}
+            result |= {"ratio": ratio.value, "low": ratio.low, "high": ratio.high}
+            result |= {"relative_uncertainty": found.candidate.uncertainty, "reason": found.reason}
         except EnergyRefused as refusal:
-            answer["refused"] = refusal.reason
-        answers.append(answer)
-    return answers
+            result["refused"] = refusal.reason
+        results.append(result)
+    return results
 
 
-def processes(rig: Rig) -> Answer:
-    """Which processes the driver shows, and whether this one is among them."""
+def processes(rig: Rig) -> Result:
+    """The processes that the driver lists, and whether this one is among them."""
     found = rig.board.query("nvmlDeviceGetComputeRunningProcesses")
     if found is None:
         return {"visible": False}
@@ -152,16 +156,18 @@ def processes(rig: Rig) -> Answer:
 
 
 def idle_w(rig: Rig, seconds: float) -> float:
-    """Watts of the board from one update of its counter to another while nothing runs."""
-    start = wait_for_edge(rig.board, rig.clock, LOOK_S)
+    """Mean watts of the board between two updates of its counter, without work."""
+    # The period is unknown before a calibration: the longest wait is generous.
+    start = wait_for_edge(rig.board, rig.clock, SAMPLE_S)
     rig.clock.sleep(seconds)
-    end = wait_for_edge(rig.board, rig.clock, LOOK_S)
+    end = wait_for_edge(rig.board, rig.clock, SAMPLE_S)
     return (end.energy_mj - start.energy_mj) / 1e3 / (end.time_s - start.time_s)
 
 
-def against_zeus(meter: EnergyMeter, step: Step, seconds: float, zeus: Any) -> Answer:
+def against_zeus(meter: EnergyMeter, step: Step, seconds: float, zeus: Any) -> Result:
     """Joules of one pass from this meter and from a ZeusMonitor over as many passes."""
     ours = meter.measure(step, seconds)
+    # One after the other, over equally many passes: zeus has windows of no fixed duration.
     zeus.begin_window("condbench", sync_execution=False)
     for _ in range(ours.num_passes):
         step()
@@ -178,6 +184,7 @@ def against_zeus(meter: EnergyMeter, step: Step, seconds: float, zeus: Any) -> A
 
 
 def _smallest_step_mj(samples: Sequence[Sample]) -> int | None:
+    # Steps between values, not between samples: a sample may miss an update.
     values = sorted({sample.energy_mj for sample in samples})
     steps = [after - before for before, after in pairwise(values)]
     return min(steps, default=None)
