@@ -1,4 +1,4 @@
-"""Records as W&B runs. The only room that knows wandb.
+"""Records as W&B runs. The only room that imports wandb.
 
     publish(folder, mode, project)      one trial's record, in this process
     publish_all(dirs, mode, project)    every record below some folders (`condbench publish`)
@@ -6,8 +6,8 @@
         mirror.send(folder)             between trials; see bench.publish.mirror
     python -m bench.publish MODE PROJECT    the process that a Mirror feeds
 
-The records are the store and W&B only shows them. wandb's files go below the experiment's folder,
-never into the working directory; no code, console, machine description or environment is sent.
+The records are the store and W&B is a mirror. wandb's files go below the experiment's folder, never
+into the working directory. No code, console, machine description or environment is sent.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from bench.publish.mirror import GRACE_S, SEND_TIMEOUT_S, Mirror, PublishWarning
 from bench.records.record import RECORD_NAME, BadRecord, Metric, Record, read_record
 from bench.records.redaction import redact
 
-TAG_LENGTH = 64  # the longest tag that W&B takes
+TAG_LENGTH = 64  # characters: W&B rejects a longer tag
 NIGHT_NAME = "verdict.json"
 
 __all__ = ["Mirror", "PublishWarning", "publish", "publish_all", "publish_night"]
 
 
 class NotSent(Exception):
-    """W&B did not take a night; the message says which and why."""
+    """A night was not sent to W&B; the message has its folder and the reason."""
 
 
 def publish(folder: Path, mode: str, project: str) -> None:
@@ -50,7 +50,8 @@ def publish(folder: Path, mode: str, project: str) -> None:
     if record.is_fake:
         raise BadRecord(f"{folder / RECORD_NAME}: measured with a fake device")
     root = wandb_root(folder, record)
-    os.environ.setdefault("WANDB_CACHE_DIR", str(root / "wandb" / "cache"))  # its own debug log
+    # Read when wandb is imported; without it the debug log goes into the home directory.
+    os.environ.setdefault("WANDB_CACHE_DIR", str(root / "wandb" / "cache"))
     import wandb
 
     run = wandb.init(
@@ -61,7 +62,7 @@ def publish(folder: Path, mode: str, project: str) -> None:
         job_type=record.labels.method,
         tags=tags(record),
         config=record.config,
-        resume="allow" if mode == "online" else None,
+        resume="allow" if mode == "online" else None,  # sent twice, it is still one run
         settings=wandb.Settings(**_settings(root, mode)),
     )
     run.summary.update(summary(record))
@@ -69,18 +70,18 @@ def publish(folder: Path, mode: str, project: str) -> None:
 
 
 def publish_night(folder: Path, mode: str, project: str) -> None:
-    """Send the verdict.json in `folder`, a night's, as one W&B run of job type nightly.
+    """Send the verdict.json of a night in `folder` as one W&B run of job type nightly.
 
-    Raises OSError, ValueError and KeyError for a missing or damaged verdict, NotSent with what
-    wandb says.
+    Raises OSError, ValueError and KeyError for a missing or damaged verdict, NotSent with the
+    error of wandb.
     """
     verdict = json.loads((folder / NIGHT_NAME).read_text(encoding="utf-8"))
     rows = {f"{row['model']} {row['metric']}": row for row in verdict["rows"]}
-    told = {"outcome": verdict["outcome"], "canary_s": verdict["canary_s"]}
+    values = {"outcome": verdict["outcome"], "canary_s": verdict["canary_s"]}
     for name, row in rows.items():
-        told[f"{name}/judgement"] = row["judgement"]
+        values[f"{name}/judgement"] = row["judgement"]
         if row["ratio"] is not None:
-            told[f"{name}/cost_ratio"] = row["ratio"]["value"]
+            values[f"{name}/cost_ratio"] = row["ratio"]["value"]
     config = {side: verdict[side] for side in ("baseline", "candidate", "hardware")}
     exit_code, tag = verdict["exit_code"], verdict["hardware"][:TAG_LENGTH]
     try:
@@ -90,15 +91,16 @@ def publish_night(folder: Path, mode: str, project: str) -> None:
         run = wandb.init(
             project=project, job_type="nightly", tags=[tag], config=config, settings=settings
         )
-        run.summary.update(told)
+        run.summary.update(values)
         run.finish(exit_code=exit_code)
-    except Exception as error:  # no key, no network, no room: whatever wandb makes of it
+    except Exception as error:  # wandb has no common error: no key, no network, a full disk
         raise NotSent(redact(f"{folder}: {type(error).__name__}: {error}")) from error
 
 
 def _settings(root: Path, mode: str) -> dict[str, Any]:
     """Quiet, without the system sampler, and without a copy of code, machine or console."""
     off = ("disable_git", "disable_code", "disable_job_creation")
+    # x_ settings are wandb's internal ones. Its system sampler would disturb a measurement.
     private = ("x_disable_meta", "x_disable_machine_info", "x_disable_stats")
     return {
         "root_dir": str(root),
@@ -107,6 +109,7 @@ def _settings(root: Path, mode: str) -> dict[str, Any]:
         "console": "off",
         "save_code": False,
         "x_save_requirements": False,
+        # wandb waits minutes for a dead network by default.
         "init_timeout": SEND_TIMEOUT_S,
         "finish_timeout": SEND_TIMEOUT_S,
         **dict.fromkeys((*off, *private), True),
@@ -127,15 +130,17 @@ def run_name(record: Record) -> str:
 
 
 def tags(record: Record) -> list[str]:
-    """What one filters runs by: task, backbone, method, hardware, device and status."""
+    """Tags to filter runs by: task, backbone, method, hardware, device and status."""
     labels = record.labels
     words = (labels.task, labels.backbone, labels.method, labels.hardware, labels.device)
+    # Without duplicates, which W&B rejects: a method may be called as its backbone is.
     return [word[:TAG_LENGTH] for word in dict.fromkeys((*words, record.status)) if word]
 
 
 def summary(record: Record) -> dict[str, Any]:
     """The run's summary: valid metrics by their keys, the others' reasons, operating points."""
     values: dict[str, Any] = {"status": record.status, **_metric_values(record.metrics)}
+    # A missing number is absent, never 0: W&B would plot it.
     values["reasons"] = {k: m.reason for k, m in record.metrics.items() if m.shown is None}
     if record.reason:
         values["reason"] = record.reason
@@ -156,10 +161,10 @@ def _metric_values(metrics: dict[str, Metric]) -> dict[str, float]:
 
 
 def publish_all(dirs: Sequence[Path], mode: str, project: str) -> tuple[int, list[str]]:
-    """Mirror every record below `dirs`; returns how many were sent and what went wrong.
+    """Mirror every record below `dirs`; returns the number sent and the problems.
 
-    Stops when W&B fails, as the next record would meet the same. Raises FileNotFoundError for a
-    folder that does not exist.
+    Stops when W&B fails, as the next record would fail too. Raises FileNotFoundError for a folder
+    that does not exist.
     """
     for folder in dirs:
         if not folder.is_dir():
@@ -172,30 +177,33 @@ def publish_all(dirs: Sequence[Path], mode: str, project: str) -> tuple[int, lis
 
 
 def serve(mode: str, project: str) -> None:
-    """The mirror's process: a folder per line in, one JSON line out; ends when its parent does."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what wandb prints must not mix with the answers
+    """The mirror's process: a folder per line in, one JSON line out; ends with its parent."""
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # output of wandb must not mix with the replies
     folders: queue.Queue[str | None] = queue.Queue()
-    threading.Thread(target=_listen, args=(folders,), daemon=True).start()
+    # A thread reads, so that the end of the parent is seen also while wandb hangs.
+    threading.Thread(target=_read_folders, args=(folders,), daemon=True).start()
     while (line := folders.get()) is not None:
-        answers.write(json.dumps(_answer(Path(json.loads(line)), mode, project)) + "\n")
+        replies.write(json.dumps(_reply(Path(json.loads(line)), mode, project)) + "\n")
 
 
-def _listen(folders: queue.Queue[str | None]) -> None:
+def _read_folders(folders: queue.Queue[str | None]) -> None:
+    """Queue the lines of stdin; after its end, exit within GRACE_S whatever wandb does."""
     for line in sys.stdin:
         folders.put(line)
     folders.put(None)
-    time.sleep(GRACE_S)  # the parent is gone: a hanging upload must not outlive it
-    os._exit(1)
+    time.sleep(GRACE_S)  # the parent has ended: a hanging upload must not outlive it
+    os._exit(1)  # sys.exit() would end this thread only
 
 
-def _answer(folder: Path, mode: str, project: str) -> dict[str, Any]:
+def _reply(folder: Path, mode: str, project: str) -> dict[str, Any]:
     try:
         publish(folder, mode, project)
     except BadRecord as error:
         return {"record": True, "error": str(error)}
-    except BaseException as error:  # whatever wandb does, sys.exit included
+    except BaseException as error:  # wandb may call sys.exit()
+        # One line of bounded length, as the reply is one line.
         message = f"{type(error).__name__}: {error}".splitlines()[0][:300]
-        key = os.environ.get("WANDB_API_KEY")
+        key = os.environ.get("WANDB_API_KEY")  # wandb quotes a rejected key
         return {"error": message.replace(key, "(key)") if key else message}
     return {"ok": True}

@@ -11,6 +11,7 @@ import pandas as pd
 from bench.records.reading import Found, paused_garbage_collection, point_name, profile, read
 from bench.records.record import Metric, PointResult
 
+# Where a row belongs, which trial it is, and the number with what qualifies it.
 FRAME_COLUMNS = (
     *("experiment", "hardware", "device", "task", "backbone", "method", "variant", "seed"),
     *("profile", "key", "status", "point", "is_default", "metric"),
@@ -30,6 +31,7 @@ def frame(dirs: Sequence[Path]) -> pd.DataFrame:
     with paused_garbage_collection():
         rows = [row for found in read(dirs).found for row in _frame_rows(found)]
     table = pd.DataFrame.from_records(rows, columns=FRAME_COLUMNS)
+    # Counts are integers in records; a column of numbers and None would be of type object.
     return table.astype({"value": float, "low": float, "high": float})
 
 
@@ -43,6 +45,7 @@ def _frame_rows(found: Found) -> Iterator[tuple[Any, ...]]:
     if record.status != "ok":
         yield (*start, "", True, None, None, None, None, None, False, record.reason, folder)
         return
+    # The first point is the default: its metrics are the record's, memory and training included.
     default, *others = record.points or [PointResult(settings={}, metrics={})]
     measured = [(default.settings, record.metrics), *((p.settings, p.metrics) for p in others)]
     for number, (settings, metrics) in enumerate(measured):
@@ -52,5 +55,6 @@ def _frame_rows(found: Found) -> Iterator[tuple[Any, ...]]:
 
 
 def _metric_cells(metric: Metric) -> tuple[Any, ...]:
+    # The bounds of an invalid number are as invalid as the number.
     bounds = (metric.low, metric.high) if metric.shown is not None else (None, None)
     return (metric.shown, metric.unit, *bounds, metric.valid, metric.reason)

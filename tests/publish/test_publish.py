@@ -1,4 +1,4 @@
-"""W&B shows records and can break nothing: real offline runs, and a W&B that is broken."""
+"""W&B mirrors records and stops no run: real offline runs, and a broken wandb."""
 
 from __future__ import annotations
 
@@ -135,14 +135,14 @@ BROKEN = {
     "import": ("raise ImportError('libfoo is missing')", "libfoo is missing"),
     "init": ("def init(**_): raise OSError('no network')\nSettings = dict", "no network"),
     "exit": ("import sys\ndef init(**_): sys.exit(3)\nSettings = dict", "SystemExit"),
-    "crash": ("import os\nos.kill(os.getpid(), 9)", "it died"),
-    "hang": ("import time\ntime.sleep(600)", "no answer within"),
+    "crash": ("import os\nos.kill(os.getpid(), 9)", "its process ended"),
+    "hang": ("import time\ntime.sleep(600)", "no reply within"),
 }
 
 
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_broken_wandb_warns_once_and_stops_nothing(kind: str, folder: Path, broken_wandb):
-    """Whatever W&B does, sending returns False, warns once and is off for the rest of the run."""
+    """Every failure: sending returns False, warns once and is off for the rest of the run."""
     code, cause = BROKEN[kind]
     broken_wandb(code)
     with Mirror("offline", "p", timeout_s=2.0 if kind == "hang" else 60.0) as mirror:
@@ -157,7 +157,7 @@ def test_a_broken_wandb_warns_once_and_stops_nothing(kind: str, folder: Path, br
 def test_an_error_that_quotes_the_api_key_loses_it(
     folder: Path, broken_wandb, monkeypatch: pytest.MonkeyPatch
 ):
-    """What W&B says of a wrong key is passed on without the key."""
+    """An error about a wrong key is passed on without the key."""
     monkeypatch.setenv("WANDB_API_KEY", SECRET)
     broken_wandb(f"def init(**_): raise ValueError('bad key {SECRET}!')\nSettings = dict")
     with Mirror("online", "p") as mirror, pytest.warns(PublishWarning):
@@ -165,8 +165,8 @@ def test_an_error_that_quotes_the_api_key_loses_it(
     assert "bad key (key)!" in mirror.problems[0]
 
 
-def test_what_a_hanging_wandb_started_is_ended_too(folder: Path, tmp_path: Path, broken_wandb):
-    """A process that wandb started does not outlive a mirror that was given up."""
+def test_processes_of_a_hanging_wandb_are_ended(folder: Path, tmp_path: Path, broken_wandb):
+    """A process that wandb started does not outlive a mirror that was turned off."""
     pid_file = tmp_path / "pid"
     broken_wandb(
         "import os, subprocess, time\n"
@@ -189,7 +189,7 @@ def test_what_a_hanging_wandb_started_is_ended_too(folder: Path, tmp_path: Path,
     assert _gone(int(pid_file.read_text()))
 
 
-def test_a_damaged_record_is_not_the_mirrors_end(folder: Path, broken_wandb):
+def test_a_damaged_record_does_not_end_the_mirror(folder: Path, broken_wandb):
     """A record that cannot be read is named; the next one is still sent."""
     broken_wandb(
         "class Run:\n"
@@ -286,10 +286,10 @@ NIGHT = {
 }
 
 
-def test_a_night_that_wandb_refuses_is_one_line(
+def test_a_night_that_wandb_rejects_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """Without a key wandb raises an error of its own: exit 1, its words, and no traceback."""
+    """Without a key wandb raises: exit 1, its message, and no traceback."""
 
     def refuse(**_: object) -> None:
         raise RuntimeError("api_key not configured (no-tty)")
@@ -297,7 +297,7 @@ def test_a_night_that_wandb_refuses_is_one_line(
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=refuse, Settings=dict))
     (tmp_path / NIGHT_NAME).write_text(json.dumps(NIGHT))
     assert cli.main(["publish", str(tmp_path)]) == 1
-    said = capsys.readouterr().err
-    assert said == f"not sent: {tmp_path}: RuntimeError: api_key not configured (no-tty)\n"
+    error = capsys.readouterr().err
+    assert error == f"not sent: {tmp_path}: RuntimeError: api_key not configured (no-tty)\n"
     (tmp_path / NIGHT_NAME).write_text("{}")
     assert cli.main(["publish", str(tmp_path)]) == 2

@@ -17,6 +17,7 @@ from bench.report.tables.table import DENSE, Row, Table
 
 INK, FAINT, SHADE = "#222222", "#8a8a8a", "#f5f3ef"
 SHARE = FLOPS_SHARE.key
+# Ticks of both axes: dense where most ratios lie.
 RATIOS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 32, 64)
 
 
@@ -34,8 +35,8 @@ class Mark:
 
     row: Row
     filled: bool  # the larger batch
-    tau: float
-    sigma: Cell
+    tau: float  # FLOP ratio: dense FLOPs / executed FLOPs
+    sigma: Cell  # time ratio: dense time / method time
 
 
 def speedup_marks(table: Table) -> Iterator[Mark]:
@@ -44,6 +45,7 @@ def speedup_marks(table: Table) -> Iterator[Mark]:
     for row in table.rows:
         for size in batches if row.method != DENSE else ():
             tau, sigma = (row.cells.get(entry.at(size)) for entry in (TAU, SPEEDUP))
+            # Zero and below have no place on a logarithmic axis; a foreign record may hold them.
             if tau is None or sigma is None or (tau.value or 0) <= 0 or (sigma.value or 0) <= 0:
                 continue
             larger = size == max(batches) and len(batches) > 1
@@ -53,6 +55,8 @@ def speedup_marks(table: Table) -> Iterator[Mark]:
 def draw_speedup(axes: Axes, table: Table, styles: Mapping[str, Style]) -> None:
     """Theory on x, measurement on y, both logarithmic and equally long; the diagonal is parity."""
     marks = list(speedup_marks(table))
+    # Both axes have the same ends, intervals included, so that the diagonal is at 45 degrees
+    # and every point lies inside; 1 and the start of the shaded half are always visible.
     bounds = (b for m in marks for b in (m.tau, m.sigma.value, m.sigma.low, m.sigma.high))
     ends = [bound for bound in bounds if bound is not None and bound > 0]
     low, high = min([*ends, 0.8]) / 1.15, max([*ends, 1.25]) * 1.15
@@ -62,7 +66,7 @@ def draw_speedup(axes: Axes, table: Table, styles: Mapping[str, Style]) -> None:
     for mark in marks:
         style = styles[mark.row.method_name]
         _draw_dot(axes, mark.tau, mark.sigma, style, mark.filled, small=bool(mark.row.point))
-    _ratio_ticks(axes, low, high)
+    _set_ratio_ticks(axes, low, high)
     axes.set_xlabel("theoretical: dense FLOPs / executed FLOPs", fontsize=9, color=INK)
     axes.set_ylabel("measured: dense time / method time", fontsize=9, color=INK)
     _annotate(axes, "slower than dense", (0.985, 1), ("axes fraction", "data"), (0, -4), "top")
@@ -95,7 +99,8 @@ def _annotate(
 
 
 def _draw_dot(axes: Axes, x: float, y: Cell, style: Style, filled: bool, small: bool) -> None:
-    """Draw a marker with its interval as a bar; axes.errorbar takes five times as long."""
+    """Draw a marker with its interval as a bar."""
+    # axes.errorbar takes five times as long, and a figure has hundreds of markers.
     if y.low is not None and y.high is not None:
         axes.plot([x, x], [y.low, y.high], color=style.colour, linewidth=1.2, marker="_", zorder=3)
     axes.plot(
@@ -110,13 +115,14 @@ def _draw_dot(axes: Axes, x: float, y: Cell, style: Style, filled: bool, small: 
     )
 
 
-def _ratio_ticks(axes: Axes, low: float, high: float) -> None:
+def _set_ratio_ticks(axes: Axes, low: float, high: float) -> None:
+    """Set ticks at round ratios, `2x`, instead of powers of ten."""
     ticks = [ratio for ratio in RATIOS if low <= ratio <= high]
     if len(ticks) > 7:  # labels would overlap
         ticks = [ratio for ratio in ticks if math.log2(ratio).is_integer() or ratio < 1]
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(FixedLocator(ticks))
-        axis.set_minor_locator(NullLocator())
+        axis.set_minor_locator(NullLocator())  # a log axis labels minor ticks in scientific form
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
 
 
@@ -128,8 +134,8 @@ def draw_quality(axes: Axes, table: Table, styles: Mapping[str, Style]) -> None:
             by_method.setdefault(row.method_name, []).append(row)
     for name, rows in by_method.items():
         _draw_curve(axes, rows, styles[name])
-    _chance_line(axes, table)
-    axes.set_xlim(left=0)
+    _draw_chance(axes, table)
+    axes.set_xlim(left=0)  # shares are compared by length: the axis is not cut
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
     axes.set_xlabel("executed FLOPs per sample, share of dense", fontsize=9, color=INK)
     direction = table.quality.direction if table.quality is not None else ""
@@ -138,19 +144,20 @@ def draw_quality(axes: Axes, table: Table, styles: Mapping[str, Style]) -> None:
 
 
 def _draw_curve(axes: Axes, rows: Sequence[Row], style: Style) -> None:
-    """One method: its operating points joined in the order of their cost, the default larger."""
+    """Draw a method: its operating points joined in the order of cost, the default larger."""
     ordered = sorted(rows, key=lambda row: row.cells[SHARE].value or 0.0)
     shares = [row.cells[SHARE].value or 0.0 for row in ordered]
     scores = [row.cells[QUALITY.key].value or 0.0 for row in ordered]
+    # Thin and behind the markers: between two operating points nothing was measured.
     axes.plot(shares, scores, color=style.colour, linewidth=1.4, alpha=0.7, zorder=2)
     for row, share in zip(ordered, shares, strict=True):
         _draw_dot(axes, share, row.cells[QUALITY.key], style, not row.point, small=bool(row.point))
 
 
-def _chance_line(axes: Axes, table: Table) -> None:
+def _draw_chance(axes: Axes, table: Table) -> None:
     """Draw the chance level, unless it is so far away that the points would merge."""
     chance = table.quality.chance if table.quality is not None else None
-    low, high = axes.get_ylim()
+    low, high = axes.get_ylim()  # of the points: the panel may grow to three times their span
     if chance is None or not low - (high - low) <= chance <= high + (high - low):
         return
     axes.axhline(chance, color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)

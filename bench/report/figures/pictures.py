@@ -21,11 +21,14 @@ def bars(shares: Sequence[float], title: str) -> Markup:
     """One bar per share in 0..1, each on a track that is full height."""
     step = min(BAR, WIDTH / max(1, len(shares)))
     wide = step * (1 - GAP)
-    tracks = "".join(f"M{n * step:.1f} 0h{wide:.1f}v{HEIGHT}h-{wide:.1f}z" for n in _count(shares))
+    tracks = "".join(
+        f"M{n * step:.1f} 0h{wide:.1f}v{HEIGHT}h-{wide:.1f}z" for n in range(len(shares))
+    )
     tops = ((n * step, min(1.0, max(0.0, share)) * HEIGHT) for n, share in enumerate(shares))
     filled = "".join(
         f"M{x:.1f} {HEIGHT}h{wide:.1f}v-{top:.1f}h-{wide:.1f}z" for x, top in tops if top > 0
     )
+    # One path per class, not one element per bar: a page holds thousands of them.
     body = f'<path class="track" d="{tracks}"/><path class="bar" d="{filled}"/>'
     return _svg(step * len(shares), HEIGHT, title, body)
 
@@ -47,17 +50,16 @@ def load_map(rows: Sequence[Sequence[float]], title: str) -> Markup:
     return _svg(step * most, step * len(rows) + 2, title, body)
 
 
-def _count(values: Sequence[float]) -> range:
-    return range(len(values))
-
-
 def _shade(load: float, num_groups: int) -> str:
+    """The CSS class of a cell."""
     if load <= 0:
         return "dead"
+    # load * num_groups is 1 for an equal load: that is the middle one of LEVELS.
     return f"load{min(LEVELS, 1 + int(EVEN * load * num_groups * LEVELS))}"
 
 
 def _svg(width: float, height: float, title: str, body: str) -> Markup:
+    # Half a pixel to each side, so that the frame of a dead cell is not cut.
     wide, high = f"{width + 1:.0f}", f"{height:.0f}"
     size = f'width="{wide}" height="{high}" viewBox="-0.5 0 {wide} {high}"'
     return Markup(f'<svg role="img" {size}><title>{escape(title)}</title>{body}</svg>')

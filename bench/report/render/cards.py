@@ -28,7 +28,7 @@ from bench.report.tables.untrusted import (
 )
 from bench.report.tables.warnings import warnings
 
-MAX_GATES = 64  # in a picture
+MAX_GATES = 64  # in a picture: narrower bars are not visible
 LOAD = "load of each gate (line) by expert or branch: half shade = equal load, framed = dead"
 
 
@@ -48,7 +48,8 @@ class Card:
     warnings: list[str]
     pictures: list[Picture] = field(default_factory=list)
     facts: list[tuple[str, str]] = field(default_factory=list)
-    missing: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # by reason
+    # Titles of missing figures by reason: one reason often covers several.
+    missing: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
 
 def cards(table: Table) -> list[Card]:
@@ -84,21 +85,23 @@ def _draw(card: Card, routing: Entry, gates: Sequence[Entry]) -> None:
             card.pictures += _histograms(frame, f", of {_ends(names)}" if names else "")
     else:
         card.pictures += _histograms(routing, "")
+    # A mixture of tasks: which branches serve which task.
     for task in entries_of(routing.get("by_task")):
         flops = number_of(task.get("flops_per_sample"))
-        cost = f", {_flops(flops)} FLOPs per sample" if flops is not None else ""
+        cost = f", {_flops_text(flops)} FLOPs per sample" if flops is not None else ""
         card.pictures += _gate_pictures(
             entries_of(task.get("gates")), f" for task {task.get('task', '?')}{cost}"
         )
 
 
 def _histograms(found: Entry, of: str) -> list[Picture]:
-    """Exits where gates are nested, otherwise depths."""
+    """The exit histogram where gates are nested, otherwise the depth histogram."""
     for key, word in (("exit_histogram", "exit"), ("depth_histogram", "depth")):
         shares = numbers_of(found.get(key))
         if shares:
             words = ", ".join(f"{place}: {share:.1%}" for place, share in enumerate(shares))
             span = f"share of elements by number of gates executed, 0 to {len(shares) - 1}"
+            # The caption names the axis, the title of the SVG has the numbers.
             return [Picture(f"{word} histogram: {span}{of}", bars(shares, f"{word}s: {words}"))]
     return []
 
@@ -127,7 +130,7 @@ def _describe_gates(card: Card, gates: Sequence[Entry]) -> None:
     worst = [
         (x, _name(gate)) for gate in gates if (x := number_of(gate.get("imbalance"))) is not None
     ]
-    if worst:
+    if worst:  # absent where gates have no groups to balance
         value, name = max(worst)
         card.facts.append(("largest imbalance", f"{number(value)}x an equal load ({name})"))
     for key, text in (("entropy", "of the largest possible"), ("margin", "of probability")):
@@ -137,7 +140,7 @@ def _describe_gates(card: Card, gates: Sequence[Entry]) -> None:
             card.facts.append((f"router {key}, mean over gates", f"{mean} {text}"))
         else:
             card.missing["no gate reports one"].append(f"router {key}")
-    if not card.warnings:
+    if not card.warnings:  # an absence that was checked is a fact of its own
         card.facts.append(("collapsed gates, dead branches", "none"))
 
 
@@ -153,6 +156,7 @@ def _describe_routing(card: Card, routing: Entry) -> None:
         ),
         "router_flops_share": ("router's share of FLOPs", lambda value: f"{value:.1%}"),
     }
+    # The batch sizes differ between trials, and the key may be foreign text.
     for key in (name for name in routing if name.startswith("router_time_share_b")):
         size = key.removeprefix("router_time_share_b")
         shown[key] = (f"router's share of time, batch {size}", lambda value: f"{value:.1%}")
@@ -162,6 +166,7 @@ def _describe_routing(card: Card, routing: Entry) -> None:
             card.facts.append((title, write(value)))
         else:
             card.missing[str(reasons.get(key, "not in the record"))].append(title)
+    # These are pictures where they exist; here only the reason for a missing one.
     for key in ("exit_histogram", "depth_histogram", "by_task"):
         if not routing.get(key):
             title = key.replace("_", " ")
@@ -171,8 +176,8 @@ def _describe_routing(card: Card, routing: Entry) -> None:
 def _describe_deployment(card: Card, found: Entry) -> None:
     """Add torch.compile, torch.export and host synchronisations."""
     for key, title, write in (
-        ("compile", "torch.compile", _compiled),
-        ("export", "torch.export", _exported),
+        ("compile", "torch.compile", _compile_text),
+        ("export", "torch.export", _export_text),
     ):
         entry = entry_of(found.get(key))
         if entry:
@@ -187,7 +192,7 @@ def _describe_deployment(card: Card, found: Entry) -> None:
         card.missing[str(found.get(f"{key}_reason", "not in the record"))].append(title)
 
 
-def _compiled(entry: Entry) -> str:
+def _compile_text(entry: Entry) -> str:
     graphs, breaks = (number_of(entry.get(f"num_{key}")) for key in ("graphs", "graph_breaks"))
     if graphs is None or breaks is None:
         return "recorded, but not readable"
@@ -195,12 +200,12 @@ def _compiled(entry: Entry) -> str:
     return f"{graphs:.0f} graphs, {breaks:.0f} graph breaks" + (f": {listed(why)}" if why else "")
 
 
-def _exported(entry: Entry) -> str:
+def _export_text(entry: Entry) -> str:
     size = number_of(entry.get("batch_size"))
     return "exports with a fixed batch" + (f" of {size:.0f}" if size is not None else "")
 
 
-def _flops(value: float) -> str:
+def _flops_text(value: float) -> str:
     for divisor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= divisor:
             return f"{number(value / divisor)} {prefix}"

@@ -15,6 +15,7 @@ from bench.records.catalogue import QUALITY
 from bench.records.reading import config_block
 from bench.report.tables.table import Row, Table
 
+# Spreadsheets run a cell that begins with one of these (CWE-1236).
 FORMULA = ("=", "+", "-", "@")
 LEADING = (
     *("hardware", "task", "backbone", "settings", "profile", "precision"),
@@ -26,12 +27,14 @@ LEADING = (
 def csv(tables: Sequence[Table]) -> str:
     """The CSV as text. Text that a spreadsheet would run as a formula is prefixed with '."""
     lines = [_line(table, row) for table in tables for row in table.rows]
+    # A program that joins results must see the failures too.
     lines += [line for table in tables for line in _unfinished_lines(table)]
     metrics = sorted({name for line in lines for name in line} - {*LEADING, "missing"}, key=_place)
     frame = pd.DataFrame(lines, columns=[*LEADING, *metrics, "missing"])
     # Numbers stay numbers: a leading minus is no formula there.
     text = [column for column in frame.columns if frame[column].dtype.kind not in "ifb"]
     frame[text] = frame[text].map(neutral)
+    # A foreign record brings its own metric keys, so headers are untrusted too.
     return frame.rename(columns=neutral).to_csv(index=False, lineterminator="\n")
 
 
@@ -39,7 +42,7 @@ def neutral(value: Any) -> Any:
     """`value`, with text on one line and, if it begins like a formula, inert; numbers unchanged."""
     if not isinstance(value, str):
         return value
-    flat = " ".join(value.split())
+    flat = " ".join(value.split())  # a tab or line break in front would hide the sign
     return "'" + flat if flat.startswith(FORMULA) else flat
 
 
@@ -68,6 +71,7 @@ def _line(table: Table, row: Row) -> dict[str, Any]:
         line[key] = cell.value
         if cell.low is not None or cell.high is not None:
             line |= {f"{key}_low": cell.low, f"{key}_high": cell.high}
+    # All reasons in one column: one for each metric would double the width of the file.
     why = (f"{key}: {'; '.join(cell.reasons)}" for key, cell in row.cells.items() if cell.reasons)
     return {**line, "missing": " | ".join(why)}
 
@@ -89,7 +93,7 @@ def _unfinished_lines(table: Table) -> list[dict[str, Any]]:
 
 
 def _where(table: Table) -> dict[str, Any]:
-    first = table.found[0].record
+    first = table.found[0].record  # precision is part of the table's key
     return {
         "hardware": table.hardware,
         "task": table.task,

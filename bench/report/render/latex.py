@@ -70,7 +70,7 @@ def _tabular(text: Sheet) -> str:
     rows = [[_name(line), *map(_cell, line.texts)] for line in text.lines]
     tabular = (
         pd.DataFrame(rows, columns=columns)
-        .style.hide(axis="index")
+        .style.hide(axis="index")  # names are a column: an index would need to be unique
         .to_latex(
             hrules=True,
             column_format="l" + "r" * len(text.columns),
@@ -90,6 +90,7 @@ def _cell(text: Text) -> str:
     main = rf"\textbf{{{text.main}}}" if text.verdict == "better" else text.main
     main = "--" if main == "-" else main
     interval = rf"{{\scriptsize {escape(text.spread)}}}" if text.spread else ""
+    # In print a column of [low, high] is too wide: bounds become sub- and superscript.
     if text.bounds:
         interval = rf"$_{{{text.bounds[0]}}}^{{{text.bounds[1]}}}$"
     tie = r" {\scriptsize tie}" if text.verdict == "tie" else ""
@@ -99,6 +100,7 @@ def _cell(text: Text) -> str:
 
 def escape(text: str) -> str:
     """`text` as characters that LaTeX prints, none of them active."""
+    # Blank lines end a paragraph, and a table cell must not hold one.
     return "".join(map(_character, " ".join(text.split())))
 
 
@@ -107,5 +109,6 @@ def _character(char: str) -> str:
         return SPECIAL[char]
     if char.isascii() and char.isprintable():
         return char
+    # NFKD splits an accented letter into the letter and a mark, which ASCII drops.
     near = unicodedata.normalize("NFKD", char).encode("ascii", "ignore").decode()
     return "".join(SPECIAL.get(c, c) for c in near if c.isprintable()) or "?"

@@ -35,8 +35,9 @@ def page(
     title: str, tables: Sequence[Table], images: Mapping[str, bytes], problems: Sequence[str]
 ) -> str:
     """The page's HTML. `images` are PNGs by file name, as named in CAPTIONS."""
+    # autoescape is off by default in jinja2, and every word of a record is untrusted.
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("bench.report.render", "."),
+        loader=jinja2.PackageLoader("bench.report.render", "."),  # also from a wheel
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -47,6 +48,7 @@ def page(
         num_trials=sum(len(table.found) for table in tables),
         sections=[_section(table) for table in tables],
         images=[
+            # Inlined, so that the page can be moved and mailed as one file.
             {"base64": base64.b64encode(image).decode("ascii"), "caption": CAPTIONS[name]}
             for name, image in images.items()
         ],

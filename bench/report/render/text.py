@@ -17,7 +17,7 @@ from bench.report.tables.robustness import TITLE, Robustness, robustness
 from bench.report.tables.sheet import Line, Sheet, sheet
 from bench.report.tables.table import Table
 
-TERMINAL_WIDTH = 120
+TERMINAL_WIDTH = 120  # characters; a wider line wraps and the columns are lost
 NAME_WIDTH = 28  # characters of the method column on a terminal
 
 
@@ -51,6 +51,7 @@ def _robust_grid(hard: Robustness) -> str:
     ]
     if not rows:
         return ""
+    # disable_numparse: tabulate would drop the trailing zeros that are significant digits.
     frame = pd.DataFrame(rows, columns=["", "method", *hard.conditions])
     align = ["left", "left"] + ["right"] * len(hard.conditions)
     return frame.to_markdown(index=False, disable_numparse=True, colalign=align)
@@ -66,6 +67,7 @@ def _grid(text: Sheet) -> str:
 
 def _markdown_cell(text: Text) -> str:
     main = f"**{text.main}**" if text.verdict == "better" else text.main
+    # Bounds and not a half width: the interval of a ratio is not symmetric.
     tie = "no clear difference" if text.verdict == "tie" else ""
     marks = f"({text.marks})" if text.marks else ""
     return " ".join(part for part in (main, text.interval, tie, marks) if part)
@@ -74,8 +76,11 @@ def _markdown_cell(text: Text) -> str:
 def plain(text: str) -> str:
     """Untrusted text with its Markdown and HTML escaped."""
     flat = " ".join(printable(text).split())
+    # The backslash first: it escapes the others. An underscore is left, as names are full of
+    # them and GitHub reads none as emphasis within a word.
     for char in "\\`*|":
         flat = flat.replace(char, "\\" + char)
+    # "&" before "<", whose entity contains one; "](" is what makes brackets a link.
     return flat.replace("&", "&amp;").replace("<", "&lt;").replace("](", "]\\(")
 
 
@@ -85,14 +90,12 @@ def terminal(tables: Sequence[Table]) -> str:
 
 
 def _terminal_table(table: Table) -> str:
-    text = sheet(table, narrow=True)
+    text = sheet(table, narrow=True)  # the columns that decide, in the width of a terminal
     lines = [table.title, conditions(table)]
     if text.lines:
-        lines += [
-            "",
-            *_aligned(_header(text), [cells for line in text.lines for cells in _lines(line)]),
-            "",
-        ]
+        grid = [cells for line in text.lines for cells in _lines(line)]
+        lines += ["", *_aligned(_header(text), grid), ""]
+    # printable() replaces control characters, with which a record could steer the terminal.
     return "\n".join(map(printable, lines + [f"  {line}" for line in lines_below(table, text)]))
 
 
@@ -100,6 +103,7 @@ def _header(text: Sheet) -> list[list[str]]:
     """The header's lines, each column's at the bottom."""
     columns = [column.header_lines for column in text.columns]
     height = max((len(lines) for lines in columns), default=1)
+    # The unit is a header's last line, and stands right above the numbers.
     padded = [[""] * (height - len(lines)) + lines for lines in columns]
     names = [""] * (height - 1) + ["method"]
     return [[name, *cells] for name, *cells in zip(names, *padded, strict=True)]
@@ -115,10 +119,8 @@ def _lines(line: Line) -> Iterator[list[str]]:
     if row.settings and not row.point:
         yield [_shortened(row.method_name), *("" for _ in line.texts)]
     name = f"  {row.point_label}" if row.settings else row.name
-    yield [
-        _shortened(line.with_remarks(name, NAME_WIDTH)),
-        *map(_terminal_cell, line.texts),
-    ]
+    name = _shortened(line.with_remarks(name, NAME_WIDTH))
+    yield [name, *map(_terminal_cell, line.texts)]
 
 
 def _shortened(name: str) -> str:
@@ -133,6 +135,7 @@ def _terminal_cell(text: Text) -> str:
 def _aligned(header: Sequence[Sequence[str]], lines: Sequence[Sequence[str]]) -> list[str]:
     """Columns padded to equal width, the first to the left; a rule below the header."""
     widths = [max(map(len, column)) for column in zip(*header, *lines, strict=True)]
+    # Two blanks between columns where they fit; a wide table is set closer.
     gap = "  " if sum(widths) + 2 * len(widths) <= TERMINAL_WIDTH else " "
     texts = [
         gap.join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()

@@ -23,6 +23,7 @@ from bench.report.tables.cells import Cell
 from bench.report.tables.numbers import Text, difference, plain, ratio
 from bench.report.tables.table import Table
 
+# 9 characters: "batch 64" and "training" fit, and most numbers with their interval are wider.
 _wrap = textwrap.TextWrapper(9, break_long_words=False, break_on_hyphens=False).wrap
 Write = Callable[[Cell], Text]
 Prefixes = Sequence[tuple[float, str]]
@@ -41,7 +42,7 @@ SCALES: dict[str, tuple[Prefixes, str]] = {
     "s": (((1.0, "s"),), ""),
 }
 PERCENT = 0.01
-HEADLINE_BATCHES = (1, 64)
+HEADLINE_BATCHES = (1, 64)  # latency and throughput: the two ends of what users run
 ON_TERMINAL = (Shown.TERMINAL, Shown.TERMINAL_IF)
 
 
@@ -81,7 +82,7 @@ def _unit_and_write(
     table: Table, entry: Entry, key: str, values: Sequence[str | int]
 ) -> tuple[str, Write]:
     quantity = entry.quantity
-    if entry is SPEEDUP:
+    if entry is SPEEDUP:  # the only ratio with a noise control of its own
         return "x", _speedup_writer(table, int(values[0]))
     if quantity.even == 1:
         return "x", ratio
@@ -89,6 +90,7 @@ def _unit_and_write(
         return "", difference
     if quantity == OF_DENSE:  # the title carries the sign
         return "", partial(_write_divided, divisor=PERCENT)
+    # Where seeds are averaged with an interval, a reader should see it.
     spread = entry.seed_mean is SeedMean.INTERVAL
     if quantity.unit not in SCALES:
         return "", partial(plain, spread=spread)
@@ -101,6 +103,7 @@ def _scaled(
     """One unit for all rows: the largest prefix that the largest value reaches."""
     largest = max((abs(value) for value in column_values(table, key)), default=1.0)
     divisor, prefix = next((pair for pair in prefixes if largest >= pair[0]), prefixes[-1])
+    # Without a prefix "/s" would begin with the slash.
     return (prefix + unit).lstrip("/"), partial(_write_divided, divisor=divisor, spread=spread)
 
 
@@ -116,6 +119,8 @@ def _speedup_writer(table: Table, batch_size: int) -> Write:
     floor = table.noise_floors.get(batch_size)
 
     def write(cell: Cell) -> Text:
+        # The interval covers the rounds of one session, the A/A control also what they share.
+        # A difference must exceed both.
         text = ratio(cell)
         has_verdict = text.verdict in ("better", "worse") and cell.value is not None
         if floor is None or not has_verdict or abs((cell.value or 1.0) - 1) > floor.value:
@@ -130,6 +135,7 @@ def quality_columns(table: Table, entry: Entry) -> list[Column]:
     """The task's quality under its own unit, or its further scores by name."""
     label = table.quality
     arrow = {"higher": " \u2191", "lower": " \u2193"}.get(label.direction if label else "", "")
+    # Four digits: 92.15 % of 2000 samples is a number of samples, and methods differ by few.
     write = partial(plain, digits=4, spread=True)
     if entry is QUALITY:
         title = (task_unit(table, QUALITY.key) or "quality") + arrow

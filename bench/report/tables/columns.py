@@ -43,7 +43,7 @@ def _columns(table: Table, places: Sequence[Shown]) -> list[Column]:
 
 
 def _columns_of(table: Table, entry: Entry) -> list[Column]:
-    if entry in (QUALITY, FURTHER_QUALITY):
+    if entry in (QUALITY, FURTHER_QUALITY):  # the task names them
         return quality_columns(table, entry)
     return [make_column(table, entry, *values) for values in _slot_values(table, entry)]
 
@@ -54,7 +54,7 @@ def _slot_values(table: Table, entry: Entry) -> list[tuple[str | int, ...]]:
         return [()]
     if entry.slots == ("B",):
         sizes = headline_batches(table)
-        # Peak memory at batch 1 is mostly parameters, which have a column of their own.
+        # One column: memory at batch 1 is mostly parameters, which have a column already.
         return [(size,) for size in ((sizes or [1])[-1:] if entry is PEAK_BYTES else sizes)]
     found = {values for key in table.keys if (values := entry.match(key)) is not None}
     # Shorter first, so that the numbers among them ascend: 9, 50, 99.

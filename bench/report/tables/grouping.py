@@ -3,8 +3,8 @@
     one table   hardware, task, backbone, measure profile, and everything else that the config says
                 except method and seed: different hardware is never averaged
 
-Of trials of one row that ran different code, package versions, settings or data, the newest
-decides and the others are named and left out: a mean over them would mean nothing.
+Of the trials of one row that ran different code, package versions, settings or data, the newest
+decides. The others are named and left out: a mean over them would mean nothing.
 """
 
 from __future__ import annotations
@@ -68,11 +68,12 @@ def _shared_variant(labels: Labels) -> str:
 
 
 def subtitles(groups: Mapping[TableKey, Sequence[Found]]) -> dict[TableKey, str]:
-    """Per table the shared settings that are not the defaults, and what else tells it apart.
+    """Per table the shared settings that are not the defaults, and what else distinguishes it.
 
     Tables of one name can also differ in settings that no variant names, how they were measured
     above all.
     """
+    # Tables with one name: all of the key is equal but the conditions.
     namesakes: dict[tuple[str, ...], list[TableKey]] = defaultdict(list)
     for key in groups:
         namesakes[key[:-1]].append(key)
@@ -92,8 +93,10 @@ def _workload(key: TableKey) -> str:
 def _unnamed_differences(same: Sequence[TableKey], named: str) -> list[tuple[TableKey, list[str]]]:
     """The settings in which namesakes differ and that `named` does not mention."""
     settings = [json.loads(key.conditions) for key in same]
-    told = {name for flat in settings for name in flat if f"{name}=" in named} | {WORKLOAD}
-    names = sorted({name for flat in settings for name in flat} - told)
+    every = {name for flat in settings for name in flat}
+    # The workload has a place of its own in the title, see `_workload`.
+    names = sorted(name for name in every if f"{name}=" not in named and name != WORKLOAD)
+    # Serialised for comparison: a setting may be a list or a mapping, which do not hash.
     differ = [n for n in names if len({json.dumps(flat.get(n)) for flat in settings}) > 1]
     return [
         (key, [f"{name}={flat.get(name)}" for name in differ])
@@ -103,6 +106,7 @@ def _unnamed_differences(same: Sequence[TableKey], named: str) -> list[tuple[Tab
 
 def current_trials(group: Sequence[Found]) -> tuple[list[Found], list[tuple[Found, str]]]:
     """One trial per seed, all of the newest trial's identity; and the others with the reason."""
+    # A trial that died early may lack an identity: the newest one that has it decides.
     newest_first = sorted(group, key=lambda item: item.started_unix_s, reverse=True)
     identity = next((i for i in map(_identity, newest_first) if i is not None), None)
     kept: dict[int, Found] = {}

@@ -25,6 +25,7 @@ PRECISION = {"32": "fp32", "16": "fp16", "bf16": "bf16"}
 def conditions(table: Table) -> str:
     """Profile, hardware, threads, number format and seeds in one sentence."""
     measure = config_block(table.found[0].record, "measure")
+    # All trials of a table share their measure block: it is part of the table's key.
     counts = {**measure, **_generated(table)}
     effort = [f"{counts[key]} {word}" for key, word in COUNTS if key in counts]
     threads = _values(table, lambda found: found.record.environment.get("num_threads"))
@@ -45,6 +46,7 @@ def _seeds(table: Table) -> str:
     return f"{word} {listed}" if listed else "no finished trial"
 
 
+# Ordered by urgency: what invalidates a row first, what holds for every table last.
 def lines_below(table: Table, sheet: Sheet) -> list[str]:
     """The lines under a table: warnings, footnotes, unfinished trials, notes, conventions."""
     return [
@@ -90,8 +92,10 @@ def references(table: Table) -> list[str]:
     if table.quality is None:
         return []
     levels = dict(table.quality.references)
+    # Chance is the lowest bar and stands first.
     if table.quality.chance is not None:
         levels = {"chance": table.quality.chance, **levels}
+    # Seeds of one task share a unit; "1" is the unit of a plain ratio and is not written.
     units = {row.cells[QUALITY.key].unit for row in table.rows if QUALITY.key in row.cells} - {"1"}
     unit = f" ({', '.join(sorted(units))})" if units else ""
     listed = ", ".join(f"{name} {number(value, digits=4)}" for name, value in levels.items())
@@ -105,7 +109,7 @@ def provenance(table: Table) -> list[str]:
     parts = [f"{count} trial" if count == 1 else f"{count} trials"]
     parts += [f"{name} {_or_unknown(_versions(table, name))}" for name in versions]
     parts.append(f"commit {_or_unknown(_commits(table))}")
-    data = _values(table, _data_hash)
+    data = _values(table, _data_hash)  # absent in a record of before data was hashed
     if data:
         parts.append(f"data {', '.join(data)}")
     return [f"Made from {', '.join(parts)}.", *timing_noise(table)]
@@ -113,6 +117,7 @@ def provenance(table: Table) -> list[str]:
 
 def timing_noise(table: Table) -> list[str]:
     """How far a model timed against itself was from 1, in one line; [] where none was timed."""
+    # Above the meter's limit the number is kept: it qualifies the speed-ups of the table.
     floors = [
         f"{number(100 * floor.value, digits=2)} % at batch {size}"
         + (" (above the limit)" if floor.is_noisy else "")
@@ -125,6 +130,7 @@ def _processors(table: Table) -> list[str]:
     def name(found: Found) -> Any:
         environment = found.record.environment
         gpus = environment.get("gpus")
+        # A trial on a CPU may have run in a machine with GPUs.
         if found.record.labels.device != "cpu" and isinstance(gpus, list) and gpus:
             return gpus[0].get("name") if isinstance(gpus[0], dict) else None
         return environment.get("cpu_model")
@@ -143,6 +149,7 @@ def _versions(table: Table, package: str) -> list[str]:
 def _commits(table: Table) -> list[str]:
     def commit(found: Found) -> Any:
         full = found.record.environment.get("git_commit")
+        # Ten digits identify a commit; uncommitted changes must stay visible behind them.
         return str(full)[:10] + ("-dirty" if str(full).endswith("-dirty") else "") if full else None
 
     return _values(table, commit)
@@ -161,4 +168,5 @@ def _values(table: Table, of: Callable[[Found], Any]) -> list[str]:
 
 
 def _or_unknown(values: Iterable[str]) -> str:
+    # Trials that differ are all named, as in "2 / 1 threads".
     return " / ".join(values) or "unknown"

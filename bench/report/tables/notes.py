@@ -20,6 +20,7 @@ from bench.report.tables.table import Row, trial_name
 def table_notes(found: Sequence[Found], rows: Sequence[Row]) -> list[str]:
     """Each note of the records once with its methods, then the notes on rows."""
     names: dict[str, list[str]] = defaultdict(list)
+    # By note and then by method: ten seeds with the same note make one line.
     for item in found:
         labels = item.record.labels
         for note in item.record.notes:
@@ -41,6 +42,7 @@ def unfinished_line(found: Found) -> str:
 def _dense_start(metrics: Mapping[str, Metric]) -> str:
     """A note where training continued from the dense model: an advantage in a short training."""
     dense, steps = metrics.get(DENSE_TIME.key), metrics.get(TRAIN_STEPS.key)
+    # `not steps.shown`: a training-free method takes 0 steps and has no such advantage.
     if dense is None or dense.shown is None or steps is None or not steps.shown:
         return ""
     return f"starts from the trained dense model and adds {steps.shown:.0f} training steps"

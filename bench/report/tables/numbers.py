@@ -50,6 +50,7 @@ def difference(cell: Cell) -> Text:
         return Text(number(value))
     half = number((cell.high - cell.low) / 2, digits=2)
     decimals = len(half.partition(".")[2]) if "e" not in half else 0
+    # No "better": in which direction a task counts is not known here.
     tie: Verdict = "tie" if verdict(cell, 0.0) == "tie" else ""
     return Text(f"{value:+.{decimals}f}", f"\u00b1{half}", verdict=tie)
 
@@ -70,6 +71,7 @@ def _spread(cell: Cell, main: str) -> str:
     half = (cell.high - cell.low) / 2
     decimals = len(main.partition(".")[2]) if "e" not in main else 0
     text = f"{half:.{decimals}f}"
+    # A width below the last decimal keeps one digit instead of becoming 0.00.
     return "\u00b1" + (text if float(text) or not half else number(half, digits=1))
 
 

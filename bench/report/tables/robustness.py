@@ -1,10 +1,8 @@
 """Robustness: what harder inputs cost a method in FLOPs and in quality, beside dense.
 
-    one column   the clean samples, each severity (mean over the corruptions), and inputs without
-                 a correct answer: garbage, and samples of a kind that training never contained
-    one block    quality, executed FLOPs as a share of dense's on the same inputs, confidence
-
-A severity has a number only where every corruption has one.
+one column   the clean samples, each severity (mean over the corruptions), and inputs without
+             a correct answer: garbage, and samples of a kind that training never contained
+one block    quality, executed FLOPs as a share of dense's on the same inputs, confidence
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ from dataclasses import dataclass, replace
 
 from bench.records.catalogue import (
     CONFIDENCE_UNDER,
-    DENSE_FLOPS_UNDER,
     DENSE_QUALITY_UNDER,
     FLOPS_UNDER,
     QUALITY_UNDER,
@@ -24,16 +21,24 @@ from bench.records.catalogue import (
 )
 from bench.records.entry import Entry
 from bench.records.record import Metric
-from bench.report.tables.cells import Cell, aggregate, difference
+from bench.report.tables.cells import aggregate, difference
 from bench.report.tables.grouping import own_variant
 from bench.report.tables.numbers import Text, number, plain, verdict
 from bench.report.tables.numbers import difference as difference_text
+from bench.report.tables.robust_cells import (
+    CLEAN,
+    CONDITIONS,
+    SEVERITIES,
+    UNANSWERABLE,
+    cell_at,
+    flops_share,
+    quality_title,
+    robust_rows,
+)
 from bench.report.tables.sheet import footnote_letters
 from bench.report.tables.table import DENSE, Row, Table
 
 TITLE = "Robustness"
-CLEAN, SEVERITIES, UNANSWERABLE = "clean", ("1", "2", "3", "4", "5"), ("garbage", "unseen")
-CONDITIONS = (CLEAN, *SEVERITIES, *UNANSWERABLE)
 SAME = 0.01  # executed FLOPs that differ by a smaller share count as equal
 LEGEND = (
     "1 to 5: the same under corruptions of that severity, mean over the corruptions; garbage and "
@@ -61,11 +66,6 @@ class Robustness:
     notes: list[str]
 
 
-def robust_rows(table: Table) -> list[Row]:
-    """The rows, at their default operating point, whose trials measured robustness."""
-    return [row for row in table.rows if not row.point and QUALITY_UNDER.at(CLEAN) in row.cells]
-
-
 def robustness(table: Table) -> Robustness | None:
     """The section of a table; None where no trial measured robustness."""
     rows = robust_rows(table)
@@ -74,7 +74,7 @@ def robustness(table: Table) -> Robustness | None:
     named = [
         name for name in CONDITIONS if any(cell_at(row, CONFIDENCE_UNDER, name) for row in rows)
     ]
-    if not named:
+    if not named:  # a language model: its record has the reason alone
         reasons = (why for row in rows for why in row.cells[QUALITY_UNDER.at(CLEAN)].reasons)
         return Robustness([], [], [], list(dict.fromkeys(reasons)))
     letters: dict[str, str] = {}
@@ -82,6 +82,7 @@ def robustness(table: Table) -> Robustness | None:
         Block(title, [(row.name, _texts(row, entry, named, letters)) for row in rows])
         for entry, title in _titles(table, rows).items()
     ]
+    # Dense is the reference, and an upper bound searches with the targets.
     methods = [row for row in rows if row.method != DENSE and not row.is_ceiling]
     findings = [f"{row.name}: {_spending(row)}; {_losing(table, row)}." for row in methods]
     notes = [f"({letter}) {why}" for why, letter in letters.items()]
@@ -112,50 +113,6 @@ def _titles(table: Table, rows: Sequence[Row]) -> dict[Entry, str]:
     }
 
 
-def quality_title(rows: Sequence[Row]) -> str:
-    """The task's unit; "quality" where it has none."""
-    unit = rows[0].cells[QUALITY_UNDER.at(CLEAN)].unit
-    return "quality" if unit == "1" else unit
-
-
-def cell_at(row: Row, entry: Entry, condition: str) -> Cell | None:
-    """A metric under a condition: at a severity, the mean over the corruptions.
-
-    None where it was not measured.
-    """
-    if condition not in SEVERITIES:
-        return row.cells.get(entry.at(condition))
-    at_severity = ((entry.match(key), cell) for key, cell in row.cells.items())
-    return _mean(
-        [cell for slots, cell in at_severity if slots and slots[0].endswith(f"_s{condition}")]
-    )
-
-
-def _mean(cells: Sequence[Cell]) -> Cell | None:
-    if not cells:
-        return None
-    reasons = tuple(dict.fromkeys(why for cell in cells for why in cell.reasons))
-    values = [cell.value for cell in cells if cell.value is not None]
-    if len(values) < len(cells):
-        return Cell(None, cells[0].unit, num_seeds=0, reasons=reasons)
-    value = math.fsum(value / len(values) for value in values)
-    return Cell(value, cells[0].unit, num_seeds=min(c.num_seeds for c in cells), reasons=reasons)
-
-
-def flops_share(row: Row, condition: str) -> Cell | None:
-    """Executed FLOPs over those of the dense model on the same inputs; 1 for dense itself."""
-    own = cell_at(row, FLOPS_UNDER, condition)
-    dense = own if row.method == DENSE else cell_at(row, DENSE_FLOPS_UNDER, condition)
-    if own is None or own.value is None:
-        return own
-    if dense is None or not dense.value:
-        reasons = dense.reasons if dense is not None else ()
-        return Cell(
-            None, "1", num_seeds=0, reasons=reasons or ("the FLOPs of dense were not counted",)
-        )
-    return replace(own, value=own.value / dense.value, unit="1")
-
-
 def _texts(row: Row, entry: Entry, named: Sequence[str], letters: dict[str, str]) -> list[Text]:
     return [_text(row, entry, name, letters) for name in named]
 
@@ -184,6 +141,7 @@ def _spending(row: Row) -> str:
             changes[name] = cell.value / clean.value - 1
     if "5" not in changes:
         return "FLOPs on harder inputs were not counted"
+    # FLOPs are exact, but the share of samples that exit early varies with the corruptions drawn.
     amount = "equal" if abs(changes["5"]) < SAME else "more" if changes["5"] > 0 else "fewer"
     listed = ", ".join(f"{change:+.1%} {places[name]}" for name, change in changes.items())
     return f"executes {amount} FLOPs on harder inputs ({listed})"
@@ -211,6 +169,7 @@ def _losing(table: Table, row: Row) -> str:
 def _losses(table: Table, row: Row) -> list[tuple[float, float]]:
     """Quality lost to corruption by the method and by its dense model, per seed that has both."""
     found = []
+    # From the records, not from the row: a paired difference needs both values of each seed.
     for item in table.found:
         labels = item.record.labels
         if (labels.method, own_variant(labels)) != (row.method, row.variant):
@@ -228,11 +187,8 @@ def _loss(table: Table, metrics: dict[str, Metric], entry: Entry) -> float | Non
     """Clean quality minus the mean over all severities; None unless all of them were measured."""
     own = {key: metric for key, metric in metrics.items() if entry.match(key) is not None}
     alone = Row("", "", "", (0,), aggregate([own]), {})  # one seed by itself
-    values = [
-        cell.value if (cell := cell_at(alone, entry, name)) else None
-        for name in (CLEAN, *SEVERITIES)
-    ]
-    clean, *hard = values
+    cells = [cell_at(alone, entry, name) for name in (CLEAN, *SEVERITIES)]
+    clean, *hard = [None if cell is None else cell.value for cell in cells]
     known = [value for value in hard if value is not None]
     if clean is None or len(known) < len(SEVERITIES):
         return None

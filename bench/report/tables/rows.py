@@ -35,12 +35,15 @@ def _table(key: TableKey, group: Sequence[Found], subtitle: str) -> Table:
     kept: list[Found] = []
     left_out: list[str] = []
     rows: list[Row] = []
+    # Dense first: it is the reference of all other rows.
     for method, variant in sorted(trials, key=lambda name: (name[0] != DENSE, *name)):
+        # Trials of older code are named and left out: a mean over both would mean nothing.
         current, old = current_trials(trials[(method, variant)])
         kept += current
         left_out += [f"{item.folder}: {why}" for item, why in old]
         rows += _rows(method, variant, [item for item in current if item.record.status == "ok"])
     _compare_quality(rows)
+    # A failed trial has no quality; the others of a table share task and direction.
     labels = [item.record.quality for item in kept if item.record.quality is not None]
     return Table(
         hardware=key.hardware,
@@ -61,6 +64,7 @@ def _rows(method: str, variant: str, found: Sequence[Found]) -> list[Row]:
     """The row of the default operating point, followed by one row per other point."""
     if not found:
         return []
+    # Seeds of one method declare the same; one that has the note is enough.
     notes = {note for item in found for note in item.record.notes}
     by_point: dict[str, list[tuple[int, dict[str, Metric]]]] = defaultdict(list)
     settings: dict[str, dict[str, None]] = defaultdict(dict)  # by point; seeds may differ
@@ -93,6 +97,7 @@ def _text(settings: Mapping[str, float | int | str]) -> str:
 
 
 def _quality_by_seed(seeds: Sequence[tuple[int, dict[str, Metric]]]) -> dict[int, float]:
+    # Invalid values count as missing: `shown` is None for them.
     scores = (
         (seed, metrics[QUALITY.key].shown) for seed, metrics in seeds if QUALITY.key in metrics
     )

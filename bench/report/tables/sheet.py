@@ -75,7 +75,7 @@ def tails(table: Table) -> Sheet | None:
 
 
 def _sheet(table: Table, columns: list[Column]) -> Sheet:
-    letters: dict[str, str] = {}
+    letters: dict[str, str] = {}  # reason -> letter, shared by all cells of the table
     lines = [
         Line(row, _remarks(table, row), [_text(column, row, letters) for column in columns])
         for row in table.rows
@@ -84,6 +84,7 @@ def _sheet(table: Table, columns: list[Column]) -> Sheet:
 
 
 def _remarks(table: Table, row: Row) -> tuple[str, ...]:
+    # A row of fewer seeds than the table has lost trials, which failed or were not run.
     few = len(row.seeds) < len(table.seeds)
     count = (f"{len(row.seeds)} of {len(table.seeds)} seeds",) if few else ()
     return count + row.remarks
@@ -92,6 +93,7 @@ def _remarks(table: Table, row: Row) -> tuple[str, ...]:
 def _text(column: Column, row: Row, letters: dict[str, str]) -> Text:
     """A cell with a footnote letter for every reason why something is missing in it."""
     cell = row.cells.get(column.key)
+    # Blank is not missing: a dash always has a footnote with the reason.
     if cell is None and _is_blank(column, row):
         return Text("")
     if cell is None:
@@ -99,6 +101,7 @@ def _text(column: Column, row: Row, letters: dict[str, str]) -> Text:
         return Text("-", marks=footnote_letters([f"not {where}"], letters))
     if cell.value is None:
         return Text("-", marks=footnote_letters(cell.reasons, letters))
+    # The number is a mean over the other seeds: it must not look like one over all of them.
     reasons = [f"{cell.num_seeds} of {len(row.seeds)} seeds: {why}" for why in cell.reasons]
     text = column.write(cell)
     if row.is_ceiling and text.verdict == "better":

@@ -57,6 +57,7 @@ class Row:
         executed = self.value(EXECUTED_SAVING.key)
         if declared is None or executed is None or declared - executed <= SHORTFALL:
             return ""
+        # Padding costs a part of a saving; a mask costs nearly all of it.
         return "padded" if executed > declared / 2 else "masked"
 
     @property
@@ -68,6 +69,7 @@ class Row:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What limits the meaning of the row, in a few words each."""
+        # In the order of severity: what disqualifies the row as a result comes first.
         remarks = {
             "oracle upper bound": self.is_ceiling,
             "output depends on other samples in the batch": self.depends_on_batch,
@@ -124,6 +126,7 @@ class Table:
     @property
     def noise_floors(self) -> dict[int, NoiseFloor]:
         """The worst A/A control of each batch size, noisy ones included."""
+        # The worst trial decides: one noisy session qualifies every comparison of the table.
         worst: dict[int, NoiseFloor] = {}
         for item in self.found:
             for key, metric in item.record.metrics.items():

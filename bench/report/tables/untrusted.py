@@ -27,6 +27,7 @@ def names_of(value: Any) -> list[str]:
 
 def number_of(value: Any) -> float | None:
     """A finite number, else None. True and False are not numbers here."""
+    # bool is a subclass of int, so that it must be excluded first.
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:

@@ -9,6 +9,7 @@ from bench.report.tables.table import Table, trial_name
 from bench.report.tables.untrusted import entry_of, listed, names_of
 
 PREFIX = "WARNING: "
+# Keys of the record's diagnostics["routing"], each a list of names.
 KINDS = {"collapsed": "collapsed gate", "dead_branches": "dead branch"}
 PLURALS = {"collapsed gate": "collapsed gates", "dead branch": "dead branches"}
 
@@ -25,6 +26,7 @@ def warning_lines(table: Table) -> list[str]:
     seeds: dict[tuple[str, str], list[int]] = defaultdict(list)
     for found in table.found:
         for title, names in warnings(found.record).items():
+            # The names belong to the key: seeds with other dead branches get another line.
             key = (trial_name(found.record.labels), f"{title}: {names}")
             seeds[key].append(found.record.labels.seed)
     return [
@@ -35,6 +37,7 @@ def warning_lines(table: Table) -> list[str]:
 
 def warnings_by_row(table: Table) -> dict[str, list[str]]:
     """The warnings of each method by the name of its trials: {"moe": ["2 dead branches"]}."""
+    # Seeds may differ in their counts: each count is named once.
     rows: dict[str, dict[str, None]] = defaultdict(dict)
     for found in table.found:
         rows[trial_name(found.record.labels)] |= dict.fromkeys(warnings(found.record))

@@ -8,7 +8,8 @@ from bench.records.catalogue import QUALITY_UNDER
 from bench.records.record import Metric, missing
 from bench.report.figures.figures import robustness_figure
 from bench.report.render.text import markdown
-from bench.report.tables.robustness import cell_at, flops_share, robustness
+from bench.report.tables.robust_cells import cell_at, flops_share
+from bench.report.tables.robustness import robustness
 
 STEADY = (80.0, 79.0, 78.0, 77.0, 76.0, 75.0)  # loses 1 per severity, as dense does: 3 on average
 FLOPS = tuple(1e6 * flops for flops in (50, 52, 54, 56, 58, 60))
