@@ -13,7 +13,8 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
-LINK = re.compile(r"(?<!!)\[([^\]\n]+)\]\(((?:\.\./)+[^)\s#]+)\)")  # [text](../target), no image
+# [text](../target) or [text](../target#anchor), no image
+LINK = re.compile(r"(?<!!)\[([^\]\n]+)\]\(((?:\.\./)+[^)\s#]+)(?:#[^)\s]*)?\)")
 
 
 def rewrite(text: str, page: Path, docs: Path) -> str:

@@ -64,7 +64,7 @@ def test_links_out_of_the_pages_become_downloads_or_text() -> None:
     """A file is copied, a folder is text; what does not exist is left to Sphinx's warning."""
     docs = ROOT / "docs"
     page = docs / "explanation" / "findings.md"
-    text = "[a](../../Makefile) [b](../../results/published) [c](../../gone) [d](energy.md)"
+    text = "[a](../../README.md#the-tree) [b](../../conf) [c](../../gone) [d](../index.md#x)"
     assert repository_links.rewrite(text, page, docs) == (
-        "[a](path:../../Makefile) b [c](../../gone) [d](energy.md)"
+        "[a](path:../../README.md) b [c](../../gone) [d](../index.md#x)"
     )
