@@ -13,7 +13,7 @@ import copy
 import dataclasses
 import enum
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from typing import Any
@@ -22,7 +22,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -32,6 +32,7 @@ from bench.plan import overrides
 from bench.plan.explain import PlanError, explain
 from bench.plan.overrides import COMMAND_LINE, Axis
 from bench.plugins import Plugin, PluginError
+from bench.plugins.annotations import setting_types
 
 CONF = "bench.conf"  # the package that holds conf/
 UNTYPED = "_untyped"  # stands in for a plugin while only an experiment's sweep is read
@@ -59,6 +60,8 @@ def variant(kind: str, name: str) -> tuple[Plugin, dict[str, Any]]:
         plugins_used = [each for (of, _), each in composer.schemas.items() if of == kind]
     if not plugins_used:
         raise PlanError(f"conf/{kind}/{name}.yaml is not based on a plugin")
+    if unset := [key for key, value in settings.items() if value == MISSING]:
+        raise PlanError(f"{name}: {_no_value(unset)}")
     return dataclasses.replace(plugins_used[0], name=name), settings
 
 
@@ -121,9 +124,14 @@ class Composer:
             return
         cls = plugin.load()
         try:
-            ConfigStore.instance().store(group=plugin.kind, name=plugin.name, node=cls)
-        except OmegaConfBaseException as error:
-            raise plugin.broken(f"its settings cannot be typed: {error}") from error
+            # First our own check: OmegaConf's errors do not name the field, or are no errors.
+            setting_types(cls)
+            node = OmegaConf.structured(cls)
+        except (TypeError, OmegaConfBaseException) as error:
+            cause = " ".join(str(error).split())
+            raise plugin.broken(f"its settings cannot be typed: {cause}") from error
+        _drop_computed(node)
+        ConfigStore.instance().store(group=plugin.kind, name=plugin.name, node=node)
         self.schemas[plugin.kind, cls] = plugin
 
     def chosen(self, arguments: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
@@ -163,7 +171,7 @@ class Composer:
         """
         unset = OmegaConf.missing_keys(config) - {axis.key for axis in axes}
         if unset:
-            raise PlanError(f"no value for {', '.join(sorted(unset))}: it has no default, give one")
+            raise PlanError(_no_value(unset))
         interpolated = _plain(config, resolve=False) != (base := _plain(config))
         for values in product(*(axis.values for axis in axes)):
             pairs = list(zip(axes, values, strict=True))
@@ -186,6 +194,10 @@ class Composer:
         if case not in self.checked:
             self.checked[case] = _assign(config, axis, value)
         return self.checked[case]
+
+
+def _no_value(keys: Iterable[str]) -> str:
+    return f"no value for {', '.join(sorted(keys))}: it has no default, give one"
 
 
 def _missing(
@@ -225,6 +237,22 @@ def _assign(config: DictConfig, axis: Axis, value: Any) -> Any:
     if held is None or isinstance(held, str | int | float):  # by far the most
         return held
     return _plain(OmegaConf.create({leaf: held}))[leaf]
+
+
+def _drop_computed(node: DictConfig) -> None:
+    """Take out fields that are no settings (`field(init=False)`), in nested dataclasses too.
+
+    OmegaConf makes a key of every field. A structured config refuses to lose keys, hence its
+    content is changed directly; the type of the node stays that of the class.
+    """
+    content: dict[Any, Any] = node.__dict__["_content"]
+    cls = OmegaConf.get_type(node)
+    for each in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
+        inner = content.get(each.name)
+        if not each.init:
+            content.pop(each.name, None)
+        elif isinstance(inner, DictConfig) and dataclasses.is_dataclass(OmegaConf.get_type(inner)):
+            _drop_computed(inner)
 
 
 def _plain(config: DictConfig, *, resolve: bool = True) -> Any:

@@ -61,6 +61,6 @@ def _keys(cause: Any) -> list[str]:
     """The keys that the block has where the error happened."""
     kind = cause.object_type
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        return [setting.name for setting in dataclasses.fields(kind)]
+        return [each.name for each in dataclasses.fields(kind) if each.init]
     node = getattr(cause, "parent_node", None)
     return [str(key) for key in node] if node is not None else []

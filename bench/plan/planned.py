@@ -5,9 +5,6 @@ What the trials of one plan share (hashes of code and data, versions, hardware) 
 
 from __future__ import annotations
 
-import dataclasses
-import enum
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +13,11 @@ from typing import Any
 
 from bench.config import KEY_BLOCKS
 from bench.plan import identity
-from bench.plugins import BrokenPlugin, Plugin, choices, construct
+from bench.plugins import BrokenPlugin, Plugin, choices, construct, defaults
+from bench.plugins.hooks import resolve
 from bench.records import environment, layout
 from bench.records.record import Labels
+from bench.types import Unsupported
 
 Config = dict[str, Any]
 NO_VARIANTS: Mapping[str, Variant] = MappingProxyType({})
@@ -186,14 +185,19 @@ class TrialMaker:
         return {identity.CONTROLLED: known[name]} if name in known else {}
 
     def _check(self, plugin: Plugin, settings: Config) -> None:
-        """Make the plugin once, so that what it refuses is said before anything runs."""
+        """Make the plugin once: a setting is refused before anything runs, not hours later."""
         what = ("made", plugin.target, self._text(settings))
         try:
-            self._once(what, lambda: construct(plugin.load(), settings))
+            self._once(what, lambda: _made(plugin, settings))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{plugin.kind}={plugin.name}: {error}") from error
-        except Exception:  # an answer like Unsupported: the trial gives it, and records it
+        except Unsupported:  # the trial raises it again, and its record is a skipped row
             self._shared[what] = None
+        except BrokenPlugin:
+            raise
+        except Exception as error:  # whatever the plugin's own code does with its settings
+            why = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{plugin.kind}={plugin.name}: {why}") from error
 
     def _data(self, task: Plugin, settings: Config) -> str:
         return self._once(
@@ -207,12 +211,24 @@ class TrialMaker:
         return self._texts[id(settings)][1]
 
     def _defaults(self, plugin: Plugin) -> Config:
-        return self._once(("defaults", plugin.target), lambda: _defaults(plugin.load()))
+        return self._once(("defaults", plugin.target), lambda: defaults(plugin.load()))
 
     def _once(self, what: Any, find: Any) -> Any:
         if what not in self._shared:
             self._shared[what] = find()
         return self._shared[what]
+
+
+def _made(plugin: Plugin, settings: Config) -> Any:
+    """The plugin's instance, and what it says of itself judged: hooks, points, recipe."""
+    made = construct(plugin.load(), settings)
+    if plugin.kind == "method":
+        hooks = resolve(made).hooks
+        if hooks.points is not None:
+            hooks.points()
+    elif plugin.kind == "task":
+        getattr(made, "recipe", None)  # a property: Recipe raises for what cannot be trained with
+    return made
 
 
 def _data_hash(task: Plugin, settings: Config) -> str:
@@ -222,25 +238,3 @@ def _data_hash(task: Plugin, settings: Config) -> str:
         raise
     except Exception as error:  # whatever a task does where its data is missing
         raise task.broken(f"{type(error).__name__}: {error}") from error
-
-
-def _defaults(cls: type) -> Config:
-    """A dataclass's defaults as JSON holds them; settings without a default are left out."""
-    found: Config = {}
-    for setting in dataclasses.fields(cls):
-        if setting.init and setting.default is not dataclasses.MISSING:
-            found[setting.name] = setting.default
-        elif setting.init and setting.default_factory is not dataclasses.MISSING:
-            found[setting.name] = setting.default_factory()
-    return json.loads(json.dumps(_plain(found), default=str))
-
-
-def _plain(value: Any) -> Any:
-    """Dataclasses as dicts and members of enumerations by name, wherever they are."""
-    if isinstance(value, enum.Enum):
-        return value.name
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {each.name: _plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {key: _plain(each) for key, each in value.items()}
-    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value

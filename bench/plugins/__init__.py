@@ -1,7 +1,8 @@
 """Plugins: which there are, what their settings are, and what they offer.
 
 choices     entry points become choices: methods, backbones and tasks
-settings    from JSON to the types that a plugin's dataclass declares
+annotations which types the settings of a plugin's dataclass may have
+settings    from JSON to these types, within their ranges
 hooks       a method resolved once into what it does and what it is
 extras      the same for a task's optional data
 """
@@ -19,7 +20,7 @@ from bench.plugins.choices import (
     summary,
     unknown,
 )
-from bench.plugins.settings import construct
+from bench.plugins.settings import construct, defaults
 
 __all__ = [
     "DOORS",
@@ -30,6 +31,7 @@ __all__ = [
     "PluginError",
     "choices",
     "construct",
+    "defaults",
     "find",
     "first_sentence",
     "summary",

@@ -23,7 +23,7 @@ GROUPS = {
     "task": "condbench.tasks",
 }
 # What a class of each kind must have, one of them at least.
-DOORS = {"method": ("build", "convert"), "backbone": ("build",), "task": ("evaluate",)}
+DOORS = {"method": ("build", "convert", "wrap"), "backbone": ("build",), "task": ("evaluate",)}
 
 
 # A name is one part of a path, and one word of a command line.
@@ -60,7 +60,7 @@ class Plugin:
         if not (isinstance(loaded, type) and dataclasses.is_dataclass(loaded)):
             raise self.broken(f"{self.target} is not a dataclass")
         if not any(hasattr(loaded, door) for door in DOORS[self.kind]):
-            raise self.broken(f"{self.target} has no {' or '.join(DOORS[self.kind])}()")
+            raise self.broken(f"{self.target} has no {'() or '.join(DOORS[self.kind])}()")
         return loaded
 
     def broken(self, cause: str) -> BrokenPlugin:

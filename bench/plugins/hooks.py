@@ -4,20 +4,26 @@
     method.hooks.loss            a callable, or None where the default is meant
     method.flags.batch_invariant
 
-Everybody who works with a method reads these two; nobody probes the plugin itself. A control that
+All code that works with a method reads these two; none probes the plugin itself. A control that
 stands in front of another method names it `inner` and changes its model in `wrap(model, spec)`:
 hooks and flags that the control does not define are those of the inner method.
+
+What a method declares is judged here, once, before anything is built: hooks that cannot be called
+as documented, flags of another type, operating points that no record can hold.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from bench.plugins.points import checked_points
 from bench.types import Point
+from bench.values import Range, as_number, as_scalar, encodable
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,18 @@ DEFAULT_HOOKS = Hooks(build=_no_build)  # of a model that is trained without a m
 HOOKS = tuple(each.name for each in dataclasses.fields(Hooks))
 FLAGS = tuple(each.name for each in dataclasses.fields(Flags))
 CONTROL = ("inner", "wrap")
+# What each hook is called with, by position.
+ARGUMENTS = {
+    "build": "spec, backbone",
+    "convert": "dense, batches",
+    "loss": "model, batch, criterion, progress",
+    "after_step": "model, progress",
+    "param_groups": "model, lr",
+    "calibrate": "model, batches",
+    "points": "",
+    "set_point": "model, point",
+    "declared_flops": "model, observation",
+}
 SIMILAR = 0.8  # of difflib's ratio: `calibrte` and `batch_invarient`, not `capacity`
 
 
@@ -71,7 +89,9 @@ def resolve(method: Any) -> ResolvedMethod:
     """What `method`, an instance of a plugin's dataclass, does and is.
 
     A hook that is set to None counts as left out, also where the inner method has one. Raises
-    TypeError for a hook that cannot be called, or `set_point` without `points`.
+    TypeError for a hook that cannot be called with its documented arguments, for `set_point`
+    without `points`, and for a flag of another type; ValueError for a flag out of range. `points`
+    and `declared_flops` raise the same for what they return.
     """
     inner = getattr(method, "inner", None)
     below = resolve(inner) if inner is not None else None
@@ -91,9 +111,30 @@ def _hook(method: Any, name: str, below: ResolvedMethod | None) -> Any:
     found = getattr(method, name, missing)
     if found is missing:
         return None if below is None else getattr(below.hooks, name)
-    if found is not None and not callable(found):
-        raise TypeError(f"{type(method).__name__}.{name} is {found!r}, which cannot be called")
+    if found is None:
+        return None
+    owner = f"{type(method).__name__}.{name}"
+    if not callable(found):
+        raise TypeError(f"{owner} is {found!r}, which cannot be called")
+    _check_arguments(found, name, owner)
+    if name == "points":
+        return lambda: checked_points(found(), f"{owner}()")
+    if name == "declared_flops":
+        return lambda *arguments: as_number(f"{owner}()", found(*arguments), Range(0))
     return found
+
+
+def _check_arguments(hook: Callable[..., Any], name: str, owner: str) -> None:
+    """Raise TypeError unless the hook takes what it will be called with."""
+    try:
+        signature = inspect.signature(hook)
+    except ValueError:  # some callables written in C have none
+        return
+    try:
+        signature.bind(*filter(None, ARGUMENTS[name].split(", ")))
+    except TypeError as error:
+        wanted = f"{name}({ARGUMENTS[name]})"
+        raise TypeError(f"{owner}{signature} is called as {wanted}: {error}") from error
 
 
 def _wrapped(wrap: Callable[..., Any], inner: Hooks) -> dict[str, Any]:
@@ -112,13 +153,27 @@ def _wrapped(wrap: Callable[..., Any], inner: Hooks) -> dict[str, Any]:
 def _flags(method: Any, below: ResolvedMethod | None) -> Flags:
     defaults = Flags() if below is None else below.flags
     found = {name: getattr(method, name, getattr(defaults, name)) for name in FLAGS}
+    owner = type(method).__name__
+    switches = ("batch_invariant", "open_is_dense", "reads_targets")
     return Flags(
-        train_share=float(found["train_share"]),
-        batch_invariant=bool(found["batch_invariant"]),
-        open_is_dense=bool(found["open_is_dense"]),
-        reads_targets=bool(found["reads_targets"]),
-        compaction=str(found["compaction"] or ""),
+        train_share=as_number(f"{owner}.train_share", found["train_share"], Range(0)),
+        compaction=_phrase(f"{owner}.compaction", found["compaction"]),
+        **{name: _switch(f"{owner}.{name}", found[name]) for name in switches},
     )
+
+
+def _switch(name: str, value: Any) -> bool:
+    """A bool. Whatever else is there would count as true, a method without @property included."""
+    plain = as_scalar(value)
+    if not isinstance(plain, bool):
+        raise TypeError(f"{name} is {value!r}: True or False is needed, or a @property of it")
+    return plain
+
+
+def _phrase(name: str, value: Any) -> str:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{name} is {value!r}: text is needed")
+    return encodable(value or "")
 
 
 def _suspects(method: Any) -> tuple[str, ...]:
