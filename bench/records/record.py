@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import tempfile
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -91,12 +90,9 @@ class QualityLabel(BaseModel):
     direction: Literal["higher", "lower"]
     chance: float | None = None
     references: dict[str, float] = Field(default_factory=dict)
-    more: list[str] = Field(default_factory=list)  # further scores; metrics by `quality_key`
-
-
-def quality_key(name: str) -> str:
-    """The metric of a further score of the task: `infer/quality_bleu` for "BLEU"."""
-    return "infer/quality_" + re.sub(r"\W+", "_", name.lower())
+    more: list[str] = Field(
+        default_factory=list
+    )  # further scores; metrics by `catalogue.quality_key`
 
 
 class PointResult(BaseModel):

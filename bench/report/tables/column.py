@@ -15,6 +15,7 @@ from bench.records.catalogue import (
     OF_DENSE,
     QUALITY,
     REALISED,
+    SHARE,
     SPEEDUP,
     quality_key,
 )
@@ -88,8 +89,9 @@ def _unit_and_write(
         return "x", ratio
     if quantity.even == 0:
         return "", difference
-    if quantity == OF_DENSE:  # the title carries the sign
-        return "", partial(_write_divided, divisor=PERCENT)
+    if quantity in (OF_DENSE, SHARE):
+        unit = "" if "%" in entry.title else "%"  # "FLOPs, % of dense" has the sign already
+        return unit, partial(_write_divided, divisor=PERCENT)
     # Where seeds are averaged with an interval, a reader should see it.
     spread = entry.seed_mean is SeedMean.INTERVAL
     if quantity.unit not in SCALES:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from bench.records.catalogue import ENTRIES, MEAN_LATENCY, REGION_FLOPS, REGION_TIME, TRAIN_LOSS
+from bench.records.entry import Shown
 from bench.records.record import CEILING, Metric, missing
+from bench.report.tables import columns
 from bench.report.tables.numbers import Text
 from bench.report.tables.sheet import Sheet, sheet
 
@@ -227,3 +232,32 @@ def test_an_upper_bound_does_not_win(sheet_of, make):
     (speedup,) = texts(made, "speed-up, batch 64")
     assert (speedup.main, speedup.verdict) == ("1.80", "")
     assert made.lines[0].name == "oracle (oracle upper bound)"
+
+
+def test_a_new_column_is_one_line_of_the_catalogue(sheet_of, make, monkeypatch):
+    """Another place in the catalogue is all it takes: header, unit, order and format follow."""
+    place = {
+        MEAN_LATENCY: Shown.TERMINAL,
+        REGION_FLOPS: Shown.TABLE_IF,
+        REGION_TIME: Shown.TABLE,
+        TRAIN_LOSS: Shown.TABLE_IF,
+    }
+    moved = tuple(replace(entry, shown=place.get(entry, entry.shown)) for entry in ENTRIES)
+    monkeypatch.setattr(columns, "ENTRIES", moved)
+    extra = {
+        "infer/latency_ms_mean": Metric(value=12.5, unit="ms"),
+        "infer/flops_expert": Metric(value=3e6, unit="flop"),
+        "infer/flops_router": Metric(value=15e3, unit="flop"),
+        "infer/time_share_expert_b64": Metric(value=0.25, unit="1"),
+    }
+    made = sheet_of(make(changed=extra))
+    (line,) = made.lines
+    cells = {c.header: t.main for c, t in zip(made.columns, line.texts, strict=True)}
+    assert cells["latency mean, batch 1 (ms)"] == "12.5"
+    assert cells["FLOPs of region expert (M)"] == "3.00"
+    assert cells["FLOPs of region router (k)"] == "15.0"
+    assert cells["time in expert, batch 64 (%)"] == "25.0"
+    assert not any("loss" in header for header in cells)  # no row has a number
+    narrow = [column.title for column in sheet_of(make(changed=extra), narrow=True).columns]
+    assert [title for title in narrow if "latency" in title] == ["latency mean, batch 1"]
+    assert not any("region" in title for title in narrow)
