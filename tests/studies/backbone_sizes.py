@@ -1,12 +1,15 @@
 """Every named size of the backbones: parameters and MACs, counted on the meta device.
 
-`python -m tests.studies.backbone_sizes` rewrites the table in docs/reference/backbones.md and what
-the files in conf/backbone say about their size; a test keeps both true, and
-what a family says of its defaults.
+    python -m tests.studies.backbone_sizes            print the table
+    python -m tests.studies.backbone_sizes --write    write it
+
+It is part of docs/reference/backbones.md, and the first lines of conf/backbone/*.yaml hold the same
+counts. A test compares both, and the `size` of each family, with a recount.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import re
 from collections.abc import Iterator
@@ -40,7 +43,7 @@ class Size:
     num_outputs: int
     params: str  # as printed by its source; "" where nothing was
     macs: str
-    why: str  # the published figure differs: by how much, and why
+    why: str  # how and why the published figure differs
     source: str
 
     @property
@@ -81,7 +84,7 @@ def backbone(name: str) -> Any:
 
 
 @cache
-def counted(size: Size) -> tuple[int, int]:
+def count_size(size: Size) -> tuple[int, int]:
     """Parameters, and MACs of one sample; nothing is allocated or computed.
 
     Raises AssertionError where an op has no formula.
@@ -102,7 +105,7 @@ def _dtype(spec: TaskSpec) -> torch.dtype:
     return torch.long if spec.kind in ("tokens", "seq2seq") else torch.float32
 
 
-def short(number: float) -> str:
+def format_number(number: float) -> str:
     """Three digits and a unit: 25_557_032 is "25.6 M"."""
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "K")):
         if number >= 0.9995 * limit:
@@ -110,10 +113,11 @@ def short(number: float) -> str:
     return str(number)
 
 
-def described(size: Size) -> str:
+def describe(size: Size) -> str:
     """A size in one line, as in its file: "0.27 M parameters, 40.6 M MAC at 3x32x32"."""
-    params, macs = counted(size)
-    return f"{short(params)} parameters, {short(macs)} MAC at {size.input.partition(' ')[2]}"
+    params, macs = count_size(size)
+    shape = size.input.partition(" ")[2]
+    return f"{format_number(params)} parameters, {format_number(macs)} MAC at {shape}"
 
 
 def table() -> Iterator[str]:
@@ -121,7 +125,7 @@ def table() -> Iterator[str]:
     yield "| `backbone=` | input | parameters | MAC | published | differs | source |"
     yield "|---|---|---|---|---|---|---|"
     for size in sizes():
-        params, macs = counted(size)
+        params, macs = count_size(size)
         yield (
             f"| `{size.name}` | {size.input} | {params:,} | {macs:,} | {_published(size)} "
             f"| {size.why or '-'} | {size.source or '-'} |"
@@ -143,19 +147,31 @@ def first_line(name: str) -> str:
     line = (VARIANTS / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
     about = re.sub(rf": {SIZE}$", "", line.rstrip("."))
     size = next(size for size in sizes() if size.name == name)
-    return f"{about}: {described(size)}."
+    return f"{about}: {describe(size)}."
 
 
-def shown() -> tuple[str, str, str]:
+def split_page() -> tuple[str, str, str]:
     """The page before its table, the table, and what follows."""
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     inside, _, after = rest.partition(END)
     return before + BEGIN, inside, END + after
 
 
-if __name__ == "__main__":
-    before, _, after = shown()
+def main() -> None:
+    """Print the table, or write it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.studies.backbone_sizes", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--write", action="store_true", help="rewrite the page and conf/backbone")
+    if not parser.parse_args().write:
+        print(*table(), sep="\n")
+        return
+    before, _, after = split_page()
     PAGE.write_text(before + "\n".join(table()) + "\n" + after, encoding="utf-8")
     for path in sorted(VARIANTS.glob("*.yaml")):
         _, *rest = path.read_text(encoding="utf-8").splitlines()
         path.write_text("\n".join([first_line(path.stem), *rest]) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,14 +1,13 @@
-"""docs/reference/tasks.md's table of what dense reaches on every task.
+"""The table of the dense model's quality on every task, for docs/reference/tasks.md.
 
     python -m tests.studies.bundled FOLDER
-
 
 Reads the records of `condbench run experiment=bundled gpu.threads=1`.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections import defaultdict
 from pathlib import Path
 
@@ -18,7 +17,7 @@ HEADER = ("task", "parameters", "steps", "training, s", "seeds", "chance", "besi
 
 
 def row(task: str, records: list[Record]) -> str:
-    """One line: what does not depend on the seed from the first record, the scores of all."""
+    """One row: cost from the first record, as it does not depend on the seed; all scores."""
     ordered = sorted(records, key=lambda record: record.labels.seed)
     first = ordered[0]
     seeds = ", ".join(str(record.labels.seed) for record in ordered)
@@ -45,8 +44,13 @@ def _value(record: Record, metric: str) -> float:
     return value
 
 
-def main(folder: Path) -> None:
-    """Print the table of the records below `folder`."""
+def main() -> None:
+    """Print the table of the records below a folder."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.studies.bundled", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("folder", type=Path, help="results of experiment=bundled")
+    folder = parser.parse_args().folder
     found = defaultdict(list)
     for path in sorted(folder.rglob(RECORD_NAME)):
         record = read_record(path)
@@ -57,4 +61,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

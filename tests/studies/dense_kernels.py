@@ -1,10 +1,12 @@
-"""`make kernels`: our dense ViT, GPT-2 and ResNet beside Hugging Face's, time ratios in one run.
+"""Time ratios of this project's dense ViT, GPT-2 and ResNet to Hugging Face's (`make kernels`).
+
+    python -m tests.studies.dense_kernels [--rounds N] [--cpu-time]
 
 Stem, head and some blocks of DeiT-Ti (4 blocks, 224 pixels), of GPT-2 small (3 blocks, 64 tokens,
 a small vocabulary) and of ResNet-18 (4 blocks, 64 pixels) with equal weights and equal outputs, at
 batch 1 and 64, with 1 and 2 threads, fp32. Hugging Face's use PyTorch's fused attention (`sdpa`),
-their default. Each round times both in random order; the ratio is taken inside a round. The limit
-is 1.05: a slow baseline would flatter every method. Exit code 1 where a median is above it.
+their default. Each round times both in random order; ratios are taken within a round. The limit
+is 1.05, as a slow baseline would flatter every method. Exit code 1 if a median is above it.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from methods.backbone.resnet import ResNet
 from methods.backbone.transformer import Transformer
 from tests.references import huggingface
 from tests.references.huggingface_resnet import resnet
-from tests.studies.kernels import Candidates, seconds, threads
+from tests.studies.kernels import Candidates, limit_threads, time_rounds
 
 LIMIT = 1.05
 VIT = Transformer(
@@ -75,17 +77,17 @@ MODELS: dict[str, tuple[Callable[[], Candidates], Callable[[int], Tensor]]] = {
 }
 
 
-def timed(
+def time_pair(
     made: Candidates, x: Tensor, rounds: int, clock: Callable[[], float], cores: int
 ) -> dict[str, list[float]]:
     """Seconds of both in every round. Raises AssertionError where their outputs differ."""
-    with threads(cores), torch.inference_mode():
+    with limit_threads(cores), torch.inference_mode():
         torch.testing.assert_close(made["ours"](x), made["HF"](x), atol=1e-3, rtol=1e-3)
-        return seconds(made, x, rounds, clock)
+        return time_rounds(made, x, rounds, clock)
 
 
-def judged(taken: dict[str, list[float]]) -> tuple[str, bool]:
-    """Both medians and the ratio (median, quartiles) as cells, and whether the limit is kept."""
+def judge(taken: dict[str, list[float]]) -> tuple[str, bool]:
+    """Both medians and the ratio (median, quartiles) as cells, and whether it is in the limit."""
     ratios = [a / b for a, b in zip(taken["ours"], taken["HF"], strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4)
     theirs, ours = (statistics.median(taken[each]) * 1e3 for each in ("HF", "ours"))
@@ -95,13 +97,15 @@ def judged(taken: dict[str, list[float]]) -> tuple[str, bool]:
 
 
 def main() -> int:
-    """Print the table; 1 where a limit is missed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Print the table; returns 1 if a ratio exceeds the limit, else 0."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.studies.dense_kernels", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--rounds", type=int, default=40, help="at batch 1; a quarter at 64")
     parser.add_argument(
         "--cpu-time",
         action="store_true",
-        help="one CPU thread only, by its own CPU time: for a machine that is busy otherwise",
+        help="CPU time of one thread instead of the wall clock, for a busy machine",
     )
     args = parser.parse_args()
     clock = time.thread_time if args.cpu_time else time.perf_counter
@@ -113,7 +117,7 @@ def main() -> int:
         for size in BATCHES:
             for cores in (1,) if args.cpu_time else (1, 2):
                 rounds = max(4, args.rounds if size == 1 else args.rounds // 4)
-                cells, is_kept = judged(timed(made, draw(size), rounds, clock, cores))
+                cells, is_kept = judge(time_pair(made, draw(size), rounds, clock, cores))
                 print(f"| {name} | {size} | {cores} | {cells} |", flush=True)
                 all_kept &= is_kept
     return 0 if all_kept else 1

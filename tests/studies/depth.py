@@ -1,7 +1,6 @@
-"""What depth is worth on each task, easy and hard samples apart.
+"""The benefit of depth on each task, for easy and hard samples separately.
 
     python -m tests.studies.depth FOLDER
-
 
 Reads the records of `condbench run experiment=depth` and `experiment=depth_others` (two depths,
 equal seeds) and prints the tables of docs/reference/tasks.md: the score by difficulty, and how much
@@ -10,7 +9,7 @@ better the deeper network is, paired by seed with its 95 % interval (Student's t
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +24,7 @@ from bench.statistics import Interval, paired_interval
 Scores = NDArray[np.float64]
 Members = NDArray[np.bool_]
 
-# Difficulty from which a sample is called hard and hardest; `text` does not state any.
+# Thresholds of difficulty for hard and hardest samples; `text` has no difficulty.
 HARD = {
     "digits": (0.5, 0.75),
     "keywords": (0.5, 0.75),
@@ -36,9 +35,9 @@ HARD = {
 
 
 def groups(task: str, data: str) -> dict[str, Members]:
-    """Which test samples are easy, hard and hardest, and all of them, by name and share.
+    """Masks of all, easy, hard and hardest test samples, keyed by name and share.
 
-    Raises ValueError if the scores are of other `data` (their hash) than the task has today.
+    Raises ValueError if the hash `data` of the scores differs from that of the task today.
     """
     plugin = plugins.choices("task")[task].load()()
     if plugin.data_hash() != data:
@@ -56,7 +55,7 @@ def groups(task: str, data: str) -> dict[str, Members]:
 def table(scores: Mapping[str, Mapping[int, Scores]], names: list[str], higher: bool) -> list[str]:
     """Lines of a table: {row: {seed: score of each group, [G]}}, the deeper network first.
 
-    The last row says how much better it is, above zero where it is, whether or not `higher` is.
+    The last row is its gain, positive where it is better, whatever the direction of the score.
     """
     deep, shallow = scores
     seeds = sorted(scores[deep])
@@ -106,7 +105,16 @@ def lines(task: str, trials: list[tuple[Record, Scores]]) -> list[str]:
     return table(named, list(members), trials[0][0].quality.direction == "higher")
 
 
-if __name__ == "__main__":
-    for task, trials in by_task(Path(sys.argv[1])).items():
+def main() -> None:
+    """Print the tables of the records below a folder."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.studies.depth", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("folder", type=Path, help="results of experiment=depth or depth_others")
+    for task, trials in by_task(parser.parse_args().folder).items():
         print(f"\n{task}, {trials[0][0].metrics['infer/quality'].unit}\n")
         print("\n".join(lines(task, trials)))
+
+
+if __name__ == "__main__":
+    main()

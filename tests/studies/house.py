@@ -4,14 +4,15 @@
 
 A room is a folder or file at the top of `bench/`, and `methods/` as one; an arrow is an import of
 one room by another, on whatever line. An arrow points upwards where it closes a circle of rooms.
-Comments are lines that hold one, per 100 lines of code: blank lines and docstrings are neither.
+Comments are counted as lines that hold one, per 100 lines of code without blank lines and
+docstrings.
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
 import io
-import sys
 import tokenize
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -20,12 +21,11 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-SMALL = 40  # lines: a package's face that only hands names on is no room of its own
 
 
 @dataclass
 class House:
-    """What was counted in one checkout."""
+    """The counts of one checkout."""
 
     files: dict[str, int] = field(default_factory=dict)  # path -> lines
     code: dict[str, int] = field(default_factory=dict)  # lines that are no docstring, nor blank
@@ -73,7 +73,7 @@ def count(root: Path) -> House:
 
 
 def comment_lines(text: str) -> Iterator[int]:
-    """Numbers of the lines that hold a comment; directives to tools are none."""
+    """Numbers of the lines that hold a comment; directives to tools do not count."""
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         directive = token.string.startswith(("# type:", "# noqa", "# fmt:"))
         if token.type == tokenize.COMMENT and not directive:
@@ -81,7 +81,7 @@ def comment_lines(text: str) -> Iterator[int]:
 
 
 def code_lines(text: str, tree: ast.AST) -> set[int]:
-    """Numbers of the lines that are neither blank nor part of a docstring; comments are among."""
+    """Numbers of the lines that are neither blank nor in a docstring; comment lines count."""
     lines = {number for number, line in enumerate(text.splitlines(), 1) if line.strip()}
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
@@ -92,7 +92,7 @@ def code_lines(text: str, tree: ast.AST) -> set[int]:
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
-    """Dotted names that may be modules; what only type checkers import is left out."""
+    """Dotted names that may be modules, without imports under TYPE_CHECKING."""
     hidden = {
         inner
         for node in ast.walk(tree)
@@ -109,7 +109,7 @@ def imported(tree: ast.AST) -> Iterator[str]:
 
 
 def file_of(root: Path, dotted: str) -> str | None:
-    """The file of this house that `import dotted` reads; None for everybody else's."""
+    """The file of this checkout that `import dotted` reads; None for other packages."""
     parts = dotted.split(".")
     for end in range(len(parts), 0, -1):
         inside = root.joinpath(*parts[:end])
@@ -150,7 +150,11 @@ def upward(arrows: set[tuple[str, str]]) -> list[tuple[str, str]]:
 
 def main() -> None:
     """Print the table."""
-    house = count(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.studies.house", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("folder", nargs="?", type=Path, default=ROOT, help="a checkout")
+    house = count(parser.parse_args().folder)
     lines, code = sum(house.files.values()), sum(house.code.values())
     comments = sum(house.comments.values())
     folders = house.folders().most_common(3)

@@ -1,19 +1,21 @@
-"""`make kernels`: our mixture-of-experts layer beside Hugging Face's, ratios in one run.
+"""Time ratios of this project's mixture-of-experts layer to Hugging Face's (`make kernels`).
+
+    python -m tests.studies.kernels [--rounds N] [--cpu-time]
 
 A Mixtral block (width 256, hidden 1024, 8 experts, top-2, SwiGLU) with equal weights and outputs in
 every implementation, at 1,024 and at 64 tokens, with 1 and 2 threads in fp32; in bf16 on a GPU if
-there is one. Each round times every candidate once, in a seeded random order, so that none always
-finds the caches as the same other one left them; what counts is the ratio inside a round, so that
-a slow moment of the machine hits all of them.
+there is one. Each round times every candidate once, in a seeded random order, so that the state of
+the caches is no advantage of any. Ratios are taken within a round, so that a slow moment of the
+machine affects all candidates.
 
-    dense       one SwiGLU layer on as many rows as the experts get together: the same FLOPs in
-                three matrix products, no routing
-    dense, cut  the same products cut into as many rows as an expert gets, one weight for all:
-                what smaller products cost
-    experts     each expert's products on its rows, own weights, no routing: what reading so many
-                weights costs on top; what is left above it is routing
-    read        the touched experts' weights read once (a sum over them): with few tokens the
-                floor that memory bandwidth sets
+    dense       one SwiGLU layer on as many rows as all experts together: the same FLOPs in three
+                matrix products, no routing
+    dense, cut  the same products with as many rows as one expert has, one weight for all: the
+                cost of smaller products
+    experts     each expert's products on its rows, own weights, no routing: the additional cost
+                of reading more weights; the rest of the layer's time is routing
+    read        the weights of the active experts read once (a sum over them): with few tokens
+                the lower bound set by memory bandwidth
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ Candidates = dict[str, Callable[[Tensor], Tensor]]
 
 
 def huggingface(mode: str) -> nn.Module:
-    """Their block, always with the same weights."""
+    """Hugging Face's block, always with the same weights."""
     config = MixtralConfig(
         hidden_size=DIM,
         intermediate_size=HIDDEN,
@@ -56,7 +58,7 @@ def huggingface(mode: str) -> nn.Module:
 
 
 def ours(backend: str) -> MoEFFN:
-    """Our layer with their weights."""
+    """This project's layer with the same weights."""
     theirs = huggingface("eager")
     settings = MoE(num_experts=NUM_EXPERTS, top_k=TOP_K, activation="swiglu", backend=backend)
     layer = MoEFFN(DIM, HIDDEN, settings).eval()
@@ -67,7 +69,7 @@ def ours(backend: str) -> MoEFFN:
 
 
 def candidates(num_tokens: int, device: str, dtype: torch.dtype) -> Candidates:
-    """Everything that is timed, by name; each takes tokens [1, N, D]."""
+    """The timed callables by name; each takes tokens [1, N, D]."""
     made: Candidates = {}
     for mode in MODES:
         if mode != "batched_mm" or num_tokens <= 64:  # it gathers the weights once per token
@@ -97,8 +99,8 @@ def swiglu(rows: Tensor, weights: list[Tensor]) -> Tensor:
     return F.linear(F.silu(F.linear(rows, gate)) * F.linear(rows, up), down)
 
 
-def check(made: Candidates, x: Tensor) -> None:
-    """All layers give the same; raises AssertionError where one does not."""
+def assert_equal_outputs(made: Candidates, x: Tensor) -> None:
+    """Raise AssertionError if two layers have different outputs."""
     tolerance = 1e-4 if x.dtype == torch.float32 else 2e-2
     layers = [name for name in made if name.startswith(("HF", "ours"))]
     wanted = made[layers[0]](x)
@@ -106,10 +108,10 @@ def check(made: Candidates, x: Tensor) -> None:
         torch.testing.assert_close(made[name](x), wanted, atol=tolerance, rtol=tolerance)
 
 
-def seconds(
+def time_rounds(
     made: Candidates, x: Tensor, num_rounds: int, clock: Callable[[], float]
 ) -> dict[str, list[float]]:
-    """Duration of every candidate in every round, after three that do not count."""
+    """Seconds of every candidate in every round, after three warm-up rounds."""
     taken: dict[str, list[float]] = {name: [] for name in made}
     order = random.Random(0)
     for number in range(-3, num_rounds):
@@ -129,10 +131,9 @@ def _wait(x: Tensor) -> None:
 
 
 def table(taken: dict[str, list[float]]) -> Iterator[str]:
-    """Markdown rows: median ms, and median ratio to dense, to the fastest of HF, to the floor.
+    """Markdown rows: median ms, and median ratio to dense, to the fastest of HF, to `read`.
 
-    The last column, the shortest time over dense's shortest, is the one to look at on a machine
-    that is busy with something else.
+    The last column, shortest time over dense's shortest, is the most robust on a busy machine.
     """
     medians = {name: statistics.median(values) for name, values in taken.items()}
     fastest = min((name for name in taken if name.startswith("HF")), key=medians.__getitem__)
@@ -155,8 +156,8 @@ def _ratios(values: list[float], others: list[float]) -> list[float]:
 
 
 @contextmanager
-def threads(num_threads: int) -> Iterator[None]:
-    """Compute with that many CPU threads inside."""
+def limit_threads(num_threads: int) -> Iterator[None]:
+    """Limit torch to `num_threads` CPU threads inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
@@ -167,12 +168,14 @@ def threads(num_threads: int) -> Iterator[None]:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.studies.kernels", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument(
         "--cpu-time",
         action="store_true",
-        help="one CPU thread only, by its own CPU time: for a machine that is busy otherwise",
+        help="CPU time of one thread instead of the wall clock, for a busy machine",
     )
     args = parser.parse_args()
     clock = time.thread_time if args.cpu_time else time.perf_counter
@@ -183,9 +186,9 @@ def main() -> None:
         for num_tokens in (1024, 64):
             made = candidates(num_tokens, device, dtype)
             x = torch.randn(1, num_tokens, DIM, device=device, dtype=dtype)
-            with threads(num_threads), torch.no_grad():
-                check(made, x)
-                taken = seconds(made, x, args.rounds, clock)
+            with limit_threads(num_threads), torch.no_grad():
+                assert_equal_outputs(made, x)
+                taken = time_rounds(made, x, args.rounds, clock)
             print(f"\n{num_tokens} tokens, {device}, {str(dtype)[6:]}, {num_threads} thread(s)\n")
             print(*table(taken), sep="\n", flush=True)
 

@@ -1,4 +1,6 @@
-"""`make overhead`: what planning and reading cost when there is much of them.
+"""The cost of planning and reading at scale (`make overhead`).
+
+    python -m tests.studies.large_plans
 
 10,000 trials are planned, 1,008 records (the published quickstart's, copied as 72 seeds) become
 tables, and `condbench --help` answers. Printed: wall-clock seconds beside their limits.
@@ -6,6 +8,7 @@ tables, and `condbench --help` answers. Printed: wall-clock seconds beside their
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -23,7 +26,7 @@ NUM_SEEDS = 72  # of each of the quickstart's 14 trials
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """Wall-clock time of one call."""
+    """Wall-clock seconds of one call."""
     started = time.perf_counter()
     run()
     return time.perf_counter() - started
@@ -44,7 +47,7 @@ def many_records(folder: Path) -> int:
 
 
 def python_s(code: str, *arguments: str) -> float:
-    """Seconds of `code` in a process of its own, imports included, as a command would run it."""
+    """Seconds of `code` in a new process, imports included, as for a command."""
     return seconds(partial(subprocess.run, [sys.executable, "-c", code, *arguments], check=True))
 
 
@@ -71,8 +74,8 @@ def planning_s() -> float:
     return seconds(lambda: make_plan(["method=dense", seeds]))
 
 
-def measured() -> Iterator[tuple[str, float, float | None]]:
-    """What was done, the seconds it took, and the limit where there is one."""
+def measure_all() -> Iterator[tuple[str, float, float | None]]:
+    """The measured operations: name, seconds, and the limit where there is one."""
     yield f"planning {NUM_TRIALS:,} trials", planning_s(), 5.05
     with tempfile.TemporaryDirectory() as place:
         results = Path(place) / "results"
@@ -85,9 +88,11 @@ def measured() -> Iterator[tuple[str, float, float | None]]:
 
 
 def main() -> int:
-    """Print the seconds beside their limits; 1 if one is missed, else 0."""
+    """Print the seconds beside their limits; returns 1 if a limit is exceeded, else 0."""
+    prog = "python -m tests.studies.large_plans"
+    argparse.ArgumentParser(prog=prog, description=__doc__.splitlines()[0]).parse_args()
     missed = False
-    for name, time_s, limit_s in measured():
+    for name, time_s, limit_s in measure_all():
         limit = "no limit" if limit_s is None else f"limit {limit_s} s"
         print(f"{name:32} {time_s:6.2f} s ({limit})", flush=True)
         missed |= limit_s is not None and time_s > limit_s

@@ -1,13 +1,15 @@
-"""What the harness adds to a trial: python -m tests.studies.overhead [--trials N]
+"""The overhead of the harness per trial (`make overhead`).
+
+    python -m tests.studies.overhead [--trials N] [KEY=VALUE ...]
 
 Trials run through the real launcher, fork server and preloaded torch. Printed are medians, in s, of
 
-- an empty trial, which writes a record and nothing else: what a process of its own costs;
-- a real trial of two training steps: the time from one trial's end to the next one's, less the
+- an empty trial, which writes a record and nothing else: the cost of a process per trial;
+- a real trial of two training steps: the time from one trial's end to the next one's, minus the
   phases that train, evaluate and measure;
-- what of that work is the task's data and its references (a nearest neighbour, say): every trial
-  makes them anew, in a process of its own;
-- handing a record to the W&B mirror, offline.
+- the part of that work that generates the task's data and references (such as a nearest
+  neighbour), which every trial repeats in its own process;
+- sending a record to the W&B mirror, offline.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ SHORT = (
     "measure.block_ms=1",
     "gpu.threads=1",
 )
-FEW = 64  # samples of a batch
+NUM_SAMPLES = 64  # of a batch
 TRIAL_TARGET_S, MIRROR_TARGET_S = 0.5, 0.2
 
 
@@ -51,7 +53,7 @@ def empty_trial(folder: Path, on_phase: Callable[[str, float], None]) -> None:
 
 
 def data_trial(folder: Path, on_phase: Callable[[str, float], None]) -> None:
-    """A trial that makes its task's samples, and what an evaluation needs beside a model."""
+    """A trial that generates its task's samples and the references of an evaluation."""
     import torch
 
     from bench.trial.prepare import read_trial
@@ -60,8 +62,8 @@ def data_trial(folder: Path, on_phase: Callable[[str, float], None]) -> None:
     task, backbone = trial.plugin("task"), trial.plugin("backbone")
     model = backbone.build(task.spec).eval()
     on_phase("data", 0.0)
-    next(iter(task.batches("train", FEW, seed=0)))
-    test = next(iter(task.batches("test", FEW)))
+    next(iter(task.batches("train", NUM_SAMPLES, seed=0)))
+    test = next(iter(task.batches("test", NUM_SAMPLES)))
     on_phase("references", 0.0)
     with torch.no_grad():
         task.evaluate(model, [test])
@@ -90,17 +92,17 @@ def write_folders(results: Path, num_trials: int, *overrides: str) -> list[Path]
 Seconds = dict[str, list[float]]
 
 
-def data_times(folders: list[Path]) -> Seconds:
-    """Seconds that the task's samples and its references took in each of these trials."""
+def time_data(folders: list[Path]) -> Seconds:
+    """Seconds for the task's samples and for its references in each of these trials."""
     summary = _run(folders, DATA, lambda folder: None)
     parts = ("data", "references")
     return {part: [one.phases_s[part] for one in summary.outcomes] for part in parts}
 
 
-def run_timed(folders: list[Path], mirror: Mirror, entry: str) -> tuple[list[float], list[float]]:
-    """Seconds that each trial cost beyond its work, and that publishing its record took.
+def time_trials(folders: list[Path], mirror: Mirror, entry: str) -> tuple[list[float], list[float]]:
+    """Seconds of each trial beyond its work, and seconds of publishing its record.
 
-    The first is left out: it also waits for the fork server's imports, once per run.
+    Without the first trial, which also waits for the fork server's imports.
     """
     ended, published = [], []
 
@@ -117,9 +119,9 @@ def run_timed(folders: list[Path], mirror: Mirror, entry: str) -> tuple[list[flo
 
 
 def _run(folders: list[Path], entry: str, after_record: Callable[[Path], None]) -> Summary:
-    """Run all. Device locks are private, as waiting for another launcher would count.
+    """Run all trials with private device locks, as waiting for another launcher would count.
 
-    Raises RuntimeError when a trial does not end well: its time would be that of something else.
+    Raises RuntimeError for a failed trial, whose time would be meaningless.
     """
     with tempfile.TemporaryDirectory() as locks:
         machine, display = Machine((), Path(locks)), Lines(io.StringIO())
@@ -133,20 +135,22 @@ def _run(folders: list[Path], entry: str, after_record: Callable[[Path], None]) 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the medians beside their targets; 1 if one is missed, else 0."""
-    parser = argparse.ArgumentParser(prog="python -m tests.studies.overhead", description=__doc__)
+    """Print the medians beside their targets; returns 1 if a target is missed, else 0."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.studies.overhead", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--trials", type=int, default=10, help="of each kind (default: 10)")
     parser.add_argument("overrides", nargs="*", help="of the trials, e.g. task=text")
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as place, Mirror("offline", "overhead") as mirror:
         num_trials = given.trials + 1
         folders = write_folders(Path(place) / "empty", num_trials, *given.overrides)
-        empty_s, _ = run_timed(folders, Mirror("disabled", "overhead"), EMPTY)
+        empty_s, _ = time_trials(folders, Mirror("disabled", "overhead"), EMPTY)
         folders = write_folders(Path(place) / "real", num_trials, *given.overrides)
-        real_s, mirror_s = run_timed(folders, mirror, launch.ENTRY)
+        real_s, mirror_s = time_trials(folders, mirror, launch.ENTRY)
         if mirror.problems:
             raise RuntimeError(mirror.problems[0])
-        made_s = data_times(write_folders(Path(place) / "data", num_trials, *given.overrides))
+        made_s = time_data(write_folders(Path(place) / "data", num_trials, *given.overrides))
     rows = [
         ("empty trial", empty_s, TRIAL_TARGET_S),
         ("real trial, beyond its work", real_s, TRIAL_TARGET_S),
@@ -155,8 +159,8 @@ def main(arguments: list[str] | None = None) -> int:
     for name, seconds, target_s in rows:
         print(f"{name:30} median {statistics.median(seconds):.3f} s (target {target_s} s)")
     for name, seconds in made_s.items():
-        told = f"the task's {name}, as work"
-        print(f"{told:30} median {statistics.median(seconds):.3f} s (in every trial)")
+        label = f"the task's {name}, as work"
+        print(f"{label:30} median {statistics.median(seconds):.3f} s (in every trial)")
     return int(any(statistics.median(seconds) > target_s for _, seconds, target_s in rows))
 
 

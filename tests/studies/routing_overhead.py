@@ -1,8 +1,10 @@
-"""`make kernels`: what routing's bookkeeping costs a training step of a small mixture of experts.
+"""The cost of routing's bookkeeping in a training step of a small mixture (`make kernels`).
+
+    python -m tests.studies.routing_overhead [--rounds N] [--cpu-time]
 
     observed    decisions recorded (`routing.observe`): at most 2 % of a step
-    unobserved  regions and decisions announced, nobody listening: what every run pays
-    bare        the same model with both taken out of the code
+    unobserved  regions and decisions announced without an observer: the cost in every run
+    bare        the same model with both removed from the code
 
 Every round times all three in random order; the ratio to `bare` is taken inside a round.
 """
@@ -26,7 +28,7 @@ from methods.backbone.transformer import Transformer
 from methods.experts import moe
 from methods.experts.moe import MoE
 from methods.parts import dispatch
-from tests.studies.kernels import seconds, threads
+from tests.studies.kernels import limit_threads, time_rounds
 
 NUM_SAMPLES = 64
 OBSERVED_LIMIT = 1.02
@@ -66,13 +68,19 @@ def candidates() -> dict[str, Callable[[Tensor], Any]]:
 
 def main() -> None:
     """Print the ratios with their quartiles."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.studies.routing_overhead", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--cpu-time", action="store_true", help="CPU time: for a busy machine")
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="CPU time instead of the wall clock, for a busy machine",
+    )
     arguments = parser.parse_args()
     clock = time.thread_time if arguments.cpu_time else time.perf_counter
-    with threads(1):
-        taken = seconds(candidates(), torch.zeros(1), arguments.rounds, clock)
+    with limit_threads(1):
+        taken = time_rounds(candidates(), torch.zeros(1), arguments.rounds, clock)
     print("routing, of a training step (mixture of experts, 64 images), one thread, fp32")
     for name in ("observed", "unobserved"):
         ratios = [a / b for a, b in zip(taken[name], taken["bare"], strict=True)]

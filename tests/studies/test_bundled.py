@@ -1,4 +1,4 @@
-"""The table of what dense reaches on every bundled task."""
+"""The table of the dense model's quality on every bundled task."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def record(seed: int, quality: float, seconds: float) -> Record:
     )
 
 
-def test_seeds_stand_in_order_and_seconds_are_a_range() -> None:
+def test_seeds_are_sorted_and_seconds_are_a_range() -> None:
     """Seeds 1 and 0 took 36.6 and 35.2 s: "35 to 37", scores by seed."""
     assert bundled.row("digits", [record(1, 91.75, 36.6), record(0, 92.45, 35.2)]) == (
         "| `digits` | 502 K | 500 | 35 to 37 | 0, 1: 92.45, 91.75 accuracy % | 10.00 "

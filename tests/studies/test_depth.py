@@ -1,4 +1,4 @@
-"""The tables of what depth is worth."""
+"""The tables of the benefit of depth."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_the_deeper_network_is_paired_with_the_shallow_one_by_seed() -> None:
     assert better.startswith("| better by | +2.00 | +4.00 | +3.00 | +3.00 [+0.52, +5.48] |")
 
 
-def test_less_is_better_for_bits() -> None:
+def test_lower_is_better_for_bits() -> None:
     """2.5 bits in place of 3.0 are better by half a bit; one seed has no interval."""
     scores = {"4 blocks": {0: np.array([2.5])}, "1 block": {0: np.array([3.0])}}
     assert depth.table(scores, ["all"], higher=False)[-1] == "| better by | +0.50 | +0.50 |"
@@ -30,7 +30,7 @@ def test_less_is_better_for_bits() -> None:
 
 @pytest.mark.parametrize("task", ["digits", "text"])
 def test_groups_cover_the_test_split(task: str) -> None:
-    """Easy and hard samples are all there are; a task without a difficulty has no groups."""
+    """Easy and hard samples make up the split; a task without difficulty has no groups."""
     data = plugins.choices("task")[task].load()().data_hash()
     whole, *parts = depth.groups(task, data).values()
     assert whole.all()
@@ -41,7 +41,7 @@ def test_groups_cover_the_test_split(task: str) -> None:
         assert 0 < hardest.mean() < hard.mean() < 1
 
 
-def test_scores_of_other_data_are_refused() -> None:
-    """Grouped by today's difficulty they would say something about other samples."""
+def test_scores_of_other_data_are_rejected() -> None:
+    """The difficulty of today's data would be assigned to other samples."""
     with pytest.raises(ValueError, match=r"text: the records are of data 0123456789, which"):
         depth.groups("text", "0123456789abcdef")

@@ -11,7 +11,7 @@ from tests.studies import overhead
 
 @pytest.mark.soak
 def test_medians_are_printed(capsys) -> None:
-    """The harness's own times have targets; what a task's data take, as work, is not hidden."""
+    """The harness's own times have targets; the time of a task's data is printed separately."""
     assert overhead.main(["--trials", "2"]) in (0, 1)
     printed = capsys.readouterr().out
     figures = re.findall(r"median (\d+\.\d+) s \(target (\d\.\d) s\)", printed)

@@ -12,11 +12,11 @@ from tests.studies.backbone_sizes import (
     SIZE,
     VARIANTS,
     Size,
-    counted,
-    described,
+    count_size,
+    describe,
     first_line,
-    shown,
     sizes,
+    split_page,
     table,
 )
 
@@ -44,7 +44,7 @@ def _difference(size: Size) -> tuple[str, float]:
 def test_counts_are_the_published_ones(size: Size) -> None:
     """Parameters and MACs agree with what was published, or differ as much as the table says."""
     differs = _difference(size) if size.why else None
-    params, macs = counted(size)
+    params, macs = count_size(size)
     for name, counts, printed in (("parameters", params, size.params), ("MAC", macs, size.macs)):
         if differs is not None and differs[0] == name:
             number, _, unit = printed.partition(" ")
@@ -75,8 +75,8 @@ def test_agreement_is_to_the_last_printed_digit(counts: int, printed: str, wante
 
 
 def test_the_page_shows_what_is_counted() -> None:
-    """The page is up to date; `python -m tests.studies.backbone_sizes` rewrites it."""
-    assert shown()[1].splitlines() == list(table())
+    """The page is up to date; `python -m tests.studies.backbone_sizes --write` rewrites it."""
+    assert split_page()[1].splitlines() == list(table())
 
 
 @pytest.mark.parametrize("path", sorted(VARIANTS.glob("*.yaml")), ids=lambda path: path.stem)
@@ -96,7 +96,7 @@ def test_a_size_is_settings_of_a_family(path) -> None:
 @pytest.mark.parametrize("name", [n for n, d in DOORS.items() if d.value.startswith("methods.")])
 def test_a_family_says_how_large_its_defaults_are(name: str) -> None:
     """What `condbench list` prints is what is counted."""
-    assert DOORS[name].load().size == next(described(s) for s in sizes() if s.name == name)
+    assert DOORS[name].load().size == next(describe(s) for s in sizes() if s.name == name)
 
 
 def test_a_size_without_a_published_figure_says_so() -> None:
