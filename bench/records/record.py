@@ -90,9 +90,7 @@ class QualityLabel(BaseModel):
     direction: Literal["higher", "lower"]
     chance: float | None = None
     references: dict[str, float] = Field(default_factory=dict)
-    more: list[str] = Field(
-        default_factory=list
-    )  # further scores; metrics by `catalogue.quality_key`
+    more: list[str] = Field(default_factory=list)  # further scores: `catalogue.quality_key`
 
 
 class PointResult(BaseModel):
