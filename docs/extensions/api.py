@@ -19,6 +19,7 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 def module_page(name: str) -> list[str]:
     """Every public class and function of a module, and its public constants, in source order."""
     module = importlib.import_module(name)
+    # The page gives a module its heading at level 2, so its names are at level 3.
     lines = [*prose(inspect.getdoc(module) or ""), ""]
     lines += table(["name", "value", ""], _constants(module))
     for public, thing in _members(module):
@@ -42,6 +43,7 @@ def _members(module: ModuleType) -> Iterator[tuple[str, Any]]:
     exported = getattr(module, "__all__", None)
     for name in exported or vars(module):
         thing = getattr(module, name)
+        # Without `__all__`, what a module imports is in its namespace like what it defines.
         own = exported is not None or getattr(thing, "__module__", "") == module.__name__
         is_definition = inspect.isclass(thing) or inspect.isfunction(thing)
         if own and is_definition and not name.startswith("_"):
@@ -49,6 +51,7 @@ def _members(module: ModuleType) -> Iterator[tuple[str, Any]]:
 
 
 def _definition(thing: Any) -> Definition:
+    # `getsource` looks through decorators such as contextmanager, whose wrapper has no arguments.
     node = ast.parse(textwrap.dedent(inspect.getsource(thing))).body[0]
     assert isinstance(node, Definition)
     return node
@@ -67,6 +70,7 @@ def _methods(node: Definition) -> Iterator[str]:
     for method in node.body:
         if not isinstance(method, ast.FunctionDef) or method.name.startswith("_"):
             continue
+        # Also `cached_property`: both are read without parentheses.
         is_property = any("property" in ast.unparse(each) for each in method.decorator_list)
         shown = method.name if is_property else _signature(method)
         yield from [f"**{code(f'{node.name}.{shown}')}**", ""]
@@ -97,6 +101,7 @@ def _assignments(source: str) -> Iterator[tuple[str, tuple[str, str, str]]]:
             target = node.target
         else:
             continue
+        # A tuple of targets has no name of its own, and an annotation alone no value.
         if isinstance(target, ast.Name) and node.value and not target.id.startswith("_"):
             comment = lines[(node.end_lineno or node.lineno) - 1].partition("  # ")[2]
             yield target.id, (code(target.id), code(ast.unparse(node.value)), comment)

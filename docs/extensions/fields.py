@@ -36,11 +36,13 @@ def _is_ours(cls: type) -> bool:
 def _own_fields(cls: type) -> Iterator[Field]:
     source = textwrap.dedent(inspect.getsource(cls))
     comments = _comments(source)
+    # Line numbers of the tree and of the comments both count from the first line of the class.
     tree = ast.parse(source).body[0]
     assert isinstance(tree, ast.ClassDef)
     for node in tree.body:
         if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
             continue
+        # A ClassVar belongs to the class and is no setting.
         kind = ast.unparse(node.annotation)
         if node.target.id.startswith("_") or kind.startswith("ClassVar"):
             continue
@@ -59,6 +61,7 @@ def _comments(source: str) -> dict[int, tuple[bool, str]]:
 
 def _comment_of(node: ast.AnnAssign, comments: dict[int, tuple[bool, str]]) -> str:
     """The comment at the end of the field's line, else the lines of comment right above it."""
+    # A field may take several lines; its trailing comment is on the last one.
     trailing = comments.get(node.end_lineno or node.lineno)
     if trailing is not None:
         return trailing[1]
@@ -74,6 +77,7 @@ def _default(value: ast.expr | None) -> str:
     """The default as a reader would write it: [1, 64] for a factory that makes this list."""
     if value is None:
         return ""
+    # dataclasses spell it `field`, pydantic `Field`.
     if isinstance(value, ast.Call) and ast.unparse(value.func) in ("field", "Field"):
         named = {keyword.arg: keyword.value for keyword in value.keywords}
         factory = named.get("default_factory")

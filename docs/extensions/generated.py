@@ -27,6 +27,7 @@ PARTS: dict[str, Callable[[str], list[str]]] = {
     "verbs": listings.verbs_page,
     "metrics": listings.metrics_page,
 }
+# A directive's spelling, so that editors and code hosts show a code block.
 FENCE = re.compile(r"^```\{generated\} (\w+) ?(.*)\n```$", re.MULTILINE)
 
 
@@ -39,6 +40,7 @@ def expand(text: str) -> str:
 
     def replace(found: re.Match[str]) -> str:
         part, argument = found.groups()
+        # An empty part would be a hole in the page that no warning shows.
         lines = PARTS[part](argument) if part in PARTS else []
         if not lines:
             raise ExtensionError(f"{{generated}} {part} {argument}: nothing to show")

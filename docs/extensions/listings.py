@@ -7,6 +7,7 @@ import inspect
 import os
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import yaml
 
@@ -24,13 +25,13 @@ def fields_page(target: str) -> list[str]:
 
 def plugins_page(kind: str) -> list[str]:
     """Every plugin of this distribution: its docstring, settings and named variants."""
-    from bench import plugins
+    from bench import plugins  # late: torch is imported only where a page shows plugins
 
     lines = []
     variants = _variants(kind)
     for name, plugin in plugins.choices(kind).items():
         if plugin.distribution != "condbench":
-            continue
+            continue  # installed in this environment by chance
         cls = plugin.load()
         path = Path(inspect.getfile(cls)).relative_to(ROOT)
         lines += [f"### {code(name)}", "", *prose(inspect.getdoc(cls) or ""), ""]
@@ -43,6 +44,7 @@ def _variants(kind: str) -> dict[str, list[tuple[str, str]]]:
     """Named variants by the plugin that they set: (name, what the file says of itself)."""
     found: dict[str, list[tuple[str, str]]] = {}
     for path, about in _described(kind):
+        # Hydra's defaults list of a variant has one entry: the plugin.
         (base,) = yaml.safe_load(path.read_text(encoding="utf-8"))["defaults"]
         found.setdefault(base, []).append((code(path.stem), escape(about)))
     return found
@@ -61,6 +63,7 @@ def group_page(group: str) -> list[str]:
 def compared_page(group: str) -> list[str]:
     """The settings of every file of one folder of conf/, side by side."""
     files = {path.stem: yaml.safe_load(path.read_text("utf-8")) for path, _ in _described(group)}
+    # In the order of the first file that has them.
     settings = list(dict.fromkeys(name for content in files.values() for name in content))
     rows = [
         [code(name), *(code(str(content.get(name, ""))) for content in files.values())]
@@ -86,15 +89,16 @@ def _described(group: str) -> list[tuple[Path, str]]:
 
 def verbs_page(_: str) -> list[str]:
     """The help of the command and of each of its verbs."""
-    # argparse wraps at the terminal's width, which differs from build to build.
-    os.environ["COLUMNS"] = "96"
     from bench.cli.arguments import parser
 
     top = parser()
+    # argparse has no public way to the parsers of its verbs.
     verbs = next(action.choices for action in top._actions if isinstance(action.choices, dict))
-    lines = _output(top.format_help())
-    for name, verb in verbs.items():
-        lines += [f"### condbench {name}", "", *_output(verb.format_help())]
+    # It wraps at the terminal's width, which differs from build to build.
+    with patch.dict(os.environ, COLUMNS="96"):
+        lines = _output(top.format_help())
+        for name, verb in verbs.items():
+            lines += [f"### condbench {name}", "", *_output(verb.format_help())]
     return lines
 
 
@@ -107,6 +111,7 @@ def metrics_page(_: str) -> list[str]:
     from bench.records.catalogue import ENTRIES
 
     lines = []
+    # Every entry has an `over`, so no metric can be left out of the page.
     for over in dict.fromkeys(entry.over for entry in ENTRIES):
         chosen = [entry for entry in ENTRIES if entry.over == over]
         header = ["key", "title", "unit", "range", "operating points", "shown"]
@@ -123,6 +128,7 @@ def _metric_row(entry: Any) -> list[str]:
 def _range(quantity: Any) -> str:
     """The values that are possible, as an interval; "" where any number is."""
     low, high = quantity.low, quantity.high
+    # A count, a size or a time begins at 0; only a share also has an upper end.
     if low == float("-inf") and high == float("inf"):
         return ""
     left = "[" if quantity.includes_low else "("

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """A table; empty where there are no rows. Line breaks and bars inside of cells are escaped."""
+    # A header without rows would be parsed as a paragraph of bars.
     lines = [_row([_cell(cell) for cell in row]) for row in rows]
     return [_row(header), _row(["---"] * len(header)), *lines, ""] if lines else []
 
@@ -17,6 +18,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _cell(text: str) -> str:
+    # A bar ends a cell even inside of code, so it is escaped everywhere.
     return " ".join(text.split()).replace("|", "\\|")
 
 

@@ -23,8 +23,10 @@ def rewrite(text: str, page: Path, docs: Path) -> str:
     def replace(found: re.Match[str]) -> str:
         label, target = found.groups()
         path = (page.parent / target).resolve()
+        # Links between pages are Sphinx's own business, anchors included.
         if path.is_relative_to(docs) or not path.exists():
             return found[0]
+        # `path:` is MyST's download; without it a Markdown file would be taken for a missing page.
         return label if path.is_dir() else f"[{label}](path:{target})"
 
     return LINK.sub(replace, text)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+# Images are links too: their files have to exist as well.
 LINK = re.compile(r"!?\[[^\]\n]*\]\(([^)\s]+)\)")
 BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -37,6 +38,7 @@ def links(page: Path) -> Iterator[str]:
 def anchors(page: Path) -> set[str]:
     """The anchors that a code host gives to the page's headings."""
     found: list[str] = []
+    # GitHub's rule, which MyST follows: letters, digits, hyphens; repeated headings are numbered.
     for heading in re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE):
         anchor = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
         found.append(f"{anchor}-{found.count(anchor)}" if anchor in found else anchor)

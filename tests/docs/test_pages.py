@@ -41,6 +41,7 @@ def test_every_link_leads_to_a_page_and_a_heading(page: Path) -> None:
 @pytest.mark.parametrize("page", DESCRIBED, ids=name)
 def test_names_in_the_pages_are_in_the_code(page: Path) -> None:
     """`bench.meters.time.paired.compare` can be imported, `bench/config.py` is a file."""
+    # Braces, stars and words in capitals stand for something else: `tests/meters/QUANTITY`.
     spans = [span for span in CODE.findall(prose(page)) if not re.search(r"[<>{*]|[A-Z]{3}", span)]
     wrong = [n for span in spans for n in DOTTED.findall(span) if not _is_a_name(n)]
     wrong += [n for span in spans for n in PATH.findall(span) if not _is_a_file(n)]
@@ -86,6 +87,7 @@ def test_there_are_commands() -> None:
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("condbench ")])
 def test_every_condbench_command_is_accepted(command: str) -> None:
     """The parser takes it, and what `run` would do can be planned. Nothing is run."""
+    # parse_known_args, as the command itself does: overrides may stand behind an option.
     words = [PLACEHOLDERS.get(word, word) for word in shlex.split(command)[1:]]
     parsed, rest = parser().parse_known_args(words)
     assert [word for word in rest if parsed.verb != "run"] == []
@@ -130,6 +132,7 @@ def test_no_other_command_is_shown() -> None:
 @pytest.mark.soak
 def test_the_pages_build_without_a_warning(tmp_path: Path) -> None:
     """What `make docs` does: a broken link, anchor or generated part is an error."""
+    # A process of its own: Sphinx keeps state in modules, and warnings are counted per process.
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
     done = subprocess.run(
         [*command, str(ROOT / "docs"), str(tmp_path / "built")],

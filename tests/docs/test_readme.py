@@ -36,6 +36,7 @@ def test_the_tree_names_every_room(top: str) -> None:
     """Each folder and file at the top of bench/ and methods/ is there, and nothing else is."""
     start = TREE.index(f"{top}/") + 1
     lines = _until_unindented(TREE[start:])
+    # Names are separated from the description by two spaces or more.
     named = {word for line in lines for word in re.split(r" {2,}", line.strip())[0].split()}
     folder = readme_table.ROOT / top
     rooms = {f"{path.name}/" for path in folder.iterdir() if (path / "__init__.py").exists()}

@@ -19,6 +19,7 @@ from bench.records.catalogue import FLOPS, FLOPS_SHARE, NOISE_FLOOR, QUALITY, RE
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
+# Tracked; the numbers of README.md come from nowhere else.
 REPORT = ROOT / "results" / "published" / "quickstart" / "report"
 TASK, BASELINE = "digits", "dense"
 BEGIN, END = "<!-- quickstart -->\n", "<!-- end of quickstart -->\n"
@@ -58,6 +59,7 @@ def table() -> Iterator[str]:
 def _rows() -> pd.DataFrame:
     """The default operating point of every method on TASK, by method."""
     frame = pd.read_csv(REPORT / "table.csv")
+    # Rows of the default operating point leave the column empty.
     return frame[(frame.task == TASK) & frame.point.isna()].set_index("method")
 
 
@@ -73,6 +75,7 @@ def _speedup(row: pd.Series, key: str, floor: float) -> str:
     value, low, high = row[key], row[f"{key}_low"], row[f"{key}_high"]
     if pd.isna(value):
         return "-"
+    # The report's rule: neither an interval around 1 nor the machine's noise is a difference.
     text = f"[{_digits(low)}, {_digits(high)}]"
     if low <= 1 <= high or abs(value - 1) <= floor:
         return f"{_digits(value)} {text} tie"
@@ -81,7 +84,7 @@ def _speedup(row: pd.Series, key: str, floor: float) -> str:
 
 def _digits(value: float) -> str:
     """Three significant digits."""
-    return f"{value:#.3g}".rstrip(".")
+    return f"{value:#.3g}".rstrip(".")  # `#` keeps trailing zeros: 1.10, and 100 as "100."
 
 
 def shown() -> str:
