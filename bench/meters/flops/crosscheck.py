@@ -80,7 +80,7 @@ def run_profiler(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> ProfilerC
     by_op = Counter[str]()
     for event in _innermost(events):
         by_op[event.name] += event.flops
-    # Every product with a sparse operand asks for its number of stored elements.
+    # Every product with a sparse operand queries its number of stored elements.
     return ProfilerCount(dict(by_op), any(event.name == "aten::_nnz" for event in events))
 
 

@@ -3,7 +3,7 @@
     op arrives -> own formula -> composite: look inside -> elementwise -> declared free
                -> plugin formula -> flagged as an op without a formula
 
-A plugin's formula is for ops of the last kind only: one for a known op would hide work, and raises.
+A plugin's formula for an op of any other kind raises: it could hide work.
 
 Ops run unchanged, on the real inputs, so data-dependent control flow is counted as it happened.
 `torch.cond` runs the taken branch only and `while_loop` is interpreted; other higher-order
@@ -66,7 +66,7 @@ class Ledger(TorchDispatchMode):
             return NotImplemented  # the subclass runs it; its inner ops come back here
         rule = self._rules.get(func) or self._rules.setdefault(func, _rule(func))
         plugin = self._plugin_formula(func) if self.tally.formulas else None
-        # A known op whose own formula gives no answer may still have a plugin's: see `_book`.
+        # An op whose own formula returns None may still have a plugin's: see `_book`.
         if plugin is not None and rule.kind not in ("without_formula", "formula"):
             raise ValueError(_ALREADY_KNOWN.format(rule.name))
         if rule.kind == "composite":

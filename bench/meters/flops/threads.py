@@ -1,7 +1,7 @@
 """Following counted work into other threads: a dispatch mode sees only its own.
 
 Threads started, and work submitted to a thread pool, by code that is being counted get a ledger
-and the region that they were sent from. A thread that existed before and works by itself gets
+and the region that they were sent from. A thread that existed before and works on its own gets
 none: if it used CPU time meanwhile, the count is flagged. Meters that can only see their own
 thread list the same events (`watch_other_threads`). Other processes, and kernels that are launched
 without a torch op, are not seen.

@@ -1,4 +1,4 @@
-"""Models that skip work, counted: the same model by sample, batched, and by every implementation.
+"""Counts of models that skip work: by sample, batched, and in every implementation.
 
 Small stand-ins for the methods: an early exit that compacts its batch, and one mixture of experts
 computed in four ways with the same weights. N tokens, D width, H hidden, E experts, k chosen.
@@ -21,7 +21,7 @@ LAYER, HEAD = 2 * D * D, 2 * D * 3  # FLOPs of one sample
 
 
 class EarlyExit(nn.Module):
-    """Four layers, each with an exit; a sample leaves where its exit is confident."""
+    """Four layers, each with an exit; a sample exits where its head is confident."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,9 +36,9 @@ class EarlyExit(nn.Module):
         for number, (layer, head) in enumerate(zip(self.layers, self.heads, strict=True)):
             x = layer(x).relu()  # [n, D]
             with region("exit_head"):
-                answer = head(x)
-            leaves = answer.softmax(-1).amax(-1) > (0.5 if number < 3 else -1.0)
-            logits[rows[leaves]] = answer[leaves]
+                exit_logits = head(x)
+            leaves = exit_logits.softmax(-1).amax(-1) > (0.5 if number < 3 else -1.0)
+            logits[rows[leaves]] = exit_logits[leaves]
             for row in rows[leaves].tolist():
                 self.left_at[row] = number
             x, rows = x[~leaves], rows[~leaves]
@@ -66,7 +66,7 @@ def test_batch_of_one_counts_sum_to_the_compacted_batch() -> None:
 
 @torch.no_grad()
 def test_a_sample_counts_the_branch_that_it_takes() -> None:
-    """An if in Python counts the side taken by this very input."""
+    """An `if` in Python counts the side taken by this input."""
     easy, hard = nn.Linear(D, D), nn.Sequential(nn.Linear(D, 4 * D), nn.Linear(4 * D, D))
 
     def model(x: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ def test_a_sample_counts_the_branch_that_it_takes() -> None:
 
 
 class Experts(nn.Module):
-    """A router and E two-layer experts; the way they are computed is an argument."""
+    """A router and E two-layer experts, computed in the way given by an argument."""
 
     def __init__(self, num_experts: int, width: int = D, hidden: int = H) -> None:
         super().__init__()
@@ -180,8 +180,8 @@ def test_router_share(num_experts: int, percent: float) -> None:
 
 
 @torch.no_grad()
-def test_samples_of_an_incomplete_model_say_so() -> None:
-    """Unknown ops are merged over the samples, and the counts stay."""
+def test_samples_of_an_incomplete_model_are_incomplete() -> None:
+    """Ops without a formula are merged over the samples, and the counts are kept."""
 
     def model(batch: Batch) -> Tensor:
         return torch.linalg.inv(batch.inputs.T @ batch.inputs + torch.eye(D))

@@ -1,4 +1,4 @@
-"""The ledger beside torch's profiler and fvcore: where they must agree, and where they cannot."""
+"""The ledger beside torch's profiler and fvcore: agreement, and their known blind spots."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ VISIBLE: dict[str, Callable[[], object]] = {
 
 @pytest.mark.parametrize("name", VISIBLE)
 def test_ledger_and_profiler_agree(name: str) -> None:
-    """On what both see, inside fused kernels and other threads too, they are equal as integers."""
+    """On ops that both count, also in fused kernels and other threads, they are equal integers."""
     torch.manual_seed(0)
     with torch.no_grad():
         ledger = count(VISIBLE[name], strict=True).total
@@ -60,7 +60,7 @@ def test_ledger_and_profiler_agree(name: str) -> None:
 
 
 def test_bilinear_gradients_agree_with_the_profiler() -> None:
-    """The three-way product's backward pass is what the profiler sees inside it."""
+    """The ledger's count of the three-way product's backward pass is the profiler's."""
     x, y, weight = (r(*s, requires_grad=True) for s in [(5, 3), (5, 4), (6, 3, 4)])
 
     def step() -> None:
@@ -81,7 +81,7 @@ def test_the_profiler_refuses_to_run_under_a_count() -> None:
 
 
 class Wrapped(nn.Module):
-    """A model of the house around any module."""
+    """A model with the project's signature around any module."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ BATCH = Batch(r(8, 64), torch.zeros(8), torch.ones(8, 1, dtype=torch.bool))
 
 
 def test_fvcore_counts_macs_of_products_only(caplog: pytest.LogCaptureFixture) -> None:
-    """fvcore's MACs leave out what it gives normalisation, and it logs nothing."""
+    """The MACs exclude fvcore's count of normalisation, and it logs nothing."""
     model = Wrapped(nn.Sequential(nn.Linear(64, 32), nn.LayerNorm(32), nn.Linear(32, 10)))
     with caplog.at_level(logging.DEBUG):
         found = macs_fvcore(model, BATCH)
@@ -104,8 +104,8 @@ def test_fvcore_counts_macs_of_products_only(caplog: pytest.LogCaptureFixture) -
     assert caplog.records == []
 
 
-def test_fvcore_names_what_it_does_not_count() -> None:
-    """Fused attention is missing from fvcore's MACs and named."""
+def test_fvcore_lists_the_ops_that_it_does_not_count() -> None:
+    """Fused attention is missing from fvcore's MACs and listed."""
 
     class Attention(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ def test_fvcore_names_what_it_does_not_count() -> None:
 
 
 def test_fvcore_leaves_no_hooks_where_it_fails() -> None:
-    """A hook that stays would be run and timed in every later call; the model's own stay."""
+    """A remaining hook would be run and timed in every later call; the model's own are kept."""
 
     class Fails(nn.Module):
         def __init__(self) -> None:
@@ -149,8 +149,8 @@ def test_fvcore_never_raises() -> None:
     assert found.reason == "fvcore could not trace it: ValueError: no way"
 
 
-def test_the_reason_leaves_out_where_torchs_tracer_stands() -> None:
-    """A file and a line of torch's own build say nothing to a reader of the table."""
+def test_the_reason_excludes_locations_in_torchs_sources() -> None:
+    """A file and a line of torch's own build do not help a reader of the table."""
 
     class Fails(nn.Module):
         def forward(self, batch: Batch) -> Output:

@@ -1,4 +1,4 @@
-"""Dense ops against closed forms, in the three gradient modes: exact integers, nothing unknown.
+"""Dense ops against closed forms, in the three gradient modes: exact integers, none flagged.
 
 A MAC is two FLOPs. A product of [M, K] and [K, N] is M * K * N MACs.
 """
@@ -53,7 +53,7 @@ LAYERS: dict[str, tuple[nn.Module, tuple[int, ...], int]] = {
     # both layers, both directions; the second layer reads both of the first
     "deep LSTM": (nn.LSTM(8, 4, 2, bidirectional=True), (3, 2, 8), 6 * 2 * 16 * 2 * (8 + 4)),
     "LSTM cell": (nn.LSTMCell(8, 4), (3, 8), 3 * 16 * (8 + 4)),
-    # no matrices: nothing to count, nothing unknown
+    # no matrices: nothing to count, nothing flagged
     "normalisation and pooling": (
         nn.Sequential(nn.BatchNorm2d(4), nn.GELU(), nn.MaxPool2d(2), nn.GroupNorm(2, 4)),
         (2, 4, 8, 8),
@@ -67,7 +67,7 @@ def z(*shape: int) -> Tensor:
     return r(*shape, dtype=torch.cfloat)
 
 
-# what runs, MACs worked out by hand; a complex MAC is four real ones
+# work, MACs worked out by hand; a complex MAC is four real ones
 
 
 def bags(weights: Tensor | None = None, **options: Any) -> Tensor:
@@ -159,7 +159,7 @@ def test_ops_count_their_closed_form(name: str, mode: Mode) -> None:
 
 
 def test_autocast_changes_precision_and_no_count() -> None:
-    """A linear layer under autocast counts what it counts without."""
+    """A linear layer has the same count with and without autocast."""
     layer = nn.Linear(64, 32)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         counted = count(layer, r(8, 64), strict=True)
@@ -167,7 +167,7 @@ def test_autocast_changes_precision_and_no_count() -> None:
 
 
 def test_elementwise_work_has_its_own_column() -> None:
-    """Elementwise ops book the elements they write and no FLOPs."""
+    """Elementwise ops count the elements that they write, and no FLOPs."""
     # two writes of 12 elements; the view writes none
     counted = count(lambda x: (x + 1).view(12).mul_(2), r(3, 4))
     assert (counted.total, counted.pointwise_elems) == (0, 24)

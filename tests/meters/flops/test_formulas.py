@@ -1,4 +1,4 @@
-"""Formulas of ops that no CPU runs, called directly or on the meta device; the pairs they count."""
+"""Formulas of ops that no CPU runs, called directly or on the meta device."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def cost(op: str, output: Any = None, **arguments: Any) -> Any:
 
 
 def offsets(*lengths: int) -> Tensor:
-    """Where each sequence begins, and where the last one ends."""
+    """The start of each sequence, and the end of the last one."""
     return torch.tensor([0, *lengths]).cumsum(0).int()
 
 
 @pytest.mark.parametrize("kernel", ["flash", "efficient", "cudnn"])
 def test_gpu_attention_counts_on_the_meta_device(kernel: str) -> None:
-    """The GPU's attention kernels are known by name, arguments in their own order."""
+    """The GPU's attention kernels have formulas by name, with arguments in their own order."""
     q = torch.randn(B, H, S, E, device="meta", dtype=torch.bfloat16)
     op = getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}_attention")
     extra = () if kernel == "flash" else (None, False)  # bias, whether to keep logsumexp
@@ -43,7 +43,7 @@ ARGUMENTS = {"query", "key", "value", "is_causal"}
 
 
 def test_attention_formulas_read_arguments_that_exist() -> None:
-    """Every attention op of this torch names the arguments that its formula reads."""
+    """Every attention op of this torch has the arguments that its formula reads."""
     found = 0
     for name in FORMULAS:
         short = name.removeprefix("aten::")
@@ -66,7 +66,7 @@ def test_attention_of_packed_sequences_counts_each_with_itself() -> None:
     assert cost(op, **packed, is_causal=True) == Cost(34 * per_pair, 21 * per_pair)
     assert cost("aten::_flash_attention_backward", **packed).full == 34 * per_pair * 5 // 2
     varlen = {"query": q, "key": q, "value": q, "cu_seq_q": ends, "cu_seq_k": ends}
-    windows = {"window_size": [-1, 0]}  # torch's other way to say causal
+    windows = {"window_size": [-1, 0]}  # torch's other form of causal
     assert cost("torch_attn::_varlen_attn", **varlen, **windows) == cost(
         op, **packed, is_causal=True
     )
@@ -84,8 +84,8 @@ def test_attention_in_sequence_major_layout() -> None:
 @pytest.mark.parametrize(
     "option", [{"window_size_left": 4}, {"seqused_k": torch.ones(2)}, {"window_size": [4, 0]}]
 )
-def test_attention_with_a_window_is_not_guessed(option: dict[str, Any]) -> None:
-    """A sliding window or partly used keys make the formula say that it cannot tell."""
+def test_attention_with_a_window_has_no_cost(option: dict[str, Any]) -> None:
+    """With a sliding window or partly used keys the formula returns None."""
     q = torch.randn(B, S, H, E)
     assert cost("aten::_flash_attention_forward", query=q, key=q, value=q, **option) is None
 
@@ -112,13 +112,13 @@ def test_cudnn_recurrent_layers_count_every_weight_matrix() -> None:
 
 
 def test_packed_weights_count_by_their_output() -> None:
-    """Four-bit weights hide their shape: rows [3, 8] to [3, 5] are 120 MACs."""
+    """Packed four-bit weights have another shape: rows [3, 8] to [3, 5] are 120 MACs."""
     output = torch.randn(3, 5)
     for op in ("aten::_weight_int4pack_mm", "aten::_dyn_quant_matmul_4bit"):
         assert cost(op, output, first=torch.randn(3, 8), second=torch.empty(1)) == 2 * 120
 
 
-def test_transformers_fallback_is_known() -> None:
+def test_the_fallback_of_transformers_has_a_formula() -> None:
     """transformers' loop over experts counts like grouped_mm; its backward pass twice that."""
     given = {"input": torch.randn(24, 16), "weight": torch.randn(3, 16, 8)}
     given["offs"] = torch.tensor([4, 4, 20])
@@ -126,8 +126,8 @@ def test_transformers_fallback_is_known() -> None:
     assert cost("transformers::grouped_mm_fallback_backward", **given) == 4 * 20 * 16 * 8
 
 
-def test_products_over_lists_are_not_taken_for_elementwise_work() -> None:
-    """_foreach_mm multiplies matrices, though its siblings work element by element."""
+def test_products_over_lists_are_not_elementwise() -> None:
+    """_foreach_mm multiplies matrices, unlike its siblings."""
     left, right = [torch.randn(3, 4), torch.randn(2, 3)], [torch.randn(4, 5), torch.randn(3, 1)]
     assert cost("aten::_foreach_mm", self=left, mat2=right) == 2 * (60 + 6)
     if hasattr(torch.ops.aten, "_foreach_mm"):  # newer than torch 2.11

@@ -1,16 +1,13 @@
-"""What the ledger promises beside numbers: to change nothing, to know or say so, to clean up."""
+"""The ledger beside its numbers: it changes nothing, flags ops without a formula, cleans up."""
 
 from __future__ import annotations
 
 import _thread
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from pathlib import Path
-from queue import Queue
 from typing import Any
 
 import pytest
@@ -21,7 +18,6 @@ from torch._higher_order_ops.cond import cond_op
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
 from bench import routing
-from bench.meters.energy.polling import Sample, ThreadPolling
 from bench.meters.flops.counter import MeterStateError, MissingFormulaError, count, is_active
 from bench.meters.flops.ledger import _rule
 
@@ -32,7 +28,7 @@ Mode = Callable[[], AbstractContextManager[Any]]
 
 @pytest.fixture(scope="module")
 def library() -> Iterator[torch.library.Library]:
-    """Custom ops of a third party: one that multiplies, one that the mode cannot look into."""
+    """Custom ops of a third party: one that multiplies, and a composite one."""
     made = torch.library.Library("condbenchtest", "DEF")
     made.define("product(Tensor a, Tensor b) -> Tensor")
     made.impl("product", lambda a, b: a @ b, "CPU")
@@ -44,7 +40,7 @@ def library() -> Iterator[torch.library.Library]:
 
 @pytest.fixture
 def no_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Formulas registered in the test are forgotten after it."""
+    """Formulas registered in a test are removed after it."""
     monkeypatch.setattr(sys.modules["bench.routing.formulas"], "_formulas", {})
 
 
@@ -84,7 +80,7 @@ def test_counting_changes_neither_results_nor_random_numbers(
 
 
 def test_nothing_is_left_after_an_exception() -> None:
-    """A model that raises leaves no mode, no patch and no active count."""
+    """A model that raises leaves no mode, patch or active count behind."""
     start, submit = threading.Thread.start, ThreadPoolExecutor.submit
     bare = _thread.start_new_thread
     kernel = cond_op.py_kernels[torch._C.DispatchKey.Autograd]
@@ -102,8 +98,8 @@ def test_nothing_is_left_after_an_exception() -> None:
     assert cond_op.py_kernels[torch._C.DispatchKey.Autograd] is kernel
 
 
-def test_a_count_refuses_what_would_falsify_it() -> None:
-    """Under another mode, another count or a profiler a count raises and says why."""
+def test_a_count_raises_where_it_would_be_wrong() -> None:
+    """Under another mode, another count or a profiler it raises an error that names it."""
 
     class Other(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore
@@ -127,10 +123,10 @@ def test_a_tracer_changes_no_count() -> None:
         sys.settrace(before)
 
 
-def test_an_unknown_op_is_flagged_or_refused(
+def test_an_op_without_a_formula_is_flagged_or_raises(
     library: torch.library.Library, no_formulas: None
 ) -> None:
-    """A custom op counts nothing and says so; strict counting raises and names the way out."""
+    """A custom op counts nothing and is flagged; strict counting raises and names the remedy."""
     op = torch.ops.condbenchtest.product
     counted = count(lambda: op(op(r(3, 4), r(4, 4)), r(4, 5)))
     assert (counted.complete, counted.ops_without_formula) == (False, {"condbenchtest::product": 2})
@@ -143,7 +139,7 @@ def test_an_unknown_op_is_flagged_or_refused(
 def test_a_registered_formula_makes_it_exact(
     library: torch.library.Library, no_formulas: None
 ) -> None:
-    """A plugin's formula counts its op, and the count says that it is the plugin's word."""
+    """A plugin's formula counts its op, and the count lists these FLOPs by plugin."""
     op = torch.ops.condbenchtest.product
     routing.register_formula(op, lambda args, kwargs, output: 2 * args[0].numel() * output.shape[1])
     with routing.region("expert"):
@@ -154,8 +150,10 @@ def test_a_registered_formula_makes_it_exact(
 
 
 @pytest.mark.parametrize("name", ["mm", "relu", "sum", "view", "linear"])
-def test_a_formula_for_what_is_known_is_refused(name: str, no_formulas: None) -> None:
-    """A plugin that declares products, or anything else that is counted, free, is found out."""
+def test_a_formula_for_an_op_that_the_meter_counts_is_an_error(
+    name: str, no_formulas: None
+) -> None:
+    """A plugin cannot declare products free, or any other op that the meter handles."""
     routing.register_formula(getattr(torch.ops.aten, name), lambda args, kwargs, output: 0)
 
     def model() -> Tensor:
@@ -166,8 +164,8 @@ def test_a_formula_for_what_is_known_is_refused(name: str, no_formulas: None) ->
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
-def test_a_plugin_may_tell_what_our_formula_cannot(no_formulas: None) -> None:
-    """Products of nested tensors are flagged, unless somebody says what they cost."""
+def test_a_plugin_may_complete_a_formula_of_ours(no_formulas: None) -> None:
+    """Products of nested tensors are flagged, unless a plugin registers their cost."""
     nested = torch.nested.nested_tensor([r(3, 8), r(5, 8)])
     right = torch.nested.nested_tensor([r(8, 2), r(8, 2)])
     assert not count(torch.bmm, nested, right).complete
@@ -181,7 +179,7 @@ def test_a_plugin_may_tell_what_our_formula_cannot(no_formulas: None) -> None:
     ("op", "formula"), [("condbenchtest::product", max), (torch.ops.aten.mm, 7), (7, max)]
 )
 def test_a_formula_needs_an_op_and_a_function(op: Any, formula: Any, no_formulas: None) -> None:
-    """A name in place of an op would never be found, silently."""
+    """A name in place of an op would silently never apply."""
     with pytest.raises(TypeError, match=r"belongs to an op|cannot be called"):
         routing.register_formula(op, formula)
 
@@ -196,8 +194,8 @@ def test_a_formula_must_return_a_whole_number(
         count(op, r(3, 4), r(4, 5))
 
 
-def test_a_formula_cannot_take_work_back(library: torch.library.Library, no_formulas: None) -> None:
-    """A negative number of FLOPs would hide what other ops did: it raises and names the op."""
+def test_a_formula_cannot_be_negative(library: torch.library.Library, no_formulas: None) -> None:
+    """A negative number of FLOPs would hide other ops' work: it raises and names the op."""
     op = torch.ops.condbenchtest.product
     routing.register_formula(op, lambda args, kwargs, output: -7)
     with pytest.raises(ValueError, match=r"condbenchtest::product returned -7"):
@@ -205,7 +203,7 @@ def test_a_formula_cannot_take_work_back(library: torch.library.Library, no_form
 
 
 def test_no_op_that_multiplies_matrices_is_declared_free() -> None:
-    """Of any torch, an op named after a product is counted, looked into or flagged."""
+    """In any torch, an op named after a product is counted, taken apart or flagged."""
     products = {"mm", "bmm", "addmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "vdot", "matmul"}
     products |= {"linear", "convolution", "conv2d", "conv3d", "attention", "einsum"}
     products |= {"lstm", "gru", "rnn"}
@@ -225,97 +223,10 @@ def test_no_op_that_multiplies_matrices_is_declared_free() -> None:
     assert found > 50
 
 
-def product() -> Tensor:
-    return r(3, 4) @ r(4, 5)
-
-
-def test_work_in_started_threads_is_counted_with_its_region() -> None:
-    """Threads and pool workers started inside a count book where they were sent from."""
-
-    def model() -> None:
-        with routing.region("expert"):
-            thread = threading.Thread(target=product)
-            thread.start()
-        thread.join()
-        with ThreadPoolExecutor(2) as pool, routing.region("router"):
-            list(pool.map(lambda _: product(), range(3)))
-
-    counted = count(model, strict=True)
-    assert counted.by_region == {"expert": 120, "router": 3 * 120}
-
-
-def test_work_sent_to_an_older_pool_is_counted_once() -> None:
-    """A pool whose workers existed before the count books what the count sent it, and no more."""
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(product).result()
-        counted = count(lambda: pool.submit(product).result(), strict=True)
-        pool.submit(product).result()
-    assert counted.macs == 60
-
-
-@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="Linux tells CPU times")
-def test_work_of_a_thread_that_was_there_before_is_flagged() -> None:
-    """An older thread that works through a queue cannot be counted, and the count says so."""
-    orders: Queue[bool] = Queue()
-    answers: Queue[Tensor] = Queue()
-
-    def work() -> None:
-        while orders.get():
-            deadline = time.thread_time() + 0.05  # enough CPU time to be seen on any machine
-            while time.thread_time() < deadline:
-                product()
-            answers.put(product())
-
-    thread = threading.Thread(target=work, name="older", daemon=True)
-    thread.start()
-
-    def model() -> Tensor:
-        orders.put(True)
-        return answers.get()
-
-    counted = count(model)
-    orders.put(False)
-    thread.join()
-    assert counted.ops_without_formula == {"thread::older": 1}
-
-
-def test_a_thread_that_only_looks_around_is_no_work() -> None:
-    """A poller that wakes every 20 ms does not make a count of tenths of a second incomplete."""
-    stop = threading.Event()
-
-    def poll() -> None:
-        while not stop.wait(0.02):
-            pass
-
-    thread = threading.Thread(target=poll)
-    thread.start()
-    counted = count(time.sleep, 0.5)
-    stop.set()
-    thread.join()
-    assert counted.complete
-
-
-def test_a_thread_without_an_object_is_counted_too() -> None:
-    """`_thread.start_new_thread` is a door of its own."""
-    answers: Queue[Tensor] = Queue()
-
-    def model() -> Tensor:
-        _thread.start_new_thread(lambda: answers.put(product()), ())
-        return answers.get()
-
-    assert count(model, strict=True).macs == 60
-
-
-def test_work_that_is_not_finished_is_flagged() -> None:
-    """A thread that outlives the count makes it incomplete."""
-    release = threading.Event()
-    counted = count(lambda: threading.Thread(target=release.wait, daemon=True).start())
-    release.set()
-    assert counted.ops_without_formula == {"thread::unfinished": 1}
-
-
-def test_an_unknown_op_in_another_thread_is_refused_too(library: torch.library.Library) -> None:
-    """Strict counting raises in the caller for what a pool worker met."""
+def test_an_op_without_a_formula_in_another_thread_raises_too(
+    library: torch.library.Library,
+) -> None:
+    """Strict counting raises in the caller for an op of a pool worker."""
 
     def model() -> None:
         with ThreadPoolExecutor(1) as pool:
@@ -323,42 +234,3 @@ def test_an_unknown_op_in_another_thread_is_refused_too(library: torch.library.L
 
     with pytest.raises(MissingFormulaError, match="condbenchtest::product"):
         count(model, strict=True)
-
-
-@pytest.mark.filterwarnings(
-    "ignore:.torch.jit:DeprecationWarning", "ignore:.torch.jit:FutureWarning"
-)
-def test_scripted_code_is_seen() -> None:
-    """TorchScript's interpreter dispatches ops like everybody else, also once it is optimised."""
-    model, x = torch.jit.script(nn.Linear(4, 5)), r(3, 4)
-    assert [count(model, x, strict=True).macs for _ in range(3)] == [60, 60, 60]
-
-
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
-def test_operators_that_torchscript_runs_itself_are_flagged() -> None:
-    """An optimised frozen convolution dispatches nothing: 0 FLOPs, and the count says why."""
-    scripted = torch.jit.script(nn.Conv2d(4, 6, 3).eval())
-    frozen = torch.jit.optimize_for_inference(torch.jit.freeze(scripted))
-    images = r(1, 4, 8, 8)
-    wrapped = nn.Sequential(frozen)
-    with torch.no_grad():
-        assert "prim::mkldnn_convolution" in count(frozen, images).ops_without_formula
-        assert "prim::mkldnn_convolution" in count(lambda: wrapped(images)).ops_without_formula
-        with pytest.raises(MissingFormulaError, match="before freezing"):
-            count(frozen, images, strict=True)
-        assert count(scripted, images, strict=True).macs == 6 * 36 * 36
-
-
-def test_a_meter_that_reads_counters_beside_the_work_makes_no_count_incomplete():
-    """Polling a GPU's power costs CPU time and no FLOPs, however slow the driver answers."""
-
-    def slow_driver() -> Sample:
-        end_s = time.thread_time() + 0.002
-        while time.thread_time() < end_s:
-            pass
-        return Sample(time.monotonic(), 0, 0.0)
-
-    polling = ThreadPolling(slow_driver, 0.004)
-    counted = count(lambda: time.sleep(0.1))
-    polling.stop()
-    assert counted.complete, counted.ops_without_formula

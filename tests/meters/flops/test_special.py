@@ -82,7 +82,7 @@ def test_causal_attention_has_a_second_column() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.__name__)
-def test_multi_head_fast_path_counts_what_the_slow_path_does(mode: Mode) -> None:
+def test_the_multi_head_fast_path_counts_as_the_slow_path(mode: Mode) -> None:
     """nn.MultiheadAttention and the encoder layer count alike, fused or taken apart."""
     mha = nn.MultiheadAttention(D, H, batch_first=True).eval()
     layer = nn.TransformerEncoderLayer(D, H, 128, batch_first=True).eval()
@@ -114,7 +114,7 @@ def test_padded_encoder_skips_padding_where_the_nested_kernel_does() -> None:
     assert counted.total == 2 * (2 * 52 * (4 * D * D + 2 * D * 128) + SDPA)
 
 
-OFFSETS = [4, 4, 12, 20]  # group sizes 4, 0, 8, 8; rows from 20 on belong to nobody
+OFFSETS = [4, 4, 12, 20]  # group sizes 4, 0, 8, 8; rows from 20 on are in no group
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -145,7 +145,7 @@ def diagonal(size: int, layout: str) -> Tensor:
 
 
 def sparse_cases() -> dict[str, tuple[Callable[[], Any], int]]:
-    """What runs, and its MACs: stored elements times columns."""
+    """Work, and its MACs: stored elements times columns."""
     x, bias = r(8, 64), r(64)
     csr, coo = diagonal(64, "_csr"), diagonal(64, "")
     blocks = torch.eye(64).to_sparse_bsr((16, 16))  # four blocks of 256
@@ -195,7 +195,7 @@ def test_nested_jagged_tensors_count_their_real_tokens() -> None:
 
 
 def test_products_of_nested_tensors_are_flagged_rather_than_guessed() -> None:
-    """A matmul of two nested tensors is not counted and says so."""
+    """A matmul of two nested tensors is not counted, and the count is incomplete."""
     left = torch.nested.nested_tensor([r(3, 16), r(5, 16)])
     right = torch.nested.nested_tensor([r(16, 2), r(16, 2)])
     counted = count(torch.matmul, left, right)
@@ -221,7 +221,7 @@ def test_cond_counts_only_the_branch_taken() -> None:
         assert count(both, x, strict=True).macs == (1 + 3) * 16**3
 
 
-def test_cond_keeps_the_gradients_of_what_its_branches_close_over() -> None:
+def test_cond_keeps_the_gradients_of_weights_in_its_branches() -> None:
     """A counted training step through torch.cond has the gradients of the uncounted one."""
     weight, x = r(8, 8, requires_grad=True), r(4, 8, requires_grad=True)
 
@@ -248,7 +248,7 @@ def test_while_loop_counts_every_turn() -> None:
 
 
 def test_other_higher_order_operators_are_flagged() -> None:
-    """flex_attention runs under a count and is reported as unknown."""
+    """flex_attention runs under a count and is listed as an op without a formula."""
     from torch.nn.attention.flex_attention import flex_attention
 
     q = r(1, 2, 16, 8)

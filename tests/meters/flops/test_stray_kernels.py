@@ -1,4 +1,4 @@
-"""Kernels without an operation, among a profiler's events as a GPU would leave them."""
+"""Stray kernels among a profiler's events, constructed as a GPU would record them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def kernel(name: str, is_user_annotation: bool = False) -> SimpleNamespace:
 
 
 def test_a_kernel_belongs_to_its_operation() -> None:
-    """Both products were launched by aten::mm; copies and marked ranges are no kernels."""
+    """aten::mm launched both products; copies and marked ranges are no kernels."""
     events = [
         op("aten::mm", "gemm"),
         op("aten::mm", "gemm"),
@@ -41,8 +41,8 @@ def test_a_kernel_belongs_to_its_operation() -> None:
     assert stray_kernels(events) == {}
 
 
-def test_a_bare_launch_is_an_orphan() -> None:
-    """The third product, and a Triton kernel that only a launch and a Python range surround."""
+def test_a_bare_launch_is_a_stray_kernel() -> None:
+    """The third product, and a Triton kernel inside only a launch and a Python range."""
     events = [
         op("aten::mm", "gemm", "gemm"),
         op("cuLaunchKernel", "my_triton_kernel"),

@@ -1,4 +1,4 @@
-"""Forward and backward together: each gradient of a product costs what the product did.
+"""Forward and backward together: each gradient of a product costs as much as the product.
 
 F is the forward pass. A layer whose input needs no gradient costs 2 F, any other 3 F.
 """
@@ -80,7 +80,7 @@ def test_eager_attention_step_is_three_forwards() -> None:
         (False, 1.5),  # stops early: the last product's output is not needed again
     ],
 )
-def test_checkpointed_block_counts_what_is_recomputed(reentrant: bool, forwards: float) -> None:
+def test_checkpointed_block_counts_recomputed_products(reentrant: bool, forwards: float) -> None:
     """Activation checkpointing adds the forward products that it really repeats."""
     block = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16))
     forward = 2 * 2 * 8 * 16 * 16
@@ -103,8 +103,8 @@ def test_lstm_step_is_three_forwards() -> None:
     assert counted.total == 3 * 2 * 40 * 4 * 32 * (64 + 32)
 
 
-def test_custom_autograd_function_is_seen_through() -> None:
-    """Products inside a torch.autograd.Function count in both directions."""
+def test_products_in_a_custom_autograd_function_count() -> None:
+    """They count in both directions."""
 
     class Product(torch.autograd.Function):
         @staticmethod
@@ -120,8 +120,8 @@ def test_custom_autograd_function_is_seen_through() -> None:
     assert step(Product.apply, needs_grad(3, 4), needs_grad(4, 5)).macs == 3 * 60
 
 
-def test_gradient_work_keeps_a_named_region_or_is_called_backward() -> None:
-    """Backward work books under `backward` unless a region is open around it."""
+def test_gradient_work_belongs_to_a_named_region_or_to_backward() -> None:
+    """Backward work is counted under `backward` unless a region is open around it."""
     a, b = needs_grad(3, 4), needs_grad(4, 5)
 
     def run() -> None:
@@ -135,7 +135,7 @@ def test_gradient_work_keeps_a_named_region_or_is_called_backward() -> None:
 
 
 def test_optimiser_and_loss_cost_no_flops() -> None:
-    """AdamW and cross-entropy are known, and multiply no matrices."""
+    """AdamW and cross-entropy multiply no matrices, and the count is complete."""
     weight = needs_grad(8, 4)
     optimiser = torch.optim.AdamW([weight])
 

@@ -83,13 +83,13 @@ def test_moe_transformers_count_exactly(family: str, attention: str, experts: st
         counted = count(model, tokens, use_cache=False, strict=True)
     assert counted.total == closed_form(SHARED if family == "qwen_moe" else 0)
     grouped = {"aten::_grouped_mm", "transformers::grouped_mm_fallback"} & set(counted.by_op)
-    assert bool(grouped) == (experts == "grouped_mm")  # the path that was asked for ran
+    assert bool(grouped) == (experts == "grouped_mm")  # the requested path ran
     fused = "aten::_scaled_dot_product_flash_attention_for_cpu" in counted.by_op
     assert fused == (attention == "sdpa")
 
 
 def test_the_profiler_agrees_on_a_whole_transformer() -> None:
-    """With eager attention nothing of Mixtral is hidden from the profiler: equal as integers."""
+    """With eager attention the profiler counts all of Mixtral: equal integers."""
     model = mixtral(attn_implementation="eager", experts_implementation="grouped_mm").eval()
     tokens = torch.randint(VOCAB, (B, T))
     with torch.no_grad():

@@ -30,5 +30,5 @@ def test_sparse_storages_are_values_and_indices():
 
 
 def test_an_opaque_storage_is_its_elements():
-    """oneDNN's own layout has no storage to look into: 8 x 8 floats."""
+    """oneDNN's own layout has no accessible storage: 8 x 8 floats."""
     assert storage_bytes([torch.eye(8).to_mkldnn()]) == 256

@@ -144,7 +144,7 @@ def test_the_parts_of_a_training_step_are_exact_and_sum_to_the_peak(set_to_none)
     )
     assert parts == first.peak_tensor_bytes
     assert first.activation_bytes > 0
-    assert len(steps) == 2  # one of ours, one measured: the meter runs the step once
+    assert len(steps) == 2  # one by the test, one measured: the meter runs the step once
     assert measure_training_memory(model, optimizer, step) == first
 
 

@@ -13,8 +13,8 @@ from bench.meters.time.stopwatch import CudaStopwatch, HostStopwatch, device_of,
 from bench.types import Batch
 
 
-def driver(bits=0, **answers):
-    """pynvml's constants, with functions that return `answers`; the others are not supported."""
+def driver(bits=0, **values):
+    """pynvml's constants, with functions that return `values`; the others are not supported."""
     stand_in = SimpleNamespace(**{n: v for n, v in vars(pynvml).items() if not callable(v)})
     stand_in.NVMLError = pynvml.NVMLError
     stand_in.nvmlDeviceGetCurrentClocksEventReasons = lambda handle: bits
@@ -23,9 +23,9 @@ def driver(bits=0, **answers):
         raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
 
     for name in ("ClockInfo", "TemperatureV", "Temperature", "PowerUsage"):
-        answer = answers.get(name)
+        value = values.get(name)
         setattr(
-            stand_in, f"nvmlDeviceGet{name}", refuse if answer is None else lambda *a, v=answer: v
+            stand_in, f"nvmlDeviceGet{name}", refuse if value is None else lambda *a, v=value: v
         )
     return stand_in
 
