@@ -1,4 +1,4 @@
-"""What the catalogue says of a metric: key, unit and range, what it is over, where it is shown."""
+"""An entry of the metric catalogue: key, unit and range, what it is over, where it is shown."""
 
 from __future__ import annotations
 

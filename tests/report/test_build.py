@@ -96,7 +96,7 @@ def evil_record(make) -> dict[str, object]:
     return content
 
 
-def test_a_record_of_evil_words_harms_no_report(make, tree):
+def test_hostile_names_harm_no_report(make, tree):
     """Half TeX, lone surrogates and terminal commands in a record stop and steer nothing."""
     root = tree(make(), make("moe", share=0.5, speedup=1.4))
     (root / "foreign").mkdir()

@@ -1,4 +1,4 @@
-"""What a fake device measured is in no table, figure or frame, however it says that it is fake."""
+"""A measurement of a fake device is in no table, figure or frame, however it is marked."""
 
 from __future__ import annotations
 
@@ -61,6 +61,6 @@ def test_a_fake_reading_is_neither_compared_nor_sent_to_wandb(tmp_path):
 
 @pytest.mark.parametrize("energy", [None, {}, [], "fake", [None, 3], [{"refused": "no GPU"}]])
 def test_other_diagnostics_leave_a_record_in(tmp_path, energy):
-    """Foreign or missing diagnostics are no reason to drop a record."""
+    """Other or missing diagnostics are no reason to drop a record."""
     write(tmp_path / "real", "cuda", energy)
     assert len(read([tmp_path]).found) == 1

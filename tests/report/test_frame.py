@@ -33,7 +33,7 @@ def test_frame_has_one_row_per_record_point_and_metric(make, tree):
     assert (timed.profile, timed.seed, timed.status) == ("quick", 0, "ok")
 
 
-def test_frame_hides_invalid_numbers_and_keeps_failures(make, tree):
+def test_frame_omits_invalid_numbers_and_keeps_failures(make, tree):
     """An invalid metric's number is NaN; a failed trial is one row with its reason."""
     doubtful = {"infer/quality": Metric(value=9.9, unit="1", valid=False, reason="above 1")}
     dead = make("dead", status="failed", reason="oom")

@@ -45,7 +45,7 @@ def speedup_marks(table: Table) -> Iterator[Mark]:
     for row in table.rows:
         for size in batches if row.method != DENSE else ():
             tau, sigma = (row.cells.get(entry.at(size)) for entry in (TAU, SPEEDUP))
-            # Zero and below have no place on a logarithmic axis; a foreign record may hold them.
+            # Zero and below have no place on a logarithmic axis; an untrusted record may hold them.
             if tau is None or sigma is None or (tau.value or 0) <= 0 or (sigma.value or 0) <= 0:
                 continue
             larger = size == max(batches) and len(batches) > 1

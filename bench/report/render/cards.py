@@ -156,7 +156,7 @@ def _describe_routing(card: Card, routing: Entry) -> None:
         ),
         "router_flops_share": ("router's share of FLOPs", lambda value: f"{value:.1%}"),
     }
-    # The batch sizes differ between trials, and the key may be foreign text.
+    # The batch sizes differ between trials, and the key is untrusted text.
     for key in (name for name in routing if name.startswith("router_time_share_b")):
         size = key.removeprefix("router_time_share_b")
         shown[key] = (f"router's share of time, batch {size}", lambda value: f"{value:.1%}")

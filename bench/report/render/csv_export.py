@@ -34,7 +34,7 @@ def csv(tables: Sequence[Table]) -> str:
     # Numbers stay numbers: a leading minus is no formula there.
     text = [column for column in frame.columns if frame[column].dtype.kind not in "ifb"]
     frame[text] = frame[text].map(neutral)
-    # A foreign record brings its own metric keys, so headers are untrusted too.
+    # Metric keys come from records, so that headers are untrusted too.
     return frame.rename(columns=neutral).to_csv(index=False, lineterminator="\n")
 
 

@@ -1,6 +1,6 @@
 """One metric over the seeds of a row: mean, 95 % interval, and the reasons for missing seeds.
 
-The catalogue says how a metric is averaged: as logarithms or arithmetically, with an interval or
+The catalogue decides how a metric is averaged: as logarithms or arithmetically, with an interval or
 without. With one seed the record's own interval stands, of paired timing rounds for example. From
 two seeds up it is Student's t over seeds, whose coverage is exact also for few seeds.
 """
@@ -71,7 +71,7 @@ def _finite(bound: float | None) -> float | None:
 def _mean(key: str, values: Sequence[float]) -> Bounded:
     entry = find(key)
     kind = SeedMean.PLAIN if entry is None else entry.seed_mean
-    # A foreign record may hold a ratio of 0, which has no logarithm.
+    # An untrusted record may hold a ratio of 0, which has no logarithm.
     if kind is SeedMean.LOGS and min(values) > 0:
         logs = _mean_interval([math.log(value) for value in values])
         value, low, high = (None if x is None else math.exp(min(x, MAX_LOG)) for x in logs)

@@ -1,6 +1,6 @@
 """Which trials share a table, and which of them count.
 
-    one table   hardware, task, backbone, measure profile, and everything else that the config says
+    one table   hardware, task, backbone, measure profile, and all other settings of the config
                 except method and seed: different hardware is never averaged
 
 Of the trials of one row that ran different code, package versions, settings or data, the newest

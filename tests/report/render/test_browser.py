@@ -15,7 +15,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def browser() -> str:
-    """A headless browser's path; without one the test fails and says what to install."""
+    """A headless browser's path; without one the test fails and names the package."""
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
         pytest.fail("a browser is needed: apt-get install chromium")

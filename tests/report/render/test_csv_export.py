@@ -38,7 +38,7 @@ def test_a_missing_number_is_empty_and_explained(make, tabulated):
     assert "infer/energy_j_per_sample: no NVIDIA GPU" in row["missing"]
 
 
-def test_every_row_says_where_it_belongs(make, tabulated):
+def test_every_row_has_its_hardware_task_and_status(make, tabulated):
     """Hardware, task, profile, seeds, point and status are columns; failures are lines too."""
     points = [{"settings": {"k": k}, "metrics": {}} for k in (1, 2)]
     seeds = [make("moe", points=points, labels={"seed": seed}) for seed in (0, 4)]

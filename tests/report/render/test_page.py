@@ -37,7 +37,7 @@ def parsed(html: str) -> Collector:
     return collector
 
 
-def test_foreign_text_is_text(make, tabulated):
+def test_untrusted_text_is_escaped(make, tabulated):
     """Names, reasons, settings, notes and problems out of a record bring no tag of their own."""
     points = [
         {"settings": {HOSTILE: 1}, "metrics": {}},
@@ -57,7 +57,7 @@ def test_foreign_text_is_text(make, tabulated):
     assert seen.text.count("<script>alert(1)</script>") >= 8
 
 
-def test_foreign_diagnostics_are_text(make, tabulated, routing, harder):
+def test_untrusted_diagnostics_are_escaped(make, tabulated, routing, harder):
     """Names of gates, tasks, warnings and reasons, in cards and in the titles of pictures."""
     gate = {"name": HOSTILE, "executed_share": 0.5, "load": [1.0, 0.0], "imbalance": 2.0}
     routed = routing(

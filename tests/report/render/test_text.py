@@ -23,7 +23,7 @@ def test_every_table_has_its_conditions(make, tabulated):
 
 
 def test_conditions_that_differ_are_all_named(make, tabulated):
-    """Trials of one table that ran with one and with two threads say both."""
+    """Trials of one table that ran with one and with two threads: both are named."""
     one = make("moe")
     one.environment["num_threads"] = 1
     assert "2 / 1 threads" in markdown(tabulated(make(), one))
@@ -100,7 +100,7 @@ def test_a_gain_is_bold_and_a_tie_is_no_clear_difference(make, tabulated):
     assert "**" not in slight
 
 
-def test_a_tie_says_tie_on_the_terminal(make, tabulated):
+def test_a_tie_has_its_word_on_the_terminal(make, tabulated):
     """So does the short form, where the interval is a +-."""
     assert "1.02\u00b10.04 tie" in terminal(tabulated(make("slight", speedup=1.02)))
 
@@ -153,7 +153,7 @@ def test_remarks_stand_on_the_terminal_where_they_fit(make, tabulated):
 
 
 @pytest.mark.parametrize(
-    ("foreign", "shown"),
+    ("untrusted", "shown"),
     [
         ("a|b", r"a\|b"),
         ("<img src=x>", "&lt;img src=x>"),
@@ -162,13 +162,13 @@ def test_remarks_stand_on_the_terminal_where_they_fit(make, tabulated):
         ("*bold* `code`", r"\*bold\* \`code\`"),
     ],
 )
-def test_foreign_text_is_no_markup(make, tabulated, foreign: str, shown: str):
+def test_untrusted_text_is_no_markup(make, tabulated, untrusted: str, shown: str):
     """A reason out of a record cannot break the table, link, or become HTML."""
-    text = markdown(tabulated(make("moe", status="failed", reason=foreign)))
+    text = markdown(tabulated(make("moe", status="failed", reason=untrusted)))
     assert f"failed: moe (seed 0): {shown}" in text
 
 
-def test_foreign_text_steers_no_terminal(make, tabulated):
+def test_untrusted_text_steers_no_terminal(make, tabulated):
     """Escape sequences and carriage returns become blanks."""
     text = terminal(tabulated(make("moe", status="failed", reason="\x1b[31mred\r\x07")))
     assert "failed: moe (seed 0):  [31mred  " in text

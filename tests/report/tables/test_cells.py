@@ -47,7 +47,7 @@ def test_other_metrics_are_plain_means():
 
 
 def test_missing_seeds_are_counted_out_and_explained():
-    """The mean is over the seeds that have the number, and says why one has not."""
+    """The mean is over the seeds that have the number, with the reason of the one that lacks it."""
     cell = aggregate(seeds("train/time_s", 1.0, None, 3.0))["train/time_s"]
     assert (cell.value, cell.num_seeds, cell.reasons) == (2.0, 2, ("too noisy",))
 

@@ -30,7 +30,7 @@ def test_profiles_have_tables_of_their_own(make, tabulated):
 
 
 def test_other_settings_have_tables_of_their_own_named_by_what_differs(make, tabulated):
-    """Two training lengths make two tables, whose titles say which is which."""
+    """Two training lengths make two tables, whose titles name the setting."""
     record = make("moe", started=1)
     longer = record.model_copy(update={"config": record.config | {"train": {"steps": 500}}})
     titles = sorted(table.title for table in tabulated(make("moe"), longer))
@@ -48,7 +48,7 @@ def test_shared_settings_stand_in_the_title_not_in_every_name(make, tabulated):
 
 
 def test_a_default_table_beside_another_stays_plain(make, tabulated):
-    """Only the table with the unusual training says so."""
+    """Only the table with the unusual training has it in its title."""
     short = make("moe", labels={"variant": "train.steps=60"})
     short = short.model_copy(update={"config": short.config | {"train": {"steps": 60}}})
     titles = {table.title for table in tabulated(make("moe"), short)}
@@ -93,7 +93,7 @@ def test_one_seed_counts_once(make, tabulated):
     assert "a newer trial of this row has seed 0" in table.left_out[0]
 
 
-def test_a_record_without_identity_hides_nobody(make, tabulated):
+def test_a_record_without_identity_replaces_no_seed(make, tabulated):
     """A dead child's record that lacks the identity does not push the finished seeds out."""
     dead = make("moe", status="failed", reason="killed", started=9, labels={"seed": 1})
     (table,) = tabulated(make("moe"), dead.model_copy(update={"provenance": {}}))

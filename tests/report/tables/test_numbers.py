@@ -29,7 +29,7 @@ from bench.report.tables.numbers import Text, difference, number, plain, ratio, 
     ],
 )
 def test_numbers_have_significant_digits(value: float, digits: int, text: str):
-    """Three digits unless said otherwise, no exponent in everyday magnitudes."""
+    """Three digits by default, no exponent in everyday magnitudes."""
     assert number(value, digits) == text
 
 

@@ -102,7 +102,7 @@ def test_a_saving_that_is_declared_but_not_executed_is_reported(
     assert len(named) == bool(shortfall)
 
 
-def test_without_both_savings_nothing_is_called_masked(make, tabulated):
+def test_without_both_savings_there_is_no_shortfall(make, tabulated):
     """An unmeasured saving is not a missing one."""
     savings = {
         "infer/declared_saving": Metric(value=0.5, unit="1"),
