@@ -64,11 +64,13 @@ def _variant(entry: Entry, name: str) -> Entry:
 PARAMS = _model("model/params", COUNT, "parameters", TERMINAL)
 ACTIVE_PARAMS = _model("model/active_params_per_sample", COUNT, "active parameters", TABLE_IF)
 
+# The task names unit and further scores; a record of digits has `infer/quality` in accuracy %.
 QUALITY = _quality("infer/quality", SCORE, "quality", TERMINAL, INTERVAL)
 FURTHER_QUALITY = _quality("infer/quality_{score}", SCORE, "{score}", TABLE, INTERVAL)
 # Not in a record: the report computes it over shared seeds.
 QUALITY_VS_DENSE = _quality("infer/quality_vs_dense", DIFFERENCE, "quality minus dense", TABLE_IF)
 
+# Executed FLOPs of each input alone and in batches; other counters of one input beside them.
 FLOPS = _alone("infer/flops_per_sample", FLOP, "FLOPs per sample", TABLE)
 MACS_FVCORE = _first("infer/macs_fvcore", MAC, "MACs per sample by fvcore", TABLE_IF)
 FLOPS_SHARE = _alone("infer/flops_share", OF_DENSE, "FLOPs, % of dense", TERMINAL)
@@ -80,10 +82,12 @@ UNKNOWN_OPS = _alone("infer/num_unknown_ops", COUNT, "ops without a formula")
 POINTWISE_ELEMS = _alone("infer/pointwise_elems", COUNT, "elements written by elementwise ops")
 BYTES_TOUCHED = _alone("infer/bytes_touched", BYTES, "bytes read and written")
 FLOPS_PROFILER = _first("infer/flops_profiler", FLOP, "FLOPs by torch.profiler")
+# Against open gates, as shares of the dense FLOPs: how a method that only masks is found.
 DECLARED_SAVING = _saving("infer/declared_saving", SIGNED, "declared saving of FLOPs", REMARK)
 EXECUTED_SAVING = _saving("infer/executed_saving", SIGNED, "executed saving of FLOPs", REMARK)
 CLOSED_SHARE = _saving("infer/flops_share_closed", OF_DENSE, "FLOPs with closed gates", REMARK)
 
+# Time, paired with dense in one process; the noise floor is dense timed against itself.
 SPEEDUP = _timed("infer/speedup_b{B}", RATIO, "speed-up, batch {B}", TERMINAL, LOGS)
 REALISED = _timed("infer/realised_b{B}", FACTOR, "realised, batch {B}", TERMINAL, LOGS)
 SAVING_REALISED = _timed("infer/saving_realised_b{B}", SIGNED, "realised saving, batch {B}")
@@ -91,6 +95,7 @@ NOISE_FLOOR = _timed("infer/noise_floor_b{B}", OF_DENSE, "timing noise, batch {B
 DEVICE_SHARE = _timed("infer/device_time_share_b{B}", OF_DENSE, "device busy, batch {B}")
 REGION_TIME = _timed("infer/time_share_{region}_b{B}", SHARE, "time in {region}, batch {B}")
 
+# Of measure.workload=generate only: to the first token, and per further token.
 TTFT = _prompt("infer/ttft_ms_b{B}", MS, "TTFT, batch {B}", TABLE, INTERVAL)
 TTFT_SPEEDUP = _prompt("infer/ttft_speedup_b{B}", RATIO, "TTFT speed-up, batch {B}", TABLE, LOGS)
 TPOT = _token("infer/tpot_ms_b{B}", MS, "TPOT, batch {B}", TERMINAL, INTERVAL)
@@ -108,6 +113,7 @@ GENERATED_INPUTS = _batch("infer/num_generated_inputs", COUNT, "prompts", BELOW)
 PROMPT_TOKENS = _batch("infer/num_prompt_tokens", COUNT, "tokens of a prompt", BELOW)
 OUTPUT_TOKENS = _batch("infer/num_output_tokens", COUNT, "tokens generated", BELOW)
 
+# Peaks of live tensors, and of the whole process in a child of its own.
 PEAK_BYTES = _batch("infer/peak_tensor_bytes_b{B}", BYTES, "memory, batch {B}", TERMINAL)
 PEAK_RSS = _process("infer/peak_rss_bytes", BYTES, "process memory", TABLE_IF)
 TRAIN_PEAK_BYTES = _step("train/peak_tensor_bytes", PART_BYTES, "training memory", TERMINAL)
@@ -117,6 +123,7 @@ DEVICE_BYTES = _batch("infer/device_used_bytes_b{B}", BYTES, "device memory used
 LARGEST_BATCH = _model("infer/largest_batch", COUNT, "largest batch that fits the GPU")
 TRAIN_PART_BYTES = _step("train/{part}_bytes", PART_BYTES, "training memory of {part}")
 
+# GPU energy is of whole boards, CPU energy of whole packages: they are never added up.
 ENERGY = _window("infer/energy_j_per_sample", JOULE, "energy per sample", TERMINAL, INTERVAL)
 ENERGY_RATIO = _window("infer/energy_ratio", RATIO, "energy ratio", TABLE_IF, LOGS)
 CPU_ENERGY = _window(
@@ -133,12 +140,14 @@ TRAIN_NET_ENERGY = _train("train/energy_net_j", JOULE, "training energy above id
 TRAIN_MEAN_POWER = _train("train/energy_mean_power_w", WATT, "mean power of training")
 TRAIN_IDLE_POWER = _train("train/energy_idle_power_w", WATT, "idle power before training")
 
+# Training; a dense pre-training is a cost of its own, shared by all methods that start from it.
 TRAIN_TIME = _train("train/time_s", SECONDS, "training time", TERMINAL)
 DENSE_TIME = _train("train/dense_time_s", SECONDS, "dense pre-training needed", TABLE_IF)
 TRAIN_STEPS = _train("train/num_steps", COUNT, "training steps", BELOW)
 TRAIN_LOSS = _train("train/loss", NAT, "last training loss")
 TRAIN_FLOPS = _step("train/flops_per_step", FLOP, "FLOPs of a training step")
 
+# Spread over inputs: the second table of the page.
 LATENCY = _latency("infer/latency_ms_p{P}", MS, "latency p{P}, batch 1", TAILS)
 THROUGHPUT = _timed("infer/throughput_b{B}", RATE, "throughput, batch {B}", TAILS)
 MEAN_LATENCY = _latency("infer/latency_ms_mean", MS, "latency mean, batch 1")
@@ -147,6 +156,7 @@ MAX_FLOPS = _alone("infer/flops_per_sample_max", FLOP, "FLOPs per sample, max", 
 CAUSAL_FLOPS = _alone("infer/flops_causal", FLOP, "FLOPs per sample, causal", TAILS)
 FLOPS_INPUTS = _alone("infer/num_flops_inputs", COUNT, "inputs whose FLOPs were counted")
 
+# measure.robustness=true: method and dense model on the same corrupted inputs.
 QUALITY_UNDER = _under("infer/quality_{condition}", SCORE, "quality, {condition}", ROBUST, INTERVAL)
 FLOPS_UNDER = _under("infer/flops_per_sample_{condition}", FLOP, "FLOPs, {condition}", ROBUST)
 CONFIDENCE_UNDER = _under("infer/confidence_{condition}", SHARE, "confidence, {condition}", ROBUST)

@@ -24,8 +24,8 @@ def frame(dirs: Sequence[Path]) -> pd.DataFrame:
 
     `point` is the operating point's settings like "threshold=0.9", "" for a method without any;
     memory and training are the default point's. `value` is NaN where the number is missing or
-    invalid; `reason` explains it, and the record holds the number of an invalid metric. A skipped or
-    failed trial is one row without a metric, its reason in `reason`.
+    invalid; `reason` explains it, and the record holds an invalid number. A skipped or failed trial
+    is one row without a metric, its reason in `reason`.
     Columns: FRAME_COLUMNS. Raises NothingToReport.
     """
     with paused_garbage_collection():

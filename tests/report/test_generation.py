@@ -94,7 +94,7 @@ def test_every_format_has_them(generating, tabulated):
 
 
 def test_workloads_never_share_a_table(generating, make, tabulated):
-    """The same method in both makes two tables; the title of the one that generates has the workload."""
+    """The same method in both makes two tables, of which one has the workload in its title."""
     made = tabulated(make("moe"), generating("moe", started=1))
     titles = {table.title: len(table.rows) for table in made}
     assert titles == {"digits, transformer": 1, "digits, transformer (workload=generate)": 1}
