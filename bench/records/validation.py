@@ -63,10 +63,19 @@ def damage(record: Record) -> str | None:
     ):
         if content is None:
             return f"{place} is missing, so that the measured configuration is unknown"
-        try:
-            model.model_validate(content)
-        except ValidationError as error:
-            # One sentence per file is enough to find it; the first error names the place.
-            first = error.errors()[0]
-            return f"{'.'.join([place, *map(str, first['loc'])])}: {first['msg']}"
+        if error := first_error(model, content, place):
+            return error
+    return None
+
+
+def first_error(model: type[BaseModel], content: Any, place: str = "content") -> str | None:
+    """Where `content` is not as `model` requires, and how: "place.field: message"; None if it is.
+
+    One sentence per file or message is enough to find it: further errors mostly follow from it.
+    """
+    try:
+        model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        return f"{'.'.join([place, *map(str, first['loc'])])}: {first['msg']}"
     return None

@@ -1,4 +1,4 @@
-"""The probable cause of a change: code, machine or noise, and what speaks for it."""
+"""The probable cause of a change: code, machine or noise, and the evidence for it."""
 
 from __future__ import annotations
 
@@ -6,33 +6,40 @@ from collections.abc import Sequence
 
 from bench.regress.verdict import Row
 
-MOVED = 0.05  # a canary that moved by more says that the machine did
+MOVED = 0.05  # relative change of the canary beyond which the machine counts as changed
 
 
 def machine_changed(before_s: float | None, now_s: float | None) -> bool:
-    """Whether the canary's time says that this is not the machine it was."""
+    """Whether the canary's time shows another machine, or another state of it."""
     return before_s is not None and now_s is not None and abs(now_s / before_s - 1) > MOVED
 
 
-def cause_between_sessions(row: Row, before_s: float | None, now_s: float | None) -> str | None:
-    """Two runs at different times, each paired with dense in its own process."""
+def cause_between_runs(row: Row, before_s: float | None, now_s: float | None) -> str | None:
+    """The cause in two runs at different times, each paired with dense in its own process.
+
+    `before_s`, `now_s`: the canary's seconds per pass in the two runs.
+    """
     if row.judgement in ("equal", "inconclusive"):
-        return _unsure(row, "the interval is too wide to tell; more rounds (measure.rounds=100)")
+        return _open_cause(row, "the interval is too wide; add rounds (measure.rounds=100)")
     if row.metric == "trial":
-        return "code or machine: the reason and the trial's log say more"
+        return "code or machine: see the reason and the trial's log"
     if row.metric == "quality":
+        # Hardware and libraries are equal by then: `comparable` has checked them.
         return "code: the same seeds train other models on the same hardware and libraries"
     if before_s is None or now_s is None:
-        return "code or machine: a run without a canary cannot tell"
+        return "code or machine: without a canary in both runs they cannot be separated"
     if machine_changed(before_s, now_s):
         return f"machine or code: the canary moved too ({now_s / before_s:.2f}x)"
     return "code: paired with dense in its own process, and the canary did not move"
 
 
 def cause_between_revisions(row: Row, changes: Sequence[str]) -> str | None:
-    """Two revisions in turns on one machine at one time: the machine is out of the question."""
+    """The cause in two revisions in turns on one machine, which excludes the machine.
+
+    `changes`: the counts of this row's model that differ, such as executed FLOPs.
+    """
     if row.judgement in ("equal", "inconclusive"):
-        return _unsure(row, "the interval is still too wide after the last round")
+        return _open_cause(row, "the interval is still too wide after the last round")
     if row.metric == "trial":
         return "code: one revision can, the other cannot, on the same machine"
     if changes:
@@ -42,8 +49,8 @@ def cause_between_revisions(row: Row, changes: Sequence[str]) -> str | None:
     return "code: the same counts, another speed (or chance, within the stated error)"
 
 
-def _unsure(row: Row, too_wide: str) -> str | None:
-    """Why nothing is known: what the row itself says, else noise. Equal has no cause."""
+def _open_cause(row: Row, too_wide: str) -> str | None:
+    """The cause of no judgement: the row's own reason, else noise. Equal has no cause."""
     if row.judgement == "equal":
         return None
-    return f"not known: {row.reason}" if row.reason else f"noise: {too_wide}"
+    return f"unknown: {row.reason}" if row.reason else f"noise: {too_wide}"

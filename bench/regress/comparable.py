@@ -1,8 +1,8 @@
-"""Whether two trials may be compared: all that must be equal, and what differs if it is not.
+"""Whether two trials may be compared: what must be equal, and what differs if it is not.
 
-Code may differ: that is the question. Processor, memory, governor, threads, GPU, driver, power
-limit, versions, data and configuration may not. How many rounds were timed is no difference:
-intervals carry it. Another kernel is told, and no difference.
+Code may differ: its effect is what is measured. Processor, memory, governor, threads, GPU, driver,
+power limit, versions, data and configuration may not. The number of rounds may differ, because
+intervals carry it. Another kernel is a note.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from bench.config import KEY_BLOCKS
 from bench.records.record import Record
 
-IGNORED = {"measure.rounds", "gpu.device"}
+IGNORED = {"measure.rounds", "gpu.device"}  # how long, and on which of equal GPUs
 GPU_FACTS = ("name", "driver", "power_limit_w", "memory_bytes")
 MACHINE_FACTS = {
     "cpu_model": "processor",
@@ -22,8 +22,8 @@ MACHINE_FACTS = {
     "governor": "CPU governor",
     "num_threads": "threads",
 }
-# Packages that compose, read or draw, and cannot change a number that is compared. What is not
-# listed counts. Our own code is the question.
+# Packages that compose, read or draw, and cannot change a number that is compared. A package that
+# is not listed counts. Our own version is ignored because its code is what is compared.
 UNINVOLVED = ("condbench", "hydra-core", "pandas", "fvcore", "wandb")
 GIB = 2**30
 SAME_BYTES = GIB // 2  # memory differs by some kB from boot to boot
@@ -32,12 +32,12 @@ SAME_BYTES = GIB // 2  # memory differs by some kB from boot to boot
 def identity_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two trials' identities beside code: "version of torch 2.12 -> 2.13"."""
     found = []
-    for key in ("hardware", "data"):
+    for key, name in (("hardware", "hardware"), ("data", "data hash")):
         if before.get(key) != now.get(key):
-            names = {"hardware": "hardware", "data": "data hash"}
-            found.append(_change(names[key], before.get(key), now.get(key)))
+            found.append(_change(name, before.get(key), now.get(key)))
     found += _flat_changes("version of ", before.get("versions", {}), now.get("versions", {}))
     old, new = before.get("config", {}), now.get("config", {})
+    # Only the blocks that enter a trial's key: names and folders change no number.
     for block in KEY_BLOCKS:
         pair = ({block: side.get(block)} for side in (old, new))
         found += _flat_changes("", *pair)
@@ -47,11 +47,12 @@ def identity_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> l
 def record_differences(before: Record, now: Record) -> list[str]:
     """What keeps two records of one cell from being compared; [] if nothing does.
 
-    A trial that died left no word about its machine's state: what was planned must be equal then.
+    The record of a process that died has no environment: only what was planned is compared then.
     """
     found = []
     if before.labels.hardware != now.labels.hardware:
         found.append(_change("hardware", before.labels.hardware, now.labels.hardware))
+    # Such a record is written by the launcher, which has not seen the device either.
     died = now.status == "failed" and not now.environment
     if before.labels.device != now.labels.device and not died:
         found.append(_change("device", before.labels.device, now.labels.device))
@@ -66,7 +67,7 @@ def record_differences(before: Record, now: Record) -> list[str]:
 
 
 def _quality_differences(before: Record, now: Record) -> list[str]:
-    """Another unit or direction of quality: the numbers mean something else."""
+    """Another unit or direction of quality: the numbers have another meaning."""
     found = []
     units = [record.metrics.get("infer/quality") for record in (before, now)]
     if units[0] and units[1] and units[0].unit != units[1].unit:
@@ -96,7 +97,7 @@ def environment_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -
 
 
 def kernel_change(before: Record, now: Record) -> str | None:
-    """Another kernel, where both are known: it may change times, so it is told."""
+    """Another operating system kernel, where both are known: it may change times."""
     old, new = (record.environment.get("kernel") for record in (before, now))
     return _change("kernel", old, new) if old and new and old != new else None
 
@@ -117,7 +118,7 @@ def _gib(num_bytes: int | None) -> str:
 
 def _gpu_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     found: list[str] = []
-    gpus = [[_facts(gpu) for gpu in side.get("gpus") or []] for side in (before, now)]
+    gpus = [[_gpu_facts(gpu) for gpu in side.get("gpus") or []] for side in (before, now)]
     if len(gpus[0]) != len(gpus[1]):
         return [_change("number of GPUs", len(gpus[0]), len(gpus[1]))]
     for number, (old, new) in enumerate(zip(*gpus, strict=True)):
@@ -125,12 +126,14 @@ def _gpu_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
     return found
 
 
-def _facts(gpu: Mapping[str, Any]) -> dict[str, Any]:
+def _gpu_facts(gpu: Mapping[str, Any]) -> dict[str, Any]:
+    # Without the UUID: another board of the same kind in the same machine is comparable.
     return {fact: gpu.get(fact) for fact in GPU_FACTS}
 
 
 def _flat_changes(prefix: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    old, new = dict(_flat(before)), dict(_flat(now))
+    old, new = dict(_flatten(before)), dict(_flatten(now))
+    # A key that only one side has differs too: the other side is shown as null.
     paths = sorted((old.keys() | new.keys()) - IGNORED)
     return [
         _change(prefix + path, old.get(path), new.get(path))
@@ -139,17 +142,17 @@ def _flat_changes(prefix: str, before: Mapping[str, Any], now: Mapping[str, Any]
     ]
 
 
-def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in content.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from _flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 
 
 def _change(what: str, before: Any, now: Any) -> str:
-    return f"{what} {_shown(before)} -> {_shown(now)}"
+    return f"{what} {_as_text(before)} -> {_as_text(now)}"
 
 
-def _shown(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)

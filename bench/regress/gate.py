@@ -9,7 +9,7 @@ A cost ratio is candidate / baseline: above 1 the candidate costs more. Its inte
 
 The first that holds counts: [1.025, 1.045] is regressed although it lies inside +-5 %.
 Inconclusive is never green, and a suspected regression counts once a second, independent
-measurement says the same.
+measurement shows it too.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from typing import Literal, Protocol, TypeVar
 
 from bench.statistics import LEVEL, Interval, mean_interval, ratio_interval
 
+# These words are stored in verdict.json and in the history: renaming one hides earlier nights.
 Judgement = Literal["regressed", "improved", "equal", "inconclusive"]
-More = Callable[[int], Sequence[float]]  # measures n more rounds: their log cost ratios
+MeasureRounds = Callable[[int], Sequence[float]]  # n -> log cost ratios of n further rounds
 
 MAX_ROUNDS = 100
 EQUAL = 0.05  # half-width of what counts as equal
@@ -37,16 +38,17 @@ class Margins:
 
 
 TIME = Margins(0.02)
-ENERGY = Margins(0.03)
+ENERGY = Margins(0.03)  # wider: at most ten windows, where a time has up to a hundred rounds
 QUALITY = Margins(0.02)
 
 
 def judge(ratio: Interval, margins: Margins = TIME) -> Judgement:
-    """What the interval of a cost ratio (candidate / baseline, 1 is no change) says."""
+    """The judgement of a cost ratio's interval (candidate / baseline, 1 is no change)."""
     if ratio.low is None or ratio.high is None:
         return "inconclusive"
     if ratio.low > 1 + margins.change:
         return "regressed"
+    # Mirrored on the log scale, so that swapping the sides swaps regressed and improved.
     if ratio.high < 1 / (1 + margins.change):
         return "improved"
     if ratio.low >= 1 - margins.equal and ratio.high <= 1 + margins.equal:
@@ -55,21 +57,22 @@ def judge(ratio: Interval, margins: Margins = TIME) -> Judgement:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A cost ratio with its interval, what it says, and how many looks that took."""
+class GateResult:
+    """A cost ratio with its interval, its judgement, and how many looks that took."""
 
     ratio: Interval
     judgement: Judgement
     num_looks: int
 
 
-def looks(start: int, most: int = MAX_ROUNDS) -> Iterator[int]:
-    """After how many rounds to look: `start`, twice that and so on, the last time at `most`."""
-    number = min(start, most)
-    while number < most:
+def look_schedule(start: int, max_rounds: int = MAX_ROUNDS) -> Iterator[int]:
+    """After how many rounds to look: `start`, twice that and so on, last at `max_rounds`."""
+    # Doubling keeps the looks few: each one adds its own chance of a false alarm.
+    number = min(start, max_rounds)
+    while number < max_rounds:
         yield number
         number *= 2
-    yield most
+    yield max_rounds
 
 
 def mean_ratio(log_ratios: Sequence[float]) -> Interval:
@@ -78,54 +81,55 @@ def mean_ratio(log_ratios: Sequence[float]) -> Interval:
 
 
 def decide(
-    more: More,
+    measure: MeasureRounds,
     start: int,
     margins: Margins = TIME,
-    most: int = MAX_ROUNDS,
+    max_rounds: int = MAX_ROUNDS,
     interval: Callable[[Sequence[float]], Interval] = ratio_interval,
-) -> Judged:
-    """Measure `start` rounds, and more while they are inconclusive, `most` at the end.
+) -> GateResult:
+    """Measure `start` rounds, and more while they are inconclusive, `max_rounds` at most.
 
-    `more(n)` measures n further rounds and returns their log cost ratios; `interval` turns all of
+    `measure(n)` runs n further rounds and returns their log cost ratios; `interval` turns all of
     them into a ratio: the median for times, `mean_ratio` for energy windows, which are few.
     """
     rounds: list[float] = []
-    for number, wanted in enumerate(looks(start, most), start=1):
-        rounds += more(wanted - len(rounds))
+    for num_looks, num_rounds in enumerate(look_schedule(start, max_rounds), start=1):
+        # Earlier rounds are kept: every look is at all rounds so far.
+        rounds += measure(num_rounds - len(rounds))
         ratio = interval(rounds)
-        judged = Judged(ratio, judge(ratio, margins), number)
-        if judged.judgement != "inconclusive":
+        result = GateResult(ratio, judge(ratio, margins), num_looks)
+        if result.judgement != "inconclusive":
             break
-    return judged
+    return result
 
 
-class Says(Protocol):
-    """Whatever carries a judgement."""
+class HasJudgement(Protocol):
+    """Anything that carries a judgement: a gate's result, a row of a verdict."""
 
     @property
     def judgement(self) -> Judgement: ...
 
 
-Said = TypeVar("Said", bound=Says)
+T = TypeVar("T", bound=HasJudgement)
 
 
-def confirm(first: Said, again: Callable[[], Said]) -> tuple[Said, Said | None]:
-    """What counts after one rerun, and the rerun (None where none was needed).
+def confirm(first: T, rerun: Callable[[], T]) -> tuple[T, T | None]:
+    """The result that counts after at most one rerun, and the rerun's (None if none was needed).
 
-    A change, for the worse or the better, counts if the rerun shows it too; if it does not, what
-    the rerun says counts: two processes of one program can differ by several per cent.
+    A change, for the worse or the better, counts if the rerun shows it too. If it does not, the
+    rerun's result counts: two processes of one program can differ by several per cent.
     """
     if first.judgement not in ("regressed", "improved"):
         return first, None
-    rerun = again()
-    return (first if rerun.judgement == first.judgement else rerun), rerun
+    second = rerun()
+    return (first if second.judgement == first.judgement else second), second
 
 
 def family_wise_error(num_metrics: int, num_looks: int, *, confirmed: bool) -> float:
     """Bound on the chance of any false regression in a family of metrics, `num_looks` at most each.
 
     Where no true change exceeds its margin, one look at a 95 % interval is wrong on the upper side
-    with 2.5 %; looks and metrics add up (Bonferroni), and an independent rerun has to repeat the
+    with 2.5 %. Looks and metrics add up (Bonferroni), and an independent rerun has to repeat the
     error. For an unchanged program the chance is far smaller: `condbench nightly --simulate`.
     """
     each = min(1.0, num_looks * (1 - LEVEL) / 2)

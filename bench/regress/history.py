@@ -1,9 +1,9 @@
-"""The nights so far: one JSON line per night, one file per hardware, outside the checkout.
+"""Earlier nights: one JSON line per night, one file per hardware, outside the checkout.
 
     <history>/<hardware>.jsonl
 
 Runners clean their checkout, so the default is the user's data folder. A line is appended whole,
-under a lock; a line that a crash cut off is named when the file is read, and the rest counts.
+under a lock. A line that a crash cut off is reported when the file is read; the others count.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from bench.regress.causes import machine_changed
 from bench.regress.verdict import Row, Verdict
 
 SCHEMA_VERSION = 1
-NUM_EARLIER = 7  # nights that the canary of a new one is held against
+NUM_EARLIER = 7  # nights whose median canary a new one is compared with
 
 
 class BadHistory(Exception):
-    """No history where one should be, or none that can be read; the message says which."""
+    """No history at a path, or none that can be read; the message names the path."""
 
 
 @dataclass
@@ -55,9 +55,11 @@ def append(folder: Path, verdict: Verdict, when_unix_s: float) -> Path:
     """Add a night to its hardware's file, made if it is not there; the file's path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = path_of(folder, verdict.hardware)
-    line = json.dumps(night(verdict, when_unix_s), allow_nan=False, ensure_ascii=False)
+    line = json.dumps(night_content(verdict, when_unix_s), allow_nan=False, ensure_ascii=False)
     with path.open("a+b") as file:
+        # Two runners of one machine may end at the same time.
         fcntl.flock(file, fcntl.LOCK_EX)
+        # After a crash the file may end in half a line: the new night must not continue it.
         cut_off = file.tell() > 0 and not _ends_with_newline(path)
         file.write((b"\n" if cut_off else b"") + line.encode() + b"\n")
         file.flush()
@@ -71,8 +73,8 @@ def _ends_with_newline(path: Path) -> bool:
         return file.read(1) == b"\n"
 
 
-def night(verdict: Verdict, when_unix_s: float) -> dict[str, Any]:
-    """A night as its line holds it."""
+def night_content(verdict: Verdict, when_unix_s: float) -> dict[str, Any]:
+    """A night as its line in the history holds it."""
     return {
         "schema_version": SCHEMA_VERSION,
         "unix_s": when_unix_s,
@@ -81,13 +83,14 @@ def night(verdict: Verdict, when_unix_s: float) -> dict[str, Any]:
         "candidate": verdict.candidate,
         "outcome": verdict.outcome,
         "canary_s": verdict.canary_s,
-        "metrics": {row.name: _metric(row) for row in verdict.rows},
+        "metrics": {row.name: _metric_content(row) for row in verdict.rows},
     }
 
 
-def _metric(row: Row) -> dict[str, Any]:
-    taken_back = row.rerun is not None and row.judgement != "regressed"
-    ratio = row.rerun if taken_back else row.ratio  # of the measurement that counts
+def _metric_content(row: Row) -> dict[str, Any]:
+    # A rerun that did not repeat the regression is the measurement that counts.
+    withdrawn = row.rerun is not None and row.judgement != "regressed"
+    ratio = row.rerun if withdrawn else row.ratio
     return {
         "value": row.candidate,
         "unit": row.unit,
@@ -115,34 +118,35 @@ def read(path: Path) -> list[History]:
 
 def _read_one(path: Path) -> History:
     history = History(path.stem)
-    # Only a line feed ends a line: names may hold what splitlines() takes for another end.
+    # Not splitlines(): names may hold characters that it treats as line ends, such as U+2028.
     lines = path.read_text(encoding="utf-8", errors="replace").removesuffix("\n").split("\n")
     for number, line in enumerate(lines, start=1):
         try:
-            history.nights.append(_night(line))
+            history.nights.append(_parse_night(line))
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError) as error:
             history.problems.append(f"{path}:{number}: not a night ({error})")
+    # A night that took longer may have been appended after a later one.
     history.nights.sort(key=lambda night: night["unix_s"])
     return history
 
 
-def _night(line: str) -> dict[str, Any]:
-    """One line, if it is a whole night of this schema."""
+def _parse_night(line: str) -> dict[str, Any]:
+    """The night in one line. Raises ValueError and others where it is not whole, or not valid."""
     content = json.loads(line)
     if content["schema_version"] != SCHEMA_VERSION:
         raise ValueError(f"schema version {content['schema_version']!r}")
-    datetime.fromtimestamp(content["unix_s"], UTC)
-    _refuse_text(content, ("unix_s", "canary_s"))
+    datetime.fromtimestamp(content["unix_s"], UTC)  # raises for a time that no calendar shows
+    _check_numbers(content, ("unix_s", "canary_s"))
     for metric in content["metrics"].values():
-        _refuse_text(metric, ("value", "ratio", "low", "high"))
+        _check_numbers(metric, ("value", "ratio", "low", "high"))
     words = [metric["judgement"] for metric in content["metrics"].values()]
     words += [content[name] for name in ("baseline", "candidate", "outcome")]
     if not all(isinstance(word, str) for word in words):
-        raise ValueError("a name is no text")
+        raise ValueError("a name is not text")
     return dict(content)
 
 
-def _refuse_text(content: dict[str, Any], names: Sequence[str]) -> None:
+def _check_numbers(content: dict[str, Any], names: Sequence[str]) -> None:
     """Raise ValueError where one of these is neither a finite number nor null."""
     for name in names:
         value = content[name]
@@ -151,7 +155,7 @@ def _refuse_text(content: dict[str, Any], names: Sequence[str]) -> None:
 
 
 def machine_note(folder: Path, verdict: Verdict) -> Iterator[str]:
-    """What the canary says about the machine, beside that of the last nights."""
+    """A note on the machine: this night's canary beside the median of the last nights."""
     path = path_of(folder, verdict.hardware)
     earlier = _read_one(path).nights[-NUM_EARLIER:] if path.is_file() else []
     times = [float(night["canary_s"]) for night in earlier if night.get("canary_s")]
@@ -159,7 +163,8 @@ def machine_note(folder: Path, verdict: Verdict) -> Iterator[str]:
         return
     usual = median(times)
     change = "changed" if machine_changed(usual, verdict.canary_s) else "is the same"
+    # No verdict of its own: a changed machine slows both revisions alike.
     yield (
-        f"canary: {1e3 * verdict.canary_s:.3g} ms a pass, {1e3 * usual:.3g} ms in the last "
+        f"canary: {1e3 * verdict.canary_s:.3g} ms per pass, {1e3 * usual:.3g} ms in the last "
         f"{len(times)} night(s): the machine {change}; both revisions ran on it in turns"
     )

@@ -1,4 +1,4 @@
-"""One verdict for the whole: judged metrics, controls, what could not be compared, exit code."""
+"""One verdict for a whole comparison: rows, controls, what is not comparable, the exit code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.regress.gate import Judgement, Margins, family_wise_error
 from bench.statistics import Interval
 
 Outcome = Literal["ok", "regressed", "inconclusive", "void", "not comparable"]
-EXIT_CODES: dict[Outcome, int] = {
+EXIT_CODES: dict[Outcome, int] = {  # 2 is BadInput: there is no verdict then
     "ok": 0,
     "regressed": 1,
     "inconclusive": 3,
@@ -21,11 +21,19 @@ UNTIMED = ("trial", "quality")  # metrics that a busy machine does not change
 SCHEMA_VERSION = 1
 
 
+class BadInput(Exception):
+    """Input that no verdict can be given on; the message names it and the way out. Exit code 2."""
+
+
+# The field names of Row and Verdict are the keys of verdict.json: earlier nights stay readable only
+# while they do not change.
+
+
 @dataclass(frozen=True)
 class Row:
     """One judged metric of one model. `ratio` is candidate / baseline, in cost: above 1 is worse.
 
-    `rerun` is the ratio of the confirming measurement, `reason` why there is no number or doubt.
+    `rerun` is the ratio of the confirming measurement, `reason` why there is no number, or doubt.
     """
 
     model: str  # digits/transformer/moe
@@ -37,18 +45,19 @@ class Row:
     unit: str = ""
     baseline: float | None = None  # absolute values, for the reader and the history
     candidate: float | None = None
-    num_looks: int = 1  # at the rounds, that the gate may take: what the error adds up
+    num_looks: int = 1  # the most that the gate may take: the error adds up over them
     reason: str | None = None
-    cause: str | None = None  # of a change: code, machine or noise, and why we think so
+    cause: str | None = None  # of a change: code, machine or noise, with the evidence
 
     @property
     def name(self) -> str:
+        """ "digits/transformer/moe time b64": the key of the metric in the history."""
         return f"{self.model} {self.metric}"
 
 
 @dataclass
 class Verdict:
-    """What a comparison found."""
+    """The result of a comparison."""
 
     baseline: str  # how a reader finds the two sides: folders or commits
     candidate: str
@@ -66,7 +75,8 @@ class Verdict:
 
     @property
     def outcome(self) -> Outcome:
-        """The worst that holds. Void are times and energy: a crash needs no quiet machine."""
+        """The worst outcome that holds; only times and energy can be void."""
+        # Before void: a crash or a lost quality needs no quiet machine.
         if any(row.judgement == "regressed" and row.metric in UNTIMED for row in self.rows):
             return "regressed"
         if not self.is_controlled:
@@ -76,12 +86,13 @@ class Verdict:
             return "regressed"
         if self.differences:
             return "not comparable"
+        # No row and no control prove nothing, so they are not green either.
         unsure = "inconclusive" in found or not found or not self.controls
         return "inconclusive" if unsure else "ok"
 
     @property
     def is_controlled(self) -> bool:
-        """Whether no control says that this machine's times and energy conclude nothing."""
+        """Whether the controls allow conclusions from this machine's times and energy."""
         equal = all(control.judgement == "equal" for control in self.controls)
         return equal and not self.canary_differs
 
@@ -92,36 +103,38 @@ class Verdict:
 
     @property
     def exit_code(self) -> int:
+        """The command's exit code."""
         return EXIT_CODES[self.outcome]
 
     @property
     def family_wise_error(self) -> float:
         """Bound on the chance of any false regression, see `gate.family_wise_error`."""
-        most = max((row.num_looks for row in self.rows), default=1)
-        # An unlucky baseline fools first run and rerun alike: such a rerun squares nothing.
+        num_looks = max((row.num_looks for row in self.rows), default=1)
+        # An unlucky baseline misleads first run and rerun alike: the error is not squared then.
         independent = self.confirmed and not self.shared_baseline
-        return family_wise_error(len(self.rows), most, confirmed=independent)
+        return family_wise_error(len(self.rows), num_looks, confirmed=independent)
 
-    def named(self, judgement: Judgement) -> list[Row]:
-        """The rows that were judged so."""
+    def rows_with(self, judgement: Judgement) -> list[Row]:
+        """The rows with this judgement."""
         return [row for row in self.rows if row.judgement == judgement]
 
     def content(self) -> dict[str, Any]:
-        """The verdict as JSON holds it."""
+        """The verdict as verdict.json holds it."""
         plain = asdict(self)
+        # Derived values too, so that a reader of the file needs none of these rules.
         plain.update(
             schema_version=SCHEMA_VERSION,
             outcome=self.outcome,
             exit_code=self.exit_code,
             family_wise_error=self.family_wise_error,
         )
-        return _finite(plain)
+        return _json_safe(plain)
 
 
-def _finite(value: Any) -> Any:
-    """`value` with null for what JSON cannot hold."""
+def _json_safe(value: Any) -> Any:
+    """`value` with null for numbers that strict JSON cannot hold: NaN and infinity."""
     if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
+        return {key: _json_safe(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [_json_safe(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

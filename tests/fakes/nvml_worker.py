@@ -37,13 +37,13 @@ def main() -> None:
     worker.Worker = Open  # type: ignore[misc]
     requests: queue.Queue[dict[str, Any]] = queue.Queue()
 
-    def listen() -> None:
+    def read_requests() -> None:
         for line in sys.stdin:
             requests.put(json.loads(line))
         os._exit(0)
 
-    threading.Thread(target=listen, daemon=True).start()
-    worker.serve(requests, lambda told: print(json.dumps(told), flush=True))
+    threading.Thread(target=read_requests, daemon=True).start()
+    worker.serve(requests, lambda reply: print(json.dumps(reply), flush=True))
 
 
 if __name__ == "__main__":

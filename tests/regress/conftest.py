@@ -1,4 +1,4 @@
-"""Result folders with chosen rounds, as `condbench run` would have written them."""
+"""Result folders with chosen rounds, as `condbench run` would have written them; a toy project."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 
 from bench.records.record import Labels, Metric, QualityLabel, Record, write_record
+from bench.regress.checkouts import environments
+from bench.regress.verdict import Verdict
+from tests.regress.toy_project import ToyProject
 
 CONFIG = {
     "method": {"num_experts": 8},
@@ -113,3 +116,20 @@ def tree(tmp_path: Path) -> Callable[..., Tree]:
         return result
 
     return make
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ToyProject:
+    """A toy project without a revision yet. uv is hidden, so that tests run as where it is not."""
+    monkeypatch.setattr(environments, "find_uv", lambda: None)
+    return ToyProject(tmp_path / "toy")
+
+
+@pytest.fixture
+def compared(toy: ToyProject) -> Callable[..., Verdict]:
+    """compared(pass_s=0.11): the verdict on that revision against the plain one."""
+
+    def compare(old: dict[str, Any] | None = None, **new: Any) -> Verdict:
+        return toy.night(toy.commit(**(old or {})), toy.commit(**new))
+
+    return compare

@@ -1,4 +1,4 @@
-"""The statistical gate: what an interval says, when rounds are added, what a rerun decides."""
+"""The statistical gate: judgements of intervals, when rounds are added, what a rerun decides."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from bench.regress.gate import (
     ENERGY,
     TIME,
-    Judged,
+    GateResult,
     confirm,
     decide,
     family_wise_error,
     judge,
-    looks,
+    look_schedule,
     mean_ratio,
 )
 from bench.statistics import Interval
@@ -27,7 +27,7 @@ def interval(low: float | None, high: float | None) -> Interval:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "said"),
+    ("low", "high", "judgement"),
     [
         (1.0201, 1.2, "regressed"),
         (1.02, 1.2, "inconclusive"),  # the low end must exceed +2 %
@@ -39,9 +39,9 @@ def interval(low: float | None, high: float | None) -> Interval:
         (0.9, 0.981, "inconclusive"),
     ],
 )
-def test_the_interval_decides(low, high, said) -> None:
+def test_the_interval_decides(low, high, judgement) -> None:
     """Regressed above +2 %, improved below its mirror, equal inside +-5 %, else inconclusive."""
-    assert judge(interval(low, high), TIME) == said
+    assert judge(interval(low, high), TIME) == judgement
 
 
 def test_energy_has_a_wider_margin() -> None:
@@ -52,7 +52,7 @@ def test_energy_has_a_wider_margin() -> None:
 
 
 def test_no_interval_is_never_green() -> None:
-    """Without an interval nothing is said, whatever the value is."""
+    """Without an interval the judgement is inconclusive, whatever the value is."""
     assert judge(interval(None, None), TIME) == "inconclusive"
 
 
@@ -68,67 +68,67 @@ def test_improved_mirrors_regressed(one, other) -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "most", "numbers"),
+    ("start", "max_rounds", "numbers"),
     [(30, 100, [30, 60, 100]), (20, 100, [20, 40, 80, 100]), (100, 100, [100]), (200, 100, [100])],
 )
-def test_rounds_double_up_to_the_most(start, most, numbers) -> None:
-    """The looks are at the start, at twice that and so on, the last at the most."""
-    assert list(looks(start, most)) == numbers
+def test_rounds_double_up_to_the_maximum(start, max_rounds, numbers) -> None:
+    """The looks are at the start, at twice that and so on, the last at the maximum."""
+    assert list(look_schedule(start, max_rounds)) == numbers
 
 
 class Source:
-    """Rounds that alternate around a centre, and how many were asked for."""
+    """Rounds that alternate around a centre; `requested` lists how many each call measured."""
 
     def __init__(self, centre: float, spread: float) -> None:
-        self.centre, self.spread, self.asked = centre, spread, []
+        self.centre, self.spread, self.requested = centre, spread, []
 
-    def more(self, number: int) -> list[float]:
-        self.asked.append(number)
+    def measure(self, number: int) -> list[float]:
+        self.requested.append(number)
         return [self.centre + self.spread * (-1) ** i for i in range(number)]
 
 
 def test_a_clear_change_needs_one_look() -> None:
     """+10 % with half a percent of noise is regressed after the first rounds."""
     source = Source(math.log(1.10), 0.005)
-    judged = decide(source.more, 20)
-    assert (judged.judgement, source.asked, judged.num_looks) == ("regressed", [20], 1)
+    result = decide(source.measure, 20)
+    assert (result.judgement, source.requested, result.num_looks) == ("regressed", [20], 1)
 
 
-def test_rounds_are_added_until_the_most() -> None:
-    """Rounds that stay apart by 40 % are inconclusive after 100, asked for step by step."""
+def test_rounds_are_added_up_to_the_maximum() -> None:
+    """Rounds that stay apart by 40 % are inconclusive after 100, measured in three steps."""
     source = Source(0.0, 0.2)
-    judged = decide(source.more, 30)
-    assert (judged.judgement, source.asked) == ("inconclusive", [30, 30, 40])
-    assert judged.ratio.num_values == 100
+    result = decide(source.measure, 30)
+    assert (result.judgement, source.requested) == ("inconclusive", [30, 30, 40])
+    assert result.ratio.num_values == 100
 
 
 def test_energy_windows_use_the_mean() -> None:
     """Five windows at +10 %, half a percent apart: the geometric mean with Student's t."""
     # logs 0.0953 +- 0.005 alternating: mean 0.0963 (3 up, 2 down), sd 0.0055, t(4) = 2.776,
     # half-width 2.776 * 0.0055 / sqrt(5) = 0.0068: low end exp(0.0895) = 1.094 > 1.03
-    judged = decide(Source(math.log(1.10), 0.005).more, 5, ENERGY, 10, mean_ratio)
-    assert judged.judgement == "regressed"
-    assert judged.ratio.low == pytest.approx(1.0936, abs=2e-4)
+    result = decide(Source(math.log(1.10), 0.005).measure, 5, ENERGY, 10, mean_ratio)
+    assert result.judgement == "regressed"
+    assert result.ratio.low == pytest.approx(1.0936, abs=2e-4)
 
 
-def judged(said) -> Judged:
-    return Judged(interval(1.03, 1.05), said, 1)
+def gated(judgement) -> GateResult:
+    return GateResult(interval(1.03, 1.05), judgement, 1)
 
 
 @pytest.mark.parametrize("first", ["regressed", "improved"])
 @pytest.mark.parametrize("again", ["regressed", "improved", "equal", "inconclusive"])
 def test_a_change_counts_when_the_rerun_repeats_it(first, again) -> None:
-    """What counts after a suspicion, of a gain too, is what the rerun says."""
-    final, rerun = confirm(judged(first), lambda: judged(again))
+    """After a suspected change, a gain too, the rerun's judgement counts."""
+    final, rerun = confirm(gated(first), lambda: gated(again))
     assert final.judgement == again
     assert rerun is not None
 
 
-@pytest.mark.parametrize("said", ["equal", "inconclusive"])
-def test_only_a_suspicion_is_rerun(said) -> None:
-    """Nothing but a change costs a second measurement."""
-    final, rerun = confirm(judged(said), lambda: pytest.fail("measured again"))
-    assert (final.judgement, rerun) == (said, None)
+@pytest.mark.parametrize("judgement", ["equal", "inconclusive"])
+def test_only_a_suspected_change_is_rerun(judgement) -> None:
+    """Equal and inconclusive cost no second measurement."""
+    final, rerun = confirm(gated(judgement), lambda: pytest.fail("measured again"))
+    assert (final.judgement, rerun) == (judgement, None)
 
 
 def test_the_family_wise_error_adds_up() -> None:

@@ -1,4 +1,4 @@
-"""The nights' history and its trend: appended whole, read whole, drawn with verdicts."""
+"""The history of nights and its trend: appended whole, read whole, drawn with verdicts."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from bench.regress.verdict import Row, Verdict
 from bench.statistics import Interval
 
 
-def verdict(ratio: float, said: str = "equal", canary_s: float = 0.003) -> Verdict:
+def verdict(ratio: float, judgement: str = "equal", canary_s: float = 0.003) -> Verdict:
     interval = Interval(ratio, ratio - 0.01, ratio + 0.01, 30, "bootstrap")
-    row = Row("digits/transformer/moe", "time b64", said, TIME, interval, unit="s", candidate=0.2)
+    row = Row(
+        "digits/transformer/moe", "time b64", judgement, TIME, interval, unit="s", candidate=0.2
+    )
     return Verdict("tag (aaa)", "HEAD (bbb)", "cpu-2x-test", rows=[row], canary_s=canary_s)
 
 
@@ -33,7 +35,7 @@ def test_nights_are_appended_to_the_file_of_their_hardware(tmp_path) -> None:
 
 
 def test_a_line_that_was_cut_off_costs_only_itself(tmp_path) -> None:
-    """A crash in the middle of a line is named; the nights before and after count."""
+    """A crash in the middle of a line is reported; the nights before and after count."""
     path = history.append(tmp_path, verdict(1.0), 1.0)
     with path.open("a") as file:
         file.write('{"schema_version": 1, "unix_s"')
@@ -57,8 +59,8 @@ def test_a_line_that_was_cut_off_costs_only_itself(tmp_path) -> None:
         {"schema_version": 2},
     ],
 )
-def test_a_damaged_night_is_named_and_left_out(tmp_path, change) -> None:
-    """A line that is JSON and no night costs only itself: the trend of the others is drawn."""
+def test_a_damaged_night_is_reported_and_left_out(tmp_path, change) -> None:
+    """A line of JSON that is not a night costs only itself: the trend of the others is drawn."""
     path = history.append(tmp_path, verdict(1.0), 1.0)
     night = {**json.loads(path.read_text()), **change}
     with path.open("a") as file:
@@ -79,10 +81,10 @@ def test_only_a_line_feed_ends_a_night(tmp_path) -> None:
     assert found.nights[0]["candidate"] == odd.candidate
 
 
-@pytest.mark.parametrize(("said", "kept"), [("equal", 1.01), ("regressed", 1.08)])
-def test_the_ratio_of_a_night_is_that_which_counts(tmp_path, said, kept) -> None:
-    """+8 % that the rerun took back to +1 % is kept as +1 %; what it confirmed, as first seen."""
-    night = verdict(1.08, said)
+@pytest.mark.parametrize(("judgement", "kept"), [("equal", 1.01), ("regressed", 1.08)])
+def test_the_ratio_in_the_history_is_the_one_that_counts(tmp_path, judgement, kept) -> None:
+    """+8 % that the rerun corrected to +1 % is kept as +1 %; confirmed, as first measured."""
+    night = verdict(1.08, judgement)
     night.rows = [replace(night.rows[0], rerun=Interval(1.01, 1.0, 1.02, 30, "bootstrap"))]
     path = history.append(tmp_path, night, 1.0)
     (metric,) = json.loads(path.read_text())["metrics"].values()
@@ -96,8 +98,8 @@ def test_the_default_lies_outside_the_checkout(monkeypatch, tmp_path) -> None:
     assert history.default_folder() == tmp_path / "condbench" / "history"
 
 
-def test_no_history_is_said(tmp_path) -> None:
-    """Nothing there, and nothing readable there, are two clear messages."""
+def test_no_history_is_an_error(tmp_path) -> None:
+    """A path without a file, and one without a readable night, have a message each."""
     with pytest.raises(BadHistory, match="no history"):
         history.read(tmp_path / "none")
     (tmp_path / "x.jsonl").write_text("{}\n")
@@ -105,7 +107,7 @@ def test_no_history_is_said(tmp_path) -> None:
         history.read(tmp_path)
 
 
-def test_the_canary_says_whether_the_machine_changed(tmp_path) -> None:
+def test_the_canary_shows_whether_the_machine_changed(tmp_path) -> None:
     """Against the median of the last nights: 10 % is another machine, 1 % is not."""
     for number, canary_s in enumerate((0.003, 0.00301, 0.00299)):
         history.append(tmp_path, verdict(1.0, canary_s=canary_s), float(number))
@@ -118,8 +120,10 @@ def test_the_canary_says_whether_the_machine_changed(tmp_path) -> None:
 
 def test_the_trend_is_a_page_a_figure_and_csv(tmp_path) -> None:
     """Three nights: one row each in the CSV, value and ratio per metric, verdicts on the page."""
-    for number, (ratio, said) in enumerate([(1.0, "equal"), (1.1, "regressed"), (1.0, "equal")]):
-        history.append(tmp_path, verdict(ratio, said), 86400.0 * number)
+    for number, (ratio, judgement) in enumerate(
+        [(1.0, "equal"), (1.1, "regressed"), (1.0, "equal")]
+    ):
+        history.append(tmp_path, verdict(ratio, judgement), 86400.0 * number)
     page, figure, table = trend(tmp_path)
     rows = list(csv.DictReader(table.read_text().splitlines()))
     assert [row["digits/transformer/moe time b64 ratio"] for row in rows] == ["1.0", "1.1", "1.0"]

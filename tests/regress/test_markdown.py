@@ -1,4 +1,4 @@
-"""The body of a night: what changed, by how much, why, and how to see it again."""
+"""The body of a verdict: what changed, by how much, why, and how to reproduce it."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import replace
 import pytest
 
 from bench.regress.gate import TIME
-from bench.regress.markdown import body, interval
+from bench.regress.markdown import body, percent_change
 from bench.regress.verdict import Row, Verdict
 from bench.statistics import Interval
 
 
-def row(said: str, **more) -> Row:
+def row(judgement: str, **more) -> Row:
     ratio = Interval(1.079, 1.071, 1.086, 30, "bootstrap")
-    return Row("digits/moe", "time b64", said, TIME, ratio, unit="s", **more)
+    return Row("digits/moe", "time b64", judgement, TIME, ratio, unit="s", **more)
 
 
-def test_a_regression_is_told_whole() -> None:
-    """By how much, its interval, both values, cause, error and command are in the body."""
+def test_a_regression_is_reported_in_full() -> None:
+    """Ratio, interval, both values, cause, error and command are in the body."""
     verdict = Verdict(
         "A",
         "B",
@@ -50,12 +50,12 @@ def test_foreign_text_cannot_break_the_table() -> None:
         ("a\\|b", "a\\\\\\|b"),
     ],
 )
-def test_foreign_text_links_and_mentions_nobody(text, shown) -> None:
+def test_foreign_text_has_no_links_and_no_mentions(text, shown) -> None:
     """Links, pictures, names and issue numbers from a record are plain text, in cells and notes."""
     verdict = Verdict("A", "B", "cpu", rows=[row("regressed", reason=text)], notes=[text])
-    told = body(verdict)
-    assert f"({shown})" in told
-    assert f"- {shown}\n" in told
+    markdown = body(verdict)
+    assert f"({shown})" in markdown
+    assert f"- {shown}\n" in markdown
     units = body(
         Verdict(
             "A",
@@ -73,7 +73,7 @@ def test_a_command_cannot_leave_its_fence() -> None:
     assert body(verdict).endswith("```sh\ncondbench compare 'a ``` # hello' b\n```\n")
 
 
-def test_not_comparable_says_why() -> None:
+def test_not_comparable_lists_why() -> None:
     """What differs is listed, and nothing is concluded."""
     text = body(Verdict("A", "B", "cpu", differences=["hardware a -> b"]))
     assert text.startswith("## not comparable")
@@ -82,7 +82,7 @@ def test_not_comparable_says_why() -> None:
 
 def test_an_unknown_interval_is_left_out() -> None:
     """A ratio without bounds shows no brackets."""
-    assert interval(Interval(1.5, None, None, 1, "none")) == "+50.0 %"
+    assert percent_change(Interval(1.5, None, None, 1, "none")) == "+50.0 %"
 
 
 def test_the_verdict_is_json() -> None:
@@ -112,12 +112,12 @@ def test_a_void_night_beats_a_regression_of_time() -> None:
 
 @pytest.mark.parametrize("metric", ["trial", "quality"])
 def test_a_crash_needs_no_quiet_machine(metric) -> None:
-    """A trial that fails, or a quality that is lost, regressed even beside a control that differs;
-    the body says that times do not count."""
+    """A failed trial, or a lost quality, is regressed even beside a control that differs; the body
+    states that times do not count."""
     rows = [replace(row("regressed"), metric=metric), row("equal")]
     verdict = Verdict("A", "B", "cpu", rows=rows, controls=[row("inconclusive")])
     assert (verdict.outcome, verdict.exit_code) == ("regressed", 1)
-    assert "nothing is concluded from times and energy" in body(verdict)
+    assert "the times and energy below do not count" in body(verdict)
 
 
 def test_without_a_control_nothing_is_green() -> None:
@@ -126,14 +126,14 @@ def test_without_a_control_nothing_is_green() -> None:
 
 
 def test_a_regression_beats_what_is_not_comparable() -> None:
-    """What regressed is said even where other trials cannot be compared."""
+    """A regression is reported even where other trials cannot be compared."""
     verdict = Verdict("A", "B", "cpu", rows=[row("regressed")], controls=[CONTROL])
     verdict.differences = ["x"]
     assert verdict.outcome == "regressed"
 
 
 def test_a_canary_that_differs_voids_the_night() -> None:
-    """The fixed workload slower in one process is the machine; that it is only noisy is not."""
+    """The fixed workload slower in one process points to the machine; only noisy it does not."""
     green = Verdict("A", "B", "cpu", rows=[row("equal")], controls=[CONTROL])
     assert replace(green, canary=row("regressed")).outcome == "void"
     assert replace(green, canary=row("inconclusive")).outcome == "ok"

@@ -1,9 +1,9 @@
 """A golden trial: seeded untrained weights, recorded decisions replayed, everything counted.
 
 Nothing here depends on a rounding error: decisions come from the recording, the input's shape from
-the task, so that executed FLOPs, parameters, peak tensor bytes and route counts are integers that
-repeat on every CPU. Ran with one thread and torch's own convolutions, because a library chooses
-its work space by processor.
+the task. Executed FLOPs, parameters, peak tensor bytes and route counts are then integers that
+repeat on every CPU. It runs with one thread and torch's own convolutions, because libraries choose
+their work space by processor.
 """
 
 from __future__ import annotations
@@ -56,14 +56,15 @@ class Golden:
 def measure_golden(folder: Path, recorded: Arrays | None) -> Golden:
     """Count the trial in `folder` under the `recorded` decisions; None records its own.
 
-    Raises KeyError where a gate asks for a decision that the recording does not hold.
+    Raises KeyError for a gate that the recording has no decision of.
     """
     trial = read_trial(folder)
-    with pinned_threads(1), _own_convolutions():
+    with pinned_threads(1), _without_onednn():
         try:
             subject, _ = prepare(trial, lambda phase, share: None)
-        except Unsupported as answer:
-            return Golden({"skipped": str(answer) or "unsupported"})
+        # A result like others: a method that becomes Unsupported is a change.
+        except Unsupported as reason:
+            return Golden({"skipped": str(reason) or "unsupported"})
         config = trial.config.measure
         inputs = choose_inputs(subject.task, config.num_inputs, config.batch_sizes, "cpu")
         decisions = recorded if recorded is not None else _record(subject, inputs)
@@ -71,7 +72,8 @@ def measure_golden(folder: Path, recorded: Arrays | None) -> Golden:
 
 
 @contextmanager
-def _own_convolutions() -> Iterator[None]:
+def _without_onednn() -> Iterator[None]:
+    """torch's own convolutions: oneDNN chooses its work space by processor."""
     before = torch.backends.mkldnn.set_flags(_enabled=False)
     try:
         yield
@@ -80,13 +82,14 @@ def _own_convolutions() -> Iterator[None]:
 
 
 def _record(subject: Subject, inputs: Inputs) -> Arrays:
-    """The model's own decisions on every batch, as arrays by name."""
+    """The model's own decisions on every batch, as arrays by name: b64/0/003/moe.1/run."""
     arrays: Arrays = {}
     with torch.inference_mode():
         for size, batches in inputs.by_size.items():
             for number, batch in enumerate(batches):
                 with routing.observe() as seen:
                     subject.model.eval()(batch)
+                # Numbered: a gate that is called several times has one entry per call.
                 for order, decision in enumerate(seen.decisions):
                     start = f"b{size}/{number}/{order:03d}/{decision.name}"
                     arrays[f"{start}/run"] = decision.run.numpy()
@@ -96,9 +99,10 @@ def _record(subject: Subject, inputs: Inputs) -> Arrays:
 
 
 def _recording(arrays: Arrays, size: int, number: int) -> Observation:
-    """What was recorded for one batch, in the order of calls."""
+    """The recorded decisions of one batch, in the order of calls."""
     start = f"b{size}/{number}/"
     found = []
+    # Sorted by name, which is the order of calls: the number has three digits.
     for key in sorted(name for name in arrays if name.startswith(start) and name.endswith("/run")):
         stem = key.removesuffix("/run")
         run, index = torch.from_numpy(arrays[key]), arrays.get(f"{stem}/index")
@@ -112,6 +116,7 @@ def _recording(arrays: Arrays, size: int, number: int) -> Observation:
 def _counts(subject: Subject, inputs: Inputs, arrays: Arrays) -> Counts:
     counts: Counts = {"params": sum(p.numel() for p in subject.model.parameters())}
     for size, batches in inputs.by_size.items():
+        # By identity: counting and measuring hand the very same batch objects to the model.
         recordings = {
             id(batch): _recording(arrays, size, number) for number, batch in enumerate(batches)
         }
@@ -136,6 +141,7 @@ def _routes(model: nn.Module, batches: list[Batch]) -> dict[str, list[list[int]]
         with torch.inference_mode(), routing.observe() as seen:
             model(batch)
         for name in dict.fromkeys(decision.name for decision in seen.decisions):
+            # Per call, because a gate that is shared between layers decides in each of them.
             for call, decision in enumerate(seen.named(name)):
                 calls = found.setdefault(name, [])
                 if call == len(calls):

@@ -1,130 +1,115 @@
-"""Two revisions compared on this machine: every trial in turns, with an A/A arm and a canary."""
+"""The state of one comparison while it runs: its device, its second tries, its verdict so far."""
 
 from __future__ import annotations
 
-import math
-import shlex
-import signal
-import tempfile
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
+from typing import TypeVar
 
-from bench.launch.devices import Machine, NoSuchDevice
-from bench.regress.causes import cause_between_revisions
-from bench.regress.comparable import identity_differences
+from bench.launch.devices import Machine
+from bench.regress.cells import Cell
+from bench.regress.checkouts.planned_trials import Content
+from bench.regress.checkouts.worktrees import Revision
 from bench.regress.revisions.deadline import Deadline
-from bench.regress.revisions.plans import hardware_of, planned
-from bench.regress.revisions.trials import Night, Say, controlled, one_trial, quality
-from bench.regress.revisions.turns import Content, OtherProtocol
-from bench.regress.revisions.worktrees import Revision, checked_out, uncommitted
-from bench.regress.sides import BadInput, Cell, model_name
+from bench.regress.revisions.trial_pair import Replies, TrialPair
+from bench.regress.revisions.worker_process import WorkerFailed
 from bench.regress.verdict import Row, Verdict
 
-NO_LIMITS: Mapping[str, float] = MappingProxyType({})
+POLL_S = 1.0
+NUM_TRIES = 2  # of a measurement whose worker fails: a crash is confirmed as a slowdown is
+ReportProgress = Callable[[str], None]
+Result = TypeVar("Result")
 
 
-def compare_revisions(
-    repository: Path,
-    baseline: str,
-    candidate: str,
-    overrides: Sequence[str],
-    *,
-    machine: Machine | None = None,
-    say: Say = lambda line: None,
-    limits_s: Mapping[str, float] = NO_LIMITS,
-) -> Verdict:
-    """The verdict on revision `candidate` against `baseline`, over the trials of `overrides`.
+class FailedTwice(Exception):
+    """Both tries of one measurement ended in a failing worker; the message is the second's."""
 
-    Both are checked out, plan their trials and take turns on this machine, for at most `limits_s`
-    of the kind of device that they plan for: what is not measured by then is inconclusive. Raises
-    BadInput for revisions that cannot be checked out or planned, a device that is not here, and a
-    baseline whose trials all fail.
-    """
-    started_s = time.monotonic()
-    machine = machine or Machine.observed()
-    with (
-        _ended_in_order(),
-        tempfile.TemporaryDirectory(prefix="condbench-") as scratch,
-        checked_out(repository, [baseline, candidate], Path(scratch)) as (old, new),
-    ):
-        plans = [planned(rev, overrides, Path(scratch)) for rev in (old, new)]
-        verdict = Verdict(str(old), str(new), hardware_of(plans[0]), confirmed=True)
-        verdict.commands = [_command(old, new, overrides)]
-        verdict.notes += uncommitted(repository)
-        kind = next(iter(plans[0].values()))["config"]["gpu"]["kind"]
-        deadline = Deadline(limits_s.get(kind, math.inf), started_s)
-        night = Night(old, new, Path(scratch), machine, say, verdict, deadline)
+    def __init__(self, failures: Sequence[WorkerFailed]) -> None:
+        super().__init__(str(failures[-1]))
+        self.revisions = [failure.revision for failure in failures]
+
+    def by(self, revision: Revision) -> bool:
+        """Whether this revision failed both times."""
+        return all(each is revision for each in self.revisions)
+
+
+@dataclass
+class Night:
+    """One comparison of two revisions while it runs."""
+
+    old: Revision
+    new: Revision
+    scratch: Path
+    machine: Machine
+    report_progress: ReportProgress
+    verdict: Verdict
+    deadline: Deadline
+    # Per model, one entry a seed: qualities are judged after all trials, over their seeds.
+    trained: dict[tuple[str, ...], list[tuple[TrialPair, Replies]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+
+    def trial_pair(
+        self,
+        cell: Cell,
+        revisions: tuple[Revision, Revision],
+        contents: tuple[Content, Content],
+        variables: dict[str, str],
+    ) -> TrialPair:
+        """The trial of this cell in these two revisions, under the night's deadline."""
+        folder = self.scratch / "trials"
+        return TrialPair(str(cell), revisions, contents, folder, variables, self.deadline)
+
+    @contextmanager
+    def device(self, content: Content) -> Iterator[dict[str, str]]:
+        """The trial's device, locked as `condbench run` locks it; the variables that select it.
+
+        Waits while another process holds it. Raises OutOfTime.
+        """
+        self.deadline.check()
+        gpu = content["config"]["gpu"]
+        choices = self.machine.choices(gpu["kind"], gpu["device"])
+        is_waiting = False
+        while (claim := self.machine.claim(choices)) is None:
+            if not is_waiting:
+                self.report_progress(f"  waiting for {self.machine.holders(choices)}")
+            is_waiting = True
+            self.deadline.check()
+            time.sleep(POLL_S)
         try:
-            _run(night, plans[0], plans[1])
-        except OtherProtocol as error:
-            verdict.differences.append(str(error))
-        except NoSuchDevice as error:
-            raise BadInput(str(error)) from error
-    verdict.rows = [_with_cause(row, verdict) for row in verdict.rows]
-    verdict.notes.append(f"took {deadline}")
-    return verdict
+            claim.sign("condbench compare --rev")
+            yield claim.variables
+        finally:
+            claim.release()
 
+    def try_twice(self, name: str, measure: Callable[[], Result]) -> Result:
+        """The result of `measure`, called again where a worker fails. Raises FailedTwice."""
+        failures: list[WorkerFailed] = []
+        while True:
+            try:
+                result = measure()
+            except WorkerFailed as error:
+                failures.append(error)
+                if len(failures) == NUM_TRIES:
+                    raise FailedTwice(failures) from error
+                self.report_progress("  failed; second try")
+                continue
+            # A crash that does not repeat is no regression, but it does not pass in silence.
+            if failures:
+                note = f"{name}: failed once and succeeded in the rerun: {failures[0]}"
+                self.verdict.notes.append(note)
+            return result
 
-def _with_cause(row: Row, verdict: Verdict) -> Row:
-    """The row with its probable cause; changed counts of its trials speak for code."""
-    changes = [
-        line for line in verdict.changes if line.startswith((f"{row.model} ", f"{row.model}/"))
-    ]
-    return replace(row, cause=cause_between_revisions(row, changes))
-
-
-@contextmanager
-def _ended_in_order() -> Iterator[None]:
-    """Let SIGTERM, with which CI ends a job, clean up like Ctrl-C: worktrees and workers go."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _command(old: Revision, new: Revision, overrides: Sequence[str]) -> str:
-    command = ["condbench", "compare", "--rev", old.commit[:12], new.commit[:12]]
-    return shlex.join([*command, *overrides])
-
-
-def _run(night: Night, old: dict[Cell, Content], new: dict[Cell, Content]) -> None:
-    verdict = night.verdict
-    shared = [cell for cell in old if cell in new]
-    if not shared:
-        verdict.differences.append("the two revisions plan no trial in common")
-        return
-    same = [cell for cell in shared if _comparable(night, cell, old[cell], new[cell])]
-    for cell in old:
-        if cell not in new:
-            row = Row(
-                str(cell), "trial", "inconclusive", reason="the candidate plans no such trial"
-            )
-            verdict.rows.append(row)
-    verdict.notes += [f"{cell}: only in the candidate" for cell in new if cell not in old]
-    if not same:
-        return
-    cells = controlled(night, {cell: old[cell] for cell in same})
-    for number, cell in enumerate(cells, start=1):
-        night.say(f"[{number}/{len(cells)}] {cell} ({night.deadline})")
-        one_trial(night, cell, (old[cell], new[cell]))
-    for model, told in night.told.items():
-        quality(night, model_name(model), told)
-
-
-def _comparable(night: Night, cell: Cell, old: Content, new: Content) -> bool:
-    found = identity_differences(old["identity"], new["identity"])
-    night.verdict.differences += [f"{cell}: {each}" for each in found]
-    return not found
+    def add_failure(self, name: str, metric: str, error: FailedTwice) -> None:
+        """Enter a failure: regressed if it is the candidate's, not comparable if the baseline's."""
+        if error.by(self.old):
+            self.verdict.differences.append(f"{name}: a trial of the baseline fails: {error}")
+        elif error.by(self.new):
+            self.verdict.rows.append(Row(name, metric, "regressed", reason=f"fails: {error}"))
+        else:
+            reason = f"each revision failed once: {error}"
+            self.verdict.rows.append(Row(name, metric, "inconclusive", reason=reason))

@@ -2,16 +2,17 @@
 
     python -m bench.regress.revisions.worker
 
-JSON lines: a request on stdin, its answer on stdout.
+JSON lines: a request on stdin, its reply on stdout.
 
-    {"do": "open", "folder": F}                    train; answers what it is: quality, counts
-    {"do": "warm", "work": "b64"}                  until times settle; answers seconds of a pass
-    {"do": "block", "work": "b64", "passes": 3}    answers seconds of that many passes
-    {"do": "window", "work": "b64", "seconds": 5}  answers joules of a pass
-    {"do": "quality", "folder": F}                 trains another seed; answers its quality
+    {"do": "open", "folder": F}                    train; reply: quality, counts, environment
+    {"do": "warm", "work": "b64"}                  run until times settle; reply: seconds of a pass
+    {"do": "block", "work": "b64", "passes": 3}    reply: seconds of that many passes
+    {"do": "window", "work": "b64", "seconds": 5}  reply: joules of a pass
+    {"do": "quality", "folder": F}                 train another seed; reply: its quality
 
-`work` is a batch size of the trial or the canary. Whoever asks decides the order, so that two
-revisions take turns; the process ends with the one that asks.
+`work` is a batch size of the trial or the canary. The process that sends requests decides the
+order, so that two revisions take turns; the worker ends with it. Names of requests and fields are
+part of the protocol (`replies.PROTOCOL`): another revision's code sends and reads them.
 """
 
 from __future__ import annotations
@@ -46,21 +47,22 @@ from bench.records import environment
 from bench.trial.prepare import prepare, read_trial
 from bench.types import Unsupported
 
+# Not imported from the comparison's side: each revision's worker states its own protocol.
 PROTOCOL = 1
 CANARY = "canary"
-Answer = dict[str, Any]
+Reply = dict[str, Any]
 
 
 class Worker:
-    """The open trial; what it holds ends with the process."""
+    """The open trial, ready to run; its resources are held until the process ends."""
 
     def __init__(self) -> None:
-        self.works: dict[str, Callable[[int], None]] = {}
+        self.works: dict[str, Callable[[int], None]] = {}  # name -> run that many passes
         self.meter: EnergyMeter | None = None
         self.held = ExitStack()
 
-    def open(self, folder: str) -> Answer:
-        """Train the trial in `folder` and say what it is; where it cannot, `skipped` says why."""
+    def open(self, folder: str) -> Reply:
+        """Train the trial in `folder`; its quality, counts and environment, or `skipped`: why."""
         trial = read_trial(Path(folder))
         threads = trial.config.gpu.threads or environment.num_physical_cores()
         self.held.enter_context(pinned_threads(threads))
@@ -68,37 +70,43 @@ class Worker:
             with repeatable():
                 subject, _ = prepare(trial, lambda phase, share: None)
                 quality = _quality(subject)
-        except Unsupported as answer:
-            return {"protocol": PROTOCOL, "skipped": str(answer) or "unsupported"}
+        except Unsupported as reason:
+            return {"protocol": PROTOCOL, "skipped": str(reason) or "unsupported"}
         config = trial.config.measure
         inputs = choose_inputs(subject.task, config.num_inputs, config.batch_sizes, subject.device)
-        told = {"protocol": PROTOCOL, **quality, "counts": _counts(subject, inputs)}
-        self._ready(subject, inputs)
-        told["environment"] = {
+        # Counted before anything is held for timing: counting runs the model with hooks.
+        reply = {"protocol": PROTOCOL, **quality, "counts": _counts(subject, inputs)}
+        self._prepare_works(subject, inputs)
+        reply["environment"] = {
             "num_threads": threads,
             "gpus": environment.gpus(),
             "versions": environment.versions(),
         }
-        return told
+        return reply
 
-    def _ready(self, subject: Subject, inputs: Inputs) -> None:
+    def _prepare_works(self, subject: Subject, inputs: Inputs) -> None:
+        """Make every workload callable, and hold the process in the state for timing."""
         self.device, self.watch = subject.device, stopwatch_for(subject.device)
         self.warmup_s = subject.config.warmup_s
         sizes = subject.config.batch_sizes
-        self.works = {f"b{s}": partial(_run, subject.model, inputs.by_size[s]) for s in sizes}
+        self.works = {
+            f"b{s}": partial(_run_passes, subject.model, inputs.by_size[s]) for s in sizes
+        }
         self.works[CANARY] = canary(subject.device)
+        # Until the process ends, not per block: entering them must not be timed.
         self.held.enter_context(evaluation_mode(subject.model))
         self.held.enter_context(gc_disabled())
 
-    def warm(self, work: str) -> Answer:
+    def warm(self, work: str) -> Reply:
         """Run until times settle; the seconds of one pass and whether they did."""
         found = warm_up((self.works[work],), self.watch, self.warmup_s)
         return {"pass_s": found.pass_s[0], "steady": found.steady}
 
-    def window(self, work: str, seconds: float) -> Answer:
-        """Joules of a pass, from a window of whole passes; `refused` says why there are none."""
+    def window(self, work: str, seconds: float) -> Reply:
+        """Joules of a pass, from a window of whole passes; or `refused`: why there are none."""
         step = partial(self.works[work], 1)
         try:
+            # Once: idle power and heating up take several windows.
             if self.meter is None:
                 self.meter = self.held.enter_context(EnergyMeter(self.device))
                 self.meter.rig.board.num_partners = 1  # the other revision's worker, which waits
@@ -109,26 +117,27 @@ class Worker:
             return {"refused": refusal.reason}
         return {"joules": reading.j_per_pass, "doubt": _doubt(reading)}
 
-    def quality(self, folder: str) -> Answer:
-        """Train the trial in `folder`, another seed, and say how well it does."""
+    def quality(self, folder: str) -> Reply:
+        """Train the trial in `folder`, another seed; its quality."""
         trial = read_trial(Path(folder))
         threads = trial.config.gpu.threads or environment.num_physical_cores()
         with pinned_threads(threads), repeatable():
             subject, _ = prepare(trial, lambda phase, share: None)
             return _quality(subject)
 
-    def block(self, work: str, passes: int) -> Answer:
+    def block(self, work: str, passes: int) -> Reply:
         """Seconds of `passes` passes, to their end on the device."""
         return {"seconds": self.watch.measure(partial(self.works[work], passes)).host_s}
 
 
 @contextmanager
 def repeatable() -> Iterator[None]:
-    """Sums in one order, where torch has such a kernel: equal code is to train equal models.
+    """Sums in one order, where torch has such a kernel, so that equal code trains equal models.
 
-    On a GPU atomic additions differ from run to run. Never on while timing: these kernels are not
-    those that `condbench run` times.
+    On a GPU atomic additions differ from run to run. Off while timing: these kernels are not those
+    that `condbench run` times.
     """
+    # warn_only: an op without such a kernel must not end the night.
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
@@ -136,23 +145,24 @@ def repeatable() -> Iterator[None]:
         torch.use_deterministic_algorithms(False)
 
 
-def _run(model: Callable[[Any], object], batches: list[Any], num_passes: int) -> None:
+def _run_passes(model: Callable[[Any], object], batches: list[Any], num_passes: int) -> None:
     for _ in range(num_passes):
         for batch in batches:
             model(batch)
 
 
 def _doubt(reading: EnergyReading) -> str | None:
-    """Why the joules must not count; None where they do."""
+    """Why the joules must not count; None where they count."""
     if reading.device == "fake":
         return "measured with a fake device"
     if reading.scope != "gpu":
+        # Shared with other devices: the difference could be theirs.
         return f"only the whole {reading.scope}'s energy can be read"
     return reading.reason
 
 
-def _quality(subject: Subject) -> Answer:
-    quality = evaluate(subject, subject.points()[0])
+def _quality(subject: Subject) -> Reply:
+    quality = evaluate(subject, subject.points()[0])  # at the default operating point
     value = float(quality.value)
     return {
         "quality": value if np.isfinite(value) else None,
@@ -162,9 +172,9 @@ def _quality(subject: Subject) -> Answer:
 
 
 def _counts(subject: Subject, inputs: Inputs) -> dict[str, float]:
-    """Parameters, executed FLOPs and peak of live tensors: what points at code.
+    """Parameters, executed FLOPs and peak of live tensors: evidence for code as a cause.
 
-    Nothing of the device's own memory: the other revision trains there at the same time.
+    Not the device's memory: the other revision trains on it at the same time.
     """
     with torch.inference_mode():
         alone = count_samples(subject.model, inputs.samples)
@@ -178,10 +188,10 @@ def _counts(subject: Subject, inputs: Inputs) -> dict[str, float]:
     return counts
 
 
-def serve(requests: queue.Queue[dict[str, Any]], answer: Callable[[Answer], None]) -> None:
-    """Answer requests for ever. What goes wrong is an answer too: its reason."""
+def serve(requests: queue.Queue[dict[str, Any]], reply: Callable[[Reply], None]) -> None:
+    """Reply to requests for ever. An exception is a reply too: {"error": its text}."""
     worker = Worker()
-    known: dict[str, Callable[..., Answer]] = {
+    handlers: dict[str, Callable[..., Reply]] = {
         "open": worker.open,
         "warm": worker.warm,
         "block": worker.block,
@@ -191,31 +201,34 @@ def serve(requests: queue.Queue[dict[str, Any]], answer: Callable[[Answer], None
     while True:
         request = requests.get()
         try:
-            answer({"ok": known[request.pop("do")](**request)})
+            reply({"ok": handlers[request.pop("do")](**request)})
+        # SystemExit too: a method that calls sys.exit() must not look like a crash.
         except (Exception, SystemExit) as error:
             traceback.print_exc()
-            answer({"error": f"{type(error).__name__}: {error}"})
+            reply({"error": f"{type(error).__name__}: {error}"})
 
 
 def main() -> None:
-    """Serve stdin; whatever else is printed goes to stderr."""
+    """Serve stdin; other output of this process goes to stderr."""
+    # The file descriptor, not sys.stdout: libraries in C print to descriptor 1 as well.
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
-    def answer(told: Answer) -> None:
-        channel.write(json.dumps(told) + "\n")
+    def reply(content: Reply) -> None:
+        channel.write(json.dumps(content) + "\n")
         channel.flush()
 
+    # Read in a thread: the end of stdin must end a training that is in progress.
     requests: queue.Queue[dict[str, Any]] = queue.Queue()
-    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
-    serve(requests, answer)
+    threading.Thread(target=_read_requests, args=(requests,), daemon=True).start()
+    serve(requests, reply)
 
 
-def _listen(requests: queue.Queue[dict[str, Any]]) -> None:
-    """Requests as they come. The end of stdin is the end of who asks: stop at once."""
+def _read_requests(requests: queue.Queue[dict[str, Any]]) -> None:
+    """Queue requests as they arrive; end this process with the one that sends them."""
     for line in sys.stdin:
         requests.put(json.loads(line))
-    os._exit(0)
+    os._exit(0)  # sys.exit() would end this thread only
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The night's limit: whoever waits stops at it, what was judged stays, the rest says why."""
+"""The night's limit: every wait stops at it, what was judged stays, the rest has its reason."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from bench.regress.revisions import turns
+from bench.regress import nightly
+from bench.regress.checkouts.worktrees import checked_out
+from bench.regress.revisions import compare, trial_pair
 from bench.regress.revisions.deadline import Deadline, OutOfTime
-from bench.regress.revisions.partner import Partner
-from bench.regress.revisions.turns import Turn, judge_turn
-from bench.regress.revisions.worktrees import checked_out
+from bench.regress.revisions.metrics import measure_pair
+from bench.regress.revisions.trial_pair import TrialPair
+from bench.regress.revisions.worker_process import WorkerProcess
 from bench.regress.verdict import Verdict
 
 USED_UP = "the night's 20 min are used up"
@@ -20,11 +22,11 @@ LIMITS_S = {"cpu": 20 * 60.0}
 
 @pytest.fixture
 def ends_when(toy, monkeypatch) -> Callable[[str], Verdict]:
-    """ends_when(start): the night whose time is up once a line with that start was said."""
+    """ends_when(start): the night whose time is up once a line with that start was reported."""
 
     def night(start: str, **changes: Any) -> Verdict:
         def left_s(self: Deadline) -> float:
-            return 0.0 if any(line.startswith(start) for line in toy.said) else 1000.0
+            return 0.0 if any(line.startswith(start) for line in toy.progress) else 1000.0
 
         monkeypatch.setattr(Deadline, "left_s", property(left_s))
         return toy.night(toy.commit(), toy.commit(**changes), LIMITS_S)
@@ -41,7 +43,7 @@ def test_what_was_judged_in_time_stays(ends_when, toy) -> None:
     assert names["trial"] == ("inconclusive", USED_UP)
     assert (verdict.outcome, verdict.exit_code) == ("inconclusive", 3)
     assert any(note.startswith("took ") and "of at most 20" in note for note in verdict.notes)
-    assert any(line.startswith("[2/2] ") and "min of at most 20)" in line for line in toy.said)
+    assert any(line.startswith("[2/2] ") and "min of at most 20)" in line for line in toy.progress)
 
 
 def test_a_regression_before_the_end_is_red(ends_when) -> None:
@@ -57,7 +59,7 @@ def test_no_time_for_the_control_is_void(ends_when) -> None:
 
 
 def test_no_time_for_more_seeds_is_inconclusive(ends_when) -> None:
-    """A quality that differs and cannot be looked into is not green and not red."""
+    """A quality that differs, without time for further seeds, is neither green nor red."""
     verdict = ends_when("digits/transformer/dense: quality differs", quality=70.0)
     quality = [row for row in verdict.rows if row.metric == "quality"]
     assert [row.judgement for row in quality] == ["inconclusive"] * 2
@@ -66,15 +68,15 @@ def test_no_time_for_more_seeds_is_inconclusive(ends_when) -> None:
 
 
 def test_a_worker_that_is_still_busy_is_ended(toy) -> None:
-    """Nobody waits a minute for an answer when the night ends after half a second."""
+    """A reply that takes a minute is not awaited where the night ends after half a second."""
     toy.commit(sleep_s=60)
     with (
         checked_out(toy.folder, ["HEAD"], toy.locks) as (revision,),
         pytest.raises(OutOfTime),
-        Partner(revision, {}, 300.0, Deadline(0.5)) as partner,
+        WorkerProcess(revision, {}, 300.0, Deadline(0.5)) as worker,
     ):
-        partner.ask("open", folder="")
-    assert partner.process.returncode is not None
+        worker.call("open", folder="")
+    assert worker.process.returncode is not None
 
 
 class Side:
@@ -84,31 +86,31 @@ class Side:
 
     def __init__(self, pass_s: float, *_: object) -> None:
         self.revision, self.pass_s = pass_s, pass_s
-        self._in_time(0)
+        self._use_blocks(0)
 
     def __enter__(self) -> Side:
         return self
 
     def __exit__(self, *error: object) -> None: ...
 
-    def _in_time(self, num_blocks: int) -> None:
+    def _use_blocks(self, num_blocks: int) -> None:
         Side.num_blocks -= num_blocks
         if Side.num_blocks <= 0:
             raise OutOfTime(USED_UP)
 
-    def ask(self, do: str, **details: Any) -> dict[str, Any]:
-        if do == "block":
-            self._in_time(1)
+    def call(self, request: str, **details: Any) -> dict[str, Any]:
+        if request == "block":
+            self._use_blocks(1)
         return {"pass_s": 1.0, "steady": True, "seconds": self.pass_s * details.get("passes", 1)}
 
-    def send(self, do: str, **details: Any) -> None: ...
+    def send(self, request: str, **details: Any) -> None: ...
 
     def receive(self) -> dict[str, Any]:
         return {"protocol": 1, "counts": {}}
 
 
 @pytest.mark.parametrize(
-    ("num_blocks", "candidate_s", "said"),
+    ("num_blocks", "candidate_s", "expected"),
     [
         # 20 rounds of 4 blocks for each of b1 and b64 are 160 blocks; the last one left ends it
         (161, 1.0, [("equal", None), ("equal", None)]),
@@ -121,28 +123,26 @@ class Side:
     ],
 )
 def test_time_can_end_anywhere_in_a_trial(
-    num_blocks, candidate_s, said, tmp_path, monkeypatch
+    num_blocks, candidate_s, expected, tmp_path, monkeypatch
 ) -> None:
     """Rows before the end are judged; one in the middle, or whose rerun is missing, is not."""
     monkeypatch.setattr(Side, "num_blocks", num_blocks)
-    monkeypatch.setattr(turns, "Partner", Side)
+    monkeypatch.setattr(trial_pair, "WorkerProcess", Side)
     measure = {"rounds": 20, "batch_sizes": [1, 64], "block_ms": 1.0}
     content = {"config": {"measure": measure, "gpu": {"kind": "cpu"}, "timeout_s": 1.0}}
-    turn = Turn("t", (1.0, candidate_s), (content, content), tmp_path)
-    rows = judge_turn(turn).rows
-    assert [(row.judgement, row.reason) for row in rows] == said
+    pair = TrialPair("t", (1.0, candidate_s), (content, content), tmp_path)
+    rows = measure_pair(pair).rows
+    assert [(row.judgement, row.reason) for row in rows] == expected
 
 
 def test_a_night_of_the_command_has_a_limit(monkeypatch, tmp_path) -> None:
     """20 minutes on a CPU and 30 on a GPU, as experiment=nightly promises."""
-    from bench.regress.revisions import command
+    limits: list[Any] = []
 
-    asked: list[Any] = []
-
-    def compare(*sides: Any, **details: Any) -> Verdict:
-        asked.append(details["limits_s"])
+    def compare_revisions(*sides: Any, **details: Any) -> Verdict:
+        limits.append(details["limits_s"])
         return Verdict("A", "B", "cpu")
 
-    monkeypatch.setattr(command, "compare_revisions", compare)
-    assert command.nightly([f"history={tmp_path}", f"out={tmp_path}"], simulate=False) == 3
-    assert asked == [{"cpu": 1200, "one": 1800, "ddp": 1800}]
+    monkeypatch.setattr(compare, "compare_revisions", compare_revisions)
+    assert nightly.nightly([f"history={tmp_path}", f"out={tmp_path}"], simulate=False) == 3
+    assert limits == [{"cpu": 1200, "one": 1800, "ddp": 1800}]

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from bench.launch.devices import Machine
+from bench.regress.cells import write_trial
+from bench.regress.checkouts.planned_trials import plan_trials
+from bench.regress.checkouts.worktrees import checked_out
 from bench.regress.markdown import body
-from bench.regress.revisions.lockstep import open_both
-from bench.regress.revisions.night import compare_revisions
-from bench.regress.revisions.partner import Partner, write_trial
-from bench.regress.revisions.plans import planned
-from bench.regress.revisions.worktrees import checked_out
+from bench.regress.revisions.compare import compare_revisions
+from bench.regress.revisions.paired_rounds import open_both
+from bench.regress.revisions.worker_process import WorkerProcess
 from bench.regress.verdict import Verdict
 
 ROOT = Path(__file__).parents[3]
@@ -76,7 +77,7 @@ def slow_down(repository: Path, number: int) -> None:
     git(repository, "commit", "-q", "-am", "Slower")
 
 
-def judged(repository: Path, baseline: str, candidate: str) -> Verdict:
+def verdict_on(repository: Path, baseline: str, candidate: str) -> Verdict:
     """The verdict, with device locks of the test's own; a void night is tried up to three times."""
     locks = repository.parent / "locks"
     locks.mkdir()
@@ -93,7 +94,7 @@ def judged(repository: Path, baseline: str, candidate: str) -> Verdict:
 def test_a_slower_revision_is_caught_and_confirmed(repository) -> None:
     """Extra matmuls of about 8 % of a pass end in regressed, exit code 1, code as the cause."""
     slow_down(repository, number=5)
-    verdict = judged(repository, "HEAD~1", "HEAD")
+    verdict = verdict_on(repository, "HEAD~1", "HEAD")
     (time,) = [row for row in verdict.rows if row.metric == "time b64"]
     assert verdict.outcome == "regressed", (verdict.controls, verdict.rows)
     assert (verdict.exit_code, time.judgement) == (1, "regressed")
@@ -106,10 +107,10 @@ def test_a_slower_revision_is_caught_and_confirmed(repository) -> None:
 
 @pytest.mark.soak
 def test_an_identical_revision_is_not_caught(repository) -> None:
-    """A commit that changes no code is never red: exit code 0, or 3 on a machine too busy to tell,
-    and then the body says what was in the way. Counts and quality are equal on any machine."""
+    """A commit that changes no code is never red: exit code 0, or 3 on a machine that is too busy,
+    and then the body gives the reason. Counts and quality are equal on any machine."""
     git(repository, "commit", "-q", "--allow-empty", "-m", "Nothing")
-    verdict = judged(repository, "HEAD~1", "HEAD")
+    verdict = verdict_on(repository, "HEAD~1", "HEAD")
     text = body(verdict)
     assert verdict.exit_code in (0, 3), text
     assert verdict.named("regressed") == []
@@ -127,7 +128,7 @@ def test_an_identical_revision_is_not_caught(repository) -> None:
     else:
         unsure = verdict.named("inconclusive")
         assert unsure
-        assert all(row.cause.startswith(("noise: ", "not known: ")) for row in unsure)
+        assert all(row.cause.startswith(("noise: ", "unknown: ")) for row in unsure)
         assert "Probable cause:" in text
 
 
@@ -137,9 +138,9 @@ def test_an_identical_revision_counts_and_trains_the_same(repository, tmp_path) 
     the same bytes and train to the same quality."""
     git(repository, "commit", "-q", "--allow-empty", "-m", "Nothing")
     with checked_out(repository, ["HEAD~1", "HEAD"], tmp_path) as revisions, ExitStack() as stack:
-        (old,), (new,) = (planned(each, TINY, tmp_path).values() for each in revisions)
+        (old,), (new,) = (plan_trials(each, TINY, tmp_path).values() for each in revisions)
         assert (old["identity"], old["key"]) == (new["identity"], new["key"])
-        workers = [stack.enter_context(Partner(each, {}, 600.0)) for each in revisions]
+        workers = [stack.enter_context(WorkerProcess(each, {}, 600.0)) for each in revisions]
         folders = [write_trial(tmp_path / name, trial) for name, trial in (("a", old), ("b", new))]
         first, second = open_both((workers[0], workers[1]), (str(folders[0]), str(folders[1])))
     assert {"model/params", "infer/flops_per_sample"} <= first["counts"].keys()

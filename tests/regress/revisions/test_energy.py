@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from bench.meters.energy import EnergyMeter
+from bench.regress.checkouts.worktrees import Interface, Revision
 from bench.regress.gate import ENERGY, decide, mean_ratio
-from bench.regress.revisions import partner, turns, worker
-from bench.regress.revisions.lockstep import Windows
-from bench.regress.revisions.partner import Partner
-from bench.regress.revisions.turns import Turn, judge_turn
-from bench.regress.revisions.worktrees import Revision
+from bench.regress.revisions import trial_pair, worker
+from bench.regress.revisions.metrics import measure_pair
+from bench.regress.revisions.paired_rounds import EnergyWindows
+from bench.regress.revisions.trial_pair import TrialPair
+from bench.regress.revisions.worker_process import WorkerProcess
 from tests.fakes.nvml import FakeGpu
 
 ROOT = Path(__file__).parents[3]
@@ -25,7 +26,7 @@ SHIM = ROOT / "tests" / "fakes" / "nvml_shim.c"
 
 
 class SimulatedSide:
-    """A side of a turn in this process: the worker's own windows over a simulated board."""
+    """A side of a pair in this process: the worker's own windows over a simulated board."""
 
     def __init__(self, gpu: FakeGpu, pass_s: float, watts: float, name: str) -> None:
         self.revision, self.gpu = name, gpu
@@ -40,12 +41,12 @@ class SimulatedSide:
     def __exit__(self, *error: object) -> None:
         self.worker.held.close()
 
-    def ask(self, do: str, **details: Any) -> dict[str, Any]:
-        if do == "window":
+    def call(self, request: str, **details: Any) -> dict[str, Any]:
+        if request == "window":
             return self.worker.window(**details)
-        return {"pass_s": 0.01, "steady": True} if do == "warm" else {"seconds": 0.01}
+        return {"pass_s": 0.01, "steady": True} if request == "warm" else {"seconds": 0.01}
 
-    def send(self, do: str, **details: Any) -> None: ...
+    def send(self, request: str, **details: Any) -> None: ...
 
     def receive(self) -> dict[str, Any]:
         return {"protocol": 1, "counts": {}}
@@ -53,12 +54,12 @@ class SimulatedSide:
 
 @pytest.fixture
 def energy(tmp_path, monkeypatch):
-    """energy(gpu, candidate's pass seconds, its watts): the row of that turn's energy.
+    """energy(gpu, candidate's pass seconds, its watts): the row of that pair's energy.
 
     The baseline's pass takes 50 ms at 500 W: 25 J. Both work on the same board.
     """
 
-    def judged(gpu: FakeGpu, pass_s: float = 0.05, watts: float = 500.0, device: str = "cuda"):
+    def measure(gpu: FakeGpu, pass_s: float = 0.05, watts: float = 500.0, device: str = "cuda"):
         def meter(_: str) -> EnergyMeter:
             return EnergyMeter("simulated", rig=gpu.rig(device))
 
@@ -67,18 +68,18 @@ def energy(tmp_path, monkeypatch):
             return SimulatedSide(gpu, *arms[name], name)
 
         monkeypatch.setattr(worker, "EnergyMeter", meter)
-        monkeypatch.setattr(turns, "Partner", side)
+        monkeypatch.setattr(trial_pair, "WorkerProcess", side)
         measure = {"rounds": 6, "batch_sizes": [64], "block_ms": 1.0, "energy_window_s": 5.0}
         config = {"measure": measure, "gpu": {"kind": "one"}, "timeout_s": 1.0}
-        turn = Turn("t", ("old", "new"), ({"config": config}, {"config": config}), tmp_path)
-        (row,) = [row for row in judge_turn(turn).rows if row.metric == "energy b64"]
+        pair = TrialPair("t", ("old", "new"), ({"config": config}, {"config": config}), tmp_path)
+        (row,) = [row for row in measure_pair(pair).rows if row.metric == "energy b64"]
         return row
 
-    return judged
+    return measure
 
 
 def real() -> FakeGpu:
-    """A simulated board whose driver does not call itself fake: the gate's own logic is tried."""
+    """A simulated board that is not marked as fake, so that the gate's own logic is tested."""
     return FakeGpu(driver="570.1", noise_w=2.0, pids=[os.getpid(), 77])  # 77: the other side
 
 
@@ -142,7 +143,7 @@ def test_a_counter_that_contradicts_the_power_does_not_count(energy) -> None:
 
 
 def test_a_fake_device_proves_nothing(energy) -> None:
-    """Readings of a stand-in are kept and never green, nor red."""
+    """Readings of a stand-in are kept, and are neither green nor red."""
     for candidate_s in (0.05, 0.06):
         row = energy(FakeGpu(), candidate_s, device="fake")
         assert row.judgement == "inconclusive"
@@ -182,7 +183,7 @@ def test_more_energy_at_the_same_speed_fails_the_night(compared) -> None:
         ({"refused": "CounterStuck: for 3 s"}, "CounterStuck: for 3 s"),
         ({"doubt": "Implausible: a mean power of 20 W"}, "Implausible"),
         ({"joules": -0.1, "doubt": "Implausible: below idle"}, "Implausible: below idle"),
-        ({"joules": 0.0}, "a pass of 0 J"),
+        ({"joules": 0.0}, "0 J per pass"),
     ],
 )
 def test_energy_that_is_missing_is_not_green(compared, trouble, reason) -> None:
@@ -207,20 +208,20 @@ def test_noisy_windows_are_added_up_to_ten(compared) -> None:
 
 
 @pytest.mark.parametrize(
-    ("later", "said"),
+    ("later", "end"),
     [
         ({"joules": 50.0}, ("equal", 0)),
         ({"refused": "CounterStuck: now"}, ("inconclusive", 3)),
         ({"joules": 54.0, "doubt": "Inconsistent: now"}, ("inconclusive", 3)),
     ],
 )
-def test_a_suspicion_needs_a_rerun_that_shows_it(compared, tmp_path, later, said) -> None:
-    """+8 % that the rerun measures otherwise, cannot measure or doubts, is no regression."""
+def test_a_suspected_regression_needs_a_rerun_that_shows_it(compared, tmp_path, later, end) -> None:
+    """+8 % that the rerun does not repeat, cannot measure or doubts, is no regression."""
     (tmp_path / "marks").mkdir()
     marks = {"marks": str(tmp_path / "marks"), "once": {"joules": 54.0}, "later": later}
     verdict = compared(GPU, **GPU, **marks)
-    assert (of(verdict).judgement, verdict.exit_code) == said
-    if said[1]:
+    assert (of(verdict).judgement, verdict.exit_code) == end
+    if end[1]:
         assert of(verdict).reason.startswith("rerun: ")
         assert ": now" in of(verdict).reason
 
@@ -231,12 +232,12 @@ def boards(tmp_path, monkeypatch):
     library = tmp_path / "libnvidia-ml.so.1"
     command = ["cc", "-O1", "-shared", "-fPIC", "-o", library, SHIM, "-lpthread"]
     subprocess.run(command, check=True)
-    monkeypatch.setattr(partner, "WORKER", "tests.fakes.nvml_worker")
     environ = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": str(ROOT)}
 
-    def make(watts: float) -> Partner:
-        named = Revision(f"{watts:g} W", "", ROOT, sys.executable, environ)
-        return Partner(named, {"WATTS": str(watts)}, 60.0)
+    def make(watts: float) -> WorkerProcess:
+        modules = Interface("", "tests.fakes.nvml_worker")
+        revision = Revision(f"{watts:g} W", "", ROOT, sys.executable, environ, modules)
+        return WorkerProcess(revision, {"WATTS": str(watts)}, 60.0)
 
     return make
 
@@ -245,8 +246,8 @@ def boards(tmp_path, monkeypatch):
 def test_known_energies_in_real_time(boards) -> None:
     """500 W against 540 W over the real bindings: +8 %, and marked as a fake device's."""
     with boards(500.0) as old, boards(540.0) as new:
-        windows = Windows((old, new), "b64", 0.8)
-        judged = decide(windows.more, 5, ENERGY, 10, partial(mean_ratio))
-    assert judged.ratio.value == pytest.approx(1.08, abs=0.03)  # a shared host jitters
-    assert judged.judgement in ("regressed", "inconclusive")
+        windows = EnergyWindows((old, new), "b64", 0.8)
+        result = decide(windows.measure, 5, ENERGY, 10, partial(mean_ratio))
+    assert result.ratio.value == pytest.approx(1.08, abs=0.03)  # a shared host jitters
+    assert result.judgement in ("regressed", "inconclusive")
     assert windows.doubt == "measured with a fake device"

@@ -1,4 +1,4 @@
-"""Make targets run by make itself: `gh`, `condbench` and python write down how they are called."""
+"""Make targets run by make itself: `gh`, `condbench` and python record how they are called."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[3]
-# Stands for a command: notes its arguments and, where it reads a body, stdin; answers by variables.
+# Stands for a command: records its arguments and a body on stdin; variables decide its output.
 RECORDER = f"""#!{sys.executable} -S
 import json, os, sys
 name, arguments = os.path.basename(sys.argv[0]), sys.argv[1:]
@@ -82,8 +82,8 @@ def test_the_first_bad_night_opens_an_issue(folder) -> None:
     """None is open: label, then one issue whose body is the night's, byte for byte."""
     folder.body("## regressed\n\n| a | b |\n")
     assert folder.make("nightly-issue").returncode == 0
-    asked, label, opened = folder.calls()
-    assert asked["arguments"][:-1] == LIST.split()
+    listed, label, opened = folder.calls()
+    assert listed["arguments"][:-1] == LIST.split()
     assert label["arguments"] == ["label", "create", "nightly", "--force"]
     title = ["--title", "The nightly is not green"]
     start = ["issue", "create", "--label", "nightly"]
@@ -108,14 +108,14 @@ def test_a_body_is_never_evaluated(folder, issue) -> None:
     assert not list(folder.place.rglob("pwned"))
 
 
-def test_a_night_without_a_verdict_is_told_too(folder) -> None:
+def test_a_night_without_a_verdict_is_reported_too(folder) -> None:
     """Even without an environment, as after a failed installation, the issue is opened."""
     shutil.rmtree(folder.place / ".venv")
     shutil.rmtree(folder.night)
     assert folder.make("nightly-issue").returncode == 0
-    said = "The night ended without a verdict; the log says why.\n"
-    assert folder.calls()[-1]["stdin"] == said
-    assert folder.make("nightly-summary").stdout == said
+    text = "The nightly run ended without a verdict; see the log of the job.\n"
+    assert folder.calls()[-1]["stdin"] == text
+    assert folder.make("nightly-summary").stdout == text
 
 
 def test_a_long_body_fits_into_an_issue(folder) -> None:
@@ -125,7 +125,7 @@ def test_a_long_body_fits_into_an_issue(folder) -> None:
     assert folder.calls()[-1]["stdin"] == "x" * 60_000
 
 
-def test_without_an_answer_from_github_nothing_is_opened(folder) -> None:
+def test_without_a_reply_from_github_nothing_is_opened(folder) -> None:
     """A failing `gh issue list` fails the step, rather than opening an issue a night."""
     assert folder.make("nightly-issue", FAILS_WITH="4").returncode != 0
     assert len(folder.calls()) == 1
@@ -137,7 +137,7 @@ def test_the_summary_is_the_body(folder) -> None:
     assert folder.make("nightly-summary").stdout == EVIL
 
 
-def test_a_night_gets_its_revisions_as_they_are(folder) -> None:
+def test_a_night_gets_its_revisions_unchanged(folder) -> None:
     """Revision names and paths are data: nothing in them reaches a shell or make."""
     made = folder.make(
         "nightly", "GPU=one", BASELINE=EVIL, CANDIDATE="a b", HISTORY="/h h", SECRET="$(x)"
@@ -176,7 +176,7 @@ def test_the_trend_is_of_the_nights_history(folder, variables, place) -> None:
 
 
 def test_without_a_key_nothing_is_mirrored(folder) -> None:
-    """No WANDB_API_KEY: a sentence, success, and W&B is not asked."""
+    """No WANDB_API_KEY: a sentence, success, and W&B is not called."""
     made = folder.make("nightly-wandb")
     assert (made.returncode, made.stdout) == (0, "no WANDB_API_KEY: not mirrored\n")
     assert folder.calls() == []
@@ -190,7 +190,7 @@ def test_with_a_key_the_night_is_published(folder) -> None:
 
 
 def test_a_mirror_that_is_off_stays_off(folder) -> None:
-    """WANDB_MODE=disabled, a wish of wandb's own: nothing is sent although there is a key."""
+    """WANDB_MODE=disabled, wandb's own switch: nothing is sent although there is a key."""
     made = folder.make("nightly-wandb", WANDB_API_KEY="k" * 40, WANDB_MODE="disabled")
     assert (made.returncode, made.stdout) == (0, "WANDB_MODE=disabled: not mirrored\n")
     assert folder.calls() == []
@@ -199,10 +199,10 @@ def test_a_mirror_that_is_off_stays_off(folder) -> None:
 @pytest.mark.soak
 def test_a_night_is_really_published(folder) -> None:
     """The whole path with the real condbench and wandb, offline: one run, beside the verdict."""
-    from bench.regress.command import write
+    from bench.regress.compare import write_verdict
     from bench.regress.verdict import Verdict
 
-    write(Verdict("A", "B", "cpu"), folder.night)
+    write_verdict(Verdict("A", "B", "cpu"), folder.night)
     real = f'#!/bin/sh\nexec {sys.executable} -m bench.cli "$@"\n'
     (folder.place / ".venv" / "bin" / "condbench").write_text(real)
     found = {"PYTHONPATH": str(ROOT), "WANDB_MODE": "offline", "WANDB_API_KEY": "k" * 40}
@@ -233,7 +233,7 @@ def test_the_suite_runs_on_either_end_of_torch(folder, torch, installs) -> None:
 
 
 def test_another_torch_is_refused(folder) -> None:
-    """A word that is neither is a message, not the pinned torch under another name."""
+    """Another word is an error, not the pinned torch under another name."""
     made = folder.make("suite", "TORCH=latest")
     assert made.returncode != 0
     assert "TORCH is oldest or newest" in made.stderr
@@ -242,7 +242,7 @@ def test_another_torch_is_refused(folder) -> None:
 
 @pytest.mark.parametrize(("code", "ends"), [("0", ""), ("1", "Error 1"), ("130", "Error 130")])
 def test_the_quickstart_keeps_its_hint_and_its_exit_code(folder, code, ends) -> None:
-    """A run with a failed trial still says how to go on, and make still fails for its reason."""
+    """After a failed trial the hint is still printed, and make still fails with its exit code."""
     ran = folder.make("run", FAILS_WITH=code)
     assert ran.stdout == "Next: source .venv/bin/activate && condbench --help\n"
     assert ends in ran.stderr

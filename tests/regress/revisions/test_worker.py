@@ -1,4 +1,4 @@
-"""The worker by itself: what it trains with, and what it leaves behind for timing."""
+"""The worker by itself: the kernels that it trains with, and those that it is timed with."""
 
 from __future__ import annotations
 

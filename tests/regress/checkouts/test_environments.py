@@ -1,7 +1,9 @@
-"""Worktrees and environments: what is shared, what each revision installs, what it may see."""
+"""Environments: what is shared, what each revision installs, by what, and what it may see."""
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 import textwrap
 import zipfile
@@ -9,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.regress.revisions.worktrees import checked_out
-from bench.regress.sides import BadInput
+from bench.regress.checkouts import environments
+from bench.regress.checkouts.environments import find_uv
+from bench.regress.checkouts.worktrees import checked_out
+from bench.regress.verdict import BadInput
 
 ROOT = Path(__file__).parents[3]
 # An environment in no time: this interpreter under another name, and what the recipe could see.
@@ -61,8 +65,8 @@ def test_dependencies_are_part_of_the_lock(toy, before, after) -> None:
 
 
 def test_other_locks_get_an_environment_each(toy, monkeypatch) -> None:
-    """Each is made by the revision's Makefile in its own worktree: without secrets, and without
-    what the make that started us was told (`make nightly VENV=... PYTHON=...`)."""
+    """Each is made by the revision's Makefile in its own worktree: without secrets, and without the
+    variables of a make above (`make nightly VENV=... PYTHON=...`)."""
     monkeypatch.setenv("WANDB_API_KEY", "secret")
     monkeypatch.setenv("MAKEFLAGS", " -- VENV=/elsewhere PYTHON=/nowhere")
     monkeypatch.setenv("PYTHONPATH", "/caller")
@@ -88,37 +92,85 @@ def test_a_night_runs_each_side_in_its_own_environment(toy) -> None:
     ("makefile", "words"), [(FAILING, "no wheel for you"), ("other:\n", "No rule to make target")]
 )
 def test_an_environment_that_cannot_be_made_is_bad_input(toy, makefile, words) -> None:
-    """The revision is named, with make's last words, and no worktree stays behind."""
+    """The revision is named, with the end of make's output, and no worktree stays behind."""
     old, new = locked(toy, "torch==1\n"), locked(toy, "torch==2\n", makefile)
     with pytest.raises(BadInput, match=f"^{new}: the environment .*{words}"):
         toy.night(old, new)
     assert toy.git("worktree", "list").count("\n") == 0
 
 
-@pytest.mark.parametrize("text", ["not toml [", "[tool]\n", "[project]\nversion = '1'\n"])
-def test_a_damaged_project_is_bad_input(toy, text) -> None:
-    """A revision whose pyproject.toml says nothing is named."""
-    old = toy.commit()
-    (toy.folder / "pyproject.toml").write_text(text)
-    new = toy.commit()
-    with pytest.raises(BadInput, match=f"{new}: no readable pyproject.toml"):
-        toy.night(old, new)
+# uv without a network: it notes how it is called, and `uv venv` links this interpreter.
+UV = f"""#!{sys.executable} -S
+import json, os, sys
+arguments = sys.argv[1:]
+with open(os.environ["UV_CALLS"], "a") as file:
+    file.write(json.dumps([arguments, os.getcwd(), "WANDB_API_KEY" in os.environ]) + "\\n")
+if os.environ.get("UV_FAILS") == arguments[0]:
+    sys.exit("no index for you")
+if arguments[0] == "venv":
+    os.makedirs(os.path.join(arguments[-1], "bin"))
+    os.symlink(arguments[2], os.path.join(arguments[-1], "bin", "python"))
+"""
 
 
-def test_another_repository_is_bad_input(toy) -> None:
-    """Without condbench in it, the code that is installed here must not stand in for it."""
-    (toy.folder / "bench" / "nightly" / "planning.py").unlink()
-    revision = toy.commit()
-    with pytest.raises(BadInput, match=r"no bench/nightly/planning\.py in that revision"):
-        toy.night(revision, revision)
+@pytest.fixture
+def uv_calls(tmp_path, monkeypatch):
+    """Puts the recording uv on the PATH; uv_calls(): (arguments, folder, saw a secret) per call."""
+    program, log = tmp_path / "path" / "uv", tmp_path / "uv.jsonl"
+    program.parent.mkdir()
+    program.write_text(UV)
+    program.chmod(0o755)
+    monkeypatch.setattr(environments, "find_uv", find_uv)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("UV_CALLS", str(log))
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    return lambda: [json.loads(line) for line in log.read_text().splitlines()]
 
 
-def test_edits_that_are_not_committed_are_told(toy) -> None:
-    """What is compared are commits: a changed file beside them is a note."""
-    revision = toy.commit()
-    (toy.folder / "toy.json").write_text("{}")
-    verdict = toy.night(revision, revision)
-    assert "1 file(s) with changes not committed: not compared" in verdict.notes
+def test_uv_installs_where_it_is_there(toy, tmp_path, uv_calls) -> None:
+    """The same recipe as the Makefile's, by uv: an environment with this interpreter, then the
+    pinned build tools, then the revision without build isolation. No make, no secrets."""
+    old, new = locked(toy, "torch==1\n", FAILING), locked(toy, "torch==2\n", FAILING)
+    with checked_out(toy.folder, [old, new], toy.locks) as revisions:
+        for revision in revisions:
+            assert revision.python == str(revision.folder / ".venv" / "bin" / "python")
+        first, second = (revision.folder for revision in revisions)
+    calls = uv_calls()
+    assert [folder for _, folder, _ in calls] == [str(first)] * 3 + [str(second)] * 3
+    assert not any(saw_secret for *_, saw_secret in calls)
+    install = ["pip", "install", "--python", str(first / ".venv" / "bin" / "python")]
+    install += ["-c", "constraints.txt"]
+    assert [arguments for arguments, *_ in calls[:3]] == [
+        ["venv", "--python", sys.executable, str(first / ".venv")],
+        [*install, "setuptools", "wheel"],
+        [*install, "--no-build-isolation", "-e", ".[tasks]"],
+    ]
+
+
+@pytest.mark.parametrize("fails", ["venv", "pip"])
+def test_where_uv_fails_the_makefile_has_its_turn(toy, monkeypatch, uv_calls, fails) -> None:
+    """An index that only pip is configured for: uv's half-made environment goes, make makes one."""
+    monkeypatch.setenv("UV_FAILS", fails)
+    old, new = locked(toy, "torch==1\n"), locked(toy, "torch==2\n")
+    with checked_out(toy.folder, [old, new], toy.locks) as revisions:
+        assert all((revision.folder / ".venv" / "seen").exists() for revision in revisions)
+    assert uv_calls()
+
+
+def test_without_uv_the_makefile_is_called(toy, monkeypatch, tmp_path) -> None:
+    """The whole command line of make: this interpreter, the environment's place, the target."""
+    log, program = tmp_path / "calls", tmp_path / "path" / "make"
+    program.parent.mkdir()
+    script = 'mkdir -p "$2/.venv/bin" && ln -s "${3#PYTHON=}" "$2/.venv/bin/python"'
+    program.write_text(f'#!/bin/sh\necho "$@" >> {log}\n{script}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    old, new = locked(toy, "torch==1\n"), locked(toy, "torch==2\n")
+    with checked_out(toy.folder, [old, new], toy.locks) as revisions:
+        folders = [revision.folder for revision in revisions]
+    assert log.read_text().splitlines() == [
+        f"-C {folder} PYTHON={sys.executable} VENV=.venv .venv/.run" for folder in folders
+    ]
 
 
 # A build backend without dependencies: an editable wheel of the toy project.
@@ -171,8 +223,8 @@ def write_wheel(folder: Path, name: str, version: str) -> None:
 
 @pytest.mark.soak
 def test_the_real_makefile_installs_what_each_lock_says(toy, tmp_path, monkeypatch) -> None:
-    """Real venvs and pip over a folder of wheels: 1.0 on one side, 2.0 on the other, and the night
-    says that these versions are not comparable."""
+    """Real venvs and pip over a folder of wheels: 1.0 on one side, 2.0 on the other, which makes
+    the night not comparable."""
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     for name, version in (
@@ -187,8 +239,8 @@ def test_the_real_makefile_installs_what_each_lock_says(toy, tmp_path, monkeypat
     (toy.folder / "backend.py").write_text(textwrap.dedent(BACKEND))
     (toy.folder / "pyproject.toml").write_text(TOY_BUILD)
     makefile = (ROOT / "Makefile").read_text()
-    asked = {"ask_versions": ["tinydep"], "methods": ["dense"]}
-    old = locked(toy, "tinydep==1.0\n", makefile, **asked)
-    verdict = toy.night(old, locked(toy, "tinydep==2.0\n", makefile, **asked))
+    plan = {"versions_of": ["tinydep"], "methods": ["dense"]}
+    old = locked(toy, "tinydep==1.0\n", makefile, **plan)
+    verdict = toy.night(old, locked(toy, "tinydep==2.0\n", makefile, **plan))
     assert (verdict.outcome, verdict.exit_code) == ("not comparable", 4)
     assert verdict.differences == ["digits/transformer/dense/seed0: version of tinydep 1.0 -> 2.0"]

@@ -1,18 +1,18 @@
-"""A toy project with the nightly's two doors, so that a whole night takes seconds."""
+"""A toy project with the two modules that a night runs, so that a whole night takes seconds."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from bench.launch.devices import Machine
-from bench.regress.revisions.night import NO_LIMITS, compare_revisions
+from bench.regress.checkouts.worktrees import INTERFACES, Interface
+from bench.regress.revisions.compare import NO_LIMITS, compare_revisions
 from bench.regress.verdict import Verdict
 
 PYPROJECT = """
@@ -23,7 +23,7 @@ dependencies = ["torch"]
 dense = "methods.controls.dense:Dense"
 """
 
-# Plans what toy.json says; `config` stands for all that must be equal.
+# Plans the trials of toy.json; `config` stands for all that must be equal.
 PLANNING = """
 import json, sys
 from importlib.metadata import version
@@ -43,7 +43,7 @@ for method in toy["methods"]:
                    "backbone": "transformer", "variant": "", "seed": 0},
         "config": config,
         "identity": {"hardware": "cpu-toy", "data": "d",
-                     "versions": {name: version(name) for name in toy.get("ask_versions", [])}
+                     "versions": {name: version(name) for name in toy.get("versions_of", [])}
                      or {"torch": toy["torch"]},
                      "config": {"method": toy["config"]}},
         "dense": {"checkpoint": "checkpoints/a.pt"},
@@ -51,7 +51,7 @@ for method in toy["methods"]:
 print(json.dumps({"trials": trials, "left_out": []}))
 """
 
-# Answers as the worker does: blocks take toy.json's seconds with 0.5 % of noise, windows joules.
+# Replies as the worker does: blocks take toy.json's seconds with 0.5 % of noise, windows joules.
 # With `marks`, a folder, `once` holds for the candidate's first worker and `later` for its others.
 WORKER = """
 import json, os, random, sys, time
@@ -62,7 +62,7 @@ if "marks" in toy:
     number = len(list(Path(toy["marks"]).iterdir()))
     Path(toy["marks"], str(number)).touch()
     toy |= toy["later"] if number else toy["once"]
-def answer(request):
+def reply_to(request):
     do = request["do"]
     folder = request.get("folder")
     if folder:
@@ -97,7 +97,7 @@ def answer(request):
         sys.exit("toy crashed with another seed")
     return {"quality": quality}
 for line in sys.stdin:
-    print(toy.get("answer") or json.dumps({"ok": answer(json.loads(line))}), flush=True)
+    print(toy.get("reply") or json.dumps({"ok": reply_to(json.loads(line))}), flush=True)
 """
 
 TOY = {
@@ -118,16 +118,23 @@ class ToyProject:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.locks = folder, folder.parent / "locks"
-        self.said: list[str] = []
+        self.progress: list[str] = []
         self.locks.mkdir()
-        (folder / "bench" / "nightly").mkdir(parents=True)
+        folder.mkdir()
         (folder / "conf").mkdir()
         for name, text in (("pyproject.toml", PYPROJECT), ("constraints.txt", "torch==1\n")):
             (folder / name).write_text(text)
-        for name, text in (("__init__", ""), ("planning", PLANNING), ("worker", WORKER)):
-            (folder / "bench" / "nightly" / f"{name}.py").write_text(textwrap.dedent(text))
-        (folder / "bench" / "__init__.py").write_text("")
+        self.provide(INTERFACES[0])
         self.git("init", "-q")
+
+    def provide(self, interface: Interface) -> None:
+        """Write the two modules that a night runs, under these names and no others."""
+        shutil.rmtree(self.folder / "bench", ignore_errors=True)
+        for module, text in ((interface.planning, PLANNING), (interface.worker, WORKER)):
+            path = self.folder.joinpath(*module.split(".")).with_suffix(".py")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(textwrap.dedent(text))
+        (self.folder / "bench" / "__init__.py").touch()
 
     def git(self, *arguments: str) -> str:
         names = ("-c", "user.name=tests", "-c", "user.email=tests@example.org")
@@ -144,23 +151,12 @@ class ToyProject:
     def night(
         self, baseline: str, candidate: str, limits_s: Mapping[str, float] = NO_LIMITS
     ) -> Verdict:
-        machine = Machine(("GPU-toy",), self.locks)
-        sides = (self.folder, baseline, candidate, [])
-        return compare_revisions(*sides, machine=machine, say=self.said.append, limits_s=limits_s)
-
-
-@pytest.fixture
-def toy(tmp_path: Path) -> ToyProject:
-    """A toy project without a revision yet."""
-    (tmp_path / "toy").mkdir()
-    return ToyProject(tmp_path / "toy")
-
-
-@pytest.fixture
-def compared(toy: ToyProject) -> Callable[..., Verdict]:
-    """compared(pass_s=0.11): the verdict on that revision against the plain one."""
-
-    def compare(old: dict[str, Any] | None = None, **new: Any) -> Verdict:
-        return toy.night(toy.commit(**(old or {})), toy.commit(**new))
-
-    return compare
+        return compare_revisions(
+            self.folder,
+            baseline,
+            candidate,
+            [],
+            machine=Machine(("GPU-toy",), self.locks),
+            report_progress=self.progress.append,
+            limits_s=limits_s,
+        )

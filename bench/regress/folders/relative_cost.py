@@ -1,8 +1,8 @@
 """Ratios across two sessions: each side was paired with dense in a process of its own.
 
-A method's cost relative to dense is measured in each session by paired rounds; what is compared is
-the ratio of these ratios. Machine speed cancels in each session. What slows method and dense
-alike cancels too: only `--rev`, which pairs the revisions themselves, sees that.
+A method's cost relative to dense is measured in each session by paired rounds, and the ratio of
+these ratios is compared. Machine speed cancels within each session. A slowdown of method and dense
+alike cancels too: only `--rev`, which pairs the revisions themselves, detects it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from numpy.typing import ArrayLike
 from bench.statistics import LEVEL, MIN_BOOTSTRAP, NUM_DRAWS, Interval, median_interval
 
 
-def relative_cost(candidate_s: ArrayLike, dense_s: ArrayLike) -> np.ndarray:
+def log_relative_cost(method_s: ArrayLike, dense_s: ArrayLike) -> np.ndarray:
     """log(method time / dense time) of each paired round [K]."""
-    return np.log(np.asarray(candidate_s, float) / np.asarray(dense_s, float))
+    return np.log(np.asarray(method_s, float) / np.asarray(dense_s, float))
 
 
 def cost_ratio(baseline: ArrayLike, candidate: ArrayLike, *, seed: int = 0) -> Interval:
@@ -32,23 +32,24 @@ def cost_ratio(baseline: ArrayLike, candidate: ArrayLike, *, seed: int = 0) -> I
     number = min(old.size, new.size)
     if number < MIN_BOOTSTRAP:
         return _box(old, new, value)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)  # fixed: the same records give the same verdict
+    # Rounds of different sessions are not paired, so each side is resampled by itself.
     draws = [
         np.median(side[generator.integers(side.size, size=(NUM_DRAWS, side.size))], axis=1)
         for side in (old, new)
-    ]
+    ]  # [NUM_DRAWS] each
     low, high = np.quantile(draws[1] - draws[0], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(value, float(low), float(high), number, "bootstrap").map(math.exp)
 
 
 def _box(old: np.ndarray, new: np.ndarray, value: float) -> Interval:
+    """The extreme differences of the two sides' own intervals."""
     before, now = median_interval(old), median_interval(new)
+    number = min(old.size, new.size)
     if before.low is None or before.high is None or now.low is None or now.high is None:
         reason = before.reason or now.reason
-        return Interval(math.exp(value), None, None, min(old.size, new.size), "none", reason)
-    whole = Interval(
-        value, now.low - before.high, now.high - before.low, min(old.size, new.size), "box"
-    )
+        return Interval(math.exp(value), None, None, number, "none", reason)
+    whole = Interval(value, now.low - before.high, now.high - before.low, number, "box")
     return whole.map(math.exp)
 
 
@@ -57,11 +58,12 @@ def independent_ratio(
 ) -> Interval:
     """candidate / baseline of two positive numbers (value, low, high) measured independently.
 
-    Half-widths add in quadrature on the log scale, each side's own way.
+    Half-widths add in quadrature on the log scale, separately below and above the value.
     """
     (old, old_low, old_high), (new, new_low, new_high) = (
         tuple(map(math.log, each)) for each in (baseline, candidate)
     )
+    # The ratio is low where the candidate is low and the baseline high, and the other way round.
     down = math.hypot(new - new_low, old_high - old)
     up = math.hypot(new_high - new, old - old_low)
     value = new - old

@@ -8,12 +8,12 @@ import shutil
 import numpy as np
 import pytest
 
-from bench.regress.golden.command import BASELINE, exact
-from bench.regress.sides import BadInput
+from bench.regress.golden.compare import BASELINE, compare_golden
+from bench.regress.verdict import BadInput
 
 CHOSEN = (
     "method=early_exit",
-    "method.every=2",  # one exit: a recording in which everything goes on can be replayed
+    "method.every=2",  # one exit: a recording in which no sample leaves can be replayed
     "method.budgets=[0.7]",
     "task=digits",
     "backbone.depth=3",
@@ -26,7 +26,7 @@ CHOSEN = (
 def original(tmp_path_factory):
     """Golden records of two trials, made once."""
     folder = tmp_path_factory.mktemp("golden")
-    assert exact(folder, CHOSEN, update=True) == 0
+    assert compare_golden(folder, CHOSEN, update=True) == 0
     return folder
 
 
@@ -40,47 +40,47 @@ def record(golden):
     return golden / "digits" / "transformer" / "early_exit.json"
 
 
-def test_the_gate_tells_equal_from_changed(golden, capsys) -> None:
-    """The same code is equal; a count that differs is exit code 1, and --update says it too."""
+def test_equal_and_changed_counts_are_separated(golden, capsys) -> None:
+    """The same code is equal; a count that differs is exit code 1, and --update prints it too."""
     capsys.readouterr()
-    assert exact(golden, CHOSEN) == 0
+    assert compare_golden(golden, CHOSEN) == 0
     assert "early_exit: equal" in capsys.readouterr().out
 
     content = json.loads(record(golden).read_text())
     truth = content["counts"]["params"]
     content["counts"]["params"] = truth + 1
     record(golden).write_text(json.dumps(content))
-    assert exact(golden, CHOSEN) == 1
+    assert compare_golden(golden, CHOSEN) == 1
     line = f"counts.params {truth + 1:,} -> {truth:,}"
     assert line in capsys.readouterr().out
-    assert exact(golden, CHOSEN, update=True) == 0
+    assert compare_golden(golden, CHOSEN, update=True) == 0
     assert line in capsys.readouterr().out
-    assert exact(golden, CHOSEN) == 0
+    assert compare_golden(golden, CHOSEN) == 0
 
 
 def test_counts_follow_the_recorded_decisions(golden, capsys) -> None:
-    """With every recorded exit turned into going on, routes and FLOPs differ: they are replayed."""
+    """With every recorded decision inverted, routes and FLOPs differ: they are replayed."""
     path = record(golden).with_suffix(".npz")
     with np.load(path) as found:
         arrays = {name: found[name] for name in found}
     runs = [name for name in arrays if name.endswith("/run")]
     assert runs
     np.savez(path, **{name: ~values if name in runs else values for name, values in arrays.items()})
-    assert exact(golden, CHOSEN) == 1
+    assert compare_golden(golden, CHOSEN) == 1
     assert "counts.routes_b2" in capsys.readouterr().out
 
 
 def test_a_gate_without_a_recording_is_a_change(golden, capsys) -> None:
-    """Decisions that nobody recorded cannot be replayed, and that is said."""
+    """Decisions that were not recorded cannot be replayed: the gate is named."""
     record(golden).with_suffix(".npz").unlink()
-    assert exact(golden, CHOSEN) == 1
+    assert compare_golden(golden, CHOSEN) == 1
     assert "decisions: replay: gate" in capsys.readouterr().out
 
 
 def test_a_method_that_fails_is_a_change(golden, capsys) -> None:
     """A trial that cannot run is named with its cause, and the others are still compared."""
     broken = [word.replace("depth=3", "depth=1") for word in CHOSEN]  # no block is left to exit at
-    assert exact(golden, broken) == 1
+    assert compare_golden(golden, broken) == 1
     assert "fails: ValueError: every=2 leaves no exit" in capsys.readouterr().out
 
 
@@ -89,14 +89,14 @@ def test_another_torch_is_not_comparable(golden, capsys) -> None:
     text = record(golden).read_text()
     content = json.loads(text)
     record(golden).write_text(text.replace(f'"{content["torch"]}"', '"1.0.0"', 1))
-    assert exact(golden, CHOSEN) == 4
+    assert compare_golden(golden, CHOSEN) == 4
     assert "recorded with torch 1.0.0" in capsys.readouterr().err
 
 
 def test_without_golden_records_there_is_nothing_to_compare(tmp_path) -> None:
     """An empty folder is bad input, with how to fill it."""
     with pytest.raises(BadInput, match="--update writes them"):
-        exact(tmp_path, CHOSEN)
+        compare_golden(tmp_path, CHOSEN)
 
 
 def test_the_default_place_is_tracked() -> None:

@@ -1,13 +1,14 @@
-"""Two result folders: what is judged, what is refused, what is not comparable."""
+"""Two result folders: what is judged, what is rejected, what is not comparable."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from bench.regress.folders import compare_folders
+from bench.records.reading import read
+from bench.regress.folders.compare import compare_folders
 from bench.regress.markdown import body
-from bench.regress.sides import BadInput
-from bench.regress.verdict import Verdict
+from bench.regress.verdict import BadInput, Verdict
 
 GIB = 2**30
 
@@ -53,8 +54,8 @@ def test_a_faster_method_is_improved_and_green(two) -> None:
     assert (row(verdict, "time").judgement, verdict.exit_code) == ("improved", 0)
 
 
-def test_a_rerun_can_take_a_suspicion_back(two, tree) -> None:
-    """A regression that a second run of the candidate does not show counts as the rerun says."""
+def test_a_rerun_can_withdraw_a_suspected_regression(two, tree) -> None:
+    """Where a second run of the candidate shows no regression, the rerun's judgement counts."""
     old, new = two(1.32)
     again = tree("again", moe=1.2)
     verdict = compare_folders(old.folder, new.folder, again.folder)
@@ -71,8 +72,8 @@ def test_a_rerun_confirms(two, tree) -> None:
 
 
 def test_a_rerun_against_the_same_baseline_squares_no_error(two, tree) -> None:
-    """Both comparisons share the baseline's session, whose bad luck counts twice: 3 metrics (time,
-    two qualities) at 2.5 % stay 7.5 %, and the body says so."""
+    """Both comparisons share the baseline's session, whose chance error counts twice: 3 metrics
+    (time, two qualities) at 2.5 % stay 7.5 %, and the body states it."""
     old, new = two(1.2)
     again = tree("again", moe=1.2)
     verdict = compare_folders(old.folder, new.folder, again.folder)
@@ -92,8 +93,8 @@ def test_a_rerun_against_the_same_baseline_squares_no_error(two, tree) -> None:
         (("old", "new", "link"), "--rerun .*link and CANDIDATE"),
     ],
 )
-def test_a_run_is_not_held_against_itself(two, tmp_path, names, words) -> None:
-    """The same folder twice, one inside the other, or behind a link, says nothing: exit code 2."""
+def test_a_run_is_not_compared_with_itself(two, tmp_path, names, words) -> None:
+    """The same folder twice, one inside the other, or behind a link, is bad input."""
     two(1.2)
     (tmp_path / "link").symlink_to(tmp_path / "new")
     with pytest.raises(BadInput, match=words):
@@ -110,7 +111,7 @@ def test_a_changed_canary_points_at_the_machine(two) -> None:
 
 
 def test_a_control_that_is_not_equal_voids_the_comparison(tree) -> None:
-    """Dense 10 % slower than itself says that the machine cannot be trusted: exit code 3."""
+    """Dense 10 % slower than itself: this machine's times do not count, exit code 3."""
     old = tree("old", moe=1.2)
     new = tree("new", moe=1.2)
     broken = tree("broken")
@@ -133,7 +134,7 @@ def test_without_a_control_nothing_is_concluded(tree, tmp_path) -> None:
 
 
 def test_few_rounds_are_inconclusive_and_not_green(tree) -> None:
-    """Six noisy rounds a side cannot tell: exit code 3, never 0."""
+    """Four noisy rounds a side are too few: exit code 3, never 0."""
     old, new = tree("old"), tree("new")
     old.trial("moe", 1.2, rounds=4)
     new.trial("moe", 1.2, rounds=4)
@@ -158,7 +159,7 @@ def test_a_trial_that_is_gone_is_inconclusive(tree) -> None:
 
 
 def test_a_metric_that_became_invalid_is_inconclusive(tree) -> None:
-    """A timing that does not count any more is not green; the reason is kept."""
+    """A timing that has become invalid is not green; the reason is kept."""
 
     def unsettled(content) -> None:
         content["metrics"]["infer/speedup_b64"] |= {"valid": False, "reason": "never settled"}
@@ -202,7 +203,7 @@ def test_energy_is_judged_where_both_have_it(tree) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "difference"),
     [
         (
             lambda c: c["provenance"]["identity"]["versions"].update(torch="2.14.0"),
@@ -236,13 +237,13 @@ def test_energy_is_judged_where_both_have_it(tree) -> None:
         ),
     ],
 )
-def test_what_is_not_comparable_is_said(tree, change, said) -> None:
-    """A difference that is not code ends in exit code 4 and names what differs."""
+def test_what_is_not_comparable_is_listed(tree, change, difference) -> None:
+    """A difference that is not code ends in exit code 4 and is named."""
     old, new = tree("old", moe=1.2), tree("new")
     new.trial("moe", 1.2, change=change)
     verdict = compare_folders(old.folder, new.folder)
     assert (verdict.outcome, verdict.exit_code) == ("not comparable", 4)
-    assert said in verdict.differences
+    assert difference in verdict.differences
 
 
 @pytest.mark.parametrize(
@@ -261,12 +262,11 @@ def test_what_changes_no_number_is_comparable(tree, facts) -> None:
     verdict = compare_folders(old.folder, new.folder)
     assert (verdict.differences, verdict.exit_code) == ([], 0)
     kernels = [note for note in verdict.notes if "kernel" in note]
-    told = ["kernel 6.1 -> 6.2: it may change times"] if "kernel" in facts else []
-    assert kernels == told
+    assert kernels == (["kernel 6.1 -> 6.2: it may change times"] if "kernel" in facts else [])
 
 
 def test_a_dense_trial_that_crashes_is_regressed(tree) -> None:
-    """Its timing rows have no control any more; that it fails where it worked is exit code 1."""
+    """Its timing rows have lost their control; that it fails where it worked is exit code 1."""
     old, new = tree("old", moe=1.2), tree("new", moe=1.2)
     next(new.folder.glob("*/dense/*/record.json")).unlink()
     new.trial("dense", status="failed", reason="boom", change=lambda c: c.update(key="dense1"))
@@ -292,7 +292,7 @@ def test_nothing_timed_is_not_green(tree) -> None:
 
 
 def test_what_neither_supports_is_a_note(tree) -> None:
-    """Skipped on both sides is no row, and is not passed over in silence."""
+    """Skipped on both sides is no row, but a note."""
     old, new = tree("old"), tree("new")
     for side in (old, new):
         side.trial("moe", status="skipped", reason="needs tokens")
@@ -340,7 +340,7 @@ def test_other_hardware_is_not_comparable(tree) -> None:
 
 
 def test_nothing_in_common_is_not_comparable(tree) -> None:
-    """An empty intersection of trials is said with an example of each side."""
+    """An empty intersection of trials is reported with an example of each side."""
     old, new = tree("old"), tree("new")
     next(old.folder.rglob("record.json")).unlink()
     old.trial("moe", 1.2)
@@ -349,7 +349,7 @@ def test_nothing_in_common_is_not_comparable(tree) -> None:
     assert "no trial in common" in verdict.differences[0]
 
 
-def test_two_machines_in_one_folder_are_refused(tree) -> None:
+def test_two_machines_in_one_folder_are_rejected(tree) -> None:
     """Nothing is averaged over hardware: name one machine's folder."""
     old, new = tree("old", moe=1.2), tree("new", moe=1.2)
     new.trial("moe", 1.2, hardware="cpu-4x-other")
@@ -357,8 +357,8 @@ def test_two_machines_in_one_folder_are_refused(tree) -> None:
         compare_folders(old.folder, new.folder)
 
 
-def test_a_baseline_with_failed_trials_is_refused(tree) -> None:
-    """What failed in the baseline cannot be held against the candidate."""
+def test_a_baseline_with_failed_trials_is_rejected(tree) -> None:
+    """A trial that failed in the baseline cannot be compared with the candidate's."""
     old, new = tree("old"), tree("new", moe=1.2)
     old.trial("moe", status="failed", reason="boom")
     with pytest.raises(BadInput, match=r"1 failed trial.*boom"):
@@ -366,7 +366,7 @@ def test_a_baseline_with_failed_trials_is_refused(tree) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "words"),
     [
         (lambda path: path.write_text("{"), "not readable as JSON"),
         (
@@ -384,19 +384,48 @@ def test_a_baseline_with_failed_trials_is_refused(tree) -> None:
         (lambda path: path.with_name("raw.npz").write_bytes(b"PK broken"), "damaged"),
     ],
 )
-def test_damaged_input_is_refused(tree, damage, said) -> None:
-    """A damaged record or file of rounds, or another schema, is named: exit code 2."""
+def test_damaged_input_is_rejected(tree, damage, words) -> None:
+    """A damaged record or file of rounds, or another schema, is named in the message."""
     old, new = tree("old", moe=1.2), tree("new", moe=1.2)
     damage(next(new.folder.glob("*/moe/*/record.json")))
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(BadInput, match=words):
         compare_folders(old.folder, new.folder)
 
 
-def test_missing_folders_are_refused(tree, tmp_path) -> None:
-    """A folder that is not there, or has no record, is said with what to name instead."""
+def test_missing_folders_are_rejected(tree, tmp_path) -> None:
+    """A folder that is not there, or has no record: the message gives the way out."""
     old = tree("old").folder
     with pytest.raises(BadInput, match="no such folder"):
         compare_folders(old, tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadInput, match="no record in it"):
+    with pytest.raises(BadInput, match=r"no readable record below .*; run an experiment first"):
         compare_folders(old, tmp_path / "empty")
+
+
+def test_a_comparison_rejects_what_a_report_leaves_out(tree) -> None:
+    """The sentences are those of the reader: every damaged and fake record, by file."""
+    old, new = tree("old", moe=1.2), tree("new", moe=1.2, early_exit=1.1)
+    first, second = (next(new.folder.glob(f"*/{m}/*/record.json")) for m in ("moe", "early_exit"))
+    first.write_text("{")
+    second.write_text(second.read_text().replace('"device": "cpu"', '"device": "fake"'))
+    problems = read([new.folder]).problems
+    assert len(problems) == 2
+    with pytest.raises(BadInput) as caught:
+        compare_folders(old.folder, new.folder)
+    head, *lines = str(caught.value).splitlines()
+    assert "2 record(s) cannot be compared; delete their folders or run them again" in head
+    assert lines == problems
+
+
+def test_rounds_in_which_the_gpu_slowed_down_are_not_compared(tree) -> None:
+    """Ten of 40 rounds at half speed, which the trial did not count either, change no ratio."""
+    old, new = tree("old", moe=1.2), tree("new")
+    folder = new.trial("moe", 1.2, rounds=40)
+    with np.load(folder / "raw.npz") as raw:
+        arrays = dict(raw)
+    arrays["candidate_s_b64_point0"][:10] *= 2
+    reasons = ["HwThermalSlowdown"] * 10 + [""] * 30
+    np.savez(folder / "raw.npz", **arrays, reason_b64_point0=reasons)
+    found = row(compare_folders(old.folder, new.folder), "time")
+    assert (found.judgement, found.ratio.num_values) == ("equal", 30)
+    assert found.ratio.value == pytest.approx(1.0, abs=0.005)

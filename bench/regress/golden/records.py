@@ -1,6 +1,6 @@
-"""Golden records on disk, and what differs from them: equality, or it is said what changed.
+"""Golden records on disk, and the differences between two of them, count by count.
 
-<baseline>/<task>/<backbone>/<method>.json     counts, and under which torch and configuration
+<baseline>/<task>/<backbone>/<method>.json     counts, with their torch and configuration
 <baseline>/<task>/<backbone>/<method>.npz      the decisions under which they hold
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bench.records.record import write_json
-from bench.regress.sides import BadInput
+from bench.regress.verdict import BadInput
 
 SCHEMA_VERSION = 1
 Content = dict[str, Any]
@@ -26,7 +26,7 @@ def read_golden(path: Path) -> Content:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         version = content["schema_version"]
-        content["counts"], content["torch"], content["config"]
+        content["counts"], content["torch"], content["config"]  # a KeyError here, with the file
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(
             f"{path}: not a golden record ({error}); git checkout restores it"
@@ -42,18 +42,18 @@ def read_decisions(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(file, allow_pickle=False) as found:
             return {name: found[name] for name in found}
-    except FileNotFoundError:
+    except FileNotFoundError:  # a method without gates
         return {}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise BadInput(f"{file}: damaged ({error}); git checkout restores it") from error
 
 
 def write_golden(path: Path, content: Content, decisions: Mapping[str, np.ndarray]) -> None:
-    """Write a golden record and its decisions."""
+    """Write a golden record, and its decisions where there are any."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"schema_version": SCHEMA_VERSION, **content})
     file = path.with_suffix(".npz")
-    file.unlink(missing_ok=True)
+    file.unlink(missing_ok=True)  # of a version of the method that still had gates
     if decisions:
         np.savez_compressed(file, **decisions)  # type: ignore[arg-type]
 
@@ -61,25 +61,26 @@ def write_golden(path: Path, content: Content, decisions: Mapping[str, np.ndarra
 def changes(before: Content, now: Content) -> Iterator[str]:
     """One line per count or setting that differs: "counts.params 1,290 -> 1,291"."""
     old, new = ({"config": each["config"], "counts": each["counts"]} for each in (before, now))
-    flat_old, flat_new = dict(_flat(old)), dict(_flat(new))
+    # One line per leaf, so that a changed region or gate is named.
+    flat_old, flat_new = dict(_flatten(old)), dict(_flatten(new))
     for key in sorted(flat_old.keys() | flat_new.keys()):
         if flat_old.get(key) != flat_new.get(key):
-            yield f"{key} {_shown(flat_old.get(key))} -> {_shown(flat_new.get(key))}"
+            yield f"{key} {_as_text(flat_old.get(key))} -> {_as_text(flat_new.get(key))}"
 
 
-def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(content, Mapping) and content:
         for name, value in content.items():
-            yield from _flat(value, f"{prefix}.{name}" if prefix else str(name))
+            yield from _flatten(value, f"{prefix}.{name}" if prefix else str(name))
     else:
         yield prefix, content
 
 
-def _shown(value: Any) -> str:
-    """A number with thousands, a list of numbers by its sum and length, nothing as none."""
+def _as_text(value: Any) -> str:
+    """A number with thousands separators, a list of numbers by its sum and length, None as none."""
     if value is None:
         return "none"
-    if isinstance(value, bool) or not isinstance(value, int | list):
+    if isinstance(value, bool) or not isinstance(value, int | list):  # a bool is an int
         return json.dumps(value)
     if isinstance(value, int):
         return f"{value:,}"

@@ -1,12 +1,12 @@
-"""Golden records on disk: what differs is said, what is damaged is refused."""
+"""Golden records on disk: differences line by line, damaged files rejected."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from bench.regress.golden.files import changes, read_decisions, read_golden, write_golden
-from bench.regress.sides import BadInput
+from bench.regress.golden.records import changes, read_decisions, read_golden, write_golden
+from bench.regress.verdict import BadInput
 
 CONTENT = {
     "torch": "2.13.0",
@@ -19,7 +19,7 @@ def changed(**counts) -> dict:
     return {**CONTENT, "counts": {**CONTENT["counts"], **counts}}
 
 
-def test_equal_counts_say_nothing() -> None:
+def test_equal_counts_have_no_changes() -> None:
     """The same counts under the same configuration are no change."""
     assert list(changes(CONTENT, changed())) == []
 
@@ -60,15 +60,15 @@ def test_a_golden_record_comes_back_as_it_was(tmp_path) -> None:
 @pytest.mark.parametrize(
     "text", ["{", "[]", "{}", '{"schema_version": 2, "counts": {}, "torch": "", "config": {}}']
 )
-def test_a_damaged_golden_record_is_refused(tmp_path, text) -> None:
-    """What is not a golden record of this schema is bad input, with the file's name."""
+def test_a_damaged_golden_record_is_rejected(tmp_path, text) -> None:
+    """A file that is not a golden record of this schema is bad input, with its name."""
     path = tmp_path / "moe.json"
     path.write_text(text)
     with pytest.raises(BadInput, match=r"moe\.json"):
         read_golden(path)
 
 
-def test_damaged_decisions_are_refused(tmp_path) -> None:
+def test_damaged_decisions_are_rejected(tmp_path) -> None:
     """A cut-off file of decisions is bad input."""
     (tmp_path / "moe.npz").write_bytes(b"PK cut off")
     with pytest.raises(BadInput, match=r"moe\.npz: damaged"):

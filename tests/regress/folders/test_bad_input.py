@@ -1,4 +1,4 @@
-"""Folders at their worst, through the command line: one message, exit code 2 or 4, never green."""
+"""Damaged and unusable folders on the command line: one message, exit code 2 or 4, never green."""
 
 from __future__ import annotations
 
@@ -14,15 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.cli import main
-from bench.launch.postmortem import Death, write_failure
+from bench.launch.failures import ProcessExit, write_failure
 from bench.records.record import Metric, missing
-from bench.regress.folders import compare_folders
+from bench.regress.folders.compare import compare_folders
 from bench.regress.verdict import Row, Verdict
 
 
 def moe(folder):
     """The candidate's only conditional trial: its record."""
     return next(folder.glob("*/moe/*/record.json"))
+
+
+def without_records(folder) -> None:
+    for path in folder.rglob("record.json"):
+        path.unlink()
 
 
 def text_change(old: str, new: str):
@@ -43,7 +48,7 @@ def rounds(**arrays):
 
 def change(*path):
     """change("environment", "gpus", "x"): the record's environment.gpus becomes "x"; without a
-    value the key goes."""
+    value the key is removed."""
 
     def edit(folder) -> None:
         record = json.loads(moe(folder).read_text())
@@ -68,11 +73,11 @@ BASELINE, CANDIDATE = "baseline_s_b64_point0", "candidate_s_b64_point0"
     ("damage", "words"),
     [
         (shutil.rmtree, "no such folder"),
-        (lambda folder: [each.unlink() for each in folder.rglob("record.json")], "no record in it"),
+        (without_records, "no readable record below"),
         (lambda folder: moe(folder).write_text("{"), "not readable as JSON"),
         (text_change('"schema_version": 1', '"schema_version": 2'), "schema version 2"),
         (text_change('"hardware": "cpu-2x-test"', '"hardware": "h200"'), "several machines"),
-        (text_change('"device": "cpu"', '"device": "fake"'), "fake device"),
+        (text_change('"device": "cpu"', '"device": "fake"'), "measured with a fake device"),
         (lambda folder: moe(folder).with_name("raw.npz").write_bytes(b"PK"), "damaged"),
         (change("identity"), "provenance.identity is missing"),
         (change("identity", [1]), "provenance.identity: Input should be"),
@@ -84,19 +89,22 @@ BASELINE, CANDIDATE = "baseline_s_b64_point0", "candidate_s_b64_point0"
         (change("environment", "git_commit", []), "environment.git_commit: Input"),
         (change("environment", "versions", 3), "environment.versions: Input"),
         (change("environment", "memory_bytes", "much"), "environment.memory_bytes: Input"),
-        (change("config", "measure", 3), "damaged batch sizes"),
-        (change("config", "measure", {"batch_sizes": [0]}), "damaged batch sizes"),
+        (change("config", "measure", 3), "config.measure: Input should be"),
+        (
+            change("config", "measure", {"batch_sizes": [0]}),
+            r"config\.measure\.batch_sizes\.0: Input",
+        ),
         (rounds(**{BASELINE: ONES, CANDIDATE: ONES[:-1]}), r"raw\.npz: damaged \(rounds of shapes"),
         (rounds(**{BASELINE: ONES[:0], CANDIDATE: ONES[:0]}), "damaged"),
-        (rounds(**{BASELINE: ONES, CANDIDATE: ONES * np.nan}), "rounds that took no time"),
-        (rounds(**{BASELINE: ONES, CANDIDATE: ONES * 0}), "rounds that took no time"),
+        (rounds(**{BASELINE: ONES, CANDIDATE: ONES * np.nan}), "not a positive finite number"),
+        (rounds(**{BASELINE: ONES, CANDIDATE: ONES * 0}), "not a positive finite number"),
         (rounds(**{BASELINE: ONES, CANDIDATE: ONES.astype(str)}), "damaged"),
     ],
 )
 @pytest.mark.parametrize("which", [0, 1])
 def test_what_cannot_be_read_is_exit_code_2(tree, damage, words, which, capsys) -> None:
-    """Missing, damaged, of another schema, of several machines or fake, on either side: the file or
-    folder is named and nothing is compared."""
+    """Missing, damaged, of another schema, of several machines or fake, on either side: the message
+    names the file or folder, and nothing is compared."""
     sides = [tree("old", moe=1.2).folder, tree("new", moe=1.2).folder]
     damage(sides[which])
     assert main(["compare", *map(str, sides)]) == 2
@@ -107,7 +115,7 @@ def test_what_cannot_be_read_is_exit_code_2(tree, damage, words, which, capsys) 
 
 
 def test_a_failed_baseline_is_exit_code_2(tree, capsys) -> None:
-    """A trial that failed in the baseline cannot be held against anything."""
+    """With a trial that failed in the baseline nothing can be compared."""
     old, new = tree("old"), tree("new", moe=1.2)
     old.trial("moe", status="failed", reason="boom")
     assert main(["compare", str(old.folder), str(new.folder)]) == 2
@@ -115,7 +123,7 @@ def test_a_failed_baseline_is_exit_code_2(tree, capsys) -> None:
 
 
 def test_other_hardware_and_nothing_in_common_are_exit_code_4(tree, capsys) -> None:
-    """Two machines, or no trial in common: what differs is in the body."""
+    """Two machines, or no trial in common: the body lists the difference."""
     old, other = tree("old", moe=1.2).folder, tree("other").folder
     for path in other.rglob("record.json"):
         path.write_text(path.read_text().replace("cpu-2x-test", "h200"))
@@ -143,12 +151,12 @@ def died(side, alive, name: str = "seed0-dead"):
     planned = {"key": name, "labels": {**kept["labels"], "device": "cpu"}, "config": kept["config"]}
     trial = {**planned, "identity": kept["provenance"]["identity"]}
     (folder / "trial.json").write_text(json.dumps(trial))
-    write_failure(folder, Death(-9, "train", 3.0))
+    write_failure(folder, ProcessExit(-9, "train", 3.0))
     return folder
 
 
 def test_a_trial_whose_process_died_is_regressed(tree) -> None:
-    """The launcher's record of a dead process knows no driver or threads: that is no difference."""
+    """The launcher's record of a dead process has no driver or threads: that is no difference."""
     old, new = tree("old"), tree("new")
     died(new, old.trial("moe", 1.2, change=on_gpu))
     verdict = compare_folders(old.folder, new.folder)
@@ -158,8 +166,8 @@ def test_a_trial_whose_process_died_is_regressed(tree) -> None:
 
 
 def test_an_older_success_does_not_hide_a_newer_crash(tree, capsys) -> None:
-    """The launcher says when the process that died had started: its record is the newest. In the
-    candidate that is a regression, in the baseline bad input."""
+    """The launcher records when the dead process had started, so that its record is the newest. In
+    the candidate that is a regression, in the baseline bad input."""
     old, new = tree("old", moe=1.2), tree("new")
     died(new, new.trial("moe", 1.2))
     assert compare_folders(old.folder, new.folder).exit_code == 1
@@ -189,12 +197,19 @@ def test_a_rerun_without_the_trial_confirms_nothing(tree) -> None:
     (row,) = [row for row in verdict.rows if row.metric.startswith("time")]
     assert (row.judgement, verdict.exit_code) == ("inconclusive", 3)
     assert "the rerun does not show it" in row.reason
-    asked = ["condbench", "compare", str(old.folder), str(new.folder), "--rerun", str(again.folder)]
-    assert shlex.split(verdict.commands[0]) == asked
+    command = [
+        "condbench",
+        "compare",
+        str(old.folder),
+        str(new.folder),
+        "--rerun",
+        str(again.folder),
+    ]
+    assert shlex.split(verdict.commands[0]) == command
 
 
-def test_older_records_of_a_trial_are_told(tree) -> None:
-    """Of two records of one trial the newest counts, and that one was left out is a note."""
+def test_older_records_of_a_trial_are_a_note(tree) -> None:
+    """Of two records of one trial the newest counts, and a note counts the others."""
     old, new = tree("old", moe=1.2), tree("new", moe=1.9)
 
     def later(content) -> None:
@@ -223,7 +238,7 @@ DOUBT = Metric(value=1.5, unit="1", low=1.49, high=1.51, valid=False, reason="In
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "device", "said", "reason"),
+    ("before", "now", "device", "judgement", "reason"),
     [
         (GOOD, GOOD, "cuda", "equal", None),
         (GOOD, STUCK, "cuda", "inconclusive", "candidate: CounterStuck: for 3 s"),
@@ -235,16 +250,18 @@ DOUBT = Metric(value=1.5, unit="1", low=1.49, high=1.51, valid=False, reason="In
         (missing("1", "no NVIDIA GPU"), missing("1", "no NVIDIA GPU"), "cpu", None, None),
     ],
 )
-def test_energy_is_never_green_by_omission(tree, before, now, device, said, reason) -> None:
+def test_energy_is_never_green_by_omission(tree, before, now, device, judgement, reason) -> None:
     """On a GPU, joules that are missing or doubtful on either side are inconclusive with their
-    reason; on a CPU there are none to miss."""
+    reason; a CPU has no energy counter."""
     old, new = tree("old"), tree("new")
     old.trial("moe", 1.2, change=energy(before, device))
     new.trial("moe", 1.2, change=energy(now, device))
     verdict = compare_folders(old.folder, new.folder)
     rows = [row for row in verdict.rows if row.metric.startswith("energy")]
-    assert [(row.judgement, row.reason) for row in rows] == ([(said, reason)] if said else [])
-    assert verdict.exit_code == (3 if said == "inconclusive" else 0)
+    assert [(row.judgement, row.reason) for row in rows] == (
+        [(judgement, reason)] if judgement else []
+    )
+    assert verdict.exit_code == (3 if judgement == "inconclusive" else 0)
 
 
 JUDGEMENTS = st.lists(st.sampled_from(["regressed", "improved", "equal", "inconclusive"]))
@@ -255,7 +272,7 @@ def test_green_needs_everything(rows, controls, differences) -> None:
     """0 if and only if something was judged, all of it equal or improved, there are controls, every
     one of them equal, and nothing was left out as not comparable."""
     verdict = Verdict("A", "B", "cpu", differences=differences)
-    verdict.rows = [Row("m", str(number), said) for number, said in enumerate(rows)]
-    verdict.controls = [Row("c", str(number), said) for number, said in enumerate(controls)]
+    verdict.rows = [Row("m", str(number), each) for number, each in enumerate(rows)]
+    verdict.controls = [Row("c", str(number), each) for number, each in enumerate(controls)]
     green = bool(rows) and set(rows) <= {"equal", "improved"} and set(controls) == {"equal"}
     assert (verdict.exit_code == 0) == (green and not differences)

@@ -9,20 +9,21 @@ import pytest
 
 from bench.launch.devices import Machine
 from bench.plan.matrix import Plan
-from bench.regress.revisions import planning
-from bench.regress.revisions.night import compare_revisions
-from bench.regress.sides import BadInput
+from bench.regress.checkouts import planning
+from bench.regress.checkouts.worktrees import checked_out
+from bench.regress.revisions.compare import compare_revisions
+from bench.regress.verdict import BadInput
 
 
-def said(verdict, metric: str) -> list[str]:
+def judgements(verdict, metric: str) -> list[str]:
     return [row.judgement for row in verdict.rows if row.metric == metric]
 
 
 def test_an_unchanged_revision_is_green(compared, toy) -> None:
     """Equal times, equal qualities, equal controls: ok, and no worktree stays behind."""
     verdict = compared()
-    assert said(verdict, "time b64") == ["equal", "equal"]
-    assert said(verdict, "quality") == ["equal", "equal"]
+    assert judgements(verdict, "time b64") == ["equal", "equal"]
+    assert judgements(verdict, "quality") == ["equal", "equal"]
     assert [row.metric for row in verdict.controls] == ["A/A control, time b64"]
     assert verdict.canary.judgement == "equal"
     assert (verdict.outcome, verdict.exit_code) == ("ok", 0)
@@ -50,47 +51,47 @@ def test_more_work_is_named_as_the_cause(compared) -> None:
 def test_a_faster_revision_is_green(compared) -> None:
     """Improved is no failure."""
     verdict = compared(pass_s=0.09)
-    assert (said(verdict, "time b64"), verdict.exit_code) == (["improved"] * 2, 0)
+    assert (judgements(verdict, "time b64"), verdict.exit_code) == (["improved"] * 2, 0)
 
 
 def test_noise_without_end_voids_the_night(compared, toy) -> None:
-    """An A/A control that differs by 40 % from block to block concludes nothing, and ends there."""
+    """An A/A control that differs by 40 % from block to block ends the night as void."""
     noisy = {"spread": 0.4}
     verdict = compared(old=noisy, **noisy)
     assert (verdict.outcome, verdict.exit_code) == ("void", 3)
     assert verdict.rows == []
-    assert not any(line.startswith("[1/") for line in toy.said)
+    assert not any(line.startswith("[1/") for line in toy.progress)
 
 
 def test_times_that_never_settle_are_not_green(compared) -> None:
     """An unsettled warm-up makes a time inconclusive; in the control it voids the night."""
     verdict = compared(steady=False)  # the candidate alone
-    assert said(verdict, "time b64") == ["inconclusive"] * 2
+    assert judgements(verdict, "time b64") == ["inconclusive"] * 2
     assert verdict.exit_code == 3
 
 
 def test_a_candidate_that_fails_is_regressed(compared) -> None:
-    """A worker that dies is a regression with its last words."""
+    """A worker that dies is a regression with the end of its output."""
     verdict = compared(crash=True)
-    assert said(verdict, "trial") == ["regressed"] * 2
+    assert judgements(verdict, "trial") == ["regressed"] * 2
     assert "toy crashed" in verdict.rows[0].reason
 
 
 def test_a_candidate_that_hangs_is_regressed(compared) -> None:
-    """A worker that gives no answer within the trial's limit is ended and named."""
+    """A worker that sends no reply within the trial's limit is ended and named."""
     slow = {"methods": ["dense"], "timeout_s": 4.0}  # a busy machine starts a process in less
     verdict = compared(old=slow, sleep_s=60, **slow)
-    assert "no answer within 4 s" in verdict.rows[0].reason
+    assert "no reply within 4 s" in verdict.rows[0].reason
 
 
 def test_a_baseline_that_fails_is_bad_input(compared) -> None:
-    """Nothing can be held against a baseline that does not run."""
+    """Nothing can be compared with a baseline that does not run."""
     with pytest.raises(BadInput, match="a trial of the baseline fails"):
         compared(old={"crash": True})
 
 
 def test_a_baseline_that_fails_once_is_measured_again(compared, tmp_path) -> None:
-    """A crash of the baseline's first worker, in the control, does not throw the night away."""
+    """A crash of the baseline's first worker, in the control, does not end the night."""
     (tmp_path / "marks").mkdir()
     once = {"marks": str(tmp_path / "marks"), "once": {"crash": True}, "later": {}}
     verdict = compared({"methods": ["moe"], **once}, methods=["moe"])
@@ -99,10 +100,10 @@ def test_a_baseline_that_fails_once_is_measured_again(compared, tmp_path) -> Non
 
 
 def test_a_trial_that_fails_in_the_baseline_costs_only_itself(compared) -> None:
-    """Against a dense that always dies nothing is held, exit code 4; what else was judged stays,
-    with the control on the next trial."""
+    """A dense that always dies is not comparable, exit code 4; the other judgements stay, with the
+    control on the next trial."""
     verdict = compared({"crash_methods": ["dense"]})
-    assert said(verdict, "time b64") == ["equal"]
+    assert judgements(verdict, "time b64") == ["equal"]
     assert [control.model for control in verdict.controls] == ["digits/transformer/moe/seed0"]
     (line,) = verdict.differences
     assert line.startswith("digits/transformer/dense/seed0: a trial of the baseline fails: ")
@@ -110,7 +111,7 @@ def test_a_trial_that_fails_in_the_baseline_costs_only_itself(compared) -> None:
 
 
 def test_what_became_unsupported_is_regressed(compared) -> None:
-    """An answer like Unsupported where there was a result is a regression."""
+    """Unsupported where there was a result is a regression."""
     verdict = compared(skipped="needs tokens", unsupported=["dense", "moe"])
     assert verdict.rows[0].reason == "now unsupported: needs tokens"
     assert verdict.exit_code == 1
@@ -124,7 +125,7 @@ def test_what_became_unsupported_is_regressed(compared) -> None:
         ({"methods": ["branches"]}, "no trial in common"),
     ],
 )
-def test_what_is_not_comparable_is_said(compared, change, words) -> None:
+def test_what_is_not_comparable_is_listed(compared, change, words) -> None:
     """Another configuration or version, or no common trial: exit code 4 and what differs."""
     verdict = compared(**change)
     assert verdict.exit_code == 4
@@ -132,7 +133,7 @@ def test_what_is_not_comparable_is_said(compared, change, words) -> None:
 
 
 def test_another_protocol_is_not_comparable(compared) -> None:
-    """A revision whose worker speaks another protocol is named."""
+    """A revision whose worker uses another protocol is named."""
     verdict = compared(protocol=2)
     assert verdict.exit_code == 4
     assert "worker protocol 2" in verdict.differences[0]
@@ -141,12 +142,12 @@ def test_another_protocol_is_not_comparable(compared) -> None:
 def test_a_trial_that_is_gone_is_not_green(compared) -> None:
     """What only the baseline plans is inconclusive; what only the candidate plans is a note."""
     verdict = compared(methods=["dense", "branches"])
-    assert said(verdict, "trial") == ["inconclusive"]
+    assert judgements(verdict, "trial") == ["inconclusive"]
     assert any("branches" in note for note in verdict.notes)
     assert verdict.exit_code == 3
 
 
-def test_another_quality_asks_for_more_seeds(compared) -> None:
+def test_another_quality_needs_more_seeds(compared) -> None:
     """About ten points less on five seeds, paired: a regression of quality."""
     verdict = compared(quality=70.0, wobble=0.5)
     quality = [row for row in verdict.rows if row.metric == "quality"]
@@ -158,7 +159,7 @@ def test_another_quality_asks_for_more_seeds(compared) -> None:
 
 
 def test_a_loss_of_quality_counts_if_other_seeds_show_it(compared) -> None:
-    """Ten points less on seeds 0 to 4 and none on five others: what the others say counts."""
+    """Ten points less on seeds 0 to 4 and none on five others: the others count."""
     verdict = compared({"methods": ["moe"]}, methods=["moe"], quality=70.0, wobble=0.5, bonus=10.0)
     (quality,) = [row for row in verdict.rows if row.metric == "quality"]
     assert (quality.judgement, quality.rerun.num_values, quality.rerun.value) == ("equal", 5, 1.0)
@@ -166,7 +167,7 @@ def test_a_loss_of_quality_counts_if_other_seeds_show_it(compared) -> None:
 
 
 def test_a_candidate_that_fails_with_another_seed_is_regressed(compared) -> None:
-    """Its worker dies while seeds are added: a regression with its last words, no traceback."""
+    """Its worker dies while seeds are added: a regression with its output, no traceback."""
     verdict = compared({"methods": ["moe"]}, methods=["moe"], quality=70.0, crash_later=True)
     (quality,) = [row for row in verdict.rows if row.metric == "quality"]
     assert quality.judgement == "regressed"
@@ -175,9 +176,9 @@ def test_a_candidate_that_fails_with_another_seed_is_regressed(compared) -> None
 
 
 def test_a_baseline_that_fails_with_another_seed_is_not_comparable(compared) -> None:
-    """The same in the baseline: no quality is held against it, and times keep their verdict."""
+    """The same in the baseline: its quality is not comparable, and times keep their verdict."""
     verdict = compared({"methods": ["moe"], "crash_later": True}, methods=["moe"], quality=70.0)
-    assert (said(verdict, "time b64"), said(verdict, "quality")) == (["equal"], [])
+    assert (judgements(verdict, "time b64"), judgements(verdict, "quality")) == (["equal"], [])
     assert "a trial of the baseline fails" in verdict.differences[0]
     assert verdict.exit_code == 4
 
@@ -185,14 +186,14 @@ def test_a_baseline_that_fails_with_another_seed_is_not_comparable(compared) -> 
 def test_every_change_has_a_probable_cause(compared) -> None:
     """Times, quality, trials: from the row's own reason where there is no number to explain."""
     unsettled = compared(steady=False)
-    assert unsettled.rows[0].cause == "not known: times never settled in the warm-up"
+    assert unsettled.rows[0].cause == "unknown: times never settled in the warm-up"
     worse = compared(quality=70.0, wobble=0.5)
     (quality, *_) = [row for row in worse.rows if row.metric == "quality"]
     assert quality.cause == "code: the same counts, but the same seeds train other models"
     dead = compared(crash=True)
     assert dead.rows[0].cause.startswith("code: one revision can, the other cannot")
     gone = compared(methods=["dense"])
-    assert gone.rows[0].cause == "not known: the candidate plans no such trial"
+    assert gone.rows[0].cause == "unknown: the candidate plans no such trial"
     assert all(row.cause is None for row in compared().rows)
 
 
@@ -200,29 +201,29 @@ def test_another_unit_of_quality_is_not_comparable(compared) -> None:
     """Percent against nats: exit code 4, and no quality is judged."""
     verdict = compared({"methods": ["moe"]}, methods=["moe"], unit="nat")
     assert verdict.differences == ["digits/transformer/moe/seed0: quality_unit % -> nat"]
-    assert (said(verdict, "quality"), verdict.exit_code) == ([], 4)
+    assert (judgements(verdict, "quality"), verdict.exit_code) == ([], 4)
 
 
 def test_other_libraries_are_not_comparable(compared) -> None:
-    """Versions that both sides tell must be equal; what an older revision does not tell is not
-    held against it."""
-    told = {"num_threads": 1, "gpus": [], "versions": {"scipy": "1.17"}}
+    """Versions that both sides report must be equal; those that an older revision does not report
+    are not compared."""
+    reported = {"num_threads": 1, "gpus": [], "versions": {"scipy": "1.17"}}
     older = {"methods": ["moe"], "opened": {"environment": {"num_threads": 1, "gpus": []}}}
-    new = {"methods": ["moe"], "opened": {"environment": told}}
+    new = {"methods": ["moe"], "opened": {"environment": reported}}
     assert compared(older, **new).exit_code == 0
-    other = {**told, "versions": {"scipy": "1.16"}}
+    other = {**reported, "versions": {"scipy": "1.16"}}
     verdict = compared({"methods": ["moe"], "opened": {"environment": other}}, **new)
     assert verdict.differences == ["version of scipy 1.16 -> 1.17"]
     assert verdict.exit_code == 4
 
 
 def test_a_candidate_that_fails_once_is_measured_again(compared, tmp_path) -> None:
-    """A suspected failure is confirmed by one rerun too: a crash that does not repeat is a note."""
+    """A failure is confirmed by one rerun too: a crash that does not repeat is a note."""
     (tmp_path / "marks").mkdir()
     once = {"marks": str(tmp_path / "marks"), "once": {"crash": True}, "later": {}}
     verdict = compared({"methods": ["moe"]}, methods=["moe"], **once)
-    assert (verdict.outcome, said(verdict, "time b64")) == ("ok", ["equal"])
-    assert any("failed once and worked in the rerun" in note for note in verdict.notes)
+    assert (verdict.outcome, judgements(verdict, "time b64")) == ("ok", ["equal"])
+    assert any("failed once and succeeded in the rerun" in note for note in verdict.notes)
     assert verdict.canary is not None
 
 
@@ -245,37 +246,37 @@ def test_without_a_supported_trial_there_is_no_verdict(compared) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "code", "words"),
+    ("reply", "code", "words"),
     [
-        ("hello", 1, "gave no answer but b'hello"),
-        ('{"ok": [1]}', 1, "gave no answer but"),
+        ("hello", 1, "sent an invalid reply to 'open': b'hello"),
+        ('{"ok": [1]}', 1, "sent an invalid reply to 'open': b"),
         ('{"ok": {}}', 4, "worker protocol None"),
-        ('{"ok": {"protocol": 1}}', 1, "answers 'open' with what is no answer: quality: Field"),
+        ('{"ok": {"protocol": 1}}', 1, "invalid reply to 'open': reply.quality: Field"),
     ],
 )
-def test_an_answer_that_is_none_is_named(compared, answer, code, words) -> None:
-    """A worker that prints something else, or knows no protocol, ends in a verdict all the same."""
-    verdict = compared({"methods": ["moe"]}, methods=["moe"], answer=answer)
+def test_an_invalid_reply_is_named(compared, reply, code, words) -> None:
+    """A worker that prints something else, or states no protocol, still ends in a verdict."""
+    verdict = compared({"methods": ["moe"]}, methods=["moe"], reply=reply)
     assert verdict.exit_code == code
-    told = [*verdict.differences, *(row.reason or "" for row in verdict.rows)]
-    assert any(words in each for each in told)
+    lines = [*verdict.differences, *(row.reason or "" for row in verdict.rows)]
+    assert any(words in each for each in lines)
 
 
 @pytest.mark.parametrize(
-    ("do", "answer", "words"),
+    ("request_name", "reply", "words"),
     [
-        ("warm", {"steady": True}, "'warm' with what is no answer: pass_s: Field required"),
+        ("warm", {"steady": True}, "invalid reply to 'warm': reply.pass_s: Field required"),
         ("warm", {"pass_s": 0, "steady": True}, "pass_s: Input should be greater than 0"),
-        ("block", {}, "'block' with what is no answer: seconds: Field required"),
+        ("block", {}, "invalid reply to 'block': reply.seconds: Field required"),
         ("block", {"seconds": "soon"}, "seconds: Input should be a valid number"),
-        ("window", {"joules": 1.0}, "'window' with what is no answer: doubt: Field required"),
+        ("window", {"joules": 1.0}, "invalid reply to 'window': reply.doubt: Field required"),
     ],
 )
-def test_an_answer_without_its_field_is_named(compared, do, answer, words) -> None:
+def test_a_reply_without_its_field_is_named(compared, request_name, reply, words) -> None:
     """A candidate's worker that leaves a field out, or has text in its place, is regressed with
     that as the reason."""
     gpu = {"kind": "one", "methods": ["moe"]}
-    verdict = compared(gpu, **gpu, wrong={do: answer})
+    verdict = compared(gpu, **gpu, wrong={request_name: reply})
     assert words in verdict.rows[0].reason
     assert verdict.exit_code == 1
 
@@ -283,13 +284,13 @@ def test_an_answer_without_its_field_is_named(compared, do, answer, words) -> No
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"gpu": None}, "plans what is no trial: config.gpu: Input should be"),
-        ({"timeout_s": "soon"}, "plans what is no trial: config.timeout_s: Input"),
+        ({"gpu": None}, "returned an invalid trial: content.config.gpu: Input should be"),
+        ({"timeout_s": "soon"}, "returned an invalid trial: content.config.timeout_s: Input"),
         ({"measure": {"rounds": 3}}, "config.measure.batch_sizes: Field required"),
     ],
 )
-def test_a_planned_trial_that_is_none_is_bad_input(compared, settings, words) -> None:
-    """What a night reads of a trial.json is checked when it is planned."""
+def test_an_invalid_planned_trial_is_bad_input(compared, settings, words) -> None:
+    """The fields of a trial.json that a night reads are checked when it is planned."""
     with pytest.raises(BadInput, match=words):
         compared(settings=settings)
 
@@ -297,18 +298,21 @@ def test_a_planned_trial_that_is_none_is_bad_input(compared, settings, words) ->
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"noise": "loading plugins ..."}, "plans what is no plan: 'loading plugins"),
-        ({"methods": []}, "plans no trial"),
+        (
+            {"noise": "loading plugins ..."},
+            "planner returned an invalid plan: 'loading plugins",
+        ),
+        ({"methods": []}, "the plan has no trial"),
         ({"methods": ["moe", "moe"]}, "plans digits/transformer/moe/seed0 more than once"),
     ],
 )
-def test_a_plan_that_is_none_is_bad_input(compared, change, words) -> None:
-    """Text instead of a plan, an empty one, and trials that nothing tells apart are refused."""
+def test_an_invalid_plan_is_bad_input(compared, change, words) -> None:
+    """Text instead of a plan, an empty one, and trials of the same name are rejected."""
     with pytest.raises(BadInput, match=words):
         compared(**change)
 
 
-def test_what_a_plugin_prints_is_no_plan(monkeypatch, capsys) -> None:
+def test_output_of_plugins_does_not_mix_with_the_plan(monkeypatch, capsys) -> None:
     """The plan alone goes to stdout, whatever is printed while plugins are loaded."""
 
     def chatty(arguments: list[str]) -> Plan:
@@ -340,21 +344,21 @@ def test_the_command_can_be_pasted(toy) -> None:
 
 
 def test_an_unknown_revision_is_bad_input(toy) -> None:
-    """A name that git does not know is said, with where to look."""
+    """A name that is not in git is reported, with the command that lists revisions."""
     toy.commit()
-    with pytest.raises(BadInput, match="'nowhere' is no revision"):
+    with pytest.raises(BadInput, match="'nowhere' is not a revision"):
         toy.night("nowhere", "HEAD")
 
 
 def test_a_name_is_never_an_option(toy) -> None:
     """A revision that begins with a hyphen is a revision that does not exist."""
     toy.commit()
-    with pytest.raises(BadInput, match="is no revision"):
+    with pytest.raises(BadInput, match="is not a revision"):
         toy.night("--help", "HEAD")
 
 
 def test_a_revision_that_cannot_plan_is_bad_input(compared) -> None:
-    """A plan's refusal comes through with the revision's name."""
+    """A planner's error comes through with the revision's name."""
     with pytest.raises(BadInput, match=r"cannot plan .*no such method"):
         compared(refuse="no such method")
 
@@ -369,8 +373,6 @@ def test_outside_a_repository_is_bad_input(tmp_path, toy) -> None:
 
 def test_secrets_do_not_reach_a_revision(toy, monkeypatch) -> None:
     """A revision's processes run without the keys that this one may hold."""
-    from bench.regress.revisions.worktrees import checked_out
-
     monkeypatch.setenv("WANDB_API_KEY", "secret")
     toy.commit()
     with checked_out(toy.folder, ["HEAD"], toy.locks) as (revision,):

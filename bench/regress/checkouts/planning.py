@@ -1,8 +1,10 @@
 """The trials that one revision plans, as JSON.
 
-    python -m bench.regress.revisions.planning KEY=VALUE ...
+    python -m bench.regress.checkouts.planning KEY=VALUE ...
 
 Runs inside the revision's worktree, so that its own configuration, defaults and plugins count.
+Other revisions read the output: its keys stay, and a new name of this module is added to
+`worktrees.INTERFACES`.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from bench.plan.matrix import PlanError, make_plan
 def main(arguments: list[str]) -> int:
     """Print {"trials": [trial.json content], "left_out": [...]}; exit code 2 with the reason."""
     try:
-        with redirect_stdout(sys.stderr):  # whatever a plugin prints is no plan
+        # A plugin that prints while it is imported must not mix with the JSON.
+        with redirect_stdout(sys.stderr):
             plan = make_plan(arguments)
             trials = [trial.content() for trial in plan.trials]
     except PlanError as error:

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from bench.cli import main
-from bench.regress.command import asked
-from bench.regress.simulate import report
+from bench.regress.compare import with_default_experiment
+from bench.regress.simulate import error_rates
 
 
 def test_the_exit_code_is_the_verdict(tree, tmp_path, capsys) -> None:
@@ -37,23 +37,23 @@ def test_the_exit_code_is_the_verdict(tree, tmp_path, capsys) -> None:
     ],
 )
 def test_bad_usage_is_one_sentence(arguments, words, tmp_path, monkeypatch, capsys) -> None:
-    """Exit code 2 and what is wrong, without a traceback."""
+    """Exit code 2 and one message, without a traceback."""
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     assert words in capsys.readouterr().err
 
 
-def test_revisions_run_the_nightly_unless_told_otherwise() -> None:
+def test_revisions_run_the_nightly_by_default() -> None:
     """Overrides that choose an experiment, a task or a method stand alone."""
-    assert asked(["seed=1"]) == ["experiment=nightly", "seed=1"]
-    assert asked(["task=text"]) == ["task=text"]
+    assert with_default_experiment(["seed=1"]) == ["experiment=nightly", "seed=1"]
+    assert with_default_experiment(["task=text"]) == ["task=text"]
 
 
-def test_the_simulation_says_rates_and_power() -> None:
-    """Every figure that the documentation promises is printed, with the bound of a zero."""
-    text = "\n".join(figure.text for figure in report(num_nights=20))
+def test_the_simulation_prints_rates_and_power() -> None:
+    """Every figure in the documentation is printed, with the upper bound of a zero."""
+    text = "\n".join(figure.text for figure in error_rates(num_nights=20))
     assert "K=20, first look" in text
     assert "K=30, first look" in text
     assert "0 of 20 (at most 15.00%)" in text
-    assert "two processes differ by 1% of their own" in text
+    assert "two processes of the same code differ by 1%" in text
     assert "16 metrics and 2 controls: green in" in text
