@@ -1,12 +1,10 @@
 """A model is called without the targets, unless its method declares that it reads them.
 
-What a method may not know it does not get: quality, FLOPs, time and energy of a method that peeks
-are those of a method that cannot.
+Quality, FLOPs, time and energy of a method that peeks are then those of a method that cannot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +23,7 @@ def without_targets(batch: Batch) -> Batch:
 
 
 class Blind:
-    """A model as a task may call it: the task knows the targets, the model does not."""
+    """A model as a task may call it: the task has the targets, the model does not."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
@@ -36,26 +34,21 @@ class Blind:
 
     def __getattr__(self, name: str) -> Any:
         """Everything else is the model's."""
-        if name == "_model":  # not made yet: unpickling looks before __init__
+        if name == "_model":  # unpickling looks it up before __init__ has run
             raise AttributeError(name)
         return getattr(self._model, name)
 
 
-def judged(subject: Subject) -> Any:
-    """The subject's model for the task's evaluation."""
+def model_to_evaluate(subject: Subject) -> Any:
+    """The subject's model as the task's evaluation may call it."""
     return subject.model if subject.method.flags.reads_targets else Blind(subject.model)
 
 
-def method_notes(flags: Flags, by_plugin: Mapping[str, int]) -> list[str]:
-    """What the method declares of itself and a reader must know.
-
-    `by_plugin`: FLOPs that its own formulas told, by operation.
-    """
+def method_notes(flags: Flags) -> list[str]:
+    """What the method declares of itself and a reader of its row needs."""
     notes = [CEILING] if flags.reads_targets else []
     if flags.compaction:
         notes.append(f"in a batch, {flags.compaction}")
     if not flags.batch_invariant:
         notes.append(DEPENDS_ON_BATCH)
-    if by_plugin:
-        notes.append(f"FLOPs by the plugin's own word: {', '.join(sorted(by_plugin))}")
     return notes

@@ -15,6 +15,9 @@ from bench.meters.time.sampling import balanced_batches
 from bench.types import Batch, Task
 
 CHOICE_SEED = 0  # one choice and order for every method, model seed and machine
+# Inputs for the distribution of FLOPs. 256 give a p90 with an interval; a p99 needs 1,000, and
+# 2,048 is what a careful profile can afford: a count takes milliseconds.
+MIN_TIMED, NUM_COUNTED, MAX_COUNTED = 64, 256, 2048
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,11 @@ class Inputs:
     def samples(self) -> list[Batch]:
         """The inputs one by one."""
         return self.by_size[1]
+
+    @property
+    def largest(self) -> int:
+        """The largest batch size."""
+        return max(self.by_size)
 
     def num_issued(self, size: int) -> int:
         """Samples in one pass at a batch size: a multiple of the number of inputs."""
@@ -46,20 +54,20 @@ def choose_inputs(
     Sizes that do not divide the number of inputs issue every sample several times instead of some
     more often than others. `blind` leaves their targets out.
     """
-    pool = _ready(drawn(task, num_inputs), device, blind)
-    chosen = len(pool)
+    pool = _prepare(draw_samples(task, num_inputs), device, blind)
+    num_chosen = len(pool)
 
-    def grouped(size: int) -> list[Batch]:
-        rows = balanced_batches(chosen, size, seed=CHOICE_SEED).to(device)
+    def batches(size: int) -> list[Batch]:
+        rows = balanced_batches(num_chosen, size, seed=CHOICE_SEED).to(device)
         return [pool.select(row) for row in rows]
 
-    return Inputs({size: grouped(size) for size in sorted({1, *batch_sizes})})
+    return Inputs({size: batches(size) for size in sorted({1, *batch_sizes})})
 
 
-def drawn(task: Task, num_samples: int) -> Batch:
+def draw_samples(task: Task, num_samples: int) -> Batch:
     """`num_samples` test samples (all, if there are fewer) of the one fixed order."""
-    chosen = min(num_samples, task.num_samples("test"))
-    return next(iter(task.batches("test", chosen, seed=CHOICE_SEED)))
+    num_drawn = min(num_samples, task.num_samples("test"))
+    return next(iter(task.batches("test", num_drawn, seed=CHOICE_SEED)))
 
 
 def further_inputs(
@@ -74,10 +82,11 @@ def further_inputs(
     more: list[Batch] = []
     if num_more <= 0 or num_inputs >= task.num_samples("test"):
         return more
+    # Groups of `num_inputs` in the same order: the first is exactly what `choose_inputs` took.
     groups = iter(task.batches("test", num_inputs, seed=CHOICE_SEED))
     next(groups)
     for group in groups:
-        pool = _ready(group, device, blind)
+        pool = _prepare(group, device, blind)
         rows = torch.arange(min(len(pool), num_more - len(more)), device=device)
         more += [pool.select(row) for row in rows[:, None]]
         if len(more) >= num_more:
@@ -86,11 +95,11 @@ def further_inputs(
 
 
 def _num_counted(num_inputs: int) -> int:
-    if num_inputs < 64:
+    if num_inputs < MIN_TIMED:
         return num_inputs
-    return 256 if num_inputs < 256 else 2048
+    return NUM_COUNTED if num_inputs < NUM_COUNTED else MAX_COUNTED
 
 
-def _ready(pool: Batch, device: torch.device | str, blind: bool) -> Batch:
+def _prepare(pool: Batch, device: torch.device | str, blind: bool) -> Batch:
     pool = pool.to(device)
     return without_targets(pool) if blind else pool

@@ -1,4 +1,4 @@
-"""What an inference process costs in resident memory, asked of a fresh process of its own."""
+"""What an inference process occupies in resident memory, measured in a fresh process of its own."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ from functools import partial
 import torch
 from torch import nn
 
+from bench.measure.findings import Part
 from bench.measure.inputs import Inputs
-from bench.measure.subject import Metrics, Subject
+from bench.measure.metrics import metric, missing_metric
+from bench.measure.subject import Subject
 from bench.meters.memory.resident import RssChild, RssError, start_peak_rss
-from bench.records.record import Metric, missing
+from bench.records.catalogue import PEAK_RSS, WARM_RSS
 from bench.types import Batch
 
-PEAK, WARM = "infer/peak_rss_bytes", "infer/rss_after_warmup_bytes"
 TIMEOUT_S = 120.0
 
 
 class Resident:
-    """Measures in a child while the trial goes on; `metrics` waits for it.
+    """Measures in a child while the trial continues; `wait` returns the result.
 
-    Started before and waited for ahead of anything that is timed. The pass is one batch of the
-    largest size at the default operating point, with the same number of threads.
+    Started first and waited for ahead of anything that is timed: the child would compete for the
+    cores. The pass is one batch of the largest size at the default operating point, with the same
+    number of threads.
     """
 
     def __init__(self, subject: Subject, inputs: Inputs) -> None:
@@ -29,15 +31,14 @@ class Resident:
         self.reason = "resident memory is measured for models on a CPU"
         if subject.device.type != "cpu":
             return
-        batch = inputs.by_size[max(inputs.by_size)][0]
+        batch = inputs.by_size[inputs.largest][0]
+        pass_of_child = partial(infer, subject.model, batch, torch.get_num_threads(), _autocast())
         try:
-            self.child = start_peak_rss(
-                partial(infer, subject.model, batch, torch.get_num_threads(), _autocast())
-            )
+            self.child = start_peak_rss(pass_of_child)
         except RssError as error:
             self.reason = str(error)
 
-    def metrics(self) -> Metrics:
+    def wait(self) -> Part:
         """Peak and settled resident bytes, interpreter and libraries included, or why not."""
         if self.child is not None:
             try:
@@ -45,14 +46,17 @@ class Resident:
             except RssError as error:
                 self.reason = str(error)
             else:
-                return {
-                    PEAK: Metric(value=reading.peak_rss_bytes, unit="bytes"),
-                    WARM: Metric(value=reading.rss_after_warmup_bytes, unit="bytes"),
-                }
-        return {name: missing("bytes", self.reason) for name in (PEAK, WARM)}
+                return Part(
+                    {
+                        PEAK_RSS.at(): metric(PEAK_RSS, reading.peak_rss_bytes),
+                        WARM_RSS.at(): metric(WARM_RSS, reading.rss_after_warmup_bytes),
+                    }
+                )
+        return Part({e.at(): missing_metric(e, self.reason) for e in (PEAK_RSS, WARM_RSS)})
 
 
 def _autocast() -> torch.dtype | None:
+    """The number format of this process' autocast, which a new process does not inherit."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
 
 

@@ -1,24 +1,22 @@
-"""What is measured, and what was found."""
+"""What is measured: a trained model, its method and task, and how carefully."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
 
 from bench.config import MeasureConfig
 from bench.plugins.hooks import ResolvedMethod
-from bench.records.record import Metric, PointResult, QualityLabel
+from bench.records.record import Metric
 from bench.routing import Observation
 from bench.types import Point, Task
 
 Metrics = dict[str, Metric]
-OnPhase = Callable[[str, float], None]
+OnPhase = Callable[[str, float], None]  # name of the phase, share of it that is done
 
 
 @dataclass
@@ -49,21 +47,10 @@ class Subject:
         try:
             yield self.model
         finally:
+            # Later meters rely on the default point, also after one that failed.
             set_point(self.model, self.points()[0])
 
     def declared_flops(self, seen: Observation) -> float:
         """FLOPs that the method declares for the decisions in `seen`."""
         own = self.method.hooks.declared_flops
         return float(own(self.model, seen)) if own is not None else seen.declared_flops()
-
-
-@dataclass
-class Findings:
-    """What the meters found: the default point's metrics, every point's, raw vectors, remarks."""
-
-    metrics: Metrics = field(default_factory=dict)
-    quality: QualityLabel | None = None
-    points: list[PointResult] = field(default_factory=list)
-    raw: dict[str, np.ndarray] = field(default_factory=dict)
-    diagnostics: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)

@@ -14,26 +14,30 @@ import torch
 from torch import nn
 
 from bench import ranks
+from bench.measure.metrics import metric, missing_metric
+from bench.measure.subject import Metrics
 from bench.meters.flops.counter import count
 from bench.meters.memory.tensors import TrainingMemory, measure_training_memory
-from bench.records.record import Metric, missing
+from bench.records.catalogue import TRAIN_FLOPS, TRAIN_PART_BYTES, TRAIN_PEAK_BYTES
+from bench.records.record import Metric
 
-PARTS = ("peak_tensor", "params", "buffers", "grads", "optimizer", "activation")
+PARTS = ("params", "buffers", "grads", "optimizer", "activation")  # they sum to the peak
 Step = Callable[[], Any]
 
 
 class TrainingProbe:
-    """Hands out `memory` and `flops`, each to be called with one training step."""
+    """Provides `memory` and `flops`, each to be called with one training step."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self._memory: TrainingMemory | None = None
         self._flops: int | None = None
-        self._unknown: set[str] = set()
+        self._unknown: set[str] = set()  # operations without a formula
 
     def memory(self, step: Step, optimizer: torch.optim.Optimizer) -> None:
         """Run `step` once and keep its peak memory and the parts that sum to it."""
         found = measure_training_memory(self.model, optimizer, step)
+        # DDP allocates its buckets in earlier steps, before the window of this meter opens.
         buckets = _bucket_bytes(self.model)
         self._memory = replace(
             found,
@@ -44,39 +48,35 @@ class TrainingProbe:
     def flops(self, step: Step, optimizer: torch.optim.Optimizer) -> None:
         """Run `step` once and keep its executed FLOPs, forward and backward."""
         found = count(step)
-        counts = ranks.everyones((found.total, set(found.ops_without_formula)))
+        counts = ranks.all_gather((found.total, set(found.ops_without_formula)))
         self._flops = sum(total for total, _ in counts)
         self._unknown = set().union(*(names for _, names in counts))
 
-    def metrics(self, untrained: str) -> dict[str, Metric]:
+    def metrics(self, untrained: str) -> Metrics:
         """The train/... metrics; missing for the reason `untrained` where no step was probed."""
-        return {**self._memory_metrics(untrained), **self._flop_metrics(untrained)}
+        return {**self._memory_metrics(untrained), TRAIN_FLOPS.at(): self._flop_metric(untrained)}
 
-    def _memory_metrics(self, untrained: str) -> dict[str, Metric]:
-        names = {part: f"train/{part}_bytes" for part in PARTS}
+    def _memory_metrics(self, untrained: str) -> Metrics:
+        entries = {"peak_tensor": (TRAIN_PEAK_BYTES.at(), TRAIN_PEAK_BYTES)}
+        entries |= {part: (TRAIN_PART_BYTES.at(part), TRAIN_PART_BYTES) for part in PARTS}
         if self._memory is None:
-            return {name: missing("bytes", untrained) for name in names.values()}
+            return {key: missing_metric(entry, untrained) for key, entry in entries.values()}
         doubt = self._memory.window.reason
-        values = {name: getattr(self._memory, f"{part}_bytes") for part, name in names.items()}
         return {
-            name: Metric(value=value, unit="bytes", valid=doubt is None, reason=doubt)
-            for name, value in values.items()
+            key: metric(entry, getattr(self._memory, f"{part}_bytes"), doubt)
+            for part, (key, entry) in entries.items()
         }
 
-    def _flop_metrics(self, untrained: str) -> dict[str, Metric]:
+    def _flop_metric(self, untrained: str) -> Metric:
         if self._flops is None:
-            return {"train/flops_per_step": missing("flop", untrained)}
+            return missing_metric(TRAIN_FLOPS, untrained)
         unknown = ", ".join(sorted(self._unknown))
         doubt = f"operations without a FLOP formula: {unknown}" if unknown else None
-        return {
-            "train/flops_per_step": Metric(
-                value=self._flops, unit="flop", valid=doubt is None, reason=doubt
-            )
-        }
+        return metric(TRAIN_FLOPS, self._flops, doubt)
 
 
 def _bucket_bytes(model: nn.Module) -> int:
     """What distributed training keeps beside the gradients to send them: as much again."""
-    if ranks.count() == 1:
+    if ranks.group_size() == 1:
         return 0
     return sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)

@@ -34,6 +34,8 @@ UNINVOLVED = (
     "bench.config",
     "bench.records",
     "bench.records.record",
+    "bench.records.catalogue",
+    "bench.records.entry",
     "bench.records.redaction",
     "bench.records.environment",
     "bench.records.layout",

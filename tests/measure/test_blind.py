@@ -1,4 +1,4 @@
-"""A model does not get what it may not know: the targets."""
+"""A model is evaluated and measured without the targets."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def subject(method: ResolvedMethod) -> Subject:
     )
 
 
-def test_targets_do_not_reach_a_model_that_is_judged() -> None:
-    """Whoever answers with the target answers 0: right for the zeros among the test's digits."""
+def test_targets_do_not_reach_a_model_that_is_evaluated() -> None:
+    """A model that answers with the target answers 0: right for the zeros among the digits."""
     targets = torch.cat([batch.targets for batch in Digits().batches("test", 500)])
     zeros = 100 * float((targets == 0).double().mean())
     assert evaluate(subject(method_of()), {}).value == pytest.approx(zeros)
@@ -50,9 +50,9 @@ def test_targets_do_not_reach_a_model_that_is_judged() -> None:
 
 
 def test_a_declared_control_sees_them() -> None:
-    """Hindsight is right about everything, and is called a ceiling."""
+    """Hindsight is right about everything, and is noted as an upper bound."""
     assert evaluate(subject(CONTROL), {}).value == 100
-    assert method_notes(CONTROL.flags, {}) == [CEILING]
+    assert method_notes(CONTROL.flags) == [CEILING]
 
 
 def test_meters_see_inputs_without_targets() -> None:
@@ -65,17 +65,16 @@ def test_meters_see_inputs_without_targets() -> None:
 
 
 def test_a_blind_model_is_the_model_otherwise() -> None:
-    """A task may ask for its mode or its parameters."""
+    """A task may read its mode or its parameters."""
     model = nn.Linear(2, 2).eval()
     assert Blind(model).training is False
     assert next(Blind(model).parameters()) is model.weight
 
 
 def test_what_a_method_declares_is_noted() -> None:
-    """That results depend on the batch, who runs together, and whose word FLOPs rest on."""
+    """What is computed together, and that an output depends on the rest of its batch."""
     declared = Flags(batch_invariant=False, compaction="tokens are sorted")
-    assert method_notes(declared, {"mylib::b": 2, "mylib::a": 1}) == [
+    assert method_notes(declared) == [
         "in a batch, tokens are sorted",
         DEPENDS_ON_BATCH,
-        "FLOPs by the plugin's own word: mylib::a, mylib::b",
     ]

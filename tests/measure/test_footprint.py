@@ -54,21 +54,21 @@ def given(model: nn.Module) -> tuple[SimpleNamespace, Inputs]:
 
 def test_active_parameters_are_those_of_the_path_taken() -> None:
     """Two layers of 64 weights are kept, every sample reads one of them."""
-    found = measure_footprint(*given(Halves()))
+    found = measure_footprint(*given(Halves())).metrics
     assert found["model/params"].value == 128
     assert found["model/active_params_per_sample"].value == 64
 
 
 def test_peak_memory_holds_the_parameters_and_grows_with_the_batch() -> None:
     """128 weights are 512 bytes; a batch of four needs more beside them than one sample."""
-    found = measure_footprint(*given(Halves()))
+    found = measure_footprint(*given(Halves())).metrics
     one, four = (found[f"infer/peak_tensor_bytes_b{size}"].value for size in (1, NUM_SAMPLES))
     assert 512 < one < four
 
 
 def test_the_largest_batch_is_a_question_for_a_gpu() -> None:
     """On a CPU it is missing, with the reason."""
-    found = measure_footprint(*given(Halves()))["infer/largest_batch"]
+    found = measure_footprint(*given(Halves())).metrics["infer/largest_batch"]
     assert found.value is None
     assert "no GPU" in found.reason
 
@@ -80,7 +80,7 @@ def test_a_pass_that_allocates_nothing_has_no_peak() -> None:
         def forward(self, batch: Batch) -> Output:
             return Output(batch.inputs)
 
-    found = measure_footprint(*given(HandsOn()))["infer/peak_tensor_bytes_b1"]
+    found = measure_footprint(*given(HandsOn())).metrics["infer/peak_tensor_bytes_b1"]
     assert found.value is None
     assert "allocated nothing" in found.reason
 
@@ -93,7 +93,7 @@ def test_work_in_other_threads_leaves_the_peak_in_doubt() -> None:
             with ThreadPoolExecutor(1) as pool:
                 return pool.submit(super().forward, batch).result()
 
-    found = measure_footprint(*given(Aside()))
+    found = measure_footprint(*given(Aside())).metrics
     peak = found["infer/peak_tensor_bytes_b1"]
     assert peak.value == 512  # the 128 weights, and nothing of the pass
     assert peak.shown is None
@@ -110,7 +110,7 @@ def test_what_only_the_meter_cannot_do_ends_no_trial() -> None:
                 raise TypeError("no modes here")
             return super().forward(batch)
 
-    found = measure_footprint(*given(Refuses()))["model/active_params_per_sample"]
+    found = measure_footprint(*given(Refuses())).metrics["model/active_params_per_sample"]
     assert found.value is None
     assert "TypeError: no modes here" in found.reason
 
@@ -137,7 +137,7 @@ def test_a_repeated_sample_is_a_batch_of_copies() -> None:
 
 def test_the_resident_peak_is_measured_in_a_process_of_its_own() -> None:
     """A pass that holds 64 MiB for a moment raises the peak, and not what remains."""
-    found = Resident(*given(Holder())).metrics()
+    found = Resident(*given(Holder())).wait().metrics
     peak, warm = (found[f"infer/{name}_bytes"].value for name in ("peak_rss", "rss_after_warmup"))
     assert peak - warm > 50 * MIB
 
@@ -146,7 +146,7 @@ def test_a_model_that_cannot_travel_is_missing_with_its_reason() -> None:
     """A closure inside a model stays in its process; the record says why there is no figure."""
     model = Halves()
     model.hook = lambda x: x  # type: ignore[assignment]
-    found = Resident(*given(model)).metrics()["infer/peak_rss_bytes"]
+    found = Resident(*given(model)).wait().metrics["infer/peak_rss_bytes"]
     assert found.value is None
     assert "cannot be sent" in found.reason
 

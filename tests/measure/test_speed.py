@@ -1,4 +1,4 @@
-"""What a clock said is shown only where it can be trusted, and so is what follows from it."""
+"""A time is shown only where it is steady, and so is what follows from it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from bench.config import MeasureConfig
 from bench.measure import speed
+from bench.measure.findings import Part
 from bench.measure.inputs import Inputs
 from bench.meters.time.clocks import DeviceState
 from bench.meters.time.paired import PairedTiming
@@ -22,20 +23,17 @@ ROUND = Round(order="ABBA", candidate_s=2.0, baseline_s=3.0)
 def metrics_of(
     monkeypatch: pytest.MonkeyPatch, *, steady: bool, timed: Round = ROUND
 ) -> dict[str, Metric]:
-    """The timing metrics of a method with tau 2 whose clock said 1.5 [1.4, 1.6]."""
-    return found_by(monkeypatch, steady=steady, timed=timed)[0]
+    """The timing metrics of a method with tau 2 with a ratio of 1.5 [1.4, 1.6]."""
+    return dict(found_by(monkeypatch, steady=steady, timed=timed).metrics)
 
 
-def found_by(
-    monkeypatch: pytest.MonkeyPatch, *, steady: bool, timed: Round
-) -> tuple[dict[str, Metric], dict[str, np.ndarray]]:
+def found_by(monkeypatch: pytest.MonkeyPatch, *, steady: bool, timed: Round) -> Part:
     """The same metrics, and the raw rounds."""
     timing = timing_of(steady=steady, timed=timed)
     monkeypatch.setattr(speed, "compare", lambda *arguments, **settings: timing)
     subject = subject_on("cpu")
     flops = {"infer/tau_b1": Metric(value=2.0, unit="1")}
-    found = speed.measure_speed(subject, None, Inputs({1: []}), flops)  # type: ignore[arg-type]
-    return found.metrics, found.raw
+    return speed.measure_speed(subject, None, Inputs({1: []}), flops)  # type: ignore[arg-type]
 
 
 def subject_on(device: str, is_dense: bool = False) -> SimpleNamespace:
@@ -45,7 +43,7 @@ def subject_on(device: str, is_dense: bool = False) -> SimpleNamespace:
 
 
 def timing_of(*, steady: bool, timed: Round = ROUND) -> PairedTiming:
-    """A comparison of one round whose clock said 1.5 [1.4, 1.6]."""
+    """A comparison of one round with a ratio of 1.5 [1.4, 1.6]."""
     return PairedTiming(
         ratio=1.5,
         ci_low=1.4,
@@ -65,7 +63,7 @@ def timing_of(*, steady: bool, timed: Round = ROUND) -> PairedTiming:
     ("floor", "device", "noisy"),
     [(0.025, "cpu", False), (0.031, "cpu", True), (0.025, "cuda", True), (0.019, "cuda", False)],
 )
-def test_a_noisy_session_says_so_and_keeps_its_number(
+def test_timing_noise_is_a_remark_beside_its_number(
     monkeypatch: pytest.MonkeyPatch, floor: float, device: str, noisy: bool
 ):
     """The limit is 3 % on a CPU and 2 % on a GPU; the floor is shown on either side of it."""
@@ -75,7 +73,7 @@ def test_a_noisy_session_says_so_and_keeps_its_number(
     found = speed.measure_speed(subject, None, Inputs({1: []}), {}).metrics  # type: ignore[arg-type]
     metric = found["infer/noise_floor_b1"]
     assert metric.shown == floor
-    assert ("a noisy session" in (metric.reason or "")) == noisy
+    assert ("identical models differed by up to" in (metric.reason or "")) == noisy
 
 
 @pytest.mark.parametrize(("device", "warmup_s"), [("cpu", 0.3), ("cuda", 0.5)])
@@ -93,20 +91,21 @@ def test_a_gpu_warms_up_longer(monkeypatch: pytest.MonkeyPatch, device: str, war
 
 
 def test_a_gpu_adds_its_own_clock_to_every_round(monkeypatch: pytest.MonkeyPatch):
-    """0.5 s of 2 s on the device is a share of a quarter; clocks that it does not tell are NaN."""
+    """0.5 s of 2 s on the device is a share of a quarter; clocks that NVML lacks are NaN."""
     state = DeviceState(sm_mhz=1980, temperature_c=41)
     timed = replace(ROUND, candidate_device_s=0.5, baseline_device_s=1.5, state=state)
-    found, raw = found_by(monkeypatch, steady=True, timed=timed)
-    assert found["infer/device_time_share_b1"].shown == 0.25
+    found = found_by(monkeypatch, steady=True, timed=timed)
+    raw = found.raw
+    assert found.metrics["infer/device_time_share_b1"].shown == 0.25
     assert (raw["candidate_device_s_b1"], raw["sm_mhz_b1"]) == ([0.5], [1980])
     assert np.isnan(raw["power_w_b1"]).all()
 
 
 def test_a_cpu_has_no_device_clock(monkeypatch: pytest.MonkeyPatch):
     """Only the host's seconds are kept."""
-    found, raw = found_by(monkeypatch, steady=True, timed=ROUND)
-    assert "infer/device_time_share_b1" not in found
-    assert set(raw) == {"candidate_s_b1", "baseline_s_b1", "order_b1", "reason_b1"}
+    found = found_by(monkeypatch, steady=True, timed=ROUND)
+    assert "infer/device_time_share_b1" not in found.metrics
+    assert set(found.raw) == {"candidate_s_b1", "baseline_s_b1", "order_b1", "reason_b1"}
 
 
 def test_a_steady_time_gives_speedup_and_realised_share(monkeypatch: pytest.MonkeyPatch):
@@ -126,7 +125,7 @@ def test_what_follows_from_a_doubtful_time_is_not_shown_either(monkeypatch: pyte
         assert metric.reason == "times never settled in the warm-up"
 
 
-def test_raw_rounds_say_their_order_and_why_one_does_not_count(monkeypatch: pytest.MonkeyPatch):
+def test_raw_rounds_hold_their_order_and_why_one_does_not_count(monkeypatch: pytest.MonkeyPatch):
     """An empty reason counts; a slowed GPU's events stand beside its clocks."""
     slow = DeviceState(events=("HwThermalSlowdown", "SwPowerCap"))
     bad = replace(ROUND, order="BAAB", state=slow, reason="the GPU slowed its clocks")
@@ -142,7 +141,8 @@ def test_how_it_was_timed_stands_in_the_record(monkeypatch: pytest.MonkeyPatch):
     """Warm-up, rounds, outliers, compiled graphs, threads, cores and the load around it."""
     monkeypatch.setattr(speed, "compare", lambda *arguments, **settings: timing_of(steady=False))
     subject = subject_on("cpu")
-    details = speed.measure_speed(subject, None, Inputs({1: []}), {}).details["b1"]  # type: ignore[arg-type]
+    found = speed.measure_speed(subject, None, Inputs({1: []}), {})  # type: ignore[arg-type]
+    details = found.diagnostics["timing"]["b1"]
     assert (details["steady"], details["warmup_s"], details["num_rounds"]) == (False, 0.1, 1)
     assert (details["num_outliers"], details["num_recompiles"]) == (0, 0)
     assert details["num_threads"] == 1

@@ -2,8 +2,8 @@
 
     (joules of a whole generation - joules of one that ends at its first token) / further tokens
 
-As time, FLOPs and memory per token, so that the prompt enters none of them. `infer/...` has it for
-the GPU and for the CPU packages, each where the whole generation's energy could be read.
+As for time, FLOPs and memory per token, the prompt enters none of them. `infer/...` has it for the
+GPU and for the CPU packages, each where the whole generation's energy could be read.
 """
 
 from __future__ import annotations
@@ -12,24 +12,18 @@ import math
 
 from torch import nn
 
-from bench.measure.energy.inference import (
-    CPU_ENERGY,
-    ENERGY,
-    OpenCounter,
-    OpenMeter,
-    measure_alone,
-)
+from bench.measure.energy.inference import OpenCounter, OpenMeter, measure_alone
 from bench.measure.inputs import Inputs
+from bench.measure.metrics import metric, missing_metric
 from bench.measure.subject import Metrics, Subject
 from bench.meters.energy import EnergyMeter
 from bench.meters.energy.rapl import CpuEnergy
-from bench.records.record import Metric, missing
+from bench.records.catalogue import CPU_ENERGY, CPU_TOKEN_ENERGY, ENERGY, TOKEN_ENERGY
+from bench.records.entry import Entry
+from bench.records.record import Metric
 
 SINGLE = "a single token is generated"  # why there is no figure per further token
-PER_TOKEN = {
-    f"infer/{ENERGY}": "infer/energy_j_per_output_token",
-    CPU_ENERGY: "infer/cpu_energy_j_per_output_token",
-}
+PER_TOKEN = ((ENERGY, TOKEN_ENERGY), (CPU_ENERGY, CPU_TOKEN_ENERGY))
 
 
 def measure_token_energy(
@@ -43,33 +37,34 @@ def measure_token_energy(
 ) -> Metrics:
     """Joules per further token; `short` ends at the first, `whole` is of `num_tokens`."""
     if num_tokens == 1:
-        return {key: missing("j", SINGLE) for key in PER_TOKEN.values()}
-    unknown = {key: whole.get(key, missing("j", "not measured")) for key in PER_TOKEN}
+        return {entry.at(): missing_metric(entry, SINGLE) for _, entry in PER_TOKEN}
+    of_whole = [whole.get(e.at(), missing_metric(e, "not measured")) for e, _ in PER_TOKEN]
     first: Metrics = {}
-    if any(metric.shown is not None for metric in unknown.values()):
+    # Windows of several seconds each: opened only where there is something to subtract from.
+    if any(each.shown is not None for each in of_whole):
         first = measure_alone(subject, short, inputs, open_meter, open_counter)
     return {
-        name: _growth(unknown[key], first.get(key), num_tokens - 1)
-        for key, name in PER_TOKEN.items()
+        entry.at(): _growth(entry, each, first.get(per_sample.at()), num_tokens - 1)
+        for (per_sample, entry), each in zip(PER_TOKEN, of_whole, strict=True)
     }
 
 
-def _growth(whole: Metric, first: Metric | None, further: int) -> Metric:
+def _growth(entry: Entry, whole: Metric, first: Metric | None, num_further: int) -> Metric:
     """The difference per further token; its interval as of two independent readings."""
     if whole.shown is None or first is None or first.shown is None:
         reason = whole.reason if whole.shown is None or first is None else first.reason
-        return missing("j", reason or "unknown")
-    value = (whole.shown - first.shown) / further
+        return missing_metric(entry, reason or "unknown")
+    value = (whole.shown - first.shown) / num_further
     if value <= 0:
-        return missing("j", "the first token took as much energy as all of them")
+        return missing_metric(entry, "the first token took as much energy as all of them")
     if None in (whole.low, whole.high, first.low, first.high):
-        return Metric(value=value, unit="j")
-    half = math.hypot(_half(whole), _half(first)) / further
-    return Metric(value=value, unit="j", low=value - half, high=value + half)
+        return metric(entry, value)
+    # Independent errors add as squares.
+    half = math.hypot(_half_width(whole), _half_width(first)) / num_further
+    return metric(entry, value, low=value - half, high=value + half)
 
 
-def _half(metric: Metric) -> float:
-    """Half the width of an interval."""
-    assert metric.low is not None
-    assert metric.high is not None
-    return (metric.high - metric.low) / 2
+def _half_width(found: Metric) -> float:
+    assert found.low is not None
+    assert found.high is not None
+    return (found.high - found.low) / 2

@@ -14,15 +14,22 @@ from typing import Any, Self
 import torch
 
 from bench import ranks
-from bench.measure.energy.inference import FAKE, OpenCounter, OpenMeter
+from bench.measure.energy.inference import FAKE, MODULE_ONLY, OpenCounter, OpenMeter
+from bench.measure.metrics import metric, missing_metric
 from bench.measure.subject import Metrics
 from bench.meters.energy import EnergyMeter, EnergyReading, EnergyRefused
 from bench.meters.energy.rapl import CpuEnergy, CpuSpan
 from bench.meters.energy.window import Window
-from bench.records.record import Metric, missing
+from bench.records.catalogue import (
+    TRAIN_CPU_ENERGY,
+    TRAIN_ENERGY,
+    TRAIN_IDLE_POWER,
+    TRAIN_MEAN_POWER,
+    TRAIN_NET_ENERGY,
+)
+from bench.records.record import Metric
 
 POLL_S = 0.1  # seldom enough for a training of hours, often enough for the cross-check
-ENERGY, CPU_ENERGY = "train/energy_j", "train/cpu_energy_j"
 
 
 class TrainingEnergy:
@@ -83,56 +90,52 @@ class TrainingEnergy:
         `untrained`: why there is nothing to report, if no step was taken.
         """
         if untrained:
-            return {name: missing("j", untrained) for name in (ENERGY, CPU_ENERGY)}
+            entries = (TRAIN_ENERGY, TRAIN_CPU_ENERGY)
+            return {entry.at(): missing_metric(entry, untrained) for entry in entries}
         self._gather()
-        total = self._sum()
-        return {ENERGY: total, CPU_ENERGY: self._of_cpu(), **self._parts(total)}
+        total, of_cpu = self._boards(), self._packages()
+        return {TRAIN_ENERGY.at(): total, TRAIN_CPU_ENERGY.at(): of_cpu, **self._details(total)}
 
     def _gather(self) -> None:
         """What every process read becomes this one's; without their traces, which may be long."""
         mine = [replace(reading, trace=()) for reading in self._readings]
-        shares = ranks.everyones((mine, self._refused))
+        shares = ranks.all_gather((mine, self._refused))
         self._readings = [reading for readings, _ in shares for reading in readings]
         self._refused = next((refused for _, refused in shares if refused), "")
 
-    def _parts(self, total: Metric) -> Metrics:
+    def _details(self, total: Metric) -> Metrics:
         """Net joules, and the boards' power together: while they trained, and idle before."""
-        values = {
-            "train/energy_net_j": ("j", [each.net_j for each in self._readings]),
-            "train/energy_mean_power_w": ("w", [each.mean_power_w for each in self._readings]),
-            "train/energy_idle_power_w": ("w", [each.idle_w for each in self._readings]),
-        }
         if total.value is None:
             return {}
-        return {
-            name: Metric(value=sum(parts), unit=unit, valid=total.valid, reason=total.reason)
-            for name, (unit, parts) in values.items()
+        # Power adds up like energy, because all boards share the window of the training.
+        values = {
+            TRAIN_NET_ENERGY: [each.net_j for each in self._readings],
+            TRAIN_MEAN_POWER: [each.mean_power_w for each in self._readings],
+            TRAIN_IDLE_POWER: [each.idle_w for each in self._readings],
         }
+        doubt = total.reason
+        return {entry.at(): metric(entry, sum(parts), doubt) for entry, parts in values.items()}
 
-    def _of_cpu(self) -> Metric:
+    def _packages(self) -> Metric:
+        """Joules of the CPU packages."""
         if self._cpu is None or self._cpu_refused:
-            return missing("j", self._cpu_refused or "not measured")
-        return Metric(value=self._cpu.gross_j, unit="j")
+            return missing_metric(TRAIN_CPU_ENERGY, self._cpu_refused or "not measured")
+        return metric(TRAIN_CPU_ENERGY, self._cpu.gross_j)
 
-    def _sum(self) -> Metric:
+    def _boards(self) -> Metric:
+        """Joules of all boards together; missing where one of them has no reading."""
         readings = self._readings
         if self._refused or not readings:
-            return missing("j", self._refused or "no NVIDIA GPU")
+            return missing_metric(TRAIN_ENERGY, self._refused or "no NVIDIA GPU")
         if any(reading.scope == "module" for reading in readings):
-            return missing("j", "only the whole module's energy can be read (scope=module)")
+            return missing_metric(TRAIN_ENERGY, MODULE_ONLY)
         total_j = sum(reading.gross_j for reading in readings)
+        # The boards' sensors may err in the same direction, so their errors add up in full.
         half_j = sum(reading.gross_j * reading.absolute_uncertainty for reading in readings)
         doubt = next((reading.reason for reading in readings if reading.reason), None)
         if any(reading.device == "fake" for reading in readings):
             doubt = FAKE
-        return Metric(
-            value=total_j,
-            unit="j",
-            low=total_j - half_j,
-            high=total_j + half_j,
-            valid=doubt is None,
-            reason=doubt,
-        )
+        return metric(TRAIN_ENERGY, total_j, doubt, low=total_j - half_j, high=total_j + half_j)
 
     def _give_up(self, refusal: EnergyRefused) -> None:
         self._refused = refusal.reason
@@ -147,7 +150,7 @@ class TrainingEnergy:
             self._cpu_refused = refusal.reason
 
     def _stop(self) -> None:
-        """End the polling; what failed in it has been told, or is told by `end`."""
+        """End the polling; the first failure is the reason, unless `end` found one before."""
         for window in self._windows:
             try:
                 window.stop()

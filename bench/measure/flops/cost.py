@@ -10,11 +10,28 @@ import torch
 from torch import nn
 
 from bench import routing
+from bench.measure.findings import Part
 from bench.measure.inputs import Inputs
+from bench.measure.metrics import metric, missing_metric
 from bench.measure.subject import Metrics, Subject
 from bench.meters.flops.counter import SampleCounts, count_samples
-from bench.records.record import Metric, missing
-from bench.types import Batch, Point
+from bench.records.catalogue import (
+    BYTES_TOUCHED,
+    CAUSAL_FLOPS,
+    DECLARED_FLOPS,
+    FLOPS,
+    FLOPS_BATCHED,
+    FLOPS_SHARE,
+    POINTWISE_ELEMS,
+    REGION_FLOPS,
+    TAU,
+    UNKNOWN_OPS,
+)
+from bench.records.entry import Entry
+from bench.records.record import Metric
+from bench.types import Batch
+
+NO_DECISION = "the method announced no decision"
 
 
 @dataclass
@@ -28,7 +45,7 @@ class DenseCost:
 
 def measure_dense_cost(baseline: nn.Module, inputs: Inputs) -> DenseCost:
     """Executed FLOPs per sample of the dense model at every batch size."""
-    counts = {size: counted(baseline, batches) for size, batches in inputs.by_size.items()}
+    counts = {size: count_inference(baseline, each) for size, each in inputs.by_size.items()}
     doubts = (doubt for count in counts.values() if (doubt := doubt_of(count)))
     return DenseCost(
         {size: count.total / inputs.num_issued(size) for size, count in counts.items()},
@@ -37,25 +54,23 @@ def measure_dense_cost(baseline: nn.Module, inputs: Inputs) -> DenseCost:
     )
 
 
-def measure_cost(
-    subject: Subject, point: Point, inputs: Inputs, dense: DenseCost
-) -> tuple[Metrics, np.ndarray]:
-    """The FLOP metrics at `point`, and the FLOPs of each input at batch 1 [num_inputs].
+def measure_cost(subject: Subject, inputs: Inputs, dense: DenseCost) -> Part:
+    """The FLOP metrics at the point that is set; raw: FLOPs of each input alone [num_inputs].
 
     Counts with an operation that has no formula keep their number and are marked invalid: they are
     a lower bound.
     """
-    with subject.at(point) as model:
-        alone = counted(model, inputs.samples)
-        metrics = _batch1_metrics(alone, dense)
-        for size, batches in inputs.by_size.items():
-            whole = alone if size == 1 else counted(model, batches)
-            metrics |= _batched_metrics(whole, size, inputs.num_issued(size), dense)
-        metrics["infer/declared_flops_per_sample"] = _declared(subject, model, inputs)
-    return metrics, np.array(alone.per_batch, dtype=np.int64)
+    model = subject.model
+    alone = count_inference(model, inputs.samples)
+    metrics = _metrics_alone(alone, dense)
+    for size, batches in inputs.by_size.items():
+        counts = alone if size == 1 else count_inference(model, batches)
+        metrics |= _batched_metrics(counts, size, inputs.num_issued(size), dense)
+    metrics[DECLARED_FLOPS.at()] = _declared(subject, inputs)
+    return Part(metrics, raw={"flops": np.array(alone.per_batch, dtype=np.int64)})
 
 
-def counted(model: nn.Module, batches: Sequence[Batch]) -> SampleCounts:
+def count_inference(model: nn.Module, batches: Sequence[Batch]) -> SampleCounts:
     """Executed FLOPs of inference on each of `batches`."""
     model.eval()
     with torch.no_grad():  # a third faster than inference mode under a count, and the same count
@@ -70,54 +85,56 @@ def doubt_of(counts: SampleCounts) -> str | None:
     return f"operations without a FLOP formula: {names} (bench.routing.register_formula adds one)"
 
 
-def _flop(value: float, counts: SampleCounts) -> Metric:
-    doubt = doubt_of(counts)
-    return Metric(value=value, unit="flop", valid=doubt is None, reason=doubt)
-
-
-def _batch1_metrics(alone: SampleCounts, dense: DenseCost) -> Metrics:
-    flops = np.array(alone.per_batch, dtype=np.float64)
-    metrics = {"infer/flops_per_sample": _flop(float(flops.mean()), alone)}
-    doubt = doubt_of(alone) or dense.doubt
+def _metrics_alone(alone: SampleCounts, dense: DenseCost) -> Metrics:
+    """What is counted of each input alone, as means over inputs."""
+    num, doubt = len(alone.per_batch), doubt_of(alone)
+    mean = float(np.array(alone.per_batch, dtype=np.float64).mean())
     models = ("method", "dense model")
-    metrics["infer/flops_share"] = _ratio(float(flops.mean()), dense.per_sample[1], models, doubt)
-    unknown = sum(alone.ops_without_formula.values())
-    metrics["infer/num_unknown_ops"] = Metric(value=unknown, unit="count")
-    num = len(flops)
-    metrics["infer/flops_causal"] = _flop(alone.causal / num, alone)  # masked half left out
-    metrics["infer/pointwise_elems"] = Metric(value=alone.pointwise_elems / num, unit="count")
-    metrics["infer/bytes_touched"] = Metric(value=alone.bytes_touched / num, unit="bytes")
-    for region, total in alone.by_region.items():
-        metrics[f"infer/flops_{region}"] = _flop(total / num, alone)
-    return metrics
-
-
-def _batched_metrics(counts: SampleCounts, size: int, num_issued: int, dense: DenseCost) -> Metrics:
-    per_sample = counts.total / num_issued
-    doubt = doubt_of(counts) or dense.doubt
-    tau = _ratio(dense.per_sample[size], per_sample, ("dense model", "method"), doubt)
+    share = _ratio(FLOPS_SHARE, mean, dense.per_sample[1], models, doubt or dense.doubt)
+    regions = {
+        REGION_FLOPS.at(region): metric(REGION_FLOPS, total / num, doubt)
+        for region, total in alone.by_region.items()
+    }
+    num_unknown = sum(alone.ops_without_formula.values())
     return {
-        f"infer/flops_per_sample_b{size}": _flop(per_sample, counts),
-        f"infer/tau_b{size}": tau,
+        FLOPS.at(): metric(FLOPS, mean, doubt),
+        FLOPS_SHARE.at(): share,
+        UNKNOWN_OPS.at(): metric(UNKNOWN_OPS, num_unknown),
+        CAUSAL_FLOPS.at(): metric(CAUSAL_FLOPS, alone.causal / num, doubt),  # masked half left out
+        POINTWISE_ELEMS.at(): metric(POINTWISE_ELEMS, alone.pointwise_elems / num),
+        BYTES_TOUCHED.at(): metric(BYTES_TOUCHED, alone.bytes_touched / num),
+        **regions,
     }
 
 
-def _ratio(part: float, whole: float, names: tuple[str, str], doubt: str | None) -> Metric:
+def _batched_metrics(counts: SampleCounts, size: int, num_issued: int, dense: DenseCost) -> Metrics:
+    per_sample, doubt = counts.total / num_issued, doubt_of(counts)
+    models = ("dense model", "method")
+    tau = _ratio(TAU, dense.per_sample[size], per_sample, models, doubt or dense.doubt)
+    return {
+        FLOPS_BATCHED.at(size): metric(FLOPS_BATCHED, per_sample, doubt),
+        TAU.at(size): tau,
+    }
+
+
+def _ratio(
+    entry: Entry, part: float, whole: float, names: tuple[str, str], doubt: str | None
+) -> Metric:
     """part / whole of two models' FLOPs, by their `names`; missing where one of them ran none."""
     for flops, name in zip((part, whole), names, strict=True):
         if not flops:
-            return missing("1", f"the {name} executed no FLOPs")
-    return Metric(value=part / whole, unit="1", valid=doubt is None, reason=doubt)
+            return missing_metric(entry, f"the {name} executed no FLOPs")
+    return metric(entry, part / whole, doubt)
 
 
-def _declared(subject: Subject, model: nn.Module, inputs: Inputs) -> Metric:
-    """What the method says its decisions cost, per input alone."""
+def _declared(subject: Subject, inputs: Inputs) -> Metric:
+    """What the method's decisions declare as their cost, per input alone."""
     total = 0.0
     with torch.inference_mode():
         for batch in inputs.samples:
             with routing.observe() as seen:
-                model(batch)
+                subject.model(batch)
             total += subject.declared_flops(seen)
     if total == 0:
-        return missing("flop", "the method announced no decision")
-    return Metric(value=total / len(inputs.samples), unit="flop")
+        return missing_metric(DECLARED_FLOPS, NO_DECISION)
+    return metric(DECLARED_FLOPS, total / len(inputs.samples))

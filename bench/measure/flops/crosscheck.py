@@ -1,4 +1,4 @@
-"""Other counters' opinions on the FLOPs of one input, beside ours. None of them is the headline."""
+"""FLOPs of one input by other counters, beside ours. None of them is the headline."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from bench.measure.findings import Part
 from bench.measure.inputs import Inputs
+from bench.measure.metrics import metric, missing_metric
 from bench.measure.subject import Metrics, Subject
-from bench.meters.flops.counter import CONVENTION, count
+from bench.meters.flops.counter import CONVENTION, FlopCount, count
 from bench.meters.flops.crosscheck import (
     FvcoreCount,
     ProfilerCount,
@@ -19,26 +21,53 @@ from bench.meters.flops.crosscheck import (
 )
 from bench.meters.flops.formulas import version
 from bench.meters.flops.stray_kernels import count_stray_kernels
-from bench.records.record import Metric, missing
+from bench.records.catalogue import DECLARED_FLOPS, FLOPS, FLOPS_PROFILER, MACS_FVCORE
+from bench.records.record import Metric
 from bench.types import Batch
 
+NAME = "flop_crosscheck"  # of the entry in the diagnostics
 NUM_PROBED = 3  # inputs alone; with one batch of the largest size
+NO_PROFILER = missing_metric(FLOPS_PROFILER, "the profiler's FLOPs are read on a CPU")
 
 
-def measure_crosscheck(subject: Subject, inputs: Inputs) -> tuple[Metrics, dict[str, Any]]:
+def measure_crosscheck(subject: Subject, inputs: Inputs) -> Part:
     """`infer/macs_fvcore` and `infer/flops_profiler` of the first input, and the details.
 
     The details hold our own count of the same input, by which convention and formulas, which of it
-    rests on a plugin's word, the operators that fvcore met and did not count, and the profiler's
-    count by operator: where they differ, one of them is wrong. `unseen_flops` is what the profiler
-    saw and the ledger did not, the most of a few inputs and a batch; on a GPU `untracked_kernels`
-    are those that no torch operation launched.
+    rests on a plugin's formulas, the operators that fvcore met and did not count, and the
+    profiler's count by operator: where they differ, one of them is wrong. `unseen_flops` is what
+    the profiler saw and the ledger did not, the most of a few inputs and a batch; on a GPU
+    `untracked_kernels` are those that no torch operation launched.
     """
     sample, model = inputs.samples[0], subject.model
     with torch.inference_mode():
         own = count(model, sample)
     fvcore = macs_fvcore(model, sample)
-    details: dict[str, Any] = {
+    details = _details(own, fvcore)
+    metrics = {MACS_FVCORE.at(): _macs(fvcore), FLOPS_PROFILER.at(): NO_PROFILER}
+    if subject.device.type == "cpu":
+        seen, more = _profile(model, inputs)
+        metrics[FLOPS_PROFILER.at()] = metric(FLOPS_PROFILER, sum(seen.by_op.values()))
+        details |= more
+    else:
+        # torch's profiler has no FLOPs of CUDA kernels: their launches are compared instead.
+        with torch.inference_mode():
+            details["untracked_kernels"] = count_stray_kernels(model, sample)
+    return Part(metrics, diagnostics={NAME: details}, notes=_notes(own))
+
+
+def measure_declared_excess(metrics: Metrics) -> Part:
+    """FLOPs of a sample alone that the decisions declare beyond those executed; None: unknown.
+
+    Negative where the gates decide on a part of the model only, as most do.
+    """
+    declared, executed = (metrics[entry.at()].value for entry in (DECLARED_FLOPS, FLOPS))
+    excess = None if declared is None or executed is None else declared - executed
+    return Part(diagnostics={NAME: {"declared_minus_executed": excess}})
+
+
+def _details(own: FlopCount, fvcore: FvcoreCount) -> dict[str, Any]:
+    return {
         "flops": own.total,
         "flops_by_plugin_formula": dict(own.by_plugin),
         "convention": CONVENTION,
@@ -46,19 +75,12 @@ def measure_crosscheck(subject: Subject, inputs: Inputs) -> tuple[Metrics, dict[
         "macs_fvcore": fvcore.macs,
         "fvcore_unsupported_ops": dict(fvcore.unsupported_ops),
     }
-    metrics = {"infer/macs_fvcore": _macs(fvcore), "infer/flops_profiler": _NO_PROFILER}
-    if subject.device.type == "cpu":
-        batch = inputs.by_size[max(inputs.by_size)][0]
-        probed = [_probed(model, each) for each in (*inputs.samples[:NUM_PROBED], batch)]
-        seen = probed[0].seen
-        metrics["infer/flops_profiler"] = Metric(value=sum(seen.by_op.values()), unit="flop")
-        details["profiler_flops"] = seen.by_op
-        details["has_sparse_operands"] = seen.has_sparse
-        details["unseen_flops"] = max(each.unseen for each in probed)
-    else:
-        with torch.inference_mode():
-            details["untracked_kernels"] = count_stray_kernels(model, sample)
-    return metrics, {"flop_crosscheck": details}
+
+
+def _notes(own: FlopCount) -> list[str]:
+    """A reader of the row has to trust these numbers to the plugin's author."""
+    names = ", ".join(sorted(own.by_plugin))
+    return [f"FLOPs from unverified plugin formulas: {names}"] if names else []
 
 
 class _Probed(NamedTuple):
@@ -66,19 +88,29 @@ class _Probed(NamedTuple):
     unseen: int
 
 
-def _probed(model: nn.Module, batch: Batch) -> _Probed:
-    """One batch under both counters."""
+def _profile(model: nn.Module, inputs: Inputs) -> tuple[ProfilerCount, dict[str, Any]]:
+    """The profiler's count of the first input, and what it saw beyond the ledger in several."""
+    # Work may hide from the ledger on some inputs only, or in batches only.
+    batch = inputs.by_size[inputs.largest][0]
+    probed = [_probe(model, each) for each in (*inputs.samples[:NUM_PROBED], batch)]
+    seen = probed[0].seen
+    return seen, {
+        "profiler_flops": seen.by_op,
+        "has_sparse_operands": seen.has_sparse,
+        "unseen_flops": max(each.unseen for each in probed),
+    }
+
+
+def _probe(model: nn.Module, batch: Batch) -> _Probed:
+    """One batch under both counters, one after the other: they would see each other's work."""
     with torch.inference_mode():
         by_op = count(model, batch).by_op
         seen = run_profiler(model, batch)
     return _Probed(seen, profiler_excess(by_op, seen))
 
 
-_NO_PROFILER = missing("flop", "the profiler's FLOPs are read on a CPU")
-
-
 def _macs(fvcore: FvcoreCount) -> Metric:
     """fvcore's MACs as it gives them: the operators that it skipped stand in the details."""
     if fvcore.macs is None:
-        return missing("mac", fvcore.reason or "unknown")
-    return Metric(value=fvcore.macs, unit="mac")
+        return missing_metric(MACS_FVCORE, fvcore.reason or "unknown")
+    return metric(MACS_FVCORE, fvcore.macs)

@@ -1,13 +1,11 @@
 """Do the same inputs still cost what they cost before thousands of timed calls?
 
 A model that looks up what it has often seen, or that gives up after so many calls, was counted
-while it still worked and timed when it no longer did. And one that looks up everything that it has
-seen once did not work at all: inputs that it never met show it.
+while it still worked and timed when it no longer did. One that looks up everything that it has seen
+once did not work at all: inputs that it never met show it.
 """
 
 from __future__ import annotations
-
-import re
 
 import torch
 
@@ -15,19 +13,22 @@ from bench.measure.blind import without_targets
 from bench.measure.inputs import Inputs
 from bench.measure.subject import Metrics, Subject
 from bench.meters.flops.counter import count_samples
+from bench.records.catalogue import FLOPS_BATCHED
 from bench.routing import SHORTFALL
 
-MOST, FEWEST = 2, 8  # times: how far equally drawn samples may differ; samples that tell
-OF_QUALITY = re.compile(r"infer/(dense_)?quality")
+MAX_COST_RATIO = 2  # how far the mean costs of two batches of the same data may differ by chance
+MIN_SAMPLES = 8  # in a batch: the costs of fewer vary too much for that
+# Also of the dense model, under every condition: evaluated in calls of its own, not in timed ones.
+OF_QUALITY = ("infer/quality", "infer/dense_quality")
 
 
-def recounted(subject: Subject, inputs: Inputs, metrics: Metrics) -> str | None:
-    """Why `metrics` of inference count for nothing: FLOPs that changed; None where they did not.
+def why_cost_changed(subject: Subject, inputs: Inputs, metrics: Metrics) -> str | None:
+    """Why `metrics` of inference are invalid: FLOPs that changed; None where they did not.
 
     Call it last, at the operating point whose metrics these are.
     """
-    for size in sorted({1, max(inputs.by_size)}):
-        before = metrics[f"infer/flops_per_sample_b{size}"].value
+    for size in sorted({1, inputs.largest}):
+        before = metrics[FLOPS_BATCHED.at(size)].value
         with torch.inference_mode():
             total = count_samples(subject.model.eval(), inputs.by_size[size]).total
         again = total / inputs.num_issued(size)
@@ -37,19 +38,20 @@ def recounted(subject: Subject, inputs: Inputs, metrics: Metrics) -> str | None:
                 f"they were timed and {again:,.0f} afterwards: the model keeps something between "
                 "calls"
             )
-    return _remembered(subject, metrics, max(inputs.by_size))
+    return _why_remembered(subject, metrics, inputs.largest)
 
 
-def _remembered(subject: Subject, metrics: Metrics, size: int) -> str | None:
+def _why_remembered(subject: Subject, metrics: Metrics, size: int) -> str | None:
     """Why the model remembers what it met; None where a batch of new samples costs the same."""
     # A control in hindsight searches when it first meets a sample: the next pass costs less.
-    if size < FEWEST or subject.method.flags.reads_targets:
+    if size < MIN_SAMPLES or subject.method.flags.reads_targets:
         return None
-    known = metrics[f"infer/flops_per_sample_b{size}"].value
+    known = metrics[FLOPS_BATCHED.at(size)].value
+    # Of the calibration split: no meter has called the model on it.
     batch = next(iter(subject.task.batches("calibration", size))).to(subject.device)
     with torch.inference_mode():
         new = count_samples(subject.model, [without_targets(batch)]).total / len(batch)
-    if known is None or known * MOST >= new:
+    if known is None or known * MAX_COST_RATIO >= new:
         return None
     return (
         f"in batches of {size} inputs that the model has met cost {known:,.0f} FLOPs a sample, new "
@@ -57,13 +59,13 @@ def _remembered(subject: Subject, metrics: Metrics, size: int) -> str | None:
     )
 
 
-def voided(metrics: Metrics, reason: str | None) -> Metrics:
+def invalidate(metrics: Metrics, reason: str | None) -> Metrics:
     """The metrics, those of inference but for quality invalid by `reason` if there is one."""
     if reason is None:
         return metrics
     return {
         key: metric.model_copy(update={"valid": False, "reason": metric.reason or reason})
-        if key.startswith("infer/") and not OF_QUALITY.match(key)
+        if key.startswith("infer/") and not key.startswith(OF_QUALITY)
         else metric
         for key, metric in metrics.items()
     }

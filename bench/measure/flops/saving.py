@@ -1,4 +1,4 @@
-"""What the gates save, as declared and as executed: here a method that only masks is found.
+"""What the gates save, as declared and as executed: a method that only masks shows up here.
 
 Open gates are the reference, where everything runs that a gate may skip. The declared saving is
 what the decisions then leave out, by their own cost; the executed saving is what the counter sees
@@ -15,54 +15,60 @@ from dataclasses import dataclass
 import torch
 
 from bench import routing
-from bench.measure.flops.cost import DenseCost, doubt_of
+from bench.measure.findings import Part
+from bench.measure.flops.cost import NO_DECISION, DenseCost, doubt_of
 from bench.measure.inputs import Inputs
+from bench.measure.metrics import metric, missing_metric
 from bench.measure.subject import Metrics, Subject
 from bench.meters.flops.counter import count_samples
-from bench.records.record import Metric, missing
+from bench.records.catalogue import CLOSED_SHARE, DECLARED_SAVING, EXECUTED_SAVING
+from bench.records.record import Metric
 from bench.types import Batch
 
-KEYS = ("infer/declared_saving", "infer/executed_saving")
-LEAST = "infer/flops_share_closed"
 
-
-def measure_saving(subject: Subject, inputs: Inputs, dense: DenseCost) -> Metrics:
+def measure_saving(subject: Subject, inputs: Inputs, dense: DenseCost) -> Part:
     """Both savings at the point that is set, as shares of the dense FLOPs, on one largest batch.
 
     And the share that closed gates leave, without what the gates themselves execute.
     """
-    size = max(inputs.by_size)
-    batch = inputs.by_size[size][0]
+    size = inputs.largest
+    return Part(_savings(subject, inputs.by_size[size][0], dense.per_sample[size] * size, dense))
+
+
+def _savings(subject: Subject, batch: Batch, dense_flops: float, dense: DenseCost) -> Metrics:
+    """The metrics on `batch`, which costs the dense model `dense_flops`."""
     own = _spend(subject, batch)
     if own.num_decisions == 0:
-        return _all_missing("the method announced no decision")
+        return _all_missing(NO_DECISION)
     try:
         with routing.force("open"):
             opened = _spend(subject, batch)
-    except Exception as error:  # open gates need not be defined: what is unknown is no accusation
+    # Open gates need not be defined, and whatever a method raises then is no finding against it.
+    except Exception as error:
         return _all_missing(f"the gates cannot be opened: {type(error).__name__}: {error}")
-    whole = dense.per_sample[size] * size
-    if not whole:
+    if not dense_flops:
         return _all_missing("the dense model executed no FLOPs")
     doubt = own.doubt or opened.doubt or dense.doubt
-    savings = (opened.declared - own.declared, opened.executed - own.executed)
-    found = {
-        key: Metric(value=saving / whole, unit="1", valid=doubt is None, reason=doubt)
-        for key, saving in zip(KEYS, savings, strict=True)
+    declared = (opened.declared - own.declared) / dense_flops
+    executed = (opened.executed - own.executed) / dense_flops
+    return {
+        DECLARED_SAVING.at(): metric(DECLARED_SAVING, declared, doubt),
+        EXECUTED_SAVING.at(): metric(EXECUTED_SAVING, executed, doubt),
+        CLOSED_SHARE.at(): _closed_share(subject, batch, dense_flops, dense.doubt),
     }
-    return {**found, LEAST: _least(subject, batch, whole, dense.doubt)}
 
 
-def _least(subject: Subject, batch: Batch, whole: float, doubt: str | None) -> Metric:
+def _closed_share(subject: Subject, batch: Batch, dense_flops: float, doubt: str | None) -> Metric:
     """Share of the dense FLOPs that closed gates leave."""
     try:
         with routing.force("closed"):
             closed = _spend(subject, batch)
     except Exception as error:
-        return missing("1", f"the gates cannot be closed: {type(error).__name__}: {error}")
-    doubt = doubt or closed.doubt
-    share = (closed.executed - closed.of_gates) / whole
-    return Metric(value=share, unit="1", valid=doubt is None, reason=doubt)
+        reason = f"the gates cannot be closed: {type(error).__name__}: {error}"
+        return missing_metric(CLOSED_SHARE, reason)
+    # Without the gates' own work: a costly router alone must not pass for work that never stops.
+    share = (closed.executed - closed.of_gates) / dense_flops
+    return metric(CLOSED_SHARE, share, doubt or closed.doubt)
 
 
 @dataclass(frozen=True)
@@ -77,13 +83,13 @@ class _Spent:
 
 
 def _spend(subject: Subject, batch: Batch) -> _Spent:
-    model = subject.model
     with torch.inference_mode(), routing.observe() as seen:
-        counted = count_samples(model, [batch])
+        counts = count_samples(subject.model, [batch])
     declared = subject.declared_flops(seen)
-    of_gates = sum(counted.by_region.get(name, 0) for name in routing.GATE_REGIONS)
-    return _Spent(declared, counted.total, of_gates, len(seen.decisions), doubt_of(counted))
+    of_gates = sum(counts.by_region.get(name, 0) for name in routing.GATE_REGIONS)
+    return _Spent(declared, counts.total, of_gates, len(seen.decisions), doubt_of(counts))
 
 
 def _all_missing(reason: str) -> Metrics:
-    return {key: missing("1", reason) for key in (*KEYS, LEAST)}
+    entries = (DECLARED_SAVING, EXECUTED_SAVING, CLOSED_SHARE)
+    return {entry.at(): missing_metric(entry, reason) for entry in entries}

@@ -10,10 +10,10 @@ from torch import nn
 
 from bench import ranks
 from bench.config import MeasureConfig
-from bench.measure.energy.inference import Passes, measure_energy
+from bench.measure.energy.inference import Passes, measure_energy, without_energy
 from bench.measure.energy.training import TrainingEnergy
 from bench.measure.inputs import Inputs
-from bench.measure.subject import Findings, Subject
+from bench.measure.subject import Subject
 from bench.meters.energy import EnergyMeter, EnergyUnsupported
 from bench.types import Batch
 from tests.fakes.methods import method_of
@@ -33,32 +33,30 @@ class Drawing(nn.Module):
         self.step()
 
 
-def measured(gpu: FakeGpu, points=1, device="cuda", **settings):
-    """Metrics per point of a model of 10 ms per batch of 4 beside a dense one of 20 ms."""
-    settings = {"energy_window_s": 2.0, **settings}
-    subject = Subject(
-        model=Drawing(gpu, 0.01),
-        method=method_of(
-            points=lambda: [{"k": k} for k in range(points)], set_point=lambda model, point: None
-        ),
-        task=None,  # type: ignore[arg-type]
-        device=CPU,
-        config=MeasureConfig(**settings),
-        make_baseline=nn.Identity,
-        is_dense=False,
-    )
+def measured(gpu: FakeGpu, device="cuda", **settings):
+    """The part of a model of 10 ms per batch of 4 beside a dense one of 20 ms."""
     batch = Batch(torch.zeros(4, 1), torch.zeros(4))
-    inputs = Inputs({1: [batch], 4: [batch, batch]})
-    findings = Findings()
-    metrics = measure_energy(
-        subject,
+    return measure_energy(
+        subject_on(gpu, **settings),
         Drawing(gpu, 0.02),
-        inputs,
-        findings,
+        Inputs({1: [batch], 4: [batch, batch]}),
+        {"k": 1},
         open_meter=lambda where: EnergyMeter("fake", gpu.rig(device)),
         open_counter=no_rapl,
     )
-    return metrics, findings
+
+
+def subject_on(gpu: FakeGpu, **settings) -> Subject:
+    """A model of 10 ms per batch."""
+    return Subject(
+        model=Drawing(gpu, 0.01),
+        method=method_of(),
+        task=None,  # type: ignore[arg-type]
+        device=CPU,
+        config=MeasureConfig(**{"energy_window_s": 2.0, **settings}),
+        make_baseline=nn.Identity,
+        is_dense=False,
+    )
 
 
 def no_rapl():
@@ -72,7 +70,7 @@ def real(**settings) -> FakeGpu:
 
 def test_energy_per_sample_and_its_ratio_to_dense():
     """10 ms at 500 W per batch of 4: 1.25 J per sample, half of the dense model's."""
-    (metrics,), _ = measured(real())
+    metrics = measured(real()).metrics
     energy, ratio = metrics["infer/energy_j_per_sample"], metrics["infer/energy_ratio"]
     assert energy.shown == pytest.approx(1.25, rel=0.005)
     assert energy.low < 1.25 < energy.high
@@ -83,27 +81,34 @@ def test_energy_per_sample_and_its_ratio_to_dense():
 
 def test_net_energy_leaves_out_the_idle_board():
     """10 ms at 500 - 75 W per batch of 4: 1.0625 J."""
-    (metrics,), _ = measured(real())
+    metrics = measured(real()).metrics
     assert metrics["infer/energy_net_j_per_sample"].shown == pytest.approx(1.0625, rel=0.01)
 
 
-def test_only_the_default_point_unless_all_are_asked_for():
-    """measure=publish measures all; otherwise the others say why they have none."""
-    metrics, _ = measured(real(), points=2)
-    assert metrics[0]["infer/energy_j_per_sample"].shown is not None
-    assert "default operating point only" in metrics[1]["infer/energy_j_per_sample"].reason
-    metrics, findings = measured(real(), points=2, all_points=True)
-    assert all(each["infer/energy_j_per_sample"].shown is not None for each in metrics)
-    assert [told["point"] for told in findings.diagnostics["energy"]] == [{"k": 0}, {"k": 1}]
+def test_conditions_name_the_operating_point():
+    """One entry per measured point, with its settings."""
+    (entry,) = measured(real()).diagnostics["energy"]
+    assert (entry["point"], entry["batch_size"]) == ({"k": 1}, 4)
+
+
+def test_a_point_that_is_not_measured_has_a_reason():
+    """Of measure=standard, which measures the default point only."""
+    metrics = without_energy(subject_on(real(), profile="standard")).metrics
+    reason = "measure=standard measures energy at the default operating point only"
+    assert {key: metric.reason for key, metric in metrics.items()} == {
+        "infer/energy_j_per_sample": reason,
+        "infer/energy_ratio": reason,
+    }
 
 
 def test_a_fake_boards_readings_are_invalid_and_labelled():
     """The numbers stay for inspection; nothing shows them, and the diagnostics say fake."""
-    (metrics,), findings = measured(FakeGpu(), device="fake")
+    found = measured(FakeGpu(), device="fake")
+    metrics = found.metrics
     assert metrics["infer/energy_j_per_sample"].value is not None
     assert metrics["infer/energy_j_per_sample"].shown is None
     assert metrics["infer/energy_ratio"].shown is None
-    assert findings.diagnostics["energy"][0]["device"] == "fake"
+    assert found.diagnostics["energy"][0]["device"] == "fake"
 
 
 @pytest.mark.parametrize(
@@ -118,23 +123,24 @@ def test_a_fake_boards_readings_are_invalid_and_labelled():
 )
 def test_a_refusal_is_a_missing_metric_with_its_name(settings, name):
     """The trial goes on: null with the case, never 0."""
-    (metrics,), findings = measured(real(**settings))
+    found = measured(real(**settings))
+    metrics = found.metrics
     for key in ("infer/energy_j_per_sample", "infer/energy_ratio"):
         assert metrics[key].value is None
         assert metrics[key].reason.startswith(name)
-    assert findings.diagnostics["energy"][0]["refused"].startswith(name)
+    assert found.diagnostics["energy"][0]["refused"].startswith(name)
 
 
 def test_cpu_energy_is_a_column_of_its_own_with_its_own_reason():
     """Without RAPL it is missing, and the GPU's stands."""
-    (metrics,), _ = measured(real())
+    metrics = measured(real()).metrics
     assert metrics["infer/cpu_energy_j_per_sample"].value is None
     assert metrics["infer/cpu_energy_j_per_sample"].reason.startswith("EnergyUnsupported: no RAPL")
 
 
 def test_a_modules_energy_never_stands_in_the_boards_column():
     """Under names of its own, so that no table compares it with a GPU's."""
-    (metrics,), _ = measured(real(scope="module"))
+    metrics = measured(real(scope="module")).metrics
     assert metrics["infer/energy_j_per_sample"].value is None
     assert "scope=module" in metrics["infer/energy_j_per_sample"].reason
     assert metrics["infer/module_energy_j_per_sample"].shown == pytest.approx(1.25, rel=0.005)
@@ -191,10 +197,10 @@ def test_several_boards_are_summed_only_if_all_are_valid():
 def test_processes_that_train_together_read_a_board_each(monkeypatch):
     """Each has the only context on its board: 2500 J here and as much in the other process. If
     the other's is refused there is no sum."""
-    monkeypatch.setattr(ranks, "everyones", lambda mine: [mine, mine])
+    monkeypatch.setattr(ranks, "all_gather", lambda mine: [mine, mine])
     pids = [os.getpid()]
     assert training(real(pids=pids))["train/energy_j"].shown == pytest.approx(5000, rel=0.01)
-    monkeypatch.setattr(ranks, "everyones", lambda mine: [mine, ([], "NotExclusive: 1 other")])
+    monkeypatch.setattr(ranks, "all_gather", lambda mine: [mine, ([], "NotExclusive: 1 other")])
     metric = training(real(pids=pids))["train/energy_j"]
     assert (metric.value, metric.reason) == (None, "NotExclusive: 1 other")
 

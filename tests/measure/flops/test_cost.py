@@ -56,7 +56,7 @@ def given(model: nn.Module) -> tuple[Subject, Inputs]:
 
 def costs(model: nn.Module) -> dict[str, Metric]:
     subject, inputs = given(model)
-    return measure_cost(subject, {}, inputs, DenseCost({1: 256.0, NUM_SAMPLES: 256.0}))[0]
+    return dict(measure_cost(subject, inputs, DenseCost({1: 256.0, NUM_SAMPLES: 256.0})).metrics)
 
 
 def test_elementwise_work_and_bytes_have_columns_of_their_own() -> None:
@@ -78,7 +78,7 @@ def test_causal_attention_has_a_second_figure() -> None:
 
 def test_the_record_says_by_which_rules_it_counted() -> None:
     """Convention and formulas' version stand beside the count."""
-    _, details = measure_crosscheck(*given(Plain()))
+    details = measure_crosscheck(*given(Plain())).diagnostics
     assert details["flop_crosscheck"]["convention"] == CONVENTION
     assert len(details["flop_crosscheck"]["formulas"]) == 12
 
@@ -104,7 +104,7 @@ class Copies(nn.Module):
 def ratios(model: nn.Module, baseline: nn.Module) -> dict[str, Metric]:
     """FLOP share and ratios of `model` beside `baseline`, counted on the same inputs."""
     subject, inputs = given(model)
-    found, _ = measure_cost(subject, {}, inputs, measure_dense_cost(baseline, inputs))
+    found = measure_cost(subject, inputs, measure_dense_cost(baseline, inputs)).metrics
     return {key: found[key] for key in ("infer/flops_share", "infer/tau_b1", "infer/tau_b4")}
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import _disable_current_modes
 
 from bench import routing
+from bench.measure.findings import Part
 from bench.measure.flops.crosscheck import measure_crosscheck
 from bench.measure.inputs import Inputs
 from bench.types import Batch, Output
@@ -44,9 +47,14 @@ def given(model: nn.Module) -> tuple[SimpleNamespace, Inputs]:
     return subject, Inputs({1: singles, NUM_SAMPLES: [batch]})
 
 
+def details_of(found: Part) -> dict[str, Any]:
+    """The entry of the diagnostics."""
+    return found.diagnostics["flop_crosscheck"]
+
+
 def unseen(model: nn.Module) -> int:
     """FLOPs that only the profiler saw, the most of any input or batch."""
-    return measure_crosscheck(*given(model))[1]["flop_crosscheck"]["unseen_flops"]
+    return details_of(measure_crosscheck(*given(model)))["unseen_flops"]
 
 
 def hidden(rows: Tensor) -> Tensor:
@@ -57,10 +65,10 @@ def hidden(rows: Tensor) -> Tensor:
 
 def test_other_counters_stand_beside_ours() -> None:
     """One linear layer of 8 x 8 is 64 MACs: 128 FLOPs for us and the profiler, 64 for fvcore."""
-    found, details = measure_crosscheck(*given(Halves()))
-    assert details["flop_crosscheck"]["flops"] == 128
-    assert found["infer/flops_profiler"].value == 128
-    assert found["infer/macs_fvcore"].value == 64
+    found = measure_crosscheck(*given(Halves()))
+    assert details_of(found)["flops"] == 128
+    assert found.metrics["infer/flops_profiler"].value == 128
+    assert found.metrics["infer/macs_fvcore"].value == 64
 
 
 def test_work_hidden_from_the_ledger_is_seen_by_the_profiler() -> None:
@@ -128,15 +136,15 @@ def test_vectorised_experts_are_counted_once() -> None:
             run = torch.vmap(lambda p: functional_call(self.base, p, (batch.inputs,)))
             return Output(run(self.stack).sum(0))
 
-    found, details = measure_crosscheck(*given(Stacked()))
-    assert details["flop_crosscheck"]["flops"] == 3 * 128
-    assert found["infer/flops_profiler"].value == 3 * 128
-    assert details["flop_crosscheck"]["unseen_flops"] == 0
+    found = measure_crosscheck(*given(Stacked()))
+    assert details_of(found)["flops"] == 3 * 128
+    assert found.metrics["infer/flops_profiler"].value == 3 * 128
+    assert details_of(found)["unseen_flops"] == 0
 
 
-def test_what_rests_on_a_plugins_word_is_listed(monkeypatch) -> None:
-    """A formula that a plugin registered is nobody else's count."""
-    monkeypatch.setattr(routing, "_formulas", {})
+def test_flops_from_a_plugins_formula_are_listed(monkeypatch) -> None:
+    """No other counter can verify a formula that a plugin registered: a note names it."""
+    monkeypatch.setattr(sys.modules["bench.routing.formulas"], "_formulas", {})
     with torch.library._scoped_library("condbenchcrosscheck", "DEF") as library:
         library.define("double(Tensor x) -> Tensor")
         library.impl("double", lambda x: x * 2, "CPU")
@@ -147,8 +155,9 @@ def test_what_rests_on_a_plugins_word_is_listed(monkeypatch) -> None:
             def forward(self, batch: Batch) -> Output:
                 return Output(op(batch.inputs))
 
-        told = measure_crosscheck(*given(Custom()))[1]["flop_crosscheck"]
-    assert told["flops_by_plugin_formula"] == {"condbenchcrosscheck::double": 77}
+        found = measure_crosscheck(*given(Custom()))
+    assert details_of(found)["flops_by_plugin_formula"] == {"condbenchcrosscheck::double": 77}
+    assert found.notes == ["FLOPs from unverified plugin formulas: condbenchcrosscheck::double"]
 
 
 def test_sparse_operands_are_no_hidden_work() -> None:
@@ -160,10 +169,9 @@ def test_sparse_operands_are_no_hidden_work() -> None:
         def forward(self, batch: Batch) -> Output:
             return Output((self.weight @ batch.inputs.T).T)
 
-    _, details = measure_crosscheck(*given(Sparse()))
-    told = details["flop_crosscheck"]
-    assert sum(told["profiler_flops"].values()) > told["flops"]
-    assert told["unseen_flops"] == 0
+    details = details_of(measure_crosscheck(*given(Sparse())))
+    assert sum(details["profiler_flops"].values()) > details["flops"]
+    assert details["unseen_flops"] == 0
 
 
 def test_a_model_that_fvcore_cannot_trace_is_missing_with_its_reason() -> None:
@@ -175,6 +183,6 @@ def test_a_model_that_fvcore_cannot_trace_is_missing_with_its_reason() -> None:
                 raise RuntimeError("no tracing here")
             return Output(batch.inputs @ batch.inputs.T)
 
-    found, _ = measure_crosscheck(*given(Refuses()))
+    found = measure_crosscheck(*given(Refuses())).metrics
     assert found["infer/macs_fvcore"].value is None
     assert "no tracing here" in found["infer/macs_fvcore"].reason

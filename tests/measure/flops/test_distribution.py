@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bench.measure.flops.distribution import measure_distribution
 from bench.measure.inputs import choose_inputs, further_inputs
 from bench.records.record import Metric
-from bench.tasks.parts.preloaded import in_batches
+from bench.tasks.parts.preloaded import iterate_batches
 from bench.types import Batch, Output
 
 DIM = 4
@@ -43,7 +43,7 @@ class Counts:
         return len(self.samples)
 
     def batches(self, split: str, batch_size: int, *, seed: int | None = None):
-        return in_batches(self.samples, batch_size, seed=seed)
+        return iterate_batches(self.samples, batch_size, seed=seed)
 
 
 def numbers(batches: list[Batch]) -> list[int]:
@@ -55,7 +55,7 @@ def spread(timed: list[int], layers: list[int], doubt: str | None = None) -> dic
     """Percentiles of inputs that were counted before and of one input per number of layers."""
     further = [Batch(torch.full((1, DIM), float(n)), torch.zeros(1)) for n in layers]
     subject = SimpleNamespace(model=Exits())
-    return measure_distribution(subject, np.array(timed), doubt, further)[0]  # type: ignore[arg-type]
+    return measure_distribution(subject, np.array(timed), doubt, further).metrics  # type: ignore
 
 
 def test_percentiles_are_over_timed_and_further_inputs() -> None:

@@ -1,4 +1,4 @@
-"""Whoever costs less after it was timed than before was timed doing something else."""
+"""A model that costs less after timing than before was timed doing something else."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import nn
 
 from bench.config import MeasureConfig
 from bench.measure.flops.cost import DenseCost, measure_cost
-from bench.measure.flops.recount import recounted, voided
+from bench.measure.flops.recount import invalidate, why_cost_changed
 from bench.measure.inputs import Inputs
 from bench.measure.subject import Subject
 from bench.records.record import Metric, missing
@@ -43,11 +43,11 @@ def reason(num_calls: int) -> str | None:
         make_baseline=nn.Module,
         is_dense=False,
     )
-    metrics, _ = measure_cost(subject, {}, inputs, DenseCost({1: 128.0, 4: 128.0}))
-    return recounted(subject, inputs, metrics)
+    metrics = dict(measure_cost(subject, inputs, DenseCost({1: 128.0, 4: 128.0})).metrics)
+    return why_cost_changed(subject, inputs, metrics)
 
 
-def test_a_model_that_keeps_working_is_believed() -> None:
+def test_a_model_that_keeps_working_is_valid() -> None:
     """9 calls are counted, 5 more recounted."""
     assert reason(14) is None
 
@@ -86,12 +86,12 @@ def test_new_inputs_show_a_model_that_only_remembers() -> None:
     inputs = Inputs({1: [batch.select(torch.tensor([0]))], 8: [batch]})
     for model, why in ((Looking(), "something remembers them"), (Tiring(99), None)):
         subject = Subject(
-            model, object(), Task(), torch.device("cpu"), MeasureConfig(), nn.Module, False
+            model, method_of(), Task(), torch.device("cpu"), MeasureConfig(), nn.Module, False
         )
         for each in (*inputs.by_size[1], *inputs.by_size[8]):
             model(each)
-        metrics, _ = measure_cost(subject, {}, inputs, DenseCost({1: 128.0, 8: 128.0}))
-        found = recounted(subject, inputs, metrics)
+        metrics = dict(measure_cost(subject, inputs, DenseCost({1: 128.0, 8: 128.0})).metrics)
+        found = why_cost_changed(subject, inputs, metrics)
         assert (why in found) if why else found is None
 
 
@@ -103,8 +103,8 @@ def test_everything_of_inference_but_quality_is_void() -> None:
         "train/time_s": Metric(value=1.0, unit="s"),
         "infer/energy_j_per_sample": missing("j", "no GPU"),
     }
-    assert voided(metrics, None) == metrics
-    found = voided(metrics, "it changed")
+    assert invalidate(metrics, None) == metrics
+    found = invalidate(metrics, "it changed")
     assert {key: metric.reason for key, metric in found.items()} == {
         "infer/speedup_b1": "it changed",
         "infer/quality": None,

@@ -76,7 +76,7 @@ def savings(
         is_dense=False,
     )
     dense = DenseCost({NUM_SAMPLES: dense_flops, 1: dense_flops}, doubt)
-    found = measure_saving(subject, Inputs({1: singles, NUM_SAMPLES: [batch]}), dense)
+    found = measure_saving(subject, Inputs({1: singles, NUM_SAMPLES: [batch]}), dense).metrics
     return {key.partition("/")[2]: m.reason or m.value for key, m in found.items()}
 
 

@@ -118,13 +118,14 @@ def test_both_tasks_of_multitask_are_tried() -> None:
 
 def test_the_record_says_how_many_samples_there_were() -> None:
     """96 test samples are all tried."""
-    found = measure_robustness(_subject(), Brightness())
+    found = measure_robustness(_subject(), Brightness()).metrics
     assert found["infer/num_robustness_samples"] == Metric(value=96, unit="count")
 
 
 def test_a_method_spends_more_on_what_it_cannot_tell() -> None:
     """White or black 32 FLOPs and right, grey 64; what the task computes is not the model's."""
-    found = {key: m.shown for key, m in measure_robustness(_subject(), Brightness()).items()}
+    part = measure_robustness(_subject(), Brightness())
+    found = {key: metric.shown for key, metric in part.metrics.items()}
     assert found["infer/quality_clean"] == 100.0
     assert found["infer/flops_per_sample_clean"] == 32
     assert found["infer/flops_per_sample_unseen"] == 64
@@ -137,7 +138,7 @@ def test_a_method_spends_more_on_what_it_cannot_tell() -> None:
 
 def test_the_dense_model_sees_the_same_inputs() -> None:
     """Beside an equal model quality, FLOPs and confidence are equal, also of random corruptions."""
-    found = measure_robustness(_subject(), Brightness())
+    found = measure_robustness(_subject(), Brightness()).metrics
     for name in ("clean", "noise_s5", "shift_s3"):
         for quantity in ("quality", "flops_per_sample", "confidence"):
             own, dense = (found[f"infer/{who}{quantity}_{name}"] for who in ("", "dense_"))
@@ -161,7 +162,7 @@ def test_inputs_never_seen_are_drawn_from_all_of_them() -> None:
 
 def test_the_record_says_how_many_were_never_seen() -> None:
     """Eight, where 96 were corrupted."""
-    found = measure_robustness(_subject(), Brightness())
+    found = measure_robustness(_subject(), Brightness()).metrics
     assert found["infer/num_unseen_samples"] == Metric(value=8, unit="count")
 
 
@@ -180,16 +181,16 @@ class Searching(Brightness):
         return super().forward(batch)
 
 
-def test_the_search_of_a_ceiling_is_not_its_compute() -> None:
+def test_the_search_of_an_oracle_is_not_its_compute() -> None:
     """A method that decides in hindsight searches on what it first meets: 32 FLOPs, as clean."""
     subject = replace(_subject(), model=Searching(), method=method_of(reads_targets=True))
-    found = measure_robustness(subject, Brightness())
+    found = measure_robustness(subject, Brightness()).metrics
     for name in ("clean", "contrast_s1", "blur_s5"):
         assert found[f"infer/flops_per_sample_{name}"].shown == 32
 
 
-def test_only_classification_is_asked() -> None:
-    """A language model has no answer per sample: one line says so."""
+def test_only_classification_is_measured() -> None:
+    """A language model has no answer per sample: the metric is missing with that reason."""
     spec = TaskSpec("t", "tokens", (6,), 5, vocab_size=5, causal=True)
-    found = measure_robustness(_subject(spec), Brightness())
+    found = measure_robustness(_subject(spec), Brightness()).metrics
     assert "classification" in str(found["infer/quality_clean"].reason)

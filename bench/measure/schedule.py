@@ -1,0 +1,171 @@
+"""Which meter runs when: the table of meters, in order.
+
+A row says what is measured, from what, in which phase, and when. A new meter needs three things:
+
+    bench/meters/...             the meter: one quantity, its unit in every name
+    bench/records/catalogue.py   a line with its key, unit and column
+    SCHEDULE                     a row: `Meter(lambda run: number(ENTRY, meter(run.subject.model)))`
+
+A meter with several metrics or with reasons of its own gets a function that returns a `Part`, as
+`measure_footprint` does.
+
+The order is a part of the measurement. The resident child starts first and is waited for before
+anything is timed. Memory is measured before the dense model exists in this process. Energy comes
+after time: its windows heat the machine. Probes never run inside a timed region.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.measure.blind import method_notes
+from bench.measure.comparison import add_dense_model
+from bench.measure.diagnostics.deployability import measure_deployability
+from bench.measure.diagnostics.routing import measure_routing
+from bench.measure.energy.inference import measure_energy, without_energy
+from bench.measure.findings import DEFAULT, Findings, Part
+from bench.measure.flops.cost import measure_cost
+from bench.measure.flops.crosscheck import measure_crosscheck, measure_declared_excess
+from bench.measure.flops.distribution import measure_distribution
+from bench.measure.flops.saving import measure_saving
+from bench.measure.footprint import measure_footprint
+from bench.measure.generation import without_generating
+from bench.measure.latency import measure_latency, measure_time_shares
+from bench.measure.quality.judge import measure_quality
+from bench.measure.quality.robustness import measure_robustness
+from bench.measure.run import Meter, Run, Stage
+from bench.measure.speed import measure_speed, without_speed
+from bench.measure.subject import Metrics, OnPhase, Subject
+from bench.measure.tokens import measure_generation
+from bench.measure.withholding import conclude, withhold_implausible
+from bench.meters.time.canary import measure_canary_s
+from bench.records.catalogue import FLOPS
+
+
+def at_default(run: Run) -> bool:
+    """At the default operating point."""
+    return run.number == DEFAULT
+
+
+def if_timed(run: Run) -> bool:
+    """At the default operating point, with measure.all_points at all of them."""
+    return at_default(run) or run.subject.config.all_points
+
+
+def if_generating(run: Run) -> bool:
+    """With workload=generate."""
+    return run.subject.config.workload == "generate"
+
+
+def if_robustness(run: Run) -> bool:
+    """With measure.robustness=true."""
+    return run.subject.config.robustness
+
+
+def diagnostic(name: str, entry: Any) -> Part:
+    """One entry of the diagnostics."""
+    return Part(diagnostics={name: entry})
+
+
+ONCE, EACH_POINT = False, True
+
+# `run.subject` is the model as the workload calls it, `run.trained` as its task does.
+SCHEDULE = (
+    Stage(
+        EACH_POINT,
+        [Meter(lambda run: measure_quality(run.trained, run.point), "evaluate")],
+    ),
+    Stage(
+        ONCE,
+        [
+            Meter(lambda run: measure_footprint(run.subject, run.inputs), "memory"),
+            Meter(lambda run: Part(notes=method_notes(run.trained.method.flags))),
+            Meter(lambda run: measure_crosscheck(run.subject, run.inputs)),
+            Meter(lambda run: run.resident.wait()),
+        ],
+    ),
+    # From here on the dense model is in this process.
+    Stage(
+        EACH_POINT,
+        [
+            Meter(lambda run: measure_cost(run.subject, run.inputs, run.dense), "flops"),
+            Meter(
+                lambda run: measure_distribution(
+                    run.subject,
+                    run.raw("flops"),
+                    run.metrics[FLOPS.at()].reason,
+                    run.further_inputs(),
+                )
+            ),
+            Meter(lambda run: measure_saving(run.subject, run.inputs, run.dense), when=at_default),
+            Meter(
+                lambda run: measure_speed(run.subject, run.baseline, run.inputs, run.metrics),
+                "time",
+                when=if_timed,
+                otherwise=lambda run: without_speed(run.subject),
+            ),
+            Meter(lambda run: measure_latency(run.subject, run.inputs), when=if_timed),
+            Meter(lambda run: measure_time_shares(run.subject, run.inputs), when=if_timed),
+        ],
+        first=add_dense_model,
+        then=withhold_implausible,
+    ),
+    Stage(
+        EACH_POINT,
+        [
+            Meter(
+                lambda run: measure_energy(run.subject, run.baseline, run.inputs, run.point),
+                "energy",
+                when=if_timed,
+                otherwise=lambda run: without_energy(run.subject),
+            )
+        ],
+        then=withhold_implausible,
+    ),
+    Stage(
+        ONCE,
+        [
+            Meter(
+                lambda run: measure_generation(run.subject, run.baseline, run.inputs, run.metrics),
+                when=if_generating,
+            ),
+            Meter(
+                lambda run: measure_robustness(run.trained, without_generating(run.baseline)),
+                when=if_robustness,
+            ),
+        ],
+        then=conclude,
+    ),
+    # The numbers are final: diagnostics read them and change none.
+    Stage(
+        ONCE,
+        [
+            Meter(lambda run: measure_declared_excess(run.findings.metrics)),
+            Meter(
+                lambda run: diagnostic(
+                    "routing",
+                    measure_routing(
+                        run.trained, run.inputs, run.raw("flops"), run.findings.metrics
+                    ),
+                )
+            ),
+            Meter(
+                lambda run: diagnostic(
+                    "deployability", measure_deployability(run.trained, run.inputs)
+                )
+            ),
+            Meter(lambda run: diagnostic("canary_s", measure_canary_s(run.subject.device))),
+        ],
+    ),
+)
+
+
+def measure(subject: Subject, on_phase: OnPhase, training: Metrics | None = None) -> Findings:
+    """Run every meter on `subject`; `on_phase(phase, share)` gets the progress.
+
+    `training` holds what training cost: it is checked with the rest and joins the findings.
+    """
+    run = Run(subject, on_phase, training or {})
+    for stage in SCHEDULE:
+        stage.run(run)
+    return run.findings
