@@ -61,8 +61,8 @@ def _variant(entry: Entry, name: str) -> Entry:
 
 
 # In the order of the columns.
-PARAMS = _model("model/params", COUNT, "parameters", TERMINAL)
-ACTIVE_PARAMS = _model("model/active_params_per_sample", COUNT, "active parameters", TABLE_IF)
+PARAMS = _model("model/params", COUNT, "params", TERMINAL)
+ACTIVE_PARAMS = _model("model/active_params_per_sample", COUNT, "active params", TABLE_IF)
 
 # The task names unit and further scores; a record of digits has `infer/quality` in accuracy %.
 QUALITY = _quality("infer/quality", SCORE, "quality", TERMINAL, INTERVAL)

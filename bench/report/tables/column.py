@@ -25,7 +25,8 @@ from bench.report.tables.numbers import Text, difference, plain, ratio
 from bench.report.tables.table import Table
 
 # 9 characters: "batch 64" and "training" fit, and most numbers with their interval are wider.
-_wrap = textwrap.TextWrapper(9, break_long_words=False, break_on_hyphens=False).wrap
+HEADER_WIDTH = 9
+_wrap = textwrap.TextWrapper(HEADER_WIDTH, break_long_words=False, break_on_hyphens=False).wrap
 Write = Callable[[Cell], Text]
 Prefixes = Sequence[tuple[float, str]]
 SI = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "u"))
@@ -65,8 +66,12 @@ class Column:
 
     @property
     def header_lines(self) -> list[str]:
-        """The same in short lines: `memory,`, `batch 64`, `(MiB)`."""
-        return _wrap(self.header) or [""]
+        """The same in short lines: `memory`, `batch 64`, `(MiB)`."""
+        words = [
+            word.replace("/", "/ ") if len(word) > HEADER_WIDTH else word
+            for word in self.header.split()
+        ]
+        return [line.removesuffix(",") for line in _wrap(" ".join(words))] or [""]
 
 
 def make_column(table: Table, entry: Entry, *values: str | int) -> Column:

@@ -35,11 +35,20 @@ def test_headers_carry_unit_and_direction(sheet_of, make):
     """100 MFLOP, 64 MiB and an accuracy that should be high are in the header."""
     headers = [column.header for column in sheet_of(make(), make("moe")).columns]
     assert headers == [
-        *("parameters (k)", "accuracy \u2191", "FLOPs per sample (M)", "FLOPs, % of dense"),
+        *("params (k)", "accuracy \u2191", "FLOPs per sample (M)", "FLOPs, % of dense"),
         *("speed-up, batch 1 (x)", "speed-up, batch 64 (x)"),
         *("realised, batch 1", "realised, batch 64", "memory, batch 64 (MiB)"),
         *("training memory (MiB)", "energy per sample (J)", "training time (s)"),
     ]
+
+
+def test_headers_wrap_into_short_lines(sheet_of, make):
+    """At blanks, and a long unit at its slash: "bits/character" is wider than its numbers."""
+    bits = {"infer/quality": Metric(value=2.9, unit="bits/character")}
+    columns = {column.key: column.header_lines for column in sheet_of(make(changed=bits)).columns}
+    assert columns["infer/quality"] == ["bits/", "character", "\u2191"]
+    assert columns["infer/peak_tensor_bytes_b64"] == ["memory", "batch 64", "(MiB)"]
+    assert columns["infer/flops_share"] == ["FLOPs, %", "of dense"]
 
 
 def test_lower_is_better_points_down(sheet_of, make):
@@ -126,7 +135,7 @@ def test_a_metric_that_no_record_has_is_explained(sheet_of, make):
     record = make("moe")
     del record.metrics["model/params"]
     made = sheet_of(record)
-    assert texts(made, "parameters")[0].main == "-"
+    assert texts(made, "params")[0].main == "-"
     assert "not in the record" in dict(made.footnotes).values()
 
 
@@ -163,7 +172,7 @@ def test_training_is_shown_once_for_all_operating_points(sheet_of, make):
     """Parameters and training belong to the model: a point's row leaves them blank, unfootnoted."""
     points = [{"settings": {"k": k}, "metrics": {}} for k in (1, 2)]
     made = sheet_of(make("moe", points=points))
-    assert [text.main for text in texts(made, "parameters")] == ["812", ""]
+    assert [text.main for text in texts(made, "params")] == ["812", ""]
     assert [text.main for text in texts(made, "training time")] == ["61.5", ""]
     assert texts(made, "speed-up, batch 1 ")[1].main == "-"
     assert "not measured at this operating point" in dict(made.footnotes).values()
@@ -209,7 +218,7 @@ def test_the_narrow_sheet_keeps_the_deciding_columns(sheet_of, make):
     """A terminal shows quality, FLOP share, both speed-ups, memory, energy and training time."""
     titles = {column.title for column in sheet_of(make(), narrow=True).columns}
     assert titles == {
-        *("parameters", "accuracy \u2191", "FLOPs, % of dense", "realised, batch 64"),
+        *("params", "accuracy \u2191", "FLOPs, % of dense", "realised, batch 64"),
         *("speed-up, batch 1", "speed-up, batch 64", "memory, batch 64", "training memory"),
         *("energy per sample", "training time"),
     }
