@@ -81,6 +81,7 @@ def _describe_data(plugin: Plugin) -> str:
     try:
         task = plugin.load()()
         counts = extras_of(task).split_sizes
+        # train / calibrate / test, in the order in which the task states them.
         numbers = " / ".join(f"{counts[split]:,}" for split in counts)
         return f"{_describe_input(task.spec)}{f'; {numbers}' if numbers else ''}: "
     except Exception:  # a task may raise anything where its data or packages are missing

@@ -93,6 +93,7 @@ class GatedFFN(nn.Module):
         return y
 ''')
 
+# The one test of the template: the contract that is broken first when a layer is edited.
 TEST = Template('''\
 """Run with: python -m pytest (which `pip install pytest` brings)"""
 
@@ -143,6 +144,7 @@ def write(name: str, folder: Path) -> Path:
     """
     check_name(name)  # before the first file is written
     place = folder / name
+    # my_gate -> MyGate
     cls = "".join(word.capitalize() for word in name.split("_"))
     # Distribution names use dashes; pip treats both spellings as equal.
     words = {"name": name, "cls": cls, "distribution": name.replace("_", "-")}

@@ -102,7 +102,7 @@ def test_list_shows_kinds_and_sizes(capsys: pytest.CaptureFixture[str]) -> None:
     """Tasks are listed with input and sample counts, backbones of every size with their cost."""
     assert cli.main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    audio = r"  keywords +audio 32x32; 5,000 / 500 / 1,000: Which of ten words is said\?"
+    audio = r"  keywords +audio 32x32; 5,000 / 500 / 1,000: Which of ten words is spoken\?"
     assert any(re.match(audio, line) for line in lines)
     assert any(re.match(r"  numbers +seq2seq \d+ to \d+; ", line) for line in lines)
     family = r"  resnet .* Defaults: 270 K parameters, 40.6 M MAC at 3x32x32\.$"
@@ -168,9 +168,7 @@ def test_an_interrupt_exits_130_without_traceback(
 
 
 @pytest.mark.parametrize(("more", "code"), [("--plan", 0), ("", 1)])
-def test_a_run_with_a_closed_pipe_is_no_success(
-    tmp_path: Path, more: str, code: int
-) -> None:
+def test_a_run_with_a_closed_pipe_is_no_success(tmp_path: Path, more: str, code: int) -> None:
     """`condbench run | true` ran nothing and exits 1; for --plan the output was everything."""
     run = f"{sys.executable} -m bench.cli run method=dense results={tmp_path}/results {more}"
     done = subprocess.run(

@@ -38,7 +38,9 @@ class Launcher:
             self.ran.append(folder.parent.name)
             fields = {name: trial[name] for name in ("key", "labels", "config")}
             reason = None if self.status == "ok" else "because"
-            write_record(folder, Record(status=self.status, reason=reason, **fields))
+            record = Record(status=self.status, reason=reason, **fields)
+            record.provenance["identity"] = trial["identity"]  # the report requires it
+            write_record(folder, record)
             summary.outcomes.append(Outcome(folder, self.status, reason))
             after_record(folder)
         return summary

@@ -25,6 +25,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code; `arguments` default to the process's own."""
+    # Known arguments only: overrides behind an option are left over (see below).
     parsed, rest = parser().parse_known_args(arguments)
     try:
         _append_overrides(parsed, rest)
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(printable_lines(f"condbench: {error}"), file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt:
+        # The launcher has ended its trials already; here only the exit code is left.
         print("condbench: interrupted; rerun to resume", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:

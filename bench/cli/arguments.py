@@ -13,10 +13,12 @@ from typing import Any
 
 from bench.cli import verbs
 
+# Below the help of every verb: scripts and CI jobs branch on them.
 EXIT_CODES = """exit codes:
   0 ok, 1 a trial failed or a metric regressed, 2 bad usage or input, 3 inconclusive,
   4 not comparable, 130 interrupted (rerun to resume)"""
 
+# Columns are aligned by hand: the formatter below prints this text unchanged.
 EXAMPLES = f"""examples:
   condbench run                                    the quickstart: table, figure, report
   condbench run --plan                             list the trials: to do, done or stale, and why
@@ -34,11 +36,14 @@ EXAMPLES = f"""examples:
 
 {EXIT_CODES}"""
 
+# A selection for orientation: keys are checked by Hydra, not by argparse, and every plugin adds its
+# own. docs/reference/configuration.md has them all.
 RUN_HELP = """KEY=VALUE in Hydra's grammar; a comma sweeps. Default: experiment=quickstart.
   experiment, method, task, backbone, gpu (cpu, one, ddp), measure (quick, standard, publish)
   seed, train.steps, gpu.device, wandb.mode (offline, online, disabled), results, name,
   timeout_s (per trial), retry (failed, invalid), and every setting of the chosen plugins"""
 
+# Three modes share one positional list, as argparse cannot make positionals depend on an option.
 COMPARE_HELP = """BASELINE CANDIDATE: result folders written by `run`, each on one machine
 with --rev: two git revisions, then KEY=VALUE as for run (default: experiment=nightly)
 with --exact: [DIR of golden trials] [KEY=VALUE ... to select trials]"""
@@ -78,6 +83,7 @@ VERBS = (
         "run a matrix of trials and report it",
         verbs.run,
         (
+            # "*" and not "+": without an override it runs the quickstart.
             argument("overrides", nargs="*", metavar="KEY=VALUE", help=RUN_HELP),
             argument("--plan", action="store_true", help="list the trials and write nothing"),
         ),
@@ -97,6 +103,7 @@ VERBS = (
         verbs.publish,
         (
             folder("folders", nargs="+", help="results/NAME, ..."),
+            # Unlike `run`, whose mirror is offline by default: this verb is a request to send.
             argument("--mode", choices=("online", "offline"), default="online"),
             argument("--project", default="condbench"),
         ),
@@ -137,6 +144,7 @@ VERBS = (
         "create and install a package for a new method",
         verbs.new,
         (
+            # Checked in bench.scaffold: whether it is free depends on the installed packages.
             argument("name", metavar="NAME", help="a Python module name, such as my_gate"),
             folder("--into", default=Path(), help="parent folder (default: the current one)"),
         ),
@@ -145,6 +153,7 @@ VERBS = (
         "check",
         "test a method against the contract on tiny tasks (seconds)",
         verbs.check,
+        # No argparse `choices`: listing the plugins would slow down every `--help`.
         (argument("names", nargs="+", metavar="METHOD", help="as in condbench list"),),
     ),
     Verb(
@@ -164,8 +173,9 @@ def parser() -> argparse.ArgumentParser:
         description="Does conditional computation pay off? Quality, executed FLOPs, time, memory "
         "and energy of a matrix of methods, backbones and tasks, measured in one run.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=argparse.RawDescriptionHelpFormatter,  # keeps the columns of EXAMPLES
     )
+    # required: `condbench` alone is a usage error that lists the verbs, with exit code 2.
     subparsers = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb in VERBS:
         made = subparsers.add_parser(
@@ -175,6 +185,7 @@ def parser() -> argparse.ArgumentParser:
             epilog=EXIT_CODES,
             formatter_class=argparse.RawTextHelpFormatter,  # keeps the line breaks of RUN_HELP
         )
+        # The row's function travels with the parsed arguments: no dispatch by name.
         made.set_defaults(execute=verb.execute)
         for names, options in verb.arguments:
             made.add_argument(*names, **options)

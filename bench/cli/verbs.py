@@ -41,6 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     from bench.plan.staleness import Foreign
     from bench.run import Unreadable, Unwritable, run
 
+    # A failed trial is no exception: it is in the exit code that run() returns.
     with as_usage_errors(PlanError, Foreign, Unwritable, Unreadable):
         return run(arguments.overrides, plan_only=arguments.plan)
 
@@ -52,6 +53,7 @@ def report(arguments: argparse.Namespace) -> int:
     with as_usage_errors(NothingToReport, OSError):
         made = build(arguments.folders, arguments.out)
     print(made.text)
+    # On standard error: a pipe gets the tables only. Exit code 0, as the report was written.
     for problem in made.problems:
         print(printable(f"left out: {problem}"), file=sys.stderr)
     print("report:", *made.paths)
@@ -71,7 +73,7 @@ def publish(arguments: argparse.Namespace) -> int:
             with as_usage_errors(OSError, ValueError, KeyError):
                 publish_night(folder, arguments.mode, arguments.project)
             print(f"{folder}: {destination}")
-        except NotSent as error:
+        except NotSent as error:  # the network may be back for the next folder
             problems.append(str(error))
     others = [folder for folder in arguments.folders if folder not in nights]
     if others:
@@ -98,17 +100,18 @@ def list_all(arguments: argparse.Namespace) -> int:
 
 def compare(arguments: argparse.Namespace) -> int:
     """Compare two runs, two revisions, or this tree with the golden trials."""
-    from bench.regress.command import compare
-    from bench.regress.sides import BadInput
+    from bench.regress.compare import compare
+    from bench.regress.verdict import BadInput
 
+    # The exit codes 1, 3 and 4 are verdicts and come from the comparison itself.
     with as_usage_errors(BadInput, OSError):
         return compare(arguments)
 
 
 def nightly(arguments: argparse.Namespace) -> int:
     """Compare two revisions, interleaved on this machine, and extend the history."""
-    from bench.regress.revisions.command import nightly
-    from bench.regress.sides import BadInput
+    from bench.regress.nightly import nightly
+    from bench.regress.verdict import BadInput
 
     with as_usage_errors(BadInput, OSError):
         return nightly(arguments.overrides, simulate=arguments.simulate)
@@ -129,6 +132,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     """Examine this machine and run the self-test of the meters."""
     from bench.selftest.doctor import as_json, as_text, examine_and_test, exit_code
 
+    # The default results folder: its free space is one of the findings.
     findings = examine_and_test(Path("results"))
     print(as_json(findings) if arguments.json else as_text(findings))
     return exit_code(findings)
@@ -142,7 +146,7 @@ def new(arguments: argparse.Namespace) -> int:
     with as_usage_errors(BadName, PluginError, OSError):
         place = write(arguments.name, arguments.into)
     problem = install(place)
-    if problem:
+    if problem:  # 1 and not 2: the name is valid and the package can be installed by hand
         print(f"condbench: written to {place}, but not installed: {problem}", file=sys.stderr)
         return 1
     name = arguments.name
@@ -167,6 +171,7 @@ def check(arguments: argparse.Namespace) -> int:
     for plugin, settings in methods:
         with as_usage_errors(PluginError):
             verdicts.append(check(plugin, settings))
+        # Flushed: each method takes seconds, and its verdict appears when it is ready.
         print(*verdicts[-1].lines(), sep="\n", flush=True)
     return 0 if all(verdict.ok for verdict in verdicts) else 1
 
