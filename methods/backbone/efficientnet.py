@@ -8,19 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.types import TaskSpec
-from methods.backbone.conv import (
+from bench.types import Range, TaskSpec, check_fields
+from methods.trunk.conv import (
     ConvTrunk,
     num_channels,
-    refuse_no_width,
     refuse_replacements,
 )
-from methods.backbone.inverted import Stages, in_eights, inverted_trunk
+from methods.trunk.inverted import Stages, in_eights, inverted_trunk
 
 STAGES: Stages = (  # Table 1 of the paper
     (1, 3, 16, 1, 1),
@@ -58,12 +57,12 @@ class EfficientNet:
 
     size: ClassVar[str] = "5.29 M parameters, 386 M MAC at 3x224x224"  # of the defaults
 
-    width: float = 1.0
-    num_halvings: int = 5
+    width: Annotated[float, Range(gt=0)] = 1.0
+    num_halvings: Annotated[int, Range(0, 5)] = 5
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a width of nothing."""
-        refuse_no_width(self.width)
+        """Raises ValueError for a value out of range."""
+        check_fields(self)
 
     def build(
         self,

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from torch import nn
 
-from bench.types import TaskSpec
-from methods.backbone.conv import (
+from bench.types import Range, TaskSpec, check_fields
+from methods.trunk.conv import (
     ConvTrunk,
     MapBlock,
     MapStem,
@@ -26,10 +26,9 @@ from methods.backbone.conv import (
     initialise,
     kept_strides,
     num_channels,
-    refuse_no_width,
     refuse_replacements,
 )
-from methods.backbone.inverted import Stages, in_eights, inverted_trunk
+from methods.trunk.inverted import Stages, in_eights, inverted_trunk
 
 # Output channels and stride of every depthwise separable block of V1.
 V1_BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5)
@@ -54,12 +53,12 @@ class MobileNetV1:
 
     size: ClassVar[str] = "4.23 M parameters, 569 M MAC at 3x224x224"  # of the defaults
 
-    width: float = 1.0
-    num_halvings: int = 5
+    width: Annotated[float, Range(gt=0)] = 1.0
+    num_halvings: Annotated[int, Range(0, 5)] = 5
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a width of nothing."""
-        refuse_no_width(self.width)
+        """Raises ValueError for a value out of range."""
+        check_fields(self)
 
     def build(
         self,
@@ -116,12 +115,12 @@ class MobileNetV2:
 
     size: ClassVar[str] = "3.5 M parameters, 301 M MAC at 3x224x224"  # of the defaults
 
-    width: float = 1.0
-    num_halvings: int = 5
+    width: Annotated[float, Range(gt=0)] = 1.0
+    num_halvings: Annotated[int, Range(0, 5)] = 5
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a width of nothing."""
-        refuse_no_width(self.width)
+        """Raises ValueError for a value out of range."""
+        check_fields(self)
 
     def build(
         self,

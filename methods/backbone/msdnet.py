@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from bench.types import Batch, TaskSpec
-from methods.backbone.conv import (
+from bench.types import Batch, OneOf, Range, TaskSpec, check_fields
+from methods.trunk.conv import (
     ConvTrunk,
     as_maps,
     conv_norm,
@@ -28,7 +28,7 @@ from methods.backbone.conv import (
     num_channels,
     refuse_replacements,
 )
-from methods.trunk.trunk import State
+from methods.trunk.state import State
 
 
 @dataclass
@@ -134,17 +134,19 @@ class MSDNet:
 
     size: ClassVar[str] = "827 K parameters, 45.9 M MAC at 3x32x32"  # of the defaults
 
-    layers: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5])
-    width: int = 16
-    growth: int = 6
-    factors: list[int] = field(default_factory=lambda: [1, 2, 4])
-    stem: str = "small"
-    head_width: int | None = 128
+    layers: list[Annotated[int, Range(1)]] = field(default_factory=lambda: [1, 2, 3, 4, 5])
+    width: Annotated[int, Range(1)] = 16
+    growth: Annotated[int, Range(1)] = 6
+    factors: list[Annotated[int, Range(1)]] = field(default_factory=lambda: [1, 2, 4])
+    stem: Annotated[str, OneOf("small", "large")] = "small"
+    head_width: Annotated[int | None, Range(1)] = 128
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a stem that does not exist."""
-        if self.stem not in ("small", "large"):
-            raise ValueError(f"stem is 'small' or 'large', not {self.stem!r}")
+        """Raises ValueError for settings that make no network."""
+        check_fields(self)
+        for name in ("layers", "factors"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty: give at least one")
 
     def build(
         self,

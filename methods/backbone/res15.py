@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from torch import Tensor, nn
 
-from bench.types import TaskSpec
-from methods.backbone.conv import (
+from bench.types import Range, TaskSpec
+from methods.trunk.conv import (
     ConvTrunk,
     MapBlock,
     MapStem,
@@ -24,7 +24,7 @@ from methods.backbone.conv import (
     num_channels,
     refuse_replacements,
 )
-from methods.trunk.trunk import State
+from methods.trunk.state import State
 
 
 class DilatedLayer(nn.Module):
@@ -60,8 +60,8 @@ class Res15:
 
     size: ClassVar[str] = "238 K parameters, 893 M MAC at 40x101"  # of the defaults
 
-    width: int = 45
-    num_blocks: int = 6
+    width: Annotated[int, Range(1)] = 45
+    num_blocks: Annotated[int, Range(0)] = 6
 
     def build(
         self,

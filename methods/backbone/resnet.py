@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.types import TaskSpec
-from methods.backbone.conv import (
+from bench.types import OneOf, Range, TaskSpec, check_fields
+from methods.trunk.conv import (
     ConvTrunk,
     MapStem,
     PoolHead,
@@ -26,7 +26,7 @@ from methods.backbone.conv import (
     num_channels,
     refuse_replacements,
 )
-from methods.trunk.trunk import State
+from methods.trunk.state import State
 
 EXPANSION = 4  # of a bottleneck block: its outputs / its inner width
 
@@ -68,25 +68,18 @@ class ResNet:
 
     size: ClassVar[str] = "270 K parameters, 40.6 M MAC at 3x32x32"  # of the defaults
 
-    blocks: list[int] = field(default_factory=lambda: [3, 3, 3])
-    widths: list[int] = field(default_factory=lambda: [16, 32, 64])
+    blocks: list[Annotated[int, Range(1)]] = field(default_factory=lambda: [3, 3, 3])
+    widths: list[Annotated[int, Range(1)]] = field(default_factory=lambda: [16, 32, 64])
     bottleneck: bool = False
-    stem: str = "small"
-    shortcut: str = "pad"
-    stride_in: str = "3x3"
+    stem: Annotated[str, OneOf("small", "large")] = "small"
+    shortcut: Annotated[str, OneOf("pad", "projection")] = "pad"
+    stride_in: Annotated[str, OneOf("1x1", "3x3")] = "3x3"
 
     def __post_init__(self) -> None:
         """Raises ValueError for settings that make no network."""
-        if len(self.blocks) != len(self.widths) or not self.blocks or min(self.blocks) < 1:
+        check_fields(self)
+        if len(self.blocks) != len(self.widths) or not self.blocks:
             raise ValueError(f"blocks={self.blocks}, widths={self.widths}: one of each per stage")
-        allowed = {
-            "stem": ("small", "large"),
-            "shortcut": ("pad", "projection"),
-            "stride_in": ("1x1", "3x3"),
-        }
-        for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                raise ValueError(f"{name} is one of {values}, not {getattr(self, name)!r}")
         if self.shortcut == "pad" and self.widths != sorted(self.widths):
             raise ValueError(f"widths={self.widths}: a padding shortcut cannot drop channels")
 

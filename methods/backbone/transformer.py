@@ -10,16 +10,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from torch import nn
 
-from bench.types import TaskSpec
-from methods.trunk.assembly import MakeAttention, MakeBlock, MakeFeed, Parts
+from bench.types import OneOf, Range, TaskSpec, check_fields
 from methods.trunk.block import Block, MakeNorm, attention_mask
 from methods.trunk.feedforward import ACTIVATIONS, GATED, FeedForward, GatedFeedForward
 from methods.trunk.head import Head, mean_token
 from methods.trunk.positions import KINDS
+from methods.trunk.stem import STRIDES
+from methods.trunk.transformer_parts import MakeAttention, MakeBlock, MakeFeed, Parts
 from methods.trunk.trunk import Trunk
 
 __all__ = [
@@ -31,15 +32,6 @@ __all__ = [
     "attention_mask",
     "mean_token",
 ]
-
-CHOICES = {
-    "stem": ("convolutional", "patch"),
-    "pool": ("mean", "class"),
-    "positions": KINDS,
-    "norm": ("layer", "rms"),
-    "activation": (*ACTIVATIONS, GATED),
-    "tied_embeddings": ("no", "output", "all"),
-}
 
 
 @dataclass
@@ -59,36 +51,37 @@ class Transformer:
 
     size: ClassVar[str] = "1.29 M parameters, 21.6 M MAC at 1x16x16"  # of the defaults
 
-    dim: int = 128
-    depth: int = 6
-    num_heads: int = 4
-    hidden_multiple: float = 4.0
-    image_stride: int = 4
-    stem: str = "convolutional"
-    pool: str = "mean"
-    positions: str = "learned"
-    norm: str = "layer"
+    dim: Annotated[int, Range(1)] = 128
+    depth: Annotated[int, Range(1)] = 6
+    num_heads: Annotated[int, Range(1)] = 4
+    hidden_multiple: Annotated[float, Range(0)] = 4.0
+    image_stride: Annotated[int, Range(1)] = 4
+    stem: Annotated[str, OneOf("convolutional", "patch")] = "convolutional"
+    pool: Annotated[str, OneOf("mean", "class")] = "mean"
+    positions: Annotated[str, OneOf(*KINDS)] = "learned"
+    norm: Annotated[str, OneOf("layer", "rms")] = "layer"
     norm_first: bool = True
-    norm_eps: float = 1e-5
-    activation: str = "gelu"
-    num_kv_heads: int | None = None
+    norm_eps: Annotated[float, Range(gt=0)] = 1e-5
+    activation: Annotated[str, OneOf(*ACTIVATIONS, GATED)] = "gelu"
+    num_kv_heads: Annotated[int | None, Range(1)] = None
     bias: bool = True
-    tied_embeddings: str = "no"
-    rope_theta: float = 10_000.0
+    tied_embeddings: Annotated[str, OneOf("no", "output", "all")] = "no"
+    rope_theta: Annotated[float, Range(gt=0)] = 10_000.0
 
     def __post_init__(self) -> None:
         """Raises ValueError for settings that make no network."""
-        for name in ("dim", "depth", "num_heads", "image_stride", "num_kv_heads"):
-            size = getattr(self, name)
-            if size is not None and size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
-        if not 0 <= self.hidden_multiple < math.inf:
-            least = "a finite number of at least 0"
-            raise ValueError(f"hidden_multiple must be {least}, got {self.hidden_multiple}")
-        for name, known in CHOICES.items():
-            given = getattr(self, name)
-            if given not in known:
-                raise ValueError(f"{name} is one of {', '.join(known)}, not {given!r}")
+        check_fields(self)
+        if self.dim % self.num_heads:
+            raise ValueError(f"dim={self.dim} is not divisible by num_heads={self.num_heads}")
+        if self.num_heads % (self.num_kv_heads or self.num_heads):
+            raise ValueError(
+                f"num_heads={self.num_heads} is not divisible by num_kv_heads={self.num_kv_heads}"
+            )
+        if self.positions == "rotary" and self.dim // self.num_heads % 2:
+            width = self.dim // self.num_heads
+            raise ValueError(f"positions=rotary needs an even width per head, not {width}")
+        if self.stem == "convolutional" and self.image_stride not in STRIDES:
+            raise ValueError(f"image_stride={self.image_stride}: one of {list(STRIDES)}")
 
     @property
     def hidden(self) -> int:

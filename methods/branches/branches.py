@@ -11,15 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
+from typing import Annotated
 
 from torch import Tensor, nn
 
 from bench.routing import SAMPLE_CHOICES, TOKEN_CHOICES, decide, region
-from bench.types import Backbone, TaskSpec
+from bench.types import Backbone, Range, TaskSpec
 from methods.backbone.transformer import FeedForward, mean_token
 from methods.parts import dispatch
 from methods.parts.gates import Budget, balance_loss, one_of
-from methods.trunk.trunk import State
+from methods.trunk.state import State
 
 
 @dataclass
@@ -39,19 +40,19 @@ class Branches:
 
     compaction = "samples or tokens are grouped by branch, each branch runs its own"
 
-    widths: list[float] = field(default_factory=lambda: [0.25, 0.5, 1.0])
-    balance_weight: float = 0.01
-    cost_weight: float = 0.0
-    budget: float | None = 0.5
-    temperature: float = 1.0
+    widths: list[Annotated[float, Range(gt=0)]] = field(default_factory=lambda: [0.25, 0.5, 1.0])
+    balance_weight: Annotated[float, Range(0)] = 0.01
+    cost_weight: Annotated[float, Range(0)] = 0.0
+    budget: Annotated[float | None, Range(gt=0, le=1)] = 0.5
+    temperature: Annotated[float, Range(gt=0)] = 1.0
 
-    def build(self, spec: TaskSpec, backbone: Backbone) -> nn.Module:
-        """The backbone with branches in place of every feed-forward layer.
-
-        Raises ValueError without at least two branches.
-        """
+    def __post_init__(self) -> None:
+        """Raises ValueError without at least two branches."""
         if len(self.widths) < 2:
             raise ValueError(f"a choice needs two branches or more, not widths={self.widths}")
+
+    def build(self, spec: TaskSpec, backbone: Backbone) -> nn.Module:
+        """The backbone with branches in place of every feed-forward layer."""
         layer = count()
         per_token = spec.causal or spec.kind == "seq2seq"
         trunk: nn.Module = backbone.build(

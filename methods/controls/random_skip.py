@@ -9,14 +9,14 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Generator, Tensor, nn
 
 from bench import routing
 from bench.routing import Decision
-from bench.types import Batch, TaskSpec
+from bench.types import Batch, Range, TaskSpec
 
 
 @dataclass
@@ -33,7 +33,7 @@ class RandomSkip:
     compaction = "as in the method that it shuffles"
 
     of: str = "moe"
-    seed: int = 0
+    seed: Annotated[int, Range(0)] = 0
     batch_invariant = False  # where a random number falls depends on the batch
 
     def __post_init__(self) -> None:

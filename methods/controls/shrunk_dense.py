@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 from torch import nn
 
-from bench.types import Backbone, TaskSpec, Unsupported
-from methods.backbone.conv import sample_flops
+from bench.types import Backbone, Range, TaskSpec, Unsupported
+from methods.trunk.conv import sample_flops
 
 NUM_HALVINGS = 9  # steps of 1/512 of the channels
 
@@ -27,8 +27,8 @@ class ShrunkDense:
     of experts on every task, top_k x hidden_ratio + num_experts / (2 H), the last for its router.
     """
 
-    share: float = 0.5
-    feed_share: float | None = None
+    share: Annotated[float, Range(gt=0, le=1)] = 0.5
+    feed_share: Annotated[float | None, Range(gt=0)] = None
 
     def build(self, spec: TaskSpec, backbone: Backbone) -> nn.Module:
         """The smaller trunk. Raises Unsupported for families without a dimension to shrink."""

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import count
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from bench.routing import TOKEN_CHOICES, decide, region
-from bench.types import Backbone, Point, TaskSpec
+from bench.types import Backbone, OneOf, Point, Range, TaskSpec, check_fields
 from methods.parts import dispatch
-from methods.parts.experts import Experts, Router, expert_width
+from methods.parts.expert_layers import Experts, Router, expert_width
 from methods.parts.gates import balance_loss, softmax, top_k
 from methods.trunk.feedforward import FeedForward, GatedFeedForward
 
@@ -39,26 +40,34 @@ class DeepSeekMoE:
 
     compaction = "tokens are sorted by expert, each expert runs its own"
 
-    num_experts: int = 16
-    top_k: int = 3
-    num_shared: int = 1
-    hidden_ratio: float = 0.125
-    activation: str = "gelu"
-    scores: str = "sigmoid"
-    num_dense_layers: int = 0
-    num_groups: int = 1
-    top_groups: int = 1
-    route_scale: float = 1.0
-    bias_rate: float = 0.001
-    balance_weight: float = 0.0
-    backend: str = "auto"
+    num_experts: Annotated[int, Range(1)] = 16
+    top_k: Annotated[int, Range(1)] = 3
+    num_shared: Annotated[int, Range(0)] = 1
+    hidden_ratio: Annotated[float, Range(gt=0)] = 0.125
+    activation: Annotated[str, OneOf("gelu", "swiglu")] = "gelu"
+    scores: Annotated[str, OneOf("sigmoid", "softmax")] = "sigmoid"
+    num_dense_layers: Annotated[int, Range(0)] = 0
+    num_groups: Annotated[int, Range(1)] = 1
+    top_groups: Annotated[int, Range(1)] = 1
+    route_scale: Annotated[float, Range(gt=0)] = 1.0
+    bias_rate: Annotated[float, Range(0)] = 0.001
+    balance_weight: Annotated[float, Range(0)] = 0.0
+    backend: Annotated[str, OneOf(*dispatch.BACKENDS)] = "auto"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for settings that cannot work together."""
+        check_fields(self)
+        if self.num_experts % self.num_groups or self.top_groups > self.num_groups:
+            raise ValueError(
+                f"{self.top_groups} of {self.num_groups} groups of {self.num_experts} experts"
+            )
+        if self.top_k > self._num_eligible:
+            raise ValueError(
+                f"top_k={self.top_k}: only {self._num_eligible} experts can be chosen from"
+            )
 
     def build(self, spec: TaskSpec, backbone: Backbone) -> nn.Module:
-        """The backbone with such a layer in place of every feed-forward layer.
-
-        Raises ValueError for settings that cannot work.
-        """
-        self._check()
+        """The backbone with such a layer in place of every feed-forward layer."""
         layer = count()
 
         def make(dim: int, hidden: int) -> nn.Module:
@@ -93,16 +102,6 @@ class DeepSeekMoE:
     def _num_eligible(self) -> int:
         """Experts that a token can choose from, those of the best groups."""
         return self.num_experts // self.num_groups * self.top_groups
-
-    def _check(self) -> None:
-        if self.scores not in ("sigmoid", "softmax"):
-            raise ValueError(f"scores are sigmoid or softmax, not {self.scores!r}, of the experts")
-        if self.num_experts % self.num_groups or not 1 <= self.top_groups <= self.num_groups:
-            raise ValueError(
-                f"{self.top_groups} of {self.num_groups} groups of {self.num_experts} experts"
-            )
-        if not 1 <= self.top_k <= self._num_eligible:
-            raise ValueError(f"top_k is {self.top_k}, but fewer experts can be chosen")
 
 
 class DeepSeekFFN(nn.Module):

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import count
+from typing import Annotated
 
 from torch import Tensor, nn
 
 from bench.routing import TOKEN_CHOICES, decide, region
-from bench.types import Backbone, Point, TaskSpec, Unsupported
+from bench.types import Backbone, OneOf, Point, Range, TaskSpec, Unsupported
 from methods.parts import dispatch
-from methods.parts.experts import Experts, Router, build_encoder, expert_width
+from methods.parts.expert_layers import Experts, Router, build_encoder, expert_width
 from methods.parts.gates import softmax, top_k
 
 
@@ -28,11 +29,11 @@ class ExpertChoice:
 
     compaction = "every expert runs the same number of tokens of the batch, gathered"
 
-    num_experts: int = 8
-    capacity_factor: float = 2.0
-    hidden_ratio: float = 0.25
-    activation: str = "gelu"
-    backend: str = "auto"
+    num_experts: Annotated[int, Range(1)] = 8
+    capacity_factor: Annotated[float, Range(gt=0)] = 2.0
+    hidden_ratio: Annotated[float, Range(gt=0)] = 0.25
+    activation: Annotated[str, OneOf("gelu", "swiglu")] = "gelu"
+    backend: Annotated[str, OneOf(*dispatch.BACKENDS)] = "auto"
     batch_invariant = False  # an expert compares all tokens of the batch
 
     def build(self, spec: TaskSpec, backbone: Backbone) -> nn.Module:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import count
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from bench.routing import TOKEN_CHOICES, decide, region
-from bench.types import Backbone, Point, TaskSpec
+from bench.types import Backbone, OneOf, Point, Range, TaskSpec, check_fields
 from methods.parts import dispatch
-from methods.parts.experts import Experts, Router, expert_width
+from methods.parts.expert_layers import Experts, Router, expert_width
 from methods.parts.gates import balance_loss, softmax, top_k
 
 
@@ -42,17 +43,29 @@ class MoE:
 
     compaction = "tokens are sorted by expert, each expert runs its own"
 
-    num_experts: int = 8
-    top_k: int = 2
-    hidden_ratio: float = 0.25
-    activation: str = "gelu"  # gelu, or swiglu with half again as many FLOPs
+    num_experts: Annotated[int, Range(1)] = 8
+    top_k: Annotated[int, Range(1)] = 2
+    hidden_ratio: Annotated[float, Range(gt=0)] = 0.25
+    activation: Annotated[str, OneOf("gelu", "swiglu")] = "gelu"  # swiglu: half again as many FLOPs
     normalize: bool = True
-    capacity_factor: float | None = None
-    eval_capacity_factor: float | None = None
-    balance_weight: float = 0.01
-    z_weight: float = 0.001
-    jitter: float = 0.0
-    backend: str = "auto"
+    capacity_factor: Annotated[float | None, Range(gt=0)] = None
+    eval_capacity_factor: Annotated[float | None, Range(gt=0)] = None
+    balance_weight: Annotated[float, Range(0)] = 0.01
+    z_weight: Annotated[float, Range(0)] = 0.001
+    jitter: Annotated[float, Range(0, lt=1)] = 0.0
+    backend: Annotated[str, OneOf(*dispatch.BACKENDS)] = "auto"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for settings that cannot work together."""
+        check_fields(self)
+        if self.top_k > self.num_experts:
+            raise ValueError(f"top_k={self.top_k}: there are {self.num_experts} experts")
+        if self.top_k == 1 and self.normalize:
+            raise ValueError(
+                "top_k=1 needs normalize=False: a weight normalised to 1 teaches the router nothing"
+            )
+        if self.capacity_factor is None and self.eval_capacity_factor is not None:
+            raise ValueError("eval_capacity_factor needs a capacity_factor to train with")
 
     @property
     def batch_invariant(self) -> bool:
@@ -60,11 +73,7 @@ class MoE:
         return self.capacity_factor is None
 
     def build(self, spec: TaskSpec, backbone: Backbone) -> nn.Module:
-        """The backbone with a mixture in place of every feed-forward layer.
-
-        Raises ValueError for settings that cannot work.
-        """
-        self._check()
+        """The backbone with a mixture in place of every feed-forward layer."""
         layer = count()
         trunk: nn.Module = backbone.build(
             spec,
@@ -88,18 +97,6 @@ class MoE:
         for module in model.modules():
             if isinstance(module, MoEFFN):
                 module.top_k = int(point["top_k"])
-
-    def _check(self) -> None:
-        if not 1 <= self.top_k <= self.num_experts:
-            raise ValueError(f"top_k is {self.top_k}, but there are {self.num_experts} experts")
-        if self.top_k == 1 and self.normalize:
-            raise ValueError(
-                "top_k=1 needs normalize=False: a weight normalised to 1 teaches the router nothing"
-            )
-        if self.capacity_factor is None and self.eval_capacity_factor is not None:
-            raise ValueError("eval_capacity_factor needs a capacity_factor to train with")
-        if self.backend not in dispatch.BACKENDS:
-            raise ValueError(f"backend is one of {dispatch.BACKENDS}, not {self.backend!r}")
 
 
 class MoEFFN(nn.Module):

@@ -7,14 +7,15 @@ nothing is decided: no token is skipped, and the cost is set by the number of sl
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.routing import region
-from bench.types import Backbone, TaskSpec, Unsupported
-from methods.parts.experts import Experts, build_encoder, expert_width
+from bench.types import Backbone, OneOf, Range, TaskSpec, Unsupported
+from methods.parts.expert_layers import Experts, build_encoder, expert_width
 
 
 @dataclass
@@ -28,10 +29,10 @@ class SoftMoE:
 
     compaction = "every expert runs its slots of every sample: the same work for each"
 
-    num_experts: int = 8
-    slots_per_expert: int = 1
-    hidden_ratio: float = 1.0
-    activation: str = "gelu"
+    num_experts: Annotated[int, Range(1)] = 8
+    slots_per_expert: Annotated[int, Range(1)] = 1
+    hidden_ratio: Annotated[float, Range(gt=0)] = 1.0
+    activation: Annotated[str, OneOf("gelu", "swiglu")] = "gelu"
 
     def build(self, spec: TaskSpec, backbone: Backbone) -> nn.Module:
         """The backbone with such a layer in place of every feed-forward layer of its encoder.

@@ -21,12 +21,13 @@ from torch import Tensor, nn
 
 from bench import routing
 from bench.types import Batch, Output, Unsupported
-from methods.parts.exit_tokens import advance, fill, keep, last_tokens
+from methods.parts.live_tokens import advance, fill, keep, last_tokens
 from methods.trunk.cache import Cache
 from methods.trunk.costs import layer_flops, linear_flops
 from methods.trunk.decoding import greedy
-from methods.trunk.tokens import select_running
-from methods.trunk.trunk import State, Trunk
+from methods.trunk.selection import select_running
+from methods.trunk.state import State
+from methods.trunk.trunk import Trunk
 
 NEVER = 2.0  # a threshold that no probability reaches
 

@@ -17,11 +17,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from bench.types import Backbone, Batch, Criterion, Output, Point, TaskSpec
+from bench.types import Backbone, Batch, Criterion, Output, Point, Range, TaskSpec
 from methods.parts.exit_model import NEVER, ExitModel
 from methods.trunk.trunk import Trunk
 
@@ -37,10 +38,17 @@ class EarlyExit:
 
     compaction = "samples or tokens that left are removed after every exit"
 
-    every: int = 1
-    budgets: list[float] = field(default_factory=lambda: [0.7, 0.5, 0.6, 0.85])
-    train_share: float = 0.3
+    every: Annotated[int, Range(1)] = 1
+    budgets: list[Annotated[float, Range(gt=0, le=1)]] = field(
+        default_factory=lambda: [0.7, 0.5, 0.6, 0.85]
+    )
+    train_share: Annotated[float, Range(0)] = 0.3
     open_is_dense = True  # nothing leaves: the dense model
+
+    def __post_init__(self) -> None:
+        """Raises ValueError without a budget: the first one is the default operating point."""
+        if not self.budgets:
+            raise ValueError("budgets is empty: give at least one, such as [0.7]")
 
     def build(self, spec: TaskSpec, backbone: Backbone) -> ExitModel:
         """The untrained backbone with exit heads."""

@@ -22,16 +22,17 @@ from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench import routing
-from bench.types import Backbone, Batch, Point, TaskSpec, Unsupported
-from methods.trunk.tokens import Selection, run_block, select_running
-from methods.trunk.trunk import State, Trunk, flat_places
+from bench.types import Backbone, Batch, Point, Range, TaskSpec, Unsupported
+from methods.trunk.selection import Selection, run_block, select_running
+from methods.trunk.state import State, flat_places
+from methods.trunk.trunk import Trunk
 
 
 @dataclass
@@ -43,9 +44,11 @@ class MixtureOfDepths:
 
     compaction = "the same number of tokens of every sample, gathered"
 
-    capacity: float = 0.25
-    capacities: list[float] = field(default_factory=lambda: [0.125, 0.5, 0.75])
-    train_share: float = 0.3
+    capacity: Annotated[float, Range(gt=0, le=1)] = 0.25
+    capacities: list[Annotated[float, Range(gt=0, le=1)]] = field(
+        default_factory=lambda: [0.125, 0.5, 0.75]
+    )
+    train_share: Annotated[float, Range(0)] = 0.3
 
     def build(self, spec: TaskSpec, backbone: Backbone) -> Trunk:
         """The untrained backbone with every second block routed."""
@@ -94,11 +97,8 @@ class MixtureOfDepths:
         return [{"capacity": capacity} for capacity in self._shares()]
 
     def _shares(self) -> list[float]:
-        """`capacity` and the other capacities. Raises ValueError for one outside (0, 1]."""
-        shares = [self.capacity, *(c for c in self.capacities if c != self.capacity)]
-        if not all(0 < share <= 1 for share in shares):
-            raise ValueError(f"a capacity is a share of the tokens in (0, 1], not {shares}")
-        return shares
+        """`capacity` and the other capacities."""
+        return [self.capacity, *(c for c in self.capacities if c != self.capacity)]
 
     def set_point(self, model: Trunk, point: Point) -> None:
         """Let every routed block take the share `point["capacity"]` of the tokens."""

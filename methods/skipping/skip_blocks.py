@@ -10,18 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from bench.routing import SAMPLES, decide, region
-from bench.types import Backbone, Batch, Criterion, Output, TaskSpec, Unsupported
+from bench.types import Backbone, Batch, Criterion, OneOf, Output, Range, TaskSpec, Unsupported
 from methods.backbone.transformer import mean_token
 from methods.parts import dispatch
 from methods.parts.gates import Budget, Estimator, Gate, binary, compute_share, reinforce_loss
 from methods.trunk.costs import layer_flops
-from methods.trunk.trunk import State, Trunk
+from methods.trunk.state import State
+from methods.trunk.trunk import Trunk
 
 OPEN = 2.0  # where a gate's logit begins: nearly always open, as the dense model
 
@@ -38,10 +39,10 @@ class SkipBlocks:
 
     compaction = "before every block the samples that run it are gathered"
 
-    estimator: str = "gumbel"
-    budget: float | None = 0.5
-    cost_weight: float = 0.0
-    train_share: float = 0.3
+    estimator: Annotated[str, OneOf(*get_args(Estimator))] = "gumbel"
+    budget: Annotated[float | None, Range(gt=0, le=1)] = 0.5
+    cost_weight: Annotated[float, Range(0)] = 0.0
+    train_share: Annotated[float, Range(0)] = 0.3
     open_is_dense = True  # every block runs
 
     def build(self, spec: TaskSpec, backbone: Backbone) -> nn.Module:
@@ -49,9 +50,7 @@ class SkipBlocks:
         return self.convert(backbone.build(spec), [])
 
     def convert(self, dense: Trunk, batches: Iterable[Batch]) -> nn.Module:
-        """A copy of the trained trunk with gates. Raises ValueError for an unknown estimator."""
-        if self.estimator not in get_args(Estimator):
-            raise ValueError(f"estimator is one of {get_args(Estimator)}, not {self.estimator!r}")
+        """A copy of the trained trunk with gates."""
         return SkipModel(deepcopy(dense), self)
 
     def loss(self, model: Any, batch: Batch, criterion: Criterion, progress: float) -> Tensor:

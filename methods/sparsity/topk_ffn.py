@@ -18,14 +18,14 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.routing import decide, region
-from bench.types import Backbone, Batch, Point, TaskSpec, Unsupported
+from bench.types import Backbone, Batch, Point, Range, TaskSpec, Unsupported
 from methods.backbone.transformer import FeedForward
 from methods.parts import dispatch
 from methods.parts.gates import hard, top_k
@@ -44,11 +44,16 @@ class TopkFFN:
 
     compaction = "tokens are grouped by block: each block of neurons runs the tokens that want it"
 
-    num_blocks: int = 8
-    k: int = 2
-    predictor_weight: float = 0.1
-    train_share: float = 0.3
+    num_blocks: Annotated[int, Range(1)] = 8
+    k: Annotated[int, Range(1)] = 2
+    predictor_weight: Annotated[float, Range(0)] = 0.1
+    train_share: Annotated[float, Range(0)] = 0.3
     open_is_dense = True  # all blocks of neurons: the dense layer
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for more blocks per token than there are."""
+        if self.k > self.num_blocks:
+            raise ValueError(f"k={self.k}: there are {self.num_blocks} blocks")
 
     def build(self, spec: TaskSpec, backbone: Backbone) -> nn.Module:
         """The same from an untrained backbone."""
@@ -59,9 +64,7 @@ class TopkFFN:
         return self._converted(deepcopy(dense))
 
     def _converted(self, model: nn.Module) -> nn.Module:
-        """Raises ValueError where k or the width does not fit, Unsupported for other layers."""
-        if not 1 <= self.k <= self.num_blocks:
-            raise ValueError(f"k is {self.k}, but there are {self.num_blocks} blocks")
+        """Raises ValueError where the width does not fit, Unsupported for other layers."""
         layer = count()
         num_layers = swap(
             model,

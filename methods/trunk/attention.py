@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from methods.trunk.cache import Past
 from methods.trunk.feedforward import start
 from methods.trunk.positions import Rotary
-from methods.trunk.tokens import Selection
+from methods.trunk.selection import Selection
 
 
 @dataclass

@@ -13,8 +13,8 @@ from bench.types import Unsupported
 from methods.trunk.attention import AttentionView
 from methods.trunk.cache import Past
 from methods.trunk.feedforward import FeedForward
-from methods.trunk.tokens import Selection
-from methods.trunk.trunk import State
+from methods.trunk.selection import Selection
+from methods.trunk.state import State
 
 MakeNorm = Callable[[int], nn.Module]
 

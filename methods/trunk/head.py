@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from methods.trunk.trunk import State
+from methods.trunk.state import State
 
 
 class Head(nn.Module):

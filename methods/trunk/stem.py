@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bench.types import Batch, Unsupported
 from methods.trunk.positions import add_table
-from methods.trunk.trunk import State
+from methods.trunk.state import State
 
 STRIDES = {1: (1, 1, 1), 2: (2, 1, 1), 4: (2, 1, 2), 8: (2, 2, 2)}
 POSITION_DEVIATION = 0.3  # of the learned positions at the start: about that of an image's tokens

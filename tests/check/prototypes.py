@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from bench import routing
 from bench.routing import Decision, region
 from bench.types import Batch, Output, Unsupported
-from methods.trunk.tokens import run_block, select_running
-from methods.trunk.trunk import State
+from methods.trunk.selection import run_block, select_running
+from methods.trunk.state import State
 
 
 @dataclass

@@ -12,13 +12,13 @@ from bench import routing
 from bench.meters.flops.counter import count
 from bench.plugins.hooks import resolve
 from bench.types import Batch, TaskSpec, Unsupported
-from methods.backbone.conv import sample_flops
 from methods.backbone.mobilenet import MobileNetV1, MobileNetV2
 from methods.backbone.msdnet import MSDNet
 from methods.backbone.res15 import Res15
 from methods.backbone.resnet import ResNet
 from methods.controls.shrunk_dense import ShrunkDense
 from methods.skipping.early_exit import EarlyExit
+from methods.trunk.conv import sample_flops
 
 SPEC = TaskSpec("i", "image", (3, 16, 16), 5)
 RESNET = ResNet([2, 2], [8, 16])

@@ -59,7 +59,7 @@ def test_padding_shortcut_by_hand() -> None:
     ("settings", "reason"),
     [
         ({"blocks": [1, 1]}, "per stage"),
-        ({"blocks": [1, 0, 1]}, "per stage"),
+        ({"blocks": [1, 0, 1]}, "blocks=0: must be at least 1"),
         ({"stem": "medium"}, "medium"),
         ({"shortcut": "none"}, "none"),
         ({"stride_in": "5x5"}, "5x5"),

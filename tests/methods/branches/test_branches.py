@@ -149,10 +149,10 @@ def test_a_sample_alone_equals_the_same_sample_in_a_batch(tiny) -> None:
     torch.testing.assert_close(alone, model(batch).logits[2:3], atol=1e-5, rtol=1e-5)
 
 
-def test_one_branch_is_no_choice(tiny_image) -> None:
+def test_one_branch_is_no_choice() -> None:
     """Fewer than two branches raise ValueError."""
     with pytest.raises(ValueError, match="two branches"):
-        Branches(widths=[1.0]).build(tiny_image.spec, tiny_image.backbone)
+        Branches(widths=[1.0])
 
 
 @pytest.mark.parametrize("per_token", [False, True])

@@ -157,10 +157,16 @@ def test_forced_decisions_are_obeyed() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [{"top_k": 17}, {"num_groups": 3}, {"num_groups": 8, "top_groups": 1}, {"scores": "tanh"}],
+    ("settings", "message"),
+    [
+        ({"top_k": 17}, "top_k=17: only 16 experts can be chosen from"),
+        ({"num_groups": 3}, "1 of 3 groups of 16 experts"),
+        ({"num_groups": 0}, "num_groups=0: must be at least 1"),
+        ({"num_groups": 8, "top_groups": 1}, "top_k=3: only 2 experts can be chosen from"),
+        ({"scores": "tanh"}, "scores='tanh': choose one of 'sigmoid', 'softmax'"),
+    ],
 )
-def test_impossible_settings_are_refused(tiny_image, settings: dict) -> None:
+def test_impossible_settings_are_refused(settings: dict, message: str) -> None:
     """More chosen than can be chosen, groups that do not divide, other scores: ValueError."""
-    with pytest.raises(ValueError, match="experts"):
-        DeepSeekMoE(**settings).build(tiny_image.spec, tiny_image.backbone)
+    with pytest.raises(ValueError, match=message):
+        DeepSeekMoE(**settings)

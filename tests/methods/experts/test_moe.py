@@ -275,7 +275,7 @@ def test_experts_without_tokens_get_no_gradient() -> None:
 
 def test_forced_decisions_are_obeyed() -> None:
     """Closed gates leave zero, open gates the softmax mixture."""
-    ffn, x = layer(top_k=1, normalize=True), tokens(2, 3)
+    ffn, x = layer(top_k=2, normalize=True), tokens(2, 3)
     with routing.force("closed"):
         assert torch.equal(ffn(x), torch.zeros_like(x))
     with routing.force("open"):
@@ -339,12 +339,17 @@ def test_bf16_autocast_agrees_roughly() -> None:
         ({"top_k": 1}, "normalize=False"),
         ({"activation": "relu6"}, "relu6"),
         ({"backend": "magic"}, "magic"),
+        ({"num_experts": 0}, "num_experts=0: must be at least 1"),
+        ({"hidden_ratio": 0.0}, "hidden_ratio=0.0: must be above 0"),
+        ({"capacity_factor": 0.0}, "capacity_factor=0.0: must be above 0"),
+        ({"eval_capacity_factor": 2.0}, "needs a capacity_factor"),
+        ({"jitter": 1.0}, "jitter=1.0: must be at least 0 and below 1"),
     ],
 )
-def test_impossible_settings_are_refused(tiny_image, settings: dict, message: str) -> None:
-    """Settings that cannot work raise ValueError and say why."""
+def test_impossible_settings_are_refused(settings: dict, message: str) -> None:
+    """Settings that cannot work raise ValueError and say why, before anything is built."""
     with pytest.raises(ValueError, match=message):
-        MoE(**settings).build(tiny_image.spec, tiny_image.backbone)
+        MoE(**settings)
 
 
 @pytest.mark.parametrize("backend", ["loop", "grouped"])

@@ -15,7 +15,7 @@ from bench.meters.flops.counter import count
 from bench.types import TaskSpec
 from methods.experts.deepseek_moe import DeepSeekFFN, DeepSeekMoE
 from methods.experts.moe import MoE, MoEFFN
-from methods.trunk.trunk import State
+from methods.trunk.state import State
 from tests.studies.backbone_sizes import backbone
 
 MIXTRAL = ("mixtral_8x7b", "mistral_7b", 32_000)

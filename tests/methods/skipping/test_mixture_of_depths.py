@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from bench import routing
+from bench.plugins import construct
 from bench.types import Batch
 from methods.skipping.mixture_of_depths import MixtureOfDepths, RoutedBlock
-from methods.trunk.trunk import State
+from methods.trunk.state import State
 
 
 def _block(tiny, capacity: float = 0.25) -> RoutedBlock:
@@ -145,7 +146,9 @@ def test_every_capacity_is_one_point() -> None:
     points = MixtureOfDepths(0.5, [0.25, 0.5]).points()
     assert points == [{"capacity": 0.5}, {"capacity": 0.25}]
     with pytest.raises(ValueError, match=r"1\.5"):
-        MixtureOfDepths(1.5).points()
+        construct(MixtureOfDepths, {"capacity": 1.5})
+    with pytest.raises(ValueError, match=r"1\.5"):
+        construct(MixtureOfDepths, {"capacities": [0.5, 1.5]})
 
 
 def test_the_predictor_learns_without_disturbing_the_model(tiny_text) -> None:

@@ -12,6 +12,7 @@ from bench import routing
 from bench.check import CONTRACTS, candidates
 from bench.check.verdict import attempt
 from bench.meters.flops.counter import count
+from bench.plugins import construct
 from bench.types import Output, TaskSpec, Unsupported
 from methods.backbone.msdnet import MSDNet
 from methods.backbone.resnet import ResNet
@@ -68,10 +69,10 @@ def test_what_cannot_be_skipped_is_unsupported(tiny_text, tiny_pairs) -> None:
         SkipBlocks().build(IMAGE, MSDNet())
 
 
-def test_an_unknown_estimator_is_refused(tiny_image) -> None:
+def test_an_unknown_estimator_is_refused() -> None:
     """A misspelt estimator raises ValueError and names the known ones."""
     with pytest.raises(ValueError, match="reinforce"):
-        SkipBlocks(estimator="hardest").build(tiny_image.spec, tiny_image.backbone)
+        construct(SkipBlocks, {"estimator": "hardest"})
 
 
 def test_padding_moves_no_gate(tiny_labels) -> None:

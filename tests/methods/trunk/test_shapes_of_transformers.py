@@ -152,5 +152,5 @@ def test_replacements_reach_the_encoder() -> None:
 
 def test_misspelt_settings_are_refused() -> None:
     """A setting that is none of its choices is named with them."""
-    with pytest.raises(ValueError, match="norm is one of layer, rms, not 'batch'"):
+    with pytest.raises(ValueError, match="norm='batch': choose one of 'layer', 'rms'"):
         Transformer(norm="batch")

@@ -10,7 +10,7 @@ from torch import nn
 from methods.trunk.attention import Attention, AttentionView
 from methods.trunk.block import Block
 from methods.trunk.feedforward import FeedForward
-from methods.trunk.trunk import State
+from methods.trunk.state import State
 
 
 def block(*, causal: bool = False) -> Block:

@@ -11,7 +11,7 @@ from torch import nn
 from bench.types import Batch, TaskSpec, Unsupported
 from methods.backbone.transformer import Block, FeedForward, Head, Transformer, mean_token
 from methods.trunk.attention import Attention
-from methods.trunk.trunk import State
+from methods.trunk.state import State
 
 
 def _torch_layer(block: Block, num_heads: int) -> nn.TransformerEncoderLayer:
@@ -192,9 +192,9 @@ def test_blocks_start_near_the_identity() -> None:
 def test_sizes_that_make_no_network_are_refused(name: str) -> None:
     """By name, before anything is built: no blocks at all would train and look like a result."""
     for size in (0, -1):
-        with pytest.raises(ValueError, match=f"{name} must be at least 1, got {size}"):
+        with pytest.raises(ValueError, match=f"{name}={size}: must be at least 1"):
             Transformer(**{name: size})
-    with pytest.raises(ValueError, match="hidden_multiple must be a finite number"):
+    with pytest.raises(ValueError, match=r"hidden_multiple=-1.0: must be at least 0"):
         Transformer(hidden_multiple=-1.0)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from methods.trunk.trunk import State, swap
+from methods.trunk.state import State
+from methods.trunk.trunk import swap
 
 
 def _state() -> State:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from bench import routing
 from methods.backbone.transformer import attention_mask
-from methods.trunk.tokens import Selection, run_block, select_running
-from methods.trunk.trunk import State
+from methods.trunk.selection import Selection, run_block, select_running
+from methods.trunk.state import State
 
 
 def advance(blocks: Sequence[Any], state: State, asking: Selection) -> tuple[State, State]:

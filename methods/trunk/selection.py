@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from methods.trunk.trunk import State, flat_places
+from methods.trunk.state import State, flat_places
 
 
 @dataclass(frozen=True)

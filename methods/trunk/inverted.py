@@ -11,7 +11,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from bench.types import TaskSpec
-from methods.backbone.conv import (
+from methods.trunk.conv import (
     ConvTrunk,
     MapBlock,
     MapStem,

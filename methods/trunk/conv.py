@@ -10,7 +10,6 @@ in these blocks: what replaces feed-forward layers or attention is refused.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -22,7 +21,8 @@ from torch import Tensor, nn
 from bench.routing import Cost
 from bench.types import Batch, TaskSpec, Unsupported
 from methods.trunk.costs import layer_flops
-from methods.trunk.trunk import State, Trunk
+from methods.trunk.state import State
+from methods.trunk.trunk import Trunk
 
 MakeBlock = Callable[[], nn.Module]
 
@@ -134,12 +134,6 @@ def conv_norm(
         nn.BatchNorm2d(outputs),
     ]
     return nn.Sequential(*layers, *([activation] if activation is not None else []))
-
-
-def refuse_no_width(width: float) -> None:
-    """Raises ValueError for a share of the channels that is not a positive number."""
-    if not 0 < width < math.inf:
-        raise ValueError(f"width must be a finite number above 0, got {width}")
 
 
 def kept_strides(strides: Sequence[int], num_halvings: int) -> list[int]:

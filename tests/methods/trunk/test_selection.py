@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from bench.types import TaskSpec
 from methods.backbone.transformer import Transformer
 from methods.trunk.costs import linear_flops
-from methods.trunk.tokens import run_block, select_running
-from methods.trunk.trunk import State
+from methods.trunk.selection import run_block, select_running
+from methods.trunk.state import State
 
 
 @settings(max_examples=50, deadline=None)

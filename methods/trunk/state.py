@@ -1,0 +1,103 @@
+"""The state that travels through a trunk: x, and everything that belongs to its rows and tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from methods.trunk.cache import Cache
+
+
+@dataclass
+class State:
+    """What travels through a trunk; None stands for the common case, which then costs nothing.
+
+    `index` [B]: the original sample of each row, None for the whole batch in order.
+    `positions` [B, T]: the original position of each token, None for 0..T-1.
+    `mask` [B, T] bool: true where the token is real, None where all are.
+    `routed` [B, T] bool: tokens that routing counts, None for those of `mask`. A decoder's padding
+    comes last, where no token attends to it: attention needs no mask for it, but routing does.
+    `sizes` [B, T]: how many original tokens each token stands for, None for one each.
+    `cache`: keys and values of earlier tokens during generation.
+    `memory` [B, S, D], `memory_mask` [B, S] bool: the encoder's output that a decoder reads, and
+    which of its tokens are real.
+    """
+
+    x: Tensor  # [B, T, D]; feature maps [B, C, height, width] in a convolutional trunk
+    index: Tensor | None = None
+    positions: Tensor | None = None
+    mask: Tensor | None = None
+    routed: Tensor | None = None
+    sizes: Tensor | None = None
+    cache: Cache | None = None
+    aux_loss: Tensor | float = 0.0
+    memory: Tensor | None = None
+    memory_mask: Tensor | None = None
+
+    def with_x(self, x: Tensor) -> State:
+        """This state with another `x`."""
+        # dataclasses.replace runs __init__ over all fields, several times as slow. Blocks call this
+        # twice each, and at batch 1 that is visible in the latency.
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__)
+        new.x = x
+        return new
+
+    def select(self, rows: Tensor) -> State:
+        """The samples in `rows` [n] (integers), with `index` pointing at the original batch."""
+
+        def pick(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.index_select(0, rows)
+
+        return replace(
+            self,
+            x=self.x.index_select(0, rows),
+            # `rows` counts in the current, possibly already compacted batch.
+            index=rows if self.index is None else self.index.index_select(0, rows),
+            positions=pick(self.positions),
+            mask=pick(self.mask),
+            routed=pick(self.routed),
+            sizes=pick(self.sizes),
+            memory=pick(self.memory),
+            memory_mask=pick(self.memory_mask),
+        )
+
+    def take(self, tokens: Tensor, places: Tensor | None = None) -> State:
+        """The tokens `tokens` [B, K] of each sample (increasing), with their original positions.
+
+        With `places` [N], where some of them are in a flattened [B, T], x holds those alone, in one
+        row [1, N, D]; all else stays [B, K].
+        """
+        everywhere = flat_places(tokens, self.x.shape[1])  # [B K]
+
+        def pick(value: Tensor) -> Tensor:
+            # One index_select on flattened rows: gather would need an index as wide as D.
+            return value.flatten(0, 1).index_select(0, everywhere).unflatten(0, tokens.shape)
+
+        rows = self.x.flatten(0, 1)  # [B T, D]
+        return replace(
+            self,
+            x=pick(self.x) if places is None else rows.index_select(0, places)[None],
+            positions=tokens if self.positions is None else pick(self.positions),
+            mask=None if self.mask is None else pick(self.mask),
+            routed=None if self.routed is None else pick(self.routed),
+            sizes=None if self.sizes is None else pick(self.sizes),
+        )
+
+    def real_tokens(self) -> Tensor | None:
+        """The tokens that routing counts, bool [B, T]; None: all."""
+        return self.mask if self.routed is None else self.routed
+
+    def token_positions(self) -> Tensor:
+        """The original position of every token, [B, T] (or [1, T] where all samples agree)."""
+        if self.positions is not None:
+            return self.positions
+        return torch.arange(self.x.shape[1], device=self.x.device)[None]
+
+
+def flat_places(tokens: Tensor, length: int) -> Tensor:
+    """Where the tokens `tokens` [B, K] are in a flattened [B, `length`], [B K]."""
+    first = torch.arange(len(tokens), device=tokens.device)[:, None] * length  # [B, 1]
+    return (tokens + first).flatten()
