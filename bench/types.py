@@ -24,7 +24,8 @@ from bench.values import (
     as_whole,
     encodable,
 )
-from bench.values import OneOf as OneOf  # plugins import it and Range from here
+from bench.values import OneOf as OneOf  # plugins import these and Range from here
+from bench.values import check_fields as check_fields
 
 if TYPE_CHECKING:
     import torch
@@ -259,7 +260,7 @@ class State(Protocol):
     """What travels through a trunk, and what methods may read and replace of it.
 
     `dataclasses.replace(state, x=...)` or `state.with_x(x)` changes a part. Names and shapes are
-    those of `methods.trunk.trunk.State`, which a trunk of one's own may use.
+    those of `methods.trunk.state.State`, which a trunk of one's own may use.
     """
 
     x: Tensor  # [B, T, D]; feature maps [B, C, height, width] where the trunk has no tokens

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pydoc_data.topics import topics
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -23,7 +23,18 @@ from torch import Tensor
 from bench.tasks.parts import ngram
 from bench.tasks.parts.preloaded import SPLITS, Preloaded
 from bench.tasks.parts.scoring import cross_entropy
-from bench.types import Batch, Extras, Model, Output, Quality, Recipe, Split, TaskSpec
+from bench.types import (
+    Batch,
+    Extras,
+    Model,
+    Output,
+    Quality,
+    Range,
+    Recipe,
+    Split,
+    TaskSpec,
+    check_fields,
+)
 
 PIECE = 4096  # characters; of every ten pieces, eight train, one calibrates, one tests
 STEPS = 1200  # of the recipe
@@ -39,14 +50,13 @@ class Text(Preloaded):
     for an experiment with little time (`task=text_brief`); null keeps its own length.
     """
 
-    length: int = 48
-    steps: int | None = None
+    length: Annotated[int, Range(2, PIECE - 1)] = 48
+    steps: Annotated[int | None, Range(0)] = None
 
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if self.steps is not None and self.steps < 0:
-            raise ValueError(f"steps must be at least 0, got {self.steps}")
+        check_fields(self)
 
     @property
     def spec(self) -> TaskSpec:
@@ -135,9 +145,7 @@ def _windows(pieces: ngram.Symbols, length: int, stride: int) -> ngram.Symbols:
 
 @cache
 def _samples(length: int) -> dict[Split, Batch]:
-    """Inputs and targets of each split, int64 [N, length]; raises ValueError for a bad length."""
-    if not 2 <= length < PIECE:
-        raise ValueError(f"task.length must be between 2 and {PIECE - 1}, got {length}")
+    """Inputs and targets of each split, int64 [N, length]."""
     batches: dict[Split, Batch] = {}
     for split, pieces in _pieces().items():
         # Test windows do not overlap: each character is scored once.
