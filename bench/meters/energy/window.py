@@ -36,7 +36,7 @@ TAIL_SAMPLES = 10  # samples of power per period, before and after the work
 
 
 class Window:
-    """`begin`, work, `end`; these two raise every subclass of `EnergyRefused`."""
+    """`begin`, work, `end`; these two raise the subclasses of `EnergyRefused`."""
 
     def __init__(self, rig: Rig, calibration: Calibration, poll_s: float | None = None) -> None:
         """`poll_s`: seconds between samples of power; by default half a period, at least 20 ms."""

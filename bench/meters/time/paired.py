@@ -27,7 +27,7 @@ from bench.meters.guard import refuse_if_watched
 from bench.meters.time.clocks import StateReader, state_reader
 from bench.meters.time.rounds import Round, run_rounds
 from bench.meters.time.stopwatch import Stopwatch, device_of, stopwatch_for
-from bench.meters.time.warmup import warm_up
+from bench.meters.time.warmup import WarmUp, warm_up
 from bench.statistics import interquartile_range, num_outliers, ratio_interval
 
 Model = Callable[[Any], object]
@@ -131,21 +131,9 @@ def compare(
         graphs = _num_graphs()
         stack.enter_context(gc_disabled())  # after the warm-up, whose garbage it collects
         timed = run_rounds(passes, repeats, rounds, watch, read)
-    timing = PairedTiming(
-        ratio=None,
-        ci_low=None,
-        ci_high=None,
-        noise_floor=noise_floor,
-        steady=warm.steady,
-        rounds=timed,
-        num_samples=sum(len(batch) for batch in batches),
-        num_passes=(repeats[0], repeats[1]),
-        num_outliers=0,
-        num_threads=torch.get_num_threads(),
-        warmup_s=warm.elapsed_s,
-        num_recompiles=_num_graphs() - graphs,
-    )
-    return _with_ratio(timing, rounds)
+    num_samples = sum(len(batch) for batch in batches)
+    timing = _without_ratio(timed, warm, repeats, num_samples, _num_graphs() - graphs)
+    return _with_ratio(replace(timing, noise_floor=noise_floor), rounds)
 
 
 def run_control(model: Model, batches: Sequence[Any], **settings: Any) -> PairedTiming:
@@ -178,6 +166,30 @@ def _passes(model: Model, batches: Sequence[Any]) -> Callable[[int], None]:
                 model(batch)
 
     return run
+
+
+def _without_ratio(
+    rounds: tuple[Round, ...],
+    warm: WarmUp,
+    repeats: tuple[int, ...],
+    num_samples: int,
+    num_recompiles: int,
+) -> PairedTiming:
+    """The facts of a timing; `_with_ratio` adds what the rounds result in."""
+    return PairedTiming(
+        ratio=None,
+        ci_low=None,
+        ci_high=None,
+        noise_floor=None,
+        steady=warm.steady,
+        rounds=rounds,
+        num_samples=num_samples,
+        num_passes=(repeats[0], repeats[1]),
+        num_outliers=0,
+        num_threads=torch.get_num_threads(),
+        warmup_s=warm.elapsed_s,
+        num_recompiles=num_recompiles,
+    )
 
 
 def _with_ratio(timing: PairedTiming, requested: int) -> PairedTiming:
