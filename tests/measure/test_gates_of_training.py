@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -33,4 +32,4 @@ def test_a_training_that_beats_the_machine_is_implausible(
     write_trials(plan.trials)
     found = trial.run(plan.trials[0].folder).metrics["train/time_s"]
     assert not found.valid
-    assert "implausible" in json.dumps(found.reason)
+    assert "withheld: " in str(found.reason)

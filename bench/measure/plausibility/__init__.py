@@ -47,7 +47,7 @@ def check(metrics: Metrics, facts: Facts) -> dict[str, Metric]:
         for key, reason in gate(metrics, facts):
             doubts.setdefault(key, reason)
     return {
-        key: metric.model_copy(update={"valid": False, "reason": f"implausible: {doubts[key]}"})
+        key: metric.model_copy(update={"valid": False, "reason": f"withheld: {doubts[key]}"})
         if key in doubts and metric.shown is not None
         else metric
         for key, metric in metrics.items()

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from bench.measure.plausibility.facts import (
-    ROUNDING,
-    Doubts,
-    Facts,
-    Metrics,
-    same,
-    sizes,
-    value,
-    values,
+from bench.measure.plausibility.facts import ROUNDING, Doubts, Facts, Metrics, same, value, values
+from bench.records.catalogue import (
+    ACTIVE_PARAMS,
+    FLOPS,
+    FLOPS_PERCENTILE,
+    FLOPS_SHARE,
+    LATENCY,
+    MAX_FLOPS,
+    PARAMS,
+    QUALITY,
+    REALISED,
+    SPEEDUP,
+    TAU,
 )
 
 NEVER_NEGATIVE = ("flop", "bytes", "s", "ms", "j", "samples/s", "count")
 NEVER_ZERO = ("bytes", "ms", "j", "samples/s")  # at inference: missing is null, never 0
+PERCENTILES = (50, 90, 99)
 
 
 def signs(metrics: Metrics, facts: Facts) -> Doubts:
@@ -24,12 +29,12 @@ def signs(metrics: Metrics, facts: Facts) -> Doubts:
     for key, metric in metrics.items():
         if metric.value is None or metric.unit not in NEVER_NEGATIVE:
             continue
-        if key.startswith("infer/quality"):  # a task's own unit
+        if key.startswith(QUALITY.at()):  # a task's own unit may be called "s" and be negative
             continue
         if metric.value < 0:
             yield key, f"a negative number of {metric.unit}"
         elif metric.value == 0 and metric.unit in NEVER_ZERO and key.startswith("infer/"):
-            yield key, f"0 {metric.unit}: the meter saw nothing"
+            yield key, f"0 {metric.unit}: the meter measured nothing"
 
 
 def intervals(metrics: Metrics, facts: Facts) -> Doubts:
@@ -45,33 +50,36 @@ def intervals(metrics: Metrics, facts: Facts) -> Doubts:
 
 def order(metrics: Metrics, facts: Facts) -> Doubts:
     """Percentiles rise, and no mean lies above the largest value."""
-    for stem in ("infer/flops_per_sample", "infer/latency_ms"):
-        keys = [f"{stem}_{name}" for name in ("p50", "p90", "p99", "max")]
+    flops = [FLOPS_PERCENTILE.at(percent) for percent in PERCENTILES]
+    latencies = [LATENCY.at(percent) for percent in PERCENTILES]
+    for keys in ([*flops, MAX_FLOPS.at()], latencies):
         present = [(key, found) for key in keys if (found := value(metrics, key)) is not None]
         for (lower_key, lower), (upper_key, upper) in pairwise(present):
             if lower > upper * (1 + ROUNDING):
                 for key in (lower_key, upper_key):
                     yield key, f"{lower_key} is above {upper_key}"
-        mean_max = values(metrics, stem, f"{stem}_max")
-        if mean_max and mean_max[0] > mean_max[1] * (1 + ROUNDING):
-            yield stem, "the mean is above the largest value"
+    mean_and_max = values(metrics, FLOPS.at(), MAX_FLOPS.at())
+    if mean_and_max and mean_and_max[0] > mean_and_max[1] * (1 + ROUNDING):
+        yield FLOPS.at(), "the mean is above the largest value"
 
 
 def ratios(metrics: Metrics, facts: Facts) -> Doubts:
     """realised = speed-up / tau at every batch size; tau = dense / method FLOPs."""
-    for size in sizes(metrics, "infer/realised"):
-        names = (f"infer/realised_b{size}", f"infer/tau_b{size}", f"infer/speedup_b{size}")
-        found = values(metrics, *names)
+    for size in REALISED.batch_sizes(metrics):
+        found = values(metrics, *(entry.at(size) for entry in (REALISED, TAU, SPEEDUP)))
         if found and not same(found[0] * found[1], found[2]):
-            yield names[0], f"{found[0]:.4g} is not speed-up {found[2]:.4g} / tau {found[1]:.4g}"
-    share = values(metrics, "infer/flops_share", "infer/tau_b1")
+            why = f"{found[0]:.4g} is not speed-up {found[2]:.4g} / tau {found[1]:.4g}"
+            yield REALISED.at(size), why
+    # Both are counted at batch 1, so one is the other's reciprocal.
+    keys = (FLOPS_SHARE.at(), TAU.at(1))
+    share = values(metrics, *keys)
     if share and not same(share[0] * share[1], 1.0):
-        for key in ("infer/flops_share", "infer/tau_b1"):
+        for key in keys:
             yield key, f"FLOP share {share[0]:.4g} and ratio {share[1]:.4g} contradict each other"
 
 
 def active_params(metrics: Metrics, facts: Facts) -> Doubts:
     """No sample uses more parameters than there are."""
-    found = values(metrics, "model/active_params_per_sample", "model/params")
+    found = values(metrics, ACTIVE_PARAMS.at(), PARAMS.at())
     if found and found[0] > found[1]:
-        yield "model/active_params_per_sample", "more parameters active than there are"
+        yield ACTIVE_PARAMS.at(), "more parameters active than there are"

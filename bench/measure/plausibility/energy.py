@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from bench.measure.plausibility.facts import Doubts, Facts, Metrics, value
 from bench.meters.energy.reading import ABOVE_LIMIT, BELOW_IDLE, CONSISTENT
+from bench.records.catalogue import (
+    COUNTER_RATIO,
+    ENERGY,
+    ENERGY_RATIO,
+    IDLE_POWER,
+    MEAN_POWER,
+    NET_ENERGY,
+    POWER_LIMIT,
+    module_key,
+)
+from bench.records.entry import Entry
 
 CONTROL_MARGIN = 0.02  # how far beyond its interval an A/A energy ratio may lie from 1
-CONVICTED = ("energy_j_per_sample", "energy_net_j_per_sample", "energy_ratio")
+FROM_POWER = (ENERGY, NET_ENERGY, ENERGY_RATIO)  # what an impossible power makes invalid
 
 
 def power(metrics: Metrics, facts: Facts) -> Doubts:
     """A board draws between idle and its limit, and the same model as much as itself."""
-    for stem in ("infer/", "infer/module_"):
-        doubt = _doubt(metrics, stem)
+    for key_of in (Entry.at, module_key):
+        doubt = _doubt(metrics, key_of)
         if doubt is not None:
-            yield from ((stem + name, doubt) for name in CONVICTED if stem + name in metrics)
-    ratio = metrics.get("infer/energy_ratio")
-    if not facts.is_control or ratio is None or ratio.low is None or ratio.high is None:
+            keys = (key_of(entry) for entry in FROM_POWER)
+            yield from ((key, doubt) for key in keys if key in metrics)
+    ratio = metrics.get(ENERGY_RATIO.at())
+    if not facts.is_control or ratio is None or ratio.value is None:
+        return
+    if ratio.low is None or ratio.high is None:
         return
     if ratio.low > 1 + CONTROL_MARGIN or ratio.high < 1 - CONTROL_MARGIN:
-        yield "infer/energy_ratio", f"the same model draws {ratio.value:.3f} times its own energy"
+        yield ENERGY_RATIO.at(), f"self-comparison off by {abs(ratio.value - 1):.1%}"
 
 
-def _doubt(metrics: Metrics, stem: str) -> str | None:
-    names = ("mean_power_w", "idle_power_w", "power_limit_w", "counter_ratio")
-    mean_w, idle_w, limit_w, agreement = (value(metrics, f"{stem}energy_{n}") for n in names)
+def _doubt(metrics: Metrics, key_of: Callable[[Entry], str]) -> str | None:
+    """Why the joules of a board, or of a module, cannot be true."""
+    entries = (MEAN_POWER, IDLE_POWER, POWER_LIMIT, COUNTER_RATIO)
+    mean_w, idle_w, limit_w, agreement = (value(metrics, key_of(entry)) for entry in entries)
     if mean_w is not None and idle_w is not None and mean_w < BELOW_IDLE * idle_w:
         return f"a mean power of {mean_w:.4g} W, the idle board draws {idle_w:.4g} W"
     if mean_w is not None and limit_w is not None and mean_w > ABOVE_LIMIT * limit_w:
         return f"a mean power of {mean_w:.4g} W, the board's limit is {limit_w:.4g} W"
     if agreement is not None and abs(agreement - 1) > CONSISTENT:
-        return f"the counter says {agreement:.3f} times the integrated power"
+        return f"the counter reads {agreement:.3f} times the integrated power"
     return None

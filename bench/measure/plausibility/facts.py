@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -23,7 +22,7 @@ class Facts:
     parameter_bytes: int | None = None  # of the model, each storage once
     is_control: bool = False  # the candidate is the baseline: an A/A comparison
     unseen_flops: int = 0  # of one call: torch's profiler saw them, the ledger did not
-    untracked_kernels: tuple[str, ...] = ()  # names of GPU kernels that nobody could count
+    untracked_kernels: tuple[str, ...] = ()  # names of GPU kernels that no counter sees
     dense_elems: float | None = None  # that the dense model's elementwise work writes, per sample
 
 
@@ -37,12 +36,6 @@ def values(metrics: Metrics, *keys: str) -> list[float] | None:
     """All the numbers, or None if one of them is missing or invalid."""
     found = [value(metrics, key) for key in keys]
     return None if any(each is None for each in found) else [x for x in found if x is not None]
-
-
-def sizes(metrics: Metrics, stem: str) -> list[str]:
-    """The batch sizes that have a metric `stem_b{B}`."""
-    matches = (re.fullmatch(re.escape(stem) + r"_b(\d+)", key) for key in metrics)
-    return [match.group(1) for match in matches if match]
 
 
 def same(left: float, right: float) -> bool:

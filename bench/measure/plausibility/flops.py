@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from bench.measure.plausibility.facts import Doubts, Facts, Metrics, same, values
 from bench.meters.flops.elementwise import may_hide_products
+from bench.records.catalogue import (
+    FLOPS,
+    FLOPS_PROFILER,
+    FLOPS_SHARE,
+    POINTWISE_ELEMS,
+    REGION_FLOPS,
+)
 
-REGIONS = ("backbone", "router", "dispatch", "expert", "combine", "exit_head")
+# By prefix, not by entry: a FLOP figure that is added later is doubted as well.
 OF_FLOPS = tuple(f"infer/{x}" for x in ("flops_", "tau_", "realised_", "saving_realised_"))
 
 
 def unseen(metrics: Metrics, facts: Facts) -> Doubts:
-    """What one counter saw was executed, whatever the other says."""
+    """Work that one counter saw was executed, whatever the other counted."""
     if facts.unseen_flops:
         why = f"torch's profiler saw {facts.unseen_flops:.3g} FLOPs more in one call"
     elif facts.untracked_kernels:
@@ -18,34 +25,31 @@ def unseen(metrics: Metrics, facts: Facts) -> Doubts:
     else:
         return
     for key in metrics:
-        if key.startswith(OF_FLOPS) and key != "infer/flops_profiler":
+        if key.startswith(OF_FLOPS) and key != FLOPS_PROFILER.at():
             yield key, why
 
 
 def hidden(metrics: Metrics, facts: Facts) -> Doubts:
-    """A product that is multiplied and summed element by element is one, and is not counted."""
-    keys = ("infer/pointwise_elems", "infer/flops_per_sample", "infer/flops_share")
-    found = values(metrics, *keys)
+    """A product written as multiplication and sum, element by element, is not counted as one."""
+    found = values(metrics, POINTWISE_ELEMS.at(), FLOPS.at(), FLOPS_SHARE.at())
     if found is None or facts.dense_elems is None or not found[2]:
         return
     elems, flops, share = found
     if not may_hide_products(elems, facts.dense_elems, flops / share, flops):
         return
+    why = (
+        f"elementwise work writes {elems:.3g} elements a sample, the dense model's "
+        f"{facts.dense_elems:.3g}: products by multiplication and sum are not counted"
+    )
     for key in metrics:
         if key.startswith(OF_FLOPS):
-            yield (
-                key,
-                (
-                    f"elementwise work writes {elems:.3g} elements a sample, the dense model's "
-                    f"{facts.dense_elems:.3g}: products by multiplication and sum are not counted"
-                ),
-            )
+            yield key, why
 
 
 def regions(metrics: Metrics, facts: Facts) -> Doubts:
     """The regions' FLOPs are the whole."""
-    keys = [key for name in REGIONS if (key := f"infer/flops_{name}") in metrics]
-    found = values(metrics, "infer/flops_per_sample", *keys) if keys else None
+    keys = [key for key in metrics if REGION_FLOPS.match(key) is not None]
+    found = values(metrics, FLOPS.at(), *keys) if keys else None
     if found and not same(sum(found[1:]), found[0]):
         for key in keys:
             yield key, f"regions sum to {sum(found[1:]):.6g} FLOPs, the whole is {found[0]:.6g}"

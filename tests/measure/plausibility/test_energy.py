@@ -45,7 +45,7 @@ def test_an_impossible_one_is_marked_with_its_reason(change, word):
     checked = check(record(**change), Facts())
     assert {key for key, metric in checked.items() if metric.shown is None} == {ENERGY, RATIO}
     assert word in checked[ENERGY].reason
-    assert checked[ENERGY].reason.startswith("implausible: ")
+    assert checked[ENERGY].reason.startswith("withheld: ")
 
 
 def test_drift_within_the_limits_stays():

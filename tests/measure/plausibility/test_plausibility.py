@@ -78,7 +78,7 @@ def test_the_given_metrics_stay_as_they_are():
     assert before["infer/latency_ms_p50"].valid
     assert after["infer/latency_ms_p50"].value == -1.0
     assert after["infer/latency_ms_p50"].shown is None
-    assert after["infer/latency_ms_p50"].reason.startswith("implausible: a negative")
+    assert after["infer/latency_ms_p50"].reason.startswith("withheld: a negative")
 
 
 REST_ON_B64 = {f"infer/{n}_b64" for n in ("throughput", "speedup", "realised", "saving_realised")}
@@ -167,7 +167,11 @@ REST_ON_B64 = {f"infer/{n}_b64" for n in ("throughput", "speedup", "realised", "
             {"infer/speedup_b64"},
             "outside its own interval",
         ),
-        ({"infer/energy_j_per_sample": metric(0.0, "j")}, {"infer/energy_j_per_sample"}, "saw no"),
+        (
+            {"infer/energy_j_per_sample": metric(0.0, "j")},
+            {"infer/energy_j_per_sample"},
+            "measured no",
+        ),
         ({"infer/energy_j_per_sample": metric(-1.0, "j")}, {"infer/energy_j_per_sample"}, "negat"),
     ],
 )
