@@ -18,7 +18,7 @@ class Identity(BaseModel):
 
     config: dict[str, Any]
     versions: dict[str, str]
-    hardware: str
+    hardware: str  # the class, as in folders: cpu-2x-xeon-8481c
     data: Any  # a hash, or one per split: compared for equality only
 
 
@@ -56,6 +56,7 @@ class Config(BaseModel):
 
 def damage(record: Record) -> str | None:
     """The first thing wrong with `record`, such as "environment.gpus: ..."; None if nothing is."""
+    # The identity first: without it the other two have no meaning for a comparison.
     for place, model, content in (
         ("provenance.identity", Identity, record.provenance.get("identity")),
         ("environment", Environment, record.environment),

@@ -40,6 +40,7 @@ def cause_between_revisions(row: Row, changes: Sequence[str]) -> str | None:
     """
     if row.judgement in ("equal", "inconclusive"):
         return _open_cause(row, "the interval is still too wide after the last round")
+    # A crash or Unsupported in one process only.
     if row.metric == "trial":
         return "code: one revision can, the other cannot, on the same machine"
     if changes:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bench.config import KEY_BLOCKS
+from bench.records.catalogue import QUALITY
 from bench.records.record import Record
 
 IGNORED = {"measure.rounds", "gpu.device"}  # how long, and on which of equal GPUs
@@ -69,7 +70,8 @@ def record_differences(before: Record, now: Record) -> list[str]:
 def _quality_differences(before: Record, now: Record) -> list[str]:
     """Another unit or direction of quality: the numbers have another meaning."""
     found = []
-    units = [record.metrics.get("infer/quality") for record in (before, now)]
+    # Two versions of a task may count in per cent and in nats under the same name.
+    units = [record.metrics.get(QUALITY.key) for record in (before, now)]
     if units[0] and units[1] and units[0].unit != units[1].unit:
         found.append(_change("unit of quality", units[0].unit, units[1].unit))
     if before.quality and now.quality and before.quality.direction != now.quality.direction:
@@ -85,6 +87,7 @@ def environment_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -
         for fact, name in MACHINE_FACTS.items()
         if before.get(fact) != now.get(fact)
     ]
+    # Absent in records of one device.
     devices = [side.get("world_size", 1) for side in (before, now)]
     if devices[0] != devices[1]:
         found.append(_change("devices that trained together", *devices))

@@ -23,6 +23,7 @@ def compare(arguments: argparse.Namespace) -> int:
     if arguments.exact:
         _check_exact(arguments)
         return _compare_golden(sides, update=arguments.update)
+    # Silently ignored options would leave the impression that they took effect.
     if arguments.update:
         raise BadInput("--update rewrites golden trials: condbench compare --exact --update")
     if len(sides) < 2 or (len(sides) > 2 and not arguments.rev):
@@ -59,6 +60,7 @@ def write_verdict(verdict: Verdict, out: Path) -> list[Path]:
 
 def with_default_experiment(overrides: list[str]) -> list[str]:
     """The overrides, with the nightly's experiment unless they choose the trials themselves."""
+    # An exact name: `method.num_experts=4` changes a trial and chooses none.
     chosen = {text.partition("=")[0] for text in overrides}
     return overrides if chosen & {"experiment", "task", "method"} else [EXPERIMENT, *overrides]
 
@@ -69,6 +71,7 @@ def report_progress(line: str) -> None:
 
 
 def _compare_revisions(baseline: str, candidate: str, overrides: list[str]) -> Verdict:
+    # Imported here: only this comparison needs devices and worktrees.
     from bench.regress.revisions.compare import compare_revisions
 
     chosen = with_default_experiment(overrides)

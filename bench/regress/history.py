@@ -42,6 +42,7 @@ class History:
 
 def default_folder() -> Path:
     """$XDG_DATA_HOME/condbench/history, below ~/.local/share where that is not set."""
+    # The XDG base directory specification; ~/.local/share is its default.
     home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(home) / "condbench" / "history"
 
@@ -110,6 +111,7 @@ def read(path: Path) -> list[History]:
     paths = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     if not paths or not all(each.is_file() for each in paths):
         raise BadHistory(f"{path}: no history; `condbench nightly history=PATH` writes one")
+    # Damaged lines are in `problems`; only a path without any night is an error.
     histories = [_read_one(each) for each in paths]
     if not any(history.nights for history in histories):
         raise BadHistory(f"{path}: no readable night in it")

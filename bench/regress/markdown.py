@@ -107,6 +107,7 @@ def _numbers(row: Row) -> str:
         return "-"
     text = percent_change(row.ratio)
     if row.baseline is not None and row.candidate is not None:
+        # Absolute values beside the ratio, because 5 % of 1 ms and of 1 s differ for the reader.
         text += f" ({number(row.baseline)} -> {number(row.candidate)} {_escape(row.unit)})"
     return text + (f"; rerun {percent_change(row.rerun)}" if row.rerun else "")
 
@@ -122,6 +123,7 @@ def percent_change(ratio: Interval) -> str:
 
 def _causes(rows: Sequence[Row]) -> Iterator[str]:
     """Each cause once, with the metrics that it explains."""
+    # One change of code usually moves several metrics.
     names_by_cause: dict[str, list[str]] = {}
     for row in rows:
         if row.cause:

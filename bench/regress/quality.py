@@ -40,6 +40,7 @@ def quality_row(
     unit: str,
 ) -> Row:
     """The judged row of one model's quality over its shared seeds."""
+    # Absolute values for the reader; the judgement comes from the paired differences alone.
     means = (sum(baseline) / len(baseline), sum(candidate) / len(candidate))
     try:
         ratio = quality_cost(baseline, candidate, direction)

@@ -72,6 +72,7 @@ def plan_trials(revision: Revision, overrides: Sequence[str], scratch: Path) -> 
     run = subprocess.run(
         command, capture_output=True, text=True, cwd=revision.folder, env=revision.environment
     )
+    # Bad overrides and broken plugins end here, with the planner's own sentence.
     if run.returncode:
         output = run.stderr.strip()[-MAX_OUTPUT:]
         raise BadInput(f"{revision} cannot plan {' '.join(overrides)}: {output}")
@@ -82,6 +83,7 @@ def plan_trials(revision: Revision, overrides: Sequence[str], scratch: Path) -> 
         raise BadInput(
             f"{revision}: the planner returned an invalid plan: {run.stdout[:200]!r}"
         ) from error
+    # Trials that are left out (a plugin that cannot be loaded) would be missing on one side.
     if left_out or not trials:
         raise BadInput(f"{revision}: {left_out[0] if left_out else 'the plan has no trial'}")
     return _by_cell(revision, trials)

@@ -27,6 +27,7 @@ def compare_folders(baseline: Path, candidate: Path, rerun: Path | None = None) 
     Raises BadInput for folders that cannot be read as one machine's run or that hold the same
     records, for failed trials in the baseline, and where a rerun is not comparable.
     """
+    # Everything is read before anything is judged: bad input ends without half a verdict.
     old, new = read_side(baseline), read_side(candidate)
     second = read_side(rerun) if rerun is not None else None
     _check_no_overlap(
@@ -36,6 +37,7 @@ def compare_folders(baseline: Path, candidate: Path, rerun: Path | None = None) 
     verdict = _compare(old, new)
     if second is not None:
         again = _compare(old, second)
+        # A rerun on another machine confirms nothing: bad input, not a verdict.
         if again.differences:
             raise BadInput(f"{rerun}: not comparable with {baseline}: {again.differences[0]}")
         verdict = _with_rerun(verdict, again)
@@ -73,7 +75,7 @@ def _check_no_failures(side: Side) -> None:
 
 def _compare(old: Side, new: Side) -> Verdict:
     verdict = Verdict(_title(old), _title(new), new.hardware, canary_s=new.canary_s)
-    shared = [cell for cell in old.trials if cell in new.trials]
+    shared = [cell for cell in old.trials if cell in new.trials]  # in the baseline's order
     if not shared:
         verdict.differences.append(_no_common_trial(old, new))
         return verdict
@@ -145,7 +147,7 @@ def _with_rerun(first: Verdict, again: Verdict) -> Verdict:
     by_name = {row.name: row for row in again.rows}
     rows = []
     for row in first.rows:
-        second = by_name.get(row.name)
+        second = by_name.get(row.name)  # None: the rerun has no such trial or metric
         if row.judgement == "regressed" and second is None:
             why = f"the rerun does not show it (first: {row.reason or 'regressed'})"
             row = replace(row, judgement="inconclusive", reason=why)

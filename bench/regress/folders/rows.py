@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from bench.records import catalogue
 from bench.records.reading import Found
 from bench.records.record import Metric
 from bench.regress.cells import Cell, model_name
@@ -19,13 +20,13 @@ from bench.regress.verdict import Row
 from bench.statistics import ratio_interval
 
 DENSE = "dense"
-COUNTED = ("model/params", "infer/flops_per_sample")
+COUNTED = (catalogue.PARAMS.key, catalogue.FLOPS.key)
 
 
 def trial_rows(cell: Cell, old: Found, new: Found) -> Iterator[Row]:
     """Every judged metric of one cell except quality, which needs all seeds."""
     if (before := old.record.status) != (now := new.record.status):
-        worse = now != "ok"
+        worse = now != "ok"  # skipped where it was ok counts as worse, as failed does
         reason = f"{before} -> {now}: {new.record.reason}" if worse else f"{before} -> {now}"
         yield Row(str(cell), "trial", "regressed" if worse else "improved", reason=reason)
         return
@@ -41,7 +42,7 @@ def trial_rows(cell: Cell, old: Found, new: Found) -> Iterator[Row]:
 
 def _time_row(cell: Cell, size: int, old: Found, new: Found) -> Row:
     name = f"time b{size} relative to dense"
-    key = f"infer/speedup_b{size}"
+    key = catalogue.SPEEDUP.at(size)
     # The record decides whether its timing is valid; the raw rounds alone do not show that.
     for which, trial in (("baseline", old), ("candidate", new)):
         metric = trial.record.metrics.get(key)
@@ -53,6 +54,7 @@ def _time_row(cell: Cell, size: int, old: Found, new: Found) -> Row:
         return Row(str(cell), name, "inconclusive", TIME, reason="no raw rounds beside the record")
     costs = [relative_cost.log_relative_cost(*each) for each in rounds if each]
     ratio = relative_cost.cost_ratio(*costs)
+    # For the reader and the history: absolute times of two sessions are not judged.
     medians_s = [float(np.median(each[0])) for each in rounds if each]
     return Row(
         str(cell),
@@ -69,7 +71,7 @@ def _time_row(cell: Cell, size: int, old: Found, new: Found) -> Row:
 
 def _energy_row(cell: Cell, old: Found, new: Found) -> Row | None:
     """Energy relative to dense; None for dense, and on a CPU, which has no energy counter."""
-    name, key = "energy relative to dense", "infer/energy_ratio"
+    name, key = "energy relative to dense", catalogue.ENERGY_RATIO.key
     metrics = [trial.record.metrics.get(key) for trial in (old, new)]
     missing = all(metric is None or metric.value is None for metric in metrics)
     on_cpu = all(trial.record.labels.device == "cpu" for trial in (old, new))
@@ -99,6 +101,7 @@ def _bounds(metric: Metric | None) -> tuple[float, float, float] | None:
 
 def quality_rows(cells: Sequence[Cell], old: Side, new: Side) -> Iterator[Row]:
     """One row per model whose quality both sides measured."""
+    # All seeds of a model together: the interval is over their paired differences.
     seeds: dict[tuple[str, ...], list[Cell]] = defaultdict(list)
     for cell in cells:
         records = [side.trials[cell].record for side in (old, new)]
@@ -115,7 +118,7 @@ def _quality_row(model: str, members: Sequence[Cell], old: Side, new: Side) -> R
         found = []
         for cell in members:
             record = side.trials[cell].record
-            metric = record.metrics.get("infer/quality")
+            metric = record.metrics.get(catalogue.QUALITY.key)
             # One missing seed leaves the pairs incomplete: no quality is judged.
             if metric is None or metric.shown is None or record.quality is None:
                 reason = f"{cell}: no valid quality in {side.folder}"

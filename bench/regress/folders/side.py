@@ -31,7 +31,7 @@ class Side:
         """The machine's fixed workload in this run: median over its trials, seconds per pass."""
         found = [trial.record.diagnostics.get("canary_s") for trial in self.trials.values()]
         times = [float(value) for value in found if isinstance(value, int | float) and value > 0]
-        return median(times) if times else None
+        return median(times) if times else None  # the median ignores one disturbed trial
 
     @property
     def commit(self) -> str | None:
@@ -80,6 +80,7 @@ def read_rounds(trial: Found, size: int) -> tuple[np.ndarray, np.ndarray] | None
 
 
 def _check_one_hardware(folder: Path, trials: Sequence[Found]) -> None:
+    # One tree may hold the records of several machines: results/NAME/<hardware>/...
     found = sorted({trial.record.labels.hardware for trial in trials})
     if len(found) > 1:
         raise BadInput(

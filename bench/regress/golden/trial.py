@@ -120,7 +120,7 @@ def _counts(subject: Subject, inputs: Inputs, arrays: Arrays) -> Counts:
         recordings = {
             id(batch): _recording(arrays, size, number) for number, batch in enumerate(batches)
         }
-        model = Replayed(subject.model, recordings).eval()
+        model = Replayed(subject.model, recordings).eval()  # a training mode would draw dropout
         with torch.inference_mode():
             flops = count_samples(model, batches)
         peaks = [measure_inference_memory(model, batch).peak_tensor_bytes for batch in batches]

@@ -53,6 +53,7 @@ def compare_revisions(
         tempfile.TemporaryDirectory(prefix="condbench-") as scratch,
         checked_out(repository, [baseline, candidate], Path(scratch)) as (old, new),
     ):
+        # Each by its own code: what a revision measures by default is part of the revision.
         plans = [plan_trials(revision, overrides, Path(scratch)) for revision in (old, new)]
         verdict = Verdict(str(old), str(new), hardware_of(plans[0]), confirmed=True)
         verdict.commands = [_command(old, new, overrides)]
@@ -62,6 +63,7 @@ def compare_revisions(
         night = Night(old, new, Path(scratch), machine, report_progress, verdict, deadline)
         try:
             _run(night, plans[0], plans[1])
+        # Rows that were measured before stay in the verdict.
         except OtherProtocol as error:
             verdict.differences.append(str(error))
         except NoSuchDevice as error:

@@ -15,7 +15,7 @@ class OutOfTime(Exception):
 class Deadline:
     """When to stop: `limit_s` seconds after the start. The default never ends."""
 
-    limit_s: float = math.inf
+    limit_s: float = math.inf  # `compare --rev` has no limit, `nightly` has
     started_s: float = field(default_factory=time.monotonic)  # not affected by clock changes
 
     @property

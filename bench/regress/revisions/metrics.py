@@ -74,6 +74,7 @@ def measure_pair(pair: TrialPair, *, canary: bool = False) -> PairResult:
     workload. Raises WorkerFailed, OtherProtocol, and OutOfTime where nothing of it was measured.
     """
     with pair.opened() as (sides, replies):
+        # Unsupported on one side: nothing can be timed against it.
         if any("skipped" in reply for reply in replies):
             return PairResult(_skipped_rows(pair, replies), replies)
         metrics = _metrics_of(pair, canary=canary)
@@ -87,6 +88,7 @@ def measure_pair(pair: TrialPair, *, canary: bool = False) -> PairResult:
 
 
 def _metrics_of(pair: TrialPair, *, canary: bool) -> list[PairedMetric]:
+    # The canary after the trial's own workloads: the machine as the trial left it.
     works = [*pair.works, *([CANARY] if canary else [])]
     metrics = [PairedMetric(f"time {work}", TIME, partial(_time_row, work=work)) for work in works]
     # Last, because windows of seconds heat the board.
@@ -98,6 +100,7 @@ def _metrics_of(pair: TrialPair, *, canary: bool) -> list[PairedMetric]:
 def _time_row(sides: Sides, pair: TrialPair, work: str) -> Row:
     """The row of one workload's times before any rerun."""
     start = int(pair.measure["rounds"])
+    # Per workload: another batch size has other kernels and other caches.
     rounds = warm_up(sides, work, float(pair.measure["block_ms"]))
     result = decide(rounds.measure, start)
     row = _row(pair, f"time {work}", result, rounds.median_s)
@@ -108,10 +111,12 @@ def _time_row(sides: Sides, pair: TrialPair, work: str) -> Row:
 def _energy_row(sides: Sides, pair: TrialPair) -> Row:
     """The row of energy at the largest batch size, before any rerun."""
     work = pair.largest
+    # At one size only: a window lasts seconds, and the largest batch loads the board most.
     windows = EnergyWindows(sides, work, float(pair.measure["energy_window_s"]))
     try:
         result = decide(windows.measure, NUM_WINDOWS, ENERGY, MAX_WINDOWS, mean_ratio)
     except NoEnergy as error:
+        # A row, not an omission: without it the night would be green by a stuck counter.
         return Row(pair.name, f"energy {work}", "inconclusive", ENERGY, reason=str(error))
     row = _row(pair, f"energy {work}", result, windows.mean_j)
     row = replace(row, unit="j", margins=ENERGY, num_looks=_max_looks(NUM_WINDOWS, MAX_WINDOWS))
@@ -154,6 +159,7 @@ def _skipped_rows(pair: TrialPair, replies: Replies) -> list[Row]:
     before, now = (reply.get("skipped") for reply in replies)
     if before is not None and now is not None:
         return []
+    # Support that is lost is a regression even where the reason is a good one.
     if now is not None:
         return [Row(pair.name, "trial", "regressed", reason=f"now unsupported: {now}")]
     return [Row(pair.name, "trial", "improved", reason="now supported")]

@@ -61,7 +61,7 @@ class Night:
         variables: dict[str, str],
     ) -> TrialPair:
         """The trial of this cell in these two revisions, under the night's deadline."""
-        folder = self.scratch / "trials"
+        folder = self.scratch / "trials"  # shared: TrialPair.new_folder numbers its folders
         return TrialPair(str(cell), revisions, contents, folder, variables, self.deadline)
 
     @contextmanager
@@ -72,6 +72,7 @@ class Night:
         """
         self.deadline.check()
         gpu = content["config"]["gpu"]
+        # Held over warm-up, rounds and windows: another trial in between would be in the times.
         choices = self.machine.choices(gpu["kind"], gpu["device"])
         is_waiting = False
         while (claim := self.machine.claim(choices)) is None:
@@ -81,7 +82,7 @@ class Night:
             self.deadline.check()
             time.sleep(POLL_S)
         try:
-            claim.sign("condbench compare --rev")
+            claim.sign("condbench compare --rev")  # the name that other processes wait for
             yield claim.variables
         finally:
             claim.release()

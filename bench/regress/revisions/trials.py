@@ -61,6 +61,7 @@ def _control_rows(night: Night, cell: Cell, content: Content) -> list[Row]:
 def measure_trial(night: Night, cell: Cell, contents: tuple[Content, Content]) -> None:
     """Measure one trial in turns; its rows go into the verdict. A failing worker has two tries."""
     verdict = night.verdict
+    # Entered one by one, so that a night that is interrupted by its limit keeps its rows.
     try:
         pair, result = night.try_twice(str(cell), lambda: _measure(night, cell, contents))
     except FailedTwice as error:
@@ -81,6 +82,7 @@ def measure_trial(night: Night, cell: Cell, contents: tuple[Content, Content]) -
     if all("skipped" in reply for reply in result.replies):
         why = result.replies[1]["skipped"]
         verdict.notes.append(f"{cell}: skipped on both sides ({why})")
+    # Judged later, with this model's other seeds.
     if all("quality" in reply for reply in result.replies):
         _compare_replies(night, cell, pair, result.replies)
 
@@ -100,6 +102,7 @@ def _compare_replies(night: Night, cell: Cell, pair: TrialPair, replies: Replies
     environments = [reply["environment"] for reply in replies]
     both = environments[0].keys() & environments[1].keys()
     found = environment_differences(*({key: each[key] for key in both} for each in environments))
+    # Per cent against nats would be a huge change of quality, and is none.
     for name in ("quality_unit", "direction"):
         if replies[0][name] != replies[1][name]:
             found.append(f"{cell}: {name} {replies[0][name]} -> {replies[1][name]}")

@@ -43,7 +43,7 @@ from bench.meters.memory.tensors import measure_inference_memory
 from bench.meters.time.canary import canary
 from bench.meters.time.stopwatch import stopwatch_for
 from bench.meters.time.warmup import warm_up
-from bench.records import environment
+from bench.records import catalogue, environment
 from bench.trial.prepare import prepare, read_trial
 from bench.types import Unsupported
 
@@ -104,7 +104,7 @@ class Worker:
 
     def window(self, work: str, seconds: float) -> Reply:
         """Joules of a pass, from a window of whole passes; or `refused`: why there are none."""
-        step = partial(self.works[work], 1)
+        step = partial(self.works[work], 1)  # the meter repeats it until the window is full
         try:
             # Once: idle power and heating up take several windows.
             if self.meter is None:
@@ -179,12 +179,12 @@ def _counts(subject: Subject, inputs: Inputs) -> dict[str, float]:
     with torch.inference_mode():
         alone = count_samples(subject.model, inputs.samples)
     counts = {
-        "model/params": float(count_resident_params(subject.model)),
-        "infer/flops_per_sample": float(np.mean(alone.per_batch)),
+        catalogue.PARAMS.key: float(count_resident_params(subject.model)),
+        catalogue.FLOPS.key: float(np.mean(alone.per_batch)),
     }
     for size, batches in inputs.by_size.items():
-        seen = measure_inference_memory(subject.model, batches[0])
-        counts[f"infer/peak_tensor_bytes_b{size}"] = float(seen.peak_tensor_bytes)
+        memory = measure_inference_memory(subject.model, batches[0])
+        counts[catalogue.PEAK_BYTES.at(size)] = float(memory.peak_tensor_bytes)
     return counts
 
 

@@ -56,7 +56,7 @@ class WorkerProcess:
             env={**revision.environment, **variables},
             cwd=revision.folder,
         )
-        self._unread = b""
+        self._unread = b""  # what was read beyond the last reply
         self._request = ""
 
     def __enter__(self) -> Self:
@@ -83,7 +83,7 @@ class WorkerProcess:
         """Send a request without waiting."""
         assert self.process.stdin is not None
         self.deadline.check()
-        self._request = request
+        self._request = request  # its reply has no name: one request is open at a time
         try:
             self.process.stdin.write(json.dumps({"do": request, **details}).encode() + b"\n")
             self.process.stdin.flush()
@@ -117,13 +117,14 @@ class WorkerProcess:
                 self.deadline.check()
                 raise self._failed(f"sent no reply within {self.timeout_s:g} s")
             piece = os.read(self.process.stdout.fileno(), 65536)
-            if not piece:
+            if not piece:  # the end of its stdout: the process has exited
                 raise self._failed("ended")
             self._unread += piece
         line, _, self._unread = self._unread.partition(b"\n")
         return line
 
     def _failed(self, problem: str) -> WorkerFailed:
+        # The end of a traceback names the exception; its start is cut off.
         self.errors.seek(0)
         output = self.errors.read().decode(errors="replace")[-MAX_OUTPUT:].strip()
         return WorkerFailed(self.revision, f"the worker {problem}\n{output}".strip())
