@@ -1,14 +1,16 @@
 """What a conditional module shares with the harness: decisions, regions and FLOP formulas.
 
-    decisions   what a gate chose: axes, probabilities, cost, the originals of its rows
-    replay      watching gates, forcing them open, closed or random, repeating a recording
-    regions     which part of the work is going on: router, dispatch, expert, ...
-    formulas    what a custom operation costs
+    decisions     what a gate chose: axes, probabilities, cost, the originals of its rows
+    observation   the decisions of a pass, also for some of its samples
+    replay        observing gates, forcing them open, closed or random, repeating a recording
+    regions       the part of the work in progress: router, dispatch, expert, ...
+    formulas      what a custom operation costs
+    context       what of all this is active in a thread
 
-A method calls `decide(...)` wherever it chooses and obeys what comes back. Usually that is its own
-choice. The harness can watch (`observe`), force gates (`force`) or replay a recording (`replay`),
-which makes "skipping equals masking" and "a sample alone equals the same sample in a batch"
-testable for every method:
+A method calls `decide(...)` wherever it chooses and obeys the returned decision. Usually that is
+its own choice. The harness can record decisions (`observe`), force gates (`force`) or repeat a
+recording (`replay`), which makes "skipping equals masking" and "a sample alone equals the same
+sample in a batch" testable for every method:
 
     with routing.observe() as seen:
         model(batch)
@@ -25,17 +27,19 @@ from bench.routing.decisions import (
     Axis,
     Cost,
     Decision,
-    Observation,
     announce,
     decide,
 )
 from bench.routing.formulas import Formula, formulas, register_formula
+from bench.routing.observation import Observation
 from bench.routing.regions import GATE_REGIONS, REGIONS, current_region, region, watch_regions
-from bench.routing.replay import Force, choosing, force, is_forced, observe, replay
+from bench.routing.replay import Force, force, is_forced, observe, override, replay
 
 # How far the executed saving of a batch may fall short of what its decisions declare, as a share of
-# all FLOPs: beyond that a method is said to mask, or to pad.
+# all FLOPs. A method beyond it masks or pads instead of skipping, and is labelled so.
 SHORTFALL = 0.05
+
+# No import of torch in this package outside functions: reading records loads it, torch stays out.
 
 __all__ = [
     "GATE_REGIONS",
@@ -53,13 +57,13 @@ __all__ = [
     "Formula",
     "Observation",
     "announce",
-    "choosing",
     "current_region",
     "decide",
     "force",
     "formulas",
     "is_forced",
     "observe",
+    "override",
     "region",
     "register_formula",
     "replay",

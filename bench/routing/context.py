@@ -1,4 +1,4 @@
-"""What is open in this thread: regions, an observation, whoever chooses for the gates.
+"""What is active in this thread: regions, an observation, an override of decisions.
 
 One object per thread: two threads that measure two models must not see each other's decisions.
 """
@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.routing.decisions import Decision, Observation
+    from bench.routing.decisions import Decision
+    from bench.routing.observation import Observation
 
 
 @dataclass
 class Context(threading.local):
     """The state of one thread."""
 
-    regions: list[str] = field(default_factory=list)
+    regions: list[str] = field(default_factory=list)  # innermost last
     observation: Observation | None = None
-    choose: Callable[[Decision], Decision | Tensor] | None = None
-    at_border: Callable[[str], None] | None = None
+    choose: Callable[[Decision], Decision | Tensor] | None = None  # force or replay
+    on_region: Callable[[str], None] | None = None
 
 
+# Gates read it in every call, timed passes included: keep reading it cheap.
 here = Context()

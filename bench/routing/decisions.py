@@ -8,7 +8,7 @@ Nothing about a decision is guessed from its rank or its gate's name: `axes` nam
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 from bench.routing.context import here
@@ -48,13 +48,13 @@ class Decision:
     `run` bool and `probabilities` are shaped by `axes`, n rows of samples first. `index` [n]: the
     original sample of each row, None for the whole batch in order. `tokens` [n, T]: the original
     position of each token, None for 0..T-1; a network that has dropped or merged tokens passes it.
-    `asked`, bool like `run`: the elements that the gate decides about, None for all; elements that
-    are padding or have left do not run, whatever is forced. `past` [n]: earlier tokens that every
-    running token also pairs with (a cache).
+    `eligible`, bool like `run`: the elements that the gate decides about, None for all; padding and
+    elements that have left are not eligible and never run, whatever is forced. `past` [n]: earlier
+    tokens that every running token also pairs with (a cache).
 
     `payload`: what a replay needs besides `run`, shaped like it or with more axes behind, in
     original positions where it names tokens (a merge is a pairing). `exclusive`: exactly one choice
-    runs for every element; open gates then take the dearest, closed ones the cheapest.
+    runs for every element; open gates then take the most expensive, closed ones the cheapest.
     `observed_only`: the result of a computation, not a choice that could be forced (soft weights,
     drafts that a verification accepted).
     """
@@ -66,7 +66,7 @@ class Decision:
     cost: Cost
     index: Tensor | None = None
     tokens: Tensor | None = None
-    asked: Tensor | None = None
+    eligible: Tensor | None = None
     past: Tensor | None = None
     payload: Tensor | None = None
     exclusive: bool = False
@@ -82,8 +82,8 @@ class Decision:
         """Whether there is an axis of tokens."""
         return "token" in self.axes
 
-    def ran(self) -> Tensor:
-        """Whether any unit ran for an element, bool [n] or [n, T]."""
+    def any_unit_runs(self) -> Tensor:
+        """Whether any unit runs for an element, bool [n] or [n, T]."""
         return self.run if self.unit is None else self.run.any(-1)
 
     def costs(self) -> list[float]:
@@ -94,20 +94,22 @@ class Decision:
         return [each] * (1 if self.unit is None else self.run.shape[-1])
 
     def flops_of_samples(self) -> Tensor:
-        """FLOPs that this decision declares for each row, float64 [n]."""
-        run = self.run.double()
-        spent = run if self.unit is None else run @ run.new_tensor(self.costs())
-        spent = spent.flatten(1).sum(1) if spent.dim() > 1 else spent
+        """FLOPs (2 x MAC) that this decision declares for each row, float64 [n]."""
+        run = self.run.double()  # float32 is exact to 16.8 M only, far below a batch's FLOPs
+        spent = run if self.unit is None else run @ run.new_tensor(self.costs())  # [n] or [n, T]
+        spent = spent.flatten(1).sum(1) if spent.dim() > 1 else spent  # [n]
         if self.unit is None:
             spent = spent * self.costs()[0]
-        running = self.ran().flatten(1).sum(1).double() if self.per_token else self.ran().double()
+        running = self.any_unit_runs().double()
+        running = running.flatten(1).sum(1) if self.per_token else running  # tokens that run, [n]
         if self.cost.pair:
+            # Each running token attends to those that run beside it, itself included.
             seen = running if self.past is None else running + self.past
             spent = spent + self.cost.pair * running * seen
         return spent + self.cost.sample * (running > 0)
 
     def declared_flops(self) -> float:
-        """FLOPs that this decision declares."""
+        """FLOPs (2 x MAC) that this decision declares."""
         return float(self.flops_of_samples().sum().item())
 
     def check(self) -> None:
@@ -118,6 +120,7 @@ class Decision:
 
 
 def _misfit(decision: Decision) -> str:
+    """What does not fit; empty where everything does. Axes first: the rest is read by them."""
     axes, run = decision.axes, decision.run
     unknown = [axis for axis in axes if axis not in get_args(Axis)]
     if unknown or not axes or axes[0] != "sample" or len(set(axes)) < len(axes):
@@ -126,7 +129,7 @@ def _misfit(decision: Decision) -> str:
         return f"axes {axes}: heads, neurons, choices or steps come last"
     if run.dim() != len(axes):
         return f"run has {run.dim()} axes, and {len(axes)} are named: {axes}"
-    if str(run.dtype) != "torch.bool":
+    if str(run.dtype) != "torch.bool":  # by its name: torch is not imported here
         return f"run is {run.dtype}, not bool"
     if decision.probabilities.shape != run.shape:
         return f"probabilities {list(decision.probabilities.shape)}, run {list(run.shape)}"
@@ -134,58 +137,11 @@ def _misfit(decision: Decision) -> str:
         return "exclusive decisions have choices as their last axis"
     if len(decision.costs()) != (1 if decision.unit is None else run.shape[-1]):
         return f"{len(decision.costs())} costs for {run.shape[-1]} units"
-    if decision.asked is not None and decision.asked.shape != run.shape:
-        return f"asked {list(decision.asked.shape)}, run {list(run.shape)}"
+    if decision.eligible is not None and decision.eligible.shape != run.shape:
+        return f"eligible {list(decision.eligible.shape)}, run {list(run.shape)}"
     if decision.tokens is not None and decision.tokens.shape != run.shape[:2]:
         return f"tokens {list(decision.tokens.shape)}, run {list(run.shape)}"
     return ""
-
-
-@dataclass
-class Observation:
-    """Every decision of the calls that were watched, in call order."""
-
-    decisions: list[Decision] = field(default_factory=list)
-
-    def named(self, name: str) -> list[Decision]:
-        """The decisions of one gate, in call order."""
-        return [d for d in self.decisions if d.name == name]
-
-    def select(self, index: Tensor) -> Observation:
-        """The same decisions for some samples only: sample index[i] becomes sample i."""
-        return Observation([_select(decision, index) for decision in self.decisions])
-
-    def declared_flops(self) -> float:
-        """FLOPs that the decisions declare."""
-        return sum(decision.declared_flops() for decision in self.decisions)
-
-
-def _select(decision: Decision, index: Tensor) -> Decision:
-    if decision.index is None:
-        return _rows(decision, index, None)
-    import torch
-
-    found = [(decision.index == sample).nonzero().flatten() for sample in index]
-    new = torch.cat([torch.full_like(r, i) for i, r in enumerate(found)]) if found else index
-    return _rows(decision, torch.cat(found) if found else index, new)
-
-
-def _rows(decision: Decision, rows: Tensor, index: Tensor | None) -> Decision:
-    """Some rows of a decision, now of the samples `index`."""
-
-    def pick(value: Tensor | None) -> Tensor | None:
-        return None if value is None else value[rows]
-
-    return replace(
-        decision,
-        probabilities=decision.probabilities[rows],
-        run=decision.run[rows],
-        index=index,
-        tokens=pick(decision.tokens),
-        asked=pick(decision.asked),
-        past=pick(decision.past),
-        payload=pick(decision.payload),
-    )
 
 
 def decide(
@@ -197,7 +153,7 @@ def decide(
     cost: float | Sequence[float] | Cost,
     index: Tensor | None = None,
     tokens: Tensor | None = None,
-    asked: Tensor | None = None,
+    eligible: Tensor | None = None,
     past: Callable[[], Tensor | None] | None = None,
     exclusive: bool = False,
     observed_only: bool = False,
@@ -206,7 +162,8 @@ def decide(
 
     All as in `Decision`; `cost` is FLOPs of one element, of one element for each unit, or a Cost;
     `past` is called only where the decision is observed.
-    Raises ValueError while somebody observes or forces, where axes, shapes and costs do not fit.
+    Raises ValueError while decisions are observed or forced, where axes, shapes and costs do not
+    fit.
     """
     if here.choose is None and here.observation is None:
         return run  # nothing observes: a timed pass builds no Decision
@@ -215,12 +172,12 @@ def decide(
     decision = Decision(
         name,
         axes,
-        probabilities.detach(),
+        probabilities.detach(),  # a recording must not keep the graph of its pass alive
         run.detach(),
         cost,
         index,
         tokens,
-        asked,
+        eligible,
         past() if past is not None else None,
         exclusive=exclusive,
         observed_only=observed_only,
@@ -231,26 +188,28 @@ def decide(
 def announce(decision: Decision) -> Decision:
     """Announce a decision with a payload, and return the one to obey.
 
-    Its `payload` is None where the harness changed `run`: the method then works it out from `run`.
-    Raises ValueError while somebody observes or forces, where axes, shapes and costs do not fit.
+    Its `payload` is None where the harness changed `run`: the method then derives it from `run`.
+    Raises ValueError while decisions are observed or forced, where axes, shapes and costs do not
+    fit.
     """
     if here.choose is None and here.observation is None:
         return decision
     decision.check()
     if here.choose is not None and not decision.observed_only:
-        decision = _chosen(decision, here.choose(decision))
+        decision = _override(decision, here.choose(decision))
     if here.observation is not None:
+        # After forcing: FLOPs are declared by what runs, not by what the gate preferred.
         here.observation.decisions.append(decision)
     return decision
 
 
-def _chosen(decision: Decision, answer: Decision | Tensor) -> Decision:
-    """The decision that `choose` made of it: what is not asked never runs."""
+def _override(decision: Decision, answer: Decision | Tensor) -> Decision:
+    """`decision` with the `run` of `answer`; what is not eligible never runs."""
     if isinstance(answer, Decision):
         run, payload = answer.run, answer.payload
     else:
-        run, payload = answer, None
+        run, payload = answer, None  # the gate's own payload belongs to its own `run`
     if run is decision.run:
         return decision
-    run = run if decision.asked is None else run & decision.asked
+    run = run if decision.eligible is None else run & decision.eligible
     return replace(decision, run=run, payload=payload)

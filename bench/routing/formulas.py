@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 Formula = Callable[..., int]
-_formulas: dict[Any, Formula] = {}
+_formulas: dict[Any, Formula] = {}  # op -> formula, for the whole process
 
 
 def register_formula(op: Any, formula: Formula) -> None:
@@ -17,6 +17,7 @@ def register_formula(op: Any, formula: Formula) -> None:
     ops without a formula of the meter's own, which always has precedence. Raises TypeError for an
     op that is a name, or a formula that cannot be called.
     """
+    # A misspelt name would never match a dispatched op; an op object exists or fails on lookup.
     if isinstance(op, str) or not callable(op):
         raise TypeError(
             f"a formula belongs to an op such as torch.ops.mylib.experts, not to {op!r}"

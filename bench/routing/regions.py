@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from bench.routing.context import here
 
 REGIONS = ("backbone", "router", "dispatch", "expert", "combine", "exit_head")
-GATE_REGIONS = ("router", "exit_head")  # where it is decided what runs
+GATE_REGIONS = ("router", "exit_head")  # where decisions are computed
 
 
 @contextmanager
@@ -20,12 +20,13 @@ def region(name: str) -> Iterator[None]:
     if name not in REGIONS:
         raise ValueError(f"unknown region {name!r}: choices: {', '.join(REGIONS)}")
     here.regions.append(name)
-    _report_border()
+    _report_region()
     try:
         yield
     finally:
+        # Also after an error, or every later operation would count for this region.
         here.regions.pop()
-        _report_border()
+        _report_region()
 
 
 def current_region() -> str:
@@ -34,15 +35,18 @@ def current_region() -> str:
 
 
 @contextmanager
-def watch_regions(at_border: Callable[[str], None]) -> Iterator[None]:
-    """Call `at_border(region)` whenever this thread enters another region, on leaving one too."""
-    before, here.at_border = here.at_border, at_border
+def watch_regions(on_region: Callable[[str], None]) -> Iterator[None]:
+    """Call `on_region(name)` whenever this thread enters or leaves a region.
+
+    `name` is the region that holds from there on.
+    """
+    before, here.on_region = here.on_region, on_region  # watchers nest: restored on leaving
     try:
         yield
     finally:
-        here.at_border = before
+        here.on_region = before
 
 
-def _report_border() -> None:
-    if here.at_border is not None:
-        here.at_border(current_region())
+def _report_region() -> None:
+    if here.on_region is not None:  # the common case, timed passes included: nothing watches
+        here.on_region(current_region())

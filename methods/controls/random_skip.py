@@ -73,7 +73,7 @@ class Shuffle:
         if routing.is_forced():
             return nullcontext()
         generator = None if training else torch.Generator().manual_seed(self.seed)
-        return routing.choosing(Draw(batch, generator, self.causal))
+        return routing.override(Draw(batch, generator, self.causal))
 
 
 @dataclass

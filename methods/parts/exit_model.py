@@ -208,7 +208,7 @@ class ExitModel(nn.Module):
                 sample=self._visible(number, state.x.shape[1]),
             ),
             index=state.index,
-            asked=live,
+            eligible=live,
         )
 
     def _visible(self, number: int, num_tokens: int) -> float:

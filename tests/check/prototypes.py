@@ -62,10 +62,10 @@ class MergingModel(nn.Module):
         """Which tokens stay, [B, T]; token 0 always does, so that something is left."""
         likeness = like.amax(-1)  # [B, T]
         first = torch.arange(live.shape[1], device=live.device) == 0
-        asked = live & ~first
-        num_leave = (self.share * asked.sum(1)).floor()
-        rank = likeness.masked_fill(~asked, -torch.inf).argsort(1, descending=True).argsort(1)
-        run = asked & (rank >= num_leave[:, None])
+        eligible = live & ~first
+        num_leave = (self.share * eligible.sum(1)).floor()
+        rank = likeness.masked_fill(~eligible, -torch.inf).argsort(1, descending=True).argsort(1)
+        run = eligible & (rank >= num_leave[:, None])
         # A token that stays is worked on by this block and the next, up to the next decision.
         rest = self.costs[number : number + 2]
         cost = routing.Cost(sum(c.element for c in rest), pair=sum(c.pair for c in rest))
@@ -76,7 +76,7 @@ class MergingModel(nn.Module):
                 (1 - likeness).detach(),
                 run,
                 cost,
-                asked=asked,
+                eligible=eligible,
                 # Token 0 is no part of `run`, and both looks at the others and is looked at.
                 past=torch.full((len(run),), 2, device=run.device),
                 payload=partners(like, live, run | (live & first)),
@@ -217,7 +217,7 @@ class HaltingModel(nn.Module):
                         probabilities=1 - halt,
                         run=live & (total < self.limit),
                         cost=self.costs[number],
-                        asked=live,
+                        eligible=live,
                     )
             if live.any():
                 new = run_live(block, state, live)

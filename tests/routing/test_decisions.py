@@ -1,4 +1,4 @@
-"""What a decision says of itself: axes, costs, the originals of its rows, what is not asked."""
+"""Decisions: axes, costs, the originals of their rows, elements that are not eligible."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def decision(run: list, axes: tuple, cost: Cost | float = 1.0, **more) -> Decisi
     return Decision("gate", axes, found.float(), found, cost, **more)
 
 
-def announced(given: Decision) -> Tensor:
+def obeyed(given: Decision) -> Tensor:
     return routing.announce(given).run
 
 
@@ -32,7 +32,7 @@ def test_units_of_one_cost_are_counted() -> None:
     """Two experts for token 0, one for token 1, at 10 FLOPs each: 30."""
     found = decision([[[1, 1, 0], [0, 1, 0]]], routing.TOKEN_CHOICES, 10.0)
     assert found.declared_flops() == 30
-    assert found.ran().tolist() == [[True, True]]
+    assert found.any_unit_runs().tolist() == [[True, True]]
 
 
 def test_pairs_of_running_tokens() -> None:
@@ -57,21 +57,21 @@ def test_a_cost_for_every_sample_that_runs_at_all() -> None:
 @pytest.mark.parametrize(
     ("how", "wanted"), [("open", [[1, 0], [1, 1]]), ("closed", [[0, 0], [0, 0]])]
 )
-def test_what_is_not_asked_never_runs(how: str, wanted: list) -> None:
+def test_what_is_not_eligible_never_runs(how: str, wanted: list) -> None:
     """Padding and tokens that have left stay out, whatever is forced."""
-    asked = torch.tensor([[True, False], [True, True]])
+    eligible = torch.tensor([[True, False], [True, True]])
     with routing.force(how):
-        run = announced(decision([[0, 0], [0, 1]], routing.TOKENS, asked=asked))
+        run = obeyed(decision([[0, 0], [0, 1]], routing.TOKENS, eligible=eligible))
     assert run.int().tolist() == wanted
 
 
 @pytest.mark.parametrize(("how", "chosen"), [("open", 1), ("closed", 2)])
 def test_of_exclusive_choices_exactly_one_runs(how: str, chosen: int) -> None:
-    """Open gates take the dearest of three, closed ones the cheapest."""
+    """Open gates take the most expensive of three, closed ones the cheapest."""
     cost = Cost((20.0, 40.0, 10.0))
     given = decision([[1, 0, 0]] * 4, routing.SAMPLE_CHOICES, cost, exclusive=True)
     with routing.force(how):
-        assert announced(given).int().argmax(-1).tolist() == [chosen] * 4
+        assert obeyed(given).int().argmax(-1).tolist() == [chosen] * 4
 
 
 def test_random_exclusive_choices_keep_their_numbers() -> None:
@@ -79,12 +79,12 @@ def test_random_exclusive_choices_keep_their_numbers() -> None:
     run = torch.eye(3).repeat(2, 1).tolist()
     given = decision(run, routing.SAMPLE_CHOICES, Cost((1.0, 2.0, 4.0)), exclusive=True)
     with routing.force("random", generator=torch.Generator().manual_seed(0)):
-        found = announced(given)
+        found = obeyed(given)
     assert found.sum(0).tolist() == [2, 2, 2]
     assert (found.sum(1) == 1).all()
     assert not torch.equal(found, given.run)
     with routing.force("random", share=0.5):
-        assert (announced(given).sum(1) == 1).all()
+        assert (obeyed(given).sum(1) == 1).all()
 
 
 def test_random_steps_stay_nested() -> None:
@@ -92,30 +92,30 @@ def test_random_steps_stay_nested() -> None:
     run = [[[1, 1, 1], [1, 0, 0], [0, 0, 0]]]
     given = decision(run, ("sample", "token", "step"))
     with routing.force("random"):
-        found = announced(given)[0]
+        found = obeyed(given)[0]
     assert sorted(found.sum(-1).tolist()) == [0, 1, 3]
     assert all(bool((row[1:] <= row[:-1]).all()) for row in found.int())
 
 
 def test_what_is_only_observed_is_never_forced() -> None:
-    """Soft weights and accepted drafts are results: watched, recorded, left alone."""
+    """Soft weights and accepted drafts are results: recorded and never overridden."""
     given = decision([[1, 0]], routing.SAMPLE_CHOICES, observed_only=True)
     with routing.force("closed"), routing.observe() as seen:
-        assert announced(given).tolist() == [[True, False]]
+        assert obeyed(given).tolist() == [[True, False]]
     assert len(seen.decisions) == 1
 
 
 def test_a_replay_repeats_the_payload() -> None:
-    """Which token merges into which comes back; forced otherwise, the method works it out."""
+    """The pairing of merged tokens is replayed; forced gates get None and derive it themselves."""
     pairing = torch.tensor([[0, 0, 2]])
     given = decision([[1, 0, 1]], routing.TOKENS, payload=pairing)
     with routing.observe() as seen:
         assert routing.announce(given).payload is pairing
     other = decision([[0, 1, 1]], routing.TOKENS, payload=torch.tensor([[1, 1, 2]]))
     with routing.replay(seen):
-        obeyed = routing.announce(other)
-    assert obeyed.run.tolist() == [[True, False, True]]
-    assert torch.equal(obeyed.payload, pairing)
+        result = routing.announce(other)
+    assert result.run.tolist() == [[True, False, True]]
+    assert torch.equal(result.payload, pairing)
     with routing.force("open"):
         assert routing.announce(other).payload is None
 
@@ -124,11 +124,11 @@ def test_a_replay_in_another_frame_of_tokens() -> None:
     """Recorded about tokens 0, 2 and 3 of four; replayed about all of them, and about 3 and 1."""
     tokens = torch.tensor([[0, 2, 3]])
     with routing.observe() as seen:
-        announced(decision([[1, 0, 1]], routing.TOKENS, tokens=tokens))
-        announced(decision([[1, 0, 1]], routing.TOKENS, tokens=tokens))
+        obeyed(decision([[1, 0, 1]], routing.TOKENS, tokens=tokens))
+        obeyed(decision([[1, 0, 1]], routing.TOKENS, tokens=tokens))
     with routing.replay(seen):
-        whole = announced(decision([[0, 0, 0, 0]], routing.TOKENS))
-        some = announced(decision([[0, 0]], routing.TOKENS, tokens=torch.tensor([[3, 1]])))
+        whole = obeyed(decision([[0, 0, 0, 0]], routing.TOKENS))
+        some = obeyed(decision([[0, 0]], routing.TOKENS, tokens=torch.tensor([[3, 1]])))
     assert whole.tolist() == [[True, False, False, True]]
     assert some.tolist() == [[True, False]]
 
@@ -138,10 +138,10 @@ def test_samples_and_tokens_of_another_frame_together() -> None:
     index, tokens = torch.tensor([1, 0]), torch.tensor([[0, 1], [1, 2]])
     given = decision([[1, 1], [0, 1]], routing.TOKENS, index=index, tokens=tokens)
     with routing.observe() as seen:
-        announced(given)
+        obeyed(given)
     with routing.replay(seen):
         alone = decision([[0, 0, 0]], routing.TOKENS, index=torch.tensor([0]))
-        assert announced(alone).tolist() == [[False, False, True]]
+        assert obeyed(alone).tolist() == [[False, False, True]]
 
 
 @pytest.mark.parametrize(
@@ -155,14 +155,14 @@ def test_samples_and_tokens_of_another_frame_together() -> None:
         ([[1, 0]], ("sample", "choice"), {"cost": Cost((1.0, 2.0, 3.0))}, "3 costs for 2 units"),
         ([[1, 0]], ("sample", "token"), {"exclusive": True}, "choices as their last axis"),
         ([[1, 0]], ("sample", "token"), {"tokens": torch.zeros(1, 3)}, r"tokens \[1, 3\]"),
-        ([[1, 0]], ("sample", "token"), {"asked": torch.ones(1, 1)}, r"asked \[1, 1\]"),
+        ([[1, 0]], ("sample", "token"), {"eligible": torch.ones(1, 1)}, r"eligible \[1, 1\]"),
     ],
 )
 def test_what_does_not_fit_is_named(run: list, axes: tuple, more: dict, why: str) -> None:
-    """Axes, shapes and costs are checked while somebody observes, and the gate is named."""
+    """Axes, shapes and costs are checked while decisions are observed; the gate is named."""
     given = decision(run, axes, **more)
     with routing.observe(), pytest.raises(ValueError, match=f"gate 'gate': .*{why}"):
-        announced(given)
+        obeyed(given)
 
 
 def test_probabilities_have_the_shape_of_what_runs() -> None:

@@ -116,7 +116,7 @@ def test_padding_enters_no_loss() -> None:
         def chosen(decision: routing.Decision) -> torch.Tensor:
             return torch.nn.functional.one_hot(choose[None, : x.shape[1]], 3).bool()
 
-        with routing.choosing(chosen):
+        with routing.override(chosen):
             return ffn(x, mask)[1]
 
     torch.testing.assert_close(loss(x, real), loss(x[:, :3], None))
