@@ -1,15 +1,17 @@
 """The typed root of conf/: what an experiment may say, with defaults.
 
 `method`, `task` and `backbone` are dataclasses of plugins and therefore typed by the plugin. Types
-are checked where the configuration is composed, ranges here.
+are checked where the configuration is composed, ranges here: each block checks its own fields.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
+
+from bench.plugins.settings import construct
+from bench.values import OneOf, Range, check_fields
 
 Precision = Literal["32", "bf16", "16"]  # of products, in training and inference
 INTERVAL_ROUNDS = 6  # fewer give no 95 % interval of a median: 1 - 2 / 2**5 < 0.95
@@ -22,15 +24,13 @@ NUM_SEEDS = 1_000_000  # passes over the training data of one seed count on from
 class TrainConfig:
     """How long and how fast to train; null means the task's own recipe."""
 
-    steps: int | None = None  # 0: untrained, seeded weights
-    batch_size: int | None = None
-    lr: float | None = None
-    weight_decay: float | None = None
+    steps: Annotated[int | None, Range(0)] = None  # 0: untrained, seeded weights
+    batch_size: Annotated[int | None, Range(1)] = None
+    lr: Annotated[float | None, Range(gt=0)] = None
+    weight_decay: Annotated[float | None, Range(0)] = None
 
     def __post_init__(self) -> None:
-        _at_least(0, steps=self.steps, weight_decay=self.weight_decay)
-        _at_least(1, batch_size=self.batch_size)
-        _above_zero(lr=self.lr)
+        check_fields(self)
 
 
 @dataclass
@@ -38,40 +38,36 @@ class MeasureConfig:
     """How carefully to measure; the profiles quick, standard and publish live in conf/measure."""
 
     profile: str = "quick"
-    rounds: int = 6  # ABBA rounds per comparison
-    num_inputs: int = 64  # real inputs per pass
-    batch_sizes: list[int] = field(default_factory=lambda: [1, 64])
-    warmup_s: float = 0.3
-    block_ms: float = 50.0  # shortest timed block
+    rounds: Annotated[int, Range(1)] = 6  # ABBA rounds per comparison
+    num_inputs: Annotated[int, Range(1)] = 64  # real inputs per pass
+    batch_sizes: list[Annotated[int, Range(1)]] = field(default_factory=lambda: [1, 64])
+    warmup_s: Annotated[float, Range(0)] = 0.3
+    block_ms: Annotated[float, Range(gt=0)] = 50.0  # shortest timed block
     all_points: bool = False  # time every operating point, not only the default one
-    energy_window_s: float = 2.5  # 25 updates of a counter that moves ten times a second
-    workload: str = "forward"  # forward, or generate: what one call of a language model does
+    energy_window_s: Annotated[float, Range(gt=0)] = 2.5  # 25 updates of a 10 Hz counter
+    # What one call of a model does; generate: a language model continues a prompt.
+    workload: Annotated[str, OneOf("forward", "generate")] = "forward"
     robustness: bool = False  # also corrupted and unanswerable inputs
 
     def __post_init__(self) -> None:
         if not self.batch_sizes:
             raise ValueError("batch_sizes is empty: give at least one, such as [1]")
-        _one_of(("forward", "generate"), workload=self.workload)
-        _at_least(1, rounds=self.rounds, num_inputs=self.num_inputs)
-        for size in self.batch_sizes:
-            _at_least(1, batch_sizes=size)
-        _at_least(0, warmup_s=self.warmup_s)
-        _above_zero(block_ms=self.block_ms, energy_window_s=self.energy_window_s)
+        check_fields(self)
 
 
 @dataclass
 class GpuConfig:
     """Devices, precision and strategy; `device` is one GPU's UUID or null for any that is free."""
 
-    kind: str = "cpu"  # cpu, one (one trial per GPU) or ddp (one trial over all)
+    # one: a trial per GPU; ddp: one trial over all GPUs.
+    kind: Annotated[str, OneOf("cpu", "one", "ddp")] = "cpu"
     device: str | None = None
-    precision: str = "32"  # 32, bf16 or, on a GPU, 16
-    threads: int | None = None  # CPU threads; null: physical cores in the affinity mask
+    precision: Annotated[str, OneOf(*get_args(Precision))] = "32"  # "16" on a GPU only
+    # CPU threads; null: physical cores in the affinity mask.
+    threads: Annotated[int | None, Range(1)] = None
 
     def __post_init__(self) -> None:
-        _one_of(("cpu", "one", "ddp"), kind=self.kind)
-        _one_of(get_args(Precision), precision=self.precision)
-        _at_least(1, threads=self.threads)
+        check_fields(self)
         if self.kind == "cpu" and self.precision == "16":
             # Lightning would train in bf16 instead, and inference would run in fp16.
             raise ValueError("precision='16': fp16 trains on a GPU only; on the CPU choose 'bf16'")
@@ -81,11 +77,11 @@ class GpuConfig:
 class WandbConfig:
     """The mirror: offline by default, never the store."""
 
-    mode: str = "offline"  # offline, online or disabled
+    mode: Annotated[str, OneOf("offline", "online", "disabled")] = "offline"
     project: str = "condbench"
 
     def __post_init__(self) -> None:
-        _one_of(("offline", "online", "disabled"), mode=self.mode)
+        check_fields(self)
 
 
 @dataclass
@@ -96,62 +92,24 @@ class Config:
     method: Any = None
     task: Any = None
     backbone: Any = None
-    seed: int = 0
+    seed: Annotated[int, Range(0, lt=NUM_SEEDS)] = 0
     train: TrainConfig = field(default_factory=TrainConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig)
     gpu: GpuConfig = field(default_factory=GpuConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     results: str = "results"
-    timeout_s: float = 3600.0  # per trial
-    retry: str = ""  # "", invalid or failed
+    timeout_s: Annotated[float, Range(gt=0)] = 3600.0  # per trial
+    retry: Annotated[str, OneOf("", "invalid", "failed")] = ""
 
     def __post_init__(self) -> None:
-        _at_least(0, seed=self.seed)
-        _below(NUM_SEEDS, seed=self.seed)
-        _above_zero(timeout_s=self.timeout_s)
-        _one_of(("", "invalid", "failed"), retry=self.retry)
+        check_fields(self)
 
 
-BLOCKS = {"train": TrainConfig, "measure": MeasureConfig, "gpu": GpuConfig, "wandb": WandbConfig}
-
-
-def typed(raw: dict[str, Any]) -> Config:
+def typed(raw: Mapping[str, Any]) -> Config:
     """The Config that `raw` (trial.json's `config`) describes, nested blocks included.
 
-    Raises TypeError for unknown keys and ValueError for a value out of range; both name the key.
+    Raises TypeError for unknown keys and values of another type, ValueError for a value out of
+    range; all name the key.
     """
-    return Config(**{key: _block(key, value) for key, value in raw.items()})
-
-
-def _block(key: str, value: Any) -> Any:
-    if key not in BLOCKS:
-        return value
-    try:
-        return BLOCKS[key](**value)
-    except ValueError as error:
-        raise ValueError(f"{key}.{error}") from error  # the message begins with the inner key
-
-
-def _one_of(known: Sequence[str], **named: str) -> None:
-    for name, value in named.items():
-        if value not in known:
-            raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(repr, known))}")
-
-
-def _at_least(lowest: float, **named: float | None) -> None:
-    for name, value in named.items():
-        # Written so that NaN, which compares false with everything, is refused too.
-        if value is not None and not value >= lowest:
-            raise ValueError(f"{name}={value}: must be at least {lowest}")
-
-
-def _above_zero(**named: float | None) -> None:
-    for name, value in named.items():
-        if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"{name}={value}: must be above 0, and finite")
-
-
-def _below(limit: float, **named: float) -> None:
-    for name, value in named.items():
-        if value >= limit:
-            raise ValueError(f"{name}={value}: must be below {limit}")
+    config: Config = construct(Config, raw)
+    return config

@@ -33,8 +33,8 @@ def test_unknown_keys_are_refused() -> None:
     ("raw", "message"),
     [
         ({"seed": -1}, "seed=-1: must be at least 0"),
-        ({"seed": 1_000_000}, "seed=1000000: must be below 1000000"),
-        ({"timeout_s": 0}, "timeout_s=0: must be above 0"),
+        ({"seed": 1_000_000}, "seed=1000000: must be at least 0 and below 1000000"),
+        ({"timeout_s": 0}, "timeout_s=0.0: must be above 0"),
         ({"timeout_s": float("inf")}, "timeout_s=inf: must be above 0, and finite"),
         ({"retry": "all"}, "retry='all': choose one of '', 'invalid', 'failed'"),
         ({"train": {"steps": -1}}, "train.steps=-1: must be at least 0"),
@@ -54,6 +54,23 @@ def test_values_out_of_range_are_refused_by_key(raw: dict[str, Any], message: st
     """A value out of range is a ValueError that names the key as one writes it."""
     with pytest.raises(ValueError, match="^" + message.replace(".", r"\.").replace("[", r"\[")):
         typed(raw)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"seed": True}, "seed=True: declared as int"),
+        ({"measure": {"rounds": "many"}}, "measure.rounds='many': declared as int"),
+        ({"measure": {"batch_sizes": [1, "x"]}}, "measure.batch_sizes='x': declared as int"),
+        ({"gpu": None}, "gpu=None: declared as GpuConfig"),
+        ({"train": {"lr": "1"}}, "train.lr='1': declared as float"),
+    ],
+)
+def test_values_of_another_type_are_refused_by_key(raw: dict[str, Any], message: str) -> None:
+    """A trial.json written by hand is read as strictly as an override."""
+    with pytest.raises(TypeError) as caught:
+        typed(raw)
+    assert str(caught.value).startswith(message)
 
 
 def test_zero_steps_mean_untrained_weights() -> None:

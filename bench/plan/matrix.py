@@ -138,8 +138,7 @@ def _cell(
     except (ValueError, LookupError) as error:
         return Refused(_swept(takes), str(error))
     except TypeError as error:  # +key=value, past the schema
-        why = f"{COMMAND_LINE}: + adds what nothing reads: {error}"
-        return Refused(_swept(takes), why)
+        return Refused(_swept(takes), f"{COMMAND_LINE}: {error}")
 
 
 def _named(config: dict[str, Any], experiment: str | None) -> dict[str, Any]:

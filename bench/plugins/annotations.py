@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import re
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, cast, get_args, get_origin
@@ -23,7 +24,8 @@ USABLE = (
 )
 
 
-def setting_types(cls: type) -> dict[str, Any]:
+@cache
+def setting_types(cls: Any) -> dict[str, Any]:
     """The annotation of every setting, limits included; a field without init is no setting.
 
     Raises TypeError naming the first field whose annotation cannot be read, or whose type would

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
@@ -58,7 +59,14 @@ def _construct(cls: type, settings: Mapping[str, Any], prefix: str) -> Any:
     # checked too, because a trial's JSON holds them like everything else.
     for name, value in {**_default_values(cls), **made}.items():
         check_limits(hints[name], prefix + name, value)
-    return cls(**made)
+    try:
+        return cls(**made)
+    except ValueError as error:  # of the class's own checks
+        if not prefix:
+            raise
+        begins_with_key = re.split(r"\W", str(error))[0] in hints
+        where = prefix if begins_with_key else f"{prefix[:-1]}: "
+        raise ValueError(f"{where}{error}") from error
 
 
 def _default_values(cls: type) -> dict[str, Any]:

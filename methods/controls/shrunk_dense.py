@@ -44,7 +44,10 @@ class ShrunkDense:
         if self.feed_share is not None:
             if not hasattr(backbone, "hidden_multiple"):
                 raise Unsupported(f"{type(backbone).__name__} has no feed-forward layers to shrink")
-            return replace(backbone, hidden_multiple=backbone.hidden_multiple * self.feed_share)
+            multiple = backbone.hidden_multiple * self.feed_share
+            if multiple * backbone.dim < 1:
+                raise Unsupported(f"feed_share={self.feed_share} leaves no neuron")
+            return replace(backbone, hidden_multiple=multiple)
         if hasattr(backbone, "narrowed"):
             return self._narrowed(spec, backbone)
         for name in ("depth", "hidden_multiple", "block_flops"):

@@ -73,7 +73,7 @@ def refused(*overrides: str) -> str:
         ("hydra.job.name=x", "command line, hydra.job.name=x: unknown key 'hydra': choices: "),
         ("method=[moe]", "command line: method=['moe']: several are written a,b without brackets"),
         ("method=glob(x*)", "the sweep is empty: there is no trial to plan"),
-        ("+sede=3", "command line: + adds what nothing reads: Config.__init__() got an unexpected"),
+        ("+sede=3", "command line: unknown setting 'sede': did you mean 'seed'? choices: "),
         ("+method.new=3", "method=moe: unknown setting 'new': choices: hidden, num_experts, "),
         ("method.num_experts=0", "method=moe: no expert"),
     ],
