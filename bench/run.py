@@ -191,7 +191,7 @@ def report(plan: Plan) -> None:
 
     Raises Unreadable, after the last report, where it lacks a record of the plan.
     """
-    from bench.report import NothingToReport, build
+    from bench.report import NoRecords, build
 
     # A dict keeps the order of the plan without duplicates.
     places = {Path(t.config["results"]) / t.labels.experiment: None for t in plan.trials}
@@ -201,7 +201,7 @@ def report(plan: Plan) -> None:
         try:
             with _as_unwritable():
                 made = build([place])
-        except NothingToReport as error:
+        except NoRecords as error:
             missed.append(f"no report: {error}")
             continue
         print(made.text)

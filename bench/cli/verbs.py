@@ -48,9 +48,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def report(arguments: argparse.Namespace) -> int:
     """Rebuild the report of result folders; unreadable records are listed on standard error."""
-    from bench.report import NothingToReport, build
+    from bench.report import NoRecords, build
 
-    with as_usage_errors(NothingToReport, OSError):
+    with as_usage_errors(NoRecords, OSError):
         made = build(arguments.folders, arguments.out)
     print(made.text)
     # On standard error: a pipe gets the tables only. Exit code 0, as the report was written.

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 FAR_FUTURE_S = 1e12  # a start later than this is damaged: no calendar shows it
 
 
-class NothingToReport(Exception):
+class NoRecords(Exception):
     """No folder, or no readable record in it; the message says what, where and the way out."""
 
 
@@ -70,7 +70,7 @@ class Reading:
 def read(dirs: Sequence[Path]) -> Reading:
     """Every valid record below `dirs`, in path order.
 
-    Raises NothingToReport when a folder does not exist or nothing readable is in any of them.
+    Raises NoRecords when a folder does not exist or nothing readable is in any of them.
     """
     reading = Reading()
     for path in _record_files(dirs):
@@ -81,7 +81,7 @@ def read(dirs: Sequence[Path]) -> Reading:
     if not reading.found:
         where = ", ".join(str(folder) for folder in dirs)
         lines = [f"no readable record below {where}; run an experiment first", *reading.problems]
-        raise NothingToReport("\n".join(lines))
+        raise NoRecords("\n".join(lines))
     return reading
 
 
@@ -108,7 +108,7 @@ def _record_files(dirs: Sequence[Path]) -> list[Path]:
     paths: dict[Path, Path] = {}
     for folder in dirs:
         if not folder.is_dir():
-            raise NothingToReport(f"{folder}: no such folder; name one that `condbench run` wrote")
+            raise NoRecords(f"{folder}: no such folder; name one that `condbench run` wrote")
         for path in sorted(folder.rglob(RECORD_NAME)):
             # Keyed by the resolved path, shown by the path that the caller can recognise.
             paths.setdefault(path.resolve(), path)

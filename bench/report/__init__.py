@@ -7,8 +7,8 @@ The path through the folders: tables/ (records -> rows of cells -> columns -> a 
 render/ (a sheet as text, LaTeX, CSV or HTML), figures/ (panels), and `build`, which writes them.
 """
 
-from bench.records.reading import NothingToReport
+from bench.records.reading import NoRecords
 from bench.report.build import Report, build
 from bench.report.frame import frame
 
-__all__ = ["NothingToReport", "Report", "build", "frame"]
+__all__ = ["NoRecords", "Report", "build", "frame"]

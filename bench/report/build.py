@@ -36,7 +36,7 @@ def build(dirs: Sequence[Path], out: Path | None = None) -> Report:
     """Report on every record below `dirs`, writing into `out` (default: `dirs[0]`/report).
 
     Damaged, fake and superseded records are named in `problems` and left where they are.
-    Raises NothingToReport when there is no folder or no readable record, OSError when `out` cannot
+    Raises NoRecords when there is no folder or no readable record, OSError when `out` cannot
     be written.
     """
     with paused_garbage_collection():

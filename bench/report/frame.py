@@ -26,7 +26,7 @@ def frame(dirs: Sequence[Path]) -> pd.DataFrame:
     memory and training are the default point's. `value` is NaN where the number is missing or
     invalid; `reason` explains it, and the record holds an invalid number. A skipped or failed trial
     is one row without a metric, its reason in `reason`.
-    Columns: FRAME_COLUMNS. Raises NothingToReport.
+    Columns: FRAME_COLUMNS. Raises NoRecords.
     """
     with paused_garbage_collection():
         rows = [row for found in read(dirs).found for row in _frame_rows(found)]

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench.records.reading import Found, NothingToReport, read, read_one, read_rounds
+from bench.records.reading import Found, NoRecords, read, read_one, read_rounds
 from bench.records.record import BadRecord, Record
 
 LABELS = {
@@ -92,14 +92,14 @@ def test_what_cannot_be_compared_is_left_out(write, tmp_path, fields, words):
 
 def test_a_missing_folder_is_an_error(tmp_path: Path):
     """The message names the folder."""
-    with pytest.raises(NothingToReport, match="nowhere: no such folder"):
+    with pytest.raises(NoRecords, match="nowhere: no such folder"):
         read([tmp_path / "nowhere"])
 
 
 def test_a_folder_without_a_readable_record_is_an_error(tmp_path: Path):
     """The message names the folder and every file that was left out."""
     (tmp_path / "record.json").write_text("[]")
-    with pytest.raises(NothingToReport, match=r"no readable record below[^$]*not a condbench"):
+    with pytest.raises(NoRecords, match=r"no readable record below[^$]*not a condbench"):
         read([tmp_path])
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.report import NothingToReport, build
+from bench.report import NoRecords, build
 
 FILES = ["table.md", "table.tex", "table.csv", "speedup.png", "report.html"]
 
@@ -119,7 +119,7 @@ def test_an_unwritable_folder_is_an_os_error(make, tree):
 
 def test_nothing_to_report_is_said(tmp_path: Path):
     """An empty folder is no report."""
-    with pytest.raises(NothingToReport, match="no readable record"):
+    with pytest.raises(NoRecords, match="no readable record"):
         build([tmp_path])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.publish.runs import publish
-from bench.records.reading import NothingToReport, read
+from bench.records.reading import NoRecords, read
 from bench.records.record import BadRecord, Labels, Metric, Record, write_record
 from bench.regress.folders.side import read_side
 from bench.regress.verdict import BadInput
@@ -42,7 +42,7 @@ def write(folder, device="cuda", energy=None):
 def test_a_fake_reading_is_left_out_and_named(tmp_path, device, energy):
     """By its label, or because one operating point's energy came from a fake board."""
     write(tmp_path / "fake", device, energy)
-    with pytest.raises(NothingToReport, match="fake device"):
+    with pytest.raises(NoRecords, match="fake device"):
         read([tmp_path])
     write(tmp_path / "real", "cuda", [{"device": "cuda"}])
     reading = read([tmp_path])

@@ -11,7 +11,7 @@ from statistics import median
 import numpy as np
 
 from bench.records import reading
-from bench.records.reading import Found, NothingToReport
+from bench.records.reading import Found, NoRecords
 from bench.records.record import BadRecord
 from bench.regress.cells import Cell
 from bench.regress.verdict import BadInput
@@ -48,7 +48,7 @@ def read_side(folder: Path) -> Side:
     """
     try:
         records = reading.read([folder])
-    except NothingToReport as error:
+    except NoRecords as error:
         raise BadInput(str(error)) from error
     # A report goes on without these. Here a record that is missing would look like a trial that
     # was never run, and its regression would be lost.
