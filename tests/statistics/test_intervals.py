@@ -1,4 +1,4 @@
-"""The statistics room: intervals that cover what they promise, and say what they cannot."""
+"""Intervals: their coverage, and the reasons where there is none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from bench import statistics
+from bench.statistics import intervals as statistics
 
 settled = settings(deadline=None, derandomize=True, max_examples=50)
 moderate = st.floats(-1, 1, allow_nan=False, width=32)
@@ -89,7 +89,7 @@ def test_a_machine_twice_as_fast_changes_no_ratio(log_ratios, shift):
 
 
 @pytest.mark.parametrize("bad", [[], [math.nan], [1.0, math.inf]])
-def test_no_interval_of_nothing_or_of_what_is_not_a_number(bad):
+def test_no_interval_of_empty_or_non_finite_values(bad):
     """Empty and non-finite input is an error, not an estimate."""
     with pytest.raises(ValueError, match="interval needs"):
         statistics.ratio_interval(bad)
@@ -141,7 +141,7 @@ def test_the_mean_of_seeds_has_students_interval():
 
 
 def test_one_seed_has_a_value_and_no_interval():
-    """Nothing is known about the spread."""
+    """One value has no spread."""
     interval = statistics.mean_interval([0.9])
     assert (interval.value, interval.low, interval.high) == (0.9, None, None)
     assert interval.reason

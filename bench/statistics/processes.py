@@ -1,0 +1,100 @@
+"""Ratios from several processes: rounds are nested in processes, and processes are what is sampled.
+
+What changes between processes (where weights and code lie in memory, page placement, which core a
+thread gets) stays the same for all rounds of one. An interval over the rounds of one process
+therefore does not hold in the next session (Kalibera and Jones 2013, Rigorous Benchmarking in
+Reasonable Time; Georges et al. 2007, Statistically Rigorous Java Performance Evaluation).
+
+    pooled = pool([log_ratios_of_moe, log_ratios_of_early_exit, ...])
+    found = process_interval(log_ratios_of_moe, pooled)     # of log ratios; .map(math.exp)
+
+`log_ratios` has one vector per process: log(baseline time / candidate time) of its rounds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import fdtri, stdtrit
+
+from bench.statistics.intervals import LEVEL, Interval
+
+MIN_PROCESSES = 2
+# A trial whose processes differ more than chance allows for the pooled spread keeps its own.
+HETEROGENEITY = 0.01
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The variance of one process's typical log ratio around that of all processes.
+
+    `df`: degrees of freedom. The noise of a process's few rounds is part of it.
+    """
+
+    variance: float
+    df: int
+
+    @property
+    def sd(self) -> float:
+        """Standard deviation of the log ratio between processes: nearly the relative one."""
+        return math.sqrt(self.variance)
+
+
+def process_medians(log_ratios: Sequence[ArrayLike]) -> np.ndarray:
+    """Each process's typical log ratio, [P]. Raises ValueError for a process without rounds."""
+    found = [np.asarray(rounds, dtype=np.float64).reshape(-1) for rounds in log_ratios]
+    if not found or any(rounds.size == 0 for rounds in found):
+        raise ValueError("every process needs at least one round")
+    if not all(np.isfinite(rounds).all() for rounds in found):
+        raise ValueError("an interval needs finite values")
+    return np.array([np.median(rounds) for rounds in found])
+
+
+def spread_of(medians: ArrayLike) -> Spread | None:
+    """The spread of one trial's processes, `medians` [P]; None for a single process."""
+    values = np.asarray(medians, dtype=np.float64)
+    if values.size < MIN_PROCESSES:
+        return None
+    return Spread(float(values.var(ddof=1)), values.size - 1)
+
+
+def pool(trials: Sequence[ArrayLike]) -> Spread | None:
+    """The spread that a run's trials have in common, each given by its medians [P].
+
+    Variances are weighted by their degrees of freedom. With three processes a trial alone has two
+    of them, and an interval is 2.2 times as wide as with many. None without a trial of two.
+    """
+    found = [spread for each in trials if (spread := spread_of(each)) is not None]
+    df = sum(spread.df for spread in found)
+    if df == 0:
+        return None
+    return Spread(sum(spread.variance * spread.df for spread in found) / df, df)
+
+
+def process_interval(medians: ArrayLike, pooled: Spread | None = None) -> Interval:
+    """The mean of the processes' medians [P] with Student's t interval.
+
+    The spread is `pooled`, unless this trial's own is larger by more than chance allows (an F test
+    at 1 %): pooling must not lend a steady trial's certainty to a restless one. One process has no
+    interval of its own; with `pooled` it has.
+    """
+    values = np.asarray(medians, dtype=np.float64)
+    center, own = float(values.mean()), spread_of(values)
+    used = _chosen(own, pooled)
+    if used is None:
+        reason = "one process: what changes between processes is unknown"
+        return Interval(center, None, None, values.size, "none", reason)
+    half = float(stdtrit(used.df, (1 + LEVEL) / 2)) * used.sd / math.sqrt(values.size)
+    method = f"{values.size} processes, {used.df} degrees of freedom"
+    return Interval(center, center - half, center + half, values.size, method)
+
+
+def _chosen(own: Spread | None, pooled: Spread | None) -> Spread | None:
+    if own is None or pooled is None:
+        return pooled or own
+    limit = pooled.variance * float(fdtri(own.df, pooled.df, 1 - HETEROGENEITY))
+    return own if own.variance > limit else pooled

@@ -1,0 +1,103 @@
+"""Intervals from several processes: what changes between processes is what is sampled."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.statistics.processes import (
+    Spread,
+    pool,
+    process_interval,
+    process_medians,
+    spread_of,
+)
+
+
+def test_by_hand() -> None:
+    """Medians 0.1, 0.2, 0.3: mean 0.2, variance 0.01, t(2) = 4.303: 0.2 -+ 4.303 x 0.1 / sqrt 3."""
+    found = process_interval([0.1, 0.2, 0.3])
+    half = 4.302653 * 0.1 / math.sqrt(3)
+    assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.2 - half, 0.2 + half))
+    assert found.method == "3 processes, 2 degrees of freedom"
+
+
+def test_a_process_counts_once_however_many_rounds_it_has() -> None:
+    """The median of each: 1, 2 and 9 rounds give three values."""
+    rounds = [[0.1], [0.2, 0.4], [0.0] * 4 + [0.5] * 5]
+    assert process_medians(rounds) == pytest.approx([0.1, 0.3, 0.5])
+    for bad in ([], [[0.1], []], [[math.nan]]):
+        with pytest.raises(ValueError, match=r"round|finite"):
+            process_medians(bad)
+
+
+def test_pooling_by_hand() -> None:
+    """Variances 0.02 with 1 and 0.01 with 2 degrees of freedom: (0.02 + 0.02) / 3 with 3."""
+    found = pool([[0.0, 0.2], [0.1, 0.2, 0.3], [0.7]])
+    assert found is not None
+    assert (found.variance, found.df) == pytest.approx((0.04 / 3, 3))
+    assert pool([[0.7], [0.1]]) is None
+    assert spread_of([0.7]) is None
+
+
+def test_one_process_has_no_interval_of_its_own() -> None:
+    """It has one where other trials of the run show what changes between processes."""
+    assert process_interval([0.3]).low is None
+    assert "one process" in process_interval([0.3]).reason
+    found = process_interval([0.3], Spread(0.01, 10))
+    assert found.high - found.low == pytest.approx(2 * 2.228139 * 0.1)
+
+
+def test_a_restless_trial_keeps_its_own_spread() -> None:
+    """Ten times the pooled standard deviation is no chance; one and a half times may be."""
+    pooled = Spread(0.01**2, 20)
+    steady = process_interval([0.0, 0.015, -0.015], pooled)
+    assert "20 degrees" in steady.method
+    restless = process_interval([0.0, 0.1, -0.1], pooled)
+    assert "2 degrees" in restless.method
+
+
+@pytest.mark.parametrize("num_processes", [3, 5, 10])
+def test_coverage_with_pooling(num_processes: int) -> None:
+    """95 % intervals over 20 trials of a run cover the truth in 93 to 97 % of 4,000 cases.
+
+    Between processes 2 %, within 1 % over five rounds: sd of a median of five is 0.54 %.
+    """
+    generator = np.random.default_rng(0)
+    covered = total = 0
+    for _ in range(200):
+        offsets = generator.normal(0, 0.02, size=(20, num_processes, 1))
+        rounds = offsets + generator.normal(0, 0.01, size=(20, num_processes, 5))
+        medians = [process_medians(list(trial)) for trial in rounds]
+        pooled = pool(medians)
+        for trial in medians:
+            found = process_interval(trial, pooled)
+            covered += found.low <= 0 <= found.high
+            total += 1
+    assert 0.93 <= covered / total <= 0.97
+
+
+def test_rounds_of_one_process_do_not_cover() -> None:
+    """What the pooled interval is for: an interval over rounds alone covers a third here."""
+    from bench.statistics import mean_interval
+
+    generator = np.random.default_rng(0)
+    covered = 0
+    for _ in range(500):
+        rounds = generator.normal(0, 0.02) + generator.normal(0, 0.01, size=6)
+        found = mean_interval(rounds)
+        covered += found.low <= 0 <= found.high
+    assert covered / 500 < 0.5
+
+
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=12), st.floats(-1, 1))
+def test_shifting_and_order(values: list[float], shift: float) -> None:
+    """Shifted values shift the interval; the order of processes does not matter."""
+    found, moved = process_interval(values), process_interval([v + shift for v in values])
+    assert moved.low == pytest.approx(found.low + shift, abs=1e-9)
+    again = process_interval(values[::-1])
+    assert (again.low, again.high) == pytest.approx((found.low, found.high), abs=1e-12)

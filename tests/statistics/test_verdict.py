@@ -1,0 +1,44 @@
+"""The one verdict on speed-up and quality."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.statistics import Interval
+from bench.statistics.verdict import Loss, Verdict, judge
+
+FASTER, SLOWER = (1.2, 1.1, 1.3), (0.8, 0.7, 0.9)
+
+
+def speed(value: float, low: float | None, high: float | None) -> Interval:
+    return Interval(value, low, high, 5, "test")
+
+
+@pytest.mark.parametrize(
+    ("speedup", "loss", "verdict"),
+    [
+        (FASTER, (0.0, -0.8, 0.8), Verdict.PAYS),
+        (FASTER, (-2.0, -3.0, -1.0), Verdict.PAYS),  # better as well
+        (FASTER, (2.35, 1.22, 3.48), Verdict.FASTER_BUT_WORSE),  # lost for certain
+        (FASTER, (1.2, 0.8, 1.6), Verdict.CANNOT_TELL),  # worse, but by a point or less?
+        (FASTER, (0.0, -2.0, 2.0), Verdict.CANNOT_TELL),  # not significant is not equal
+        (SLOWER, (-1.2, -2.0, -0.4), Verdict.BETTER_BUT_SLOWER),
+        (SLOWER, (0.0, -0.5, 0.5), Verdict.NO_GAIN),
+        (SLOWER, (3.0, 2.0, 4.0), Verdict.NO_GAIN),
+        ((1.0, 0.99, 1.01), (0.0, -0.5, 0.5), Verdict.NO_GAIN),  # as fast, for certain
+        ((1.0, 0.9, 1.2), (0.0, -0.5, 0.5), Verdict.CANNOT_TELL),
+        ((1.0, 0.99, 1.01), (-1.2, -2.0, -0.4), Verdict.CANNOT_TELL),  # better at the same speed
+        ((1.2, None, None), (0.0, -0.5, 0.5), Verdict.CANNOT_TELL),
+    ],
+)
+def test_every_case(speedup: tuple, loss: tuple, verdict: Verdict) -> None:
+    """With a tolerance of one point."""
+    assert judge(speed(*speedup), Loss(*loss), 1.0) is verdict
+
+
+def test_what_is_missing_decides_nothing() -> None:
+    """No speed-up, or no loss, is no verdict."""
+    assert judge(None, Loss(0, -1, 0.5), 1.0) is Verdict.CANNOT_TELL
+    assert judge(speed(*FASTER), None, 1.0) is Verdict.CANNOT_TELL
+    with pytest.raises(ValueError, match="0 or more, not -1"):
+        judge(None, None, -1)
