@@ -13,7 +13,7 @@ from torch import nn
 
 from bench.measure.subject import Subject
 from bench.plugins.hooks import Flags
-from bench.records.record import CEILING, DEPENDS_ON_BATCH
+from bench.records.record import DEPENDS_ON_BATCH, UPPER_BOUND
 from bench.types import Batch, Output
 
 
@@ -46,7 +46,7 @@ def model_to_evaluate(subject: Subject) -> Any:
 
 def method_notes(flags: Flags) -> list[str]:
     """What the method declares of itself and a reader of its row needs."""
-    notes = [CEILING] if flags.reads_targets else []
+    notes = [UPPER_BOUND] if flags.reads_targets else []
     if flags.compaction:
         notes.append(f"in a batch, {flags.compaction}")
     if not flags.batch_invariant:

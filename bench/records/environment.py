@@ -36,20 +36,21 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 def hardware_class(device: str = "cpu") -> str:
     """The hardware's name as it stands in folders and tables: `cpu-2x-xeon-8481c`, `nvidia-h200`.
 
-    `device` is `cpu`, or `cuda` for the GPUs that NVML shows. Raises LookupError for `cuda` where
-    no driver answers.
+    `device` is `cpu`, or `cuda` for the GPUs that NVML shows. Raises LookupError for `cuda` without
+    a driver.
     """
     if device == "cpu":
+        # The affinity mask, not the machine: a container or Slurm job may have two of 64 cores.
         return f"cpu-{len(os.sched_getaffinity(0))}x-{_slug(cpu_model())}"
     names = sorted({_slug(gpu["name"]) for gpu in gpus()})
     if not names:
-        raise LookupError("no NVIDIA GPU: the driver does not answer (choose gpu=cpu)")
+        raise LookupError("no NVIDIA GPU: NVML finds no driver (choose gpu=cpu)")
     return "+".join(names)
 
 
 @cache
 def cpu_model() -> str:
-    """The processor's name, or the architecture where the kernel does not tell."""
+    """The processor's name, or the architecture where the kernel does not name it."""
     text = _read("/proc/cpuinfo")
     found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     return found.group(1).strip() if found else platform.machine()
@@ -60,6 +61,7 @@ def num_physical_cores() -> int:
     cores = set()
     for cpu in os.sched_getaffinity(0):
         topology = f"/sys/devices/system/cpu/cpu{cpu}/topology"
+        # Equal for the hyper-threads of one core; without it every CPU counts as a core.
         siblings = _read(f"{topology}/thread_siblings_list").strip()
         cores.add(siblings or str(cpu))
     return len(cores)
@@ -71,7 +73,7 @@ def gpus() -> list[dict[str, Any]]:
         import pynvml
 
         pynvml.nvmlInit()
-    except Exception:  # no driver, no library: a machine without a GPU, which is an answer
+    except Exception:  # no driver or no library: a machine without a GPU
         return []
     try:
         return [_gpu(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount())]
@@ -82,18 +84,19 @@ def gpus() -> list[dict[str, Any]]:
 def _gpu(pynvml: Any, index: int) -> dict[str, Any]:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
 
-    def ask(function: str, *arguments: Any) -> Any:
+    def query(function: str, *arguments: Any) -> Any:
+        # Boards, MIG slices and drivers differ in what they support: null for what is missing.
         try:
             return getattr(pynvml, function)(*arguments)
         except pynvml.NVMLError:
             return None
 
-    limit_mw = ask("nvmlDeviceGetPowerManagementLimit", handle)
-    memory = ask("nvmlDeviceGetMemoryInfo", handle)
+    limit_mw = query("nvmlDeviceGetPowerManagementLimit", handle)
+    memory = query("nvmlDeviceGetMemoryInfo", handle)
     return {
-        "name": ask("nvmlDeviceGetName", handle),
-        "uuid": ask("nvmlDeviceGetUUID", handle),
-        "driver": ask("nvmlSystemGetDriverVersion"),
+        "name": query("nvmlDeviceGetName", handle),
+        "uuid": query("nvmlDeviceGetUUID", handle),
+        "driver": query("nvmlSystemGetDriverVersion"),
         "memory_bytes": memory.total if memory else None,
         "power_limit_w": limit_mw / 1000 if limit_mw is not None else None,
     }
@@ -113,14 +116,16 @@ def versions() -> dict[str, str]:
 def git_commit(folder: Path | None = None) -> str | None:
     """The commit of `folder` (default: this package), `-dirty` if changed; None outside git.
 
-    An installed package may lie inside a repository of something else, whose commit says nothing:
-    None too.
+    None also for an installed package inside a repository of something else, whose commit does not
+    identify it.
     """
     where = str(folder or Path(__file__).parent)
     try:
         if folder is None:
+            # Fails unless this file is tracked, that is, unless the repository is ours.
             _git(where, "ls-files", "--error-unmatch", Path(__file__).name)
         commit = _git(where, "rev-parse", "HEAD")
+        # Untracked files are results and notes of the user, not code.
         dirty = _git(where, "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return None
@@ -128,28 +133,29 @@ def git_commit(folder: Path | None = None) -> str | None:
 
 
 def numerics() -> dict[str, Any] | None:
-    """How torch computes in this process: number formats and algorithms; None before it is there.
+    """How torch computes in this process: formats and algorithms; None before its import.
 
-    null stands for what this torch does not tell.
+    null stands for what this version of torch does not have.
     """
+    # Never imported here: the reading side starts without it.
     torch = sys.modules.get("torch")
     if torch is None:
         return None
 
-    def ask(question: Callable[[], Any]) -> Any:
+    def read(setting: Callable[[], Any]) -> Any:
         try:
-            return question()
+            return setting()
         except (AttributeError, RuntimeError):
             return None
 
     return {
-        "default_dtype": ask(lambda: str(torch.get_default_dtype()).removeprefix("torch.")),
-        "float32_matmul_precision": ask(torch.get_float32_matmul_precision),
-        "matmul_tf32": ask(lambda: torch.backends.cuda.matmul.allow_tf32),
-        "cudnn_tf32": ask(lambda: torch.backends.cudnn.allow_tf32),
-        "cudnn_benchmark": ask(lambda: torch.backends.cudnn.benchmark),
-        "cudnn_deterministic": ask(lambda: torch.backends.cudnn.deterministic),
-        "deterministic_algorithms": ask(torch.are_deterministic_algorithms_enabled),
+        "default_dtype": read(lambda: str(torch.get_default_dtype()).removeprefix("torch.")),
+        "float32_matmul_precision": read(torch.get_float32_matmul_precision),
+        "matmul_tf32": read(lambda: torch.backends.cuda.matmul.allow_tf32),
+        "cudnn_tf32": read(lambda: torch.backends.cudnn.allow_tf32),
+        "cudnn_benchmark": read(lambda: torch.backends.cudnn.benchmark),
+        "cudnn_deterministic": read(lambda: torch.backends.cudnn.deterministic),
+        "deterministic_algorithms": read(torch.are_deterministic_algorithms_enabled),
     }
 
 
@@ -177,6 +183,7 @@ def fingerprint() -> dict[str, Any]:
 
 
 def _slug(name: str) -> str:
+    # Marks, words and clock rates that do not tell models apart and differ between kernels.
     drop = r"\(r\)|\(tm\)|\bcpu\b|\bintel\b|\bamd\b|\bprocessor\b|@.*$|\b\d+-core\b"
     words = re.sub(drop, " ", name.lower())
     return re.sub(r"[^a-z0-9]+", "-", words).strip("-") or "unknown"
@@ -191,5 +198,6 @@ def _read(path: str) -> str:
 
 def _git(folder: str, *arguments: str) -> str:
     command = ["git", "-C", folder, *arguments]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    return answer.stdout.strip()
+    # A repository on a network drive may hang: the commit is not worth a trial.
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()

@@ -21,12 +21,13 @@ from bench.records.record import Labels
 
 LONGEST_PART = 120  # characters: most file systems stop at 255 bytes
 CHECKPOINTS = "checkpoints"  # below the results folder
-# What else lies there, or below an experiment: no experiment may be called so.
+# Other folders there, or below an experiment: not allowed as the name of one.
 TAKEN = (CHECKPOINTS, "published", "baseline", "report", "nights")
 
 
 def part(text: str) -> str:
     """`text` as one part of a path; a hash stands for what did not fit."""
+    # No dot or hyphen at the ends: "..", hidden files, and names that a shell takes for options.
     clean = re.sub(r"[^A-Za-z0-9._=,+-]+", "-", text).strip("-.") or "unnamed"
     if len(clean) <= LONGEST_PART:
         return clean
@@ -60,11 +61,12 @@ def variant(config: Mapping[str, Any], defaults: Mapping[str, Mapping[str, Any]]
     `defaults` holds those of method, backbone and task by kind. How a trial is measured is no part
     of it: the method stays the same.
     """
+    # These two have no plugin: their defaults are those of the configuration.
     blocks = {**defaults, "train": vars(TrainConfig()), "gpu": vars(GpuConfig())}
     found = []
     for block in ("method", "backbone", "task", "train", "gpu"):
         for name, value in _differences(config[block], blocks[block]):
-            if (block, name, value) != ("gpu", "kind", "one"):  # the hardware's name says so
+            if (block, name, value) != ("gpu", "kind", "one"):  # it is in the hardware's name
                 found.append(f"{'' if block == 'method' else block + '.'}{name}={_shown(value)}")
     return ",".join(found)
 
@@ -81,4 +83,5 @@ def _differences(
 
 
 def _shown(value: Any) -> str:
+    # JSON for the rest: a list or null reads the same as on the command line.
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

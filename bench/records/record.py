@@ -16,14 +16,21 @@ import tempfile
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from bench.values import as_scalar
 
 SCHEMA_VERSION: Literal[1] = 1
 RECORD_NAME, RAW_NAME, TRIAL_NAME, LOG_NAME = "record.json", "raw.npz", "trial.json", "trial.log"
 Status = Literal["ok", "skipped", "failed"]
-# Notes by which a report knows rows that are no results like others.
-CEILING = "sees the targets: a ceiling, no result"
-DEPENDS_ON_BATCH = "a sample's result depends on its batch"
+# Notes by which a report finds rows that are no results like others.
+UPPER_BOUND = "oracle upper bound: reads the targets"
+DEPENDS_ON_BATCH = "output depends on other samples in the batch"
+# As records of earlier versions have them: such a row must not become a result with age.
+FORMER_NOTES = {
+    "sees the targets: a ceiling, no result": UPPER_BOUND,
+    "a sample's result depends on its batch": DEPENDS_ON_BATCH,
+}
 
 
 class BadRecord(Exception):
@@ -37,7 +44,8 @@ class Metric(BaseModel):
     shows it.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Strict: pydantic would otherwise take "12" and true for numbers.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     value: float | int | None
     unit: str
@@ -45,6 +53,11 @@ class Metric(BaseModel):
     high: float | None = None
     valid: bool = True
     reason: str | None = None
+
+    @field_validator("value", "low", "high", mode="before")
+    @classmethod
+    def _of_python(cls, value: Any) -> Any:
+        return as_scalar(value)
 
     @model_validator(mode="after")
     def _honest(self) -> Self:
@@ -121,11 +134,17 @@ class Record(BaseModel):
     diagnostics: dict[str, Any] = Field(default_factory=dict)
     notes: list[str] = Field(default_factory=list)  # e.g. "quality is at chance level"
 
+    @field_validator("notes")
+    @classmethod
+    def _in_todays_words(cls, notes: list[str]) -> list[str]:
+        return [FORMER_NOTES.get(note, note) for note in notes]
+
     @property
     def is_fake(self) -> bool:
         """Whether a stand-in for a device measured any of it: such a record enters no table."""
-        told = self.diagnostics.get("energy")
-        windows = [each for each in told if isinstance(each, dict)] if type(told) is list else []
+        energy = self.diagnostics.get("energy")
+        entries = energy if isinstance(energy, list) else []
+        windows = [each for each in entries if isinstance(each, dict)]
         return "fake" in (self.labels.device, *(each.get("device") for each in windows))
 
     @model_validator(mode="after")
@@ -148,8 +167,8 @@ def write_json(path: Path, content: Any) -> Path:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
+            os.fsync(file.fileno())  # before the rename: after a crash the name has the content
+        Path(temporary).chmod(0o644)  # mkstemp's 0600 would hide it from a shared results tree
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -174,6 +193,7 @@ def read_record(path: Path) -> Record:
         return Record.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
+        # One place is enough to find the damage; the whole list of a torn file is long.
         where = ".".join(str(part) for part in first["loc"]) or "record"
         raise BadRecord(f"{path}: {where}: {first['msg']}") from error
     except OverflowError as error:
@@ -188,6 +208,7 @@ def read_state(folder: Path) -> tuple[str, str] | None:
     path = folder / RECORD_NAME
     try:
         with path.open("rb") as file:
+            # Key and status are the first two fields, the key of 64 characters.
             head = file.read(400).decode("utf-8", errors="replace")
             file.seek(max(0, path.stat().st_size - 2))
             end = file.read()

@@ -6,6 +6,8 @@ import os
 import re
 from collections.abc import Mapping
 
+from bench.values import encodable
+
 SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
 SHORTEST_SECRET = 8  # characters: a variable MY_KEY=1 must not blot out every 1
 SECRETS = (
@@ -19,13 +21,17 @@ SECRETS = (
 
 
 def redact(text: str, environ: Mapping[str, str] = os.environ) -> str:
-    """`text` without what looks like a key, and without secret values of `environ`."""
+    """`text` without what looks like a key, and without secret values of `environ`.
+
+    Lone surrogates are escaped: a record and a log are UTF-8.
+    """
     for name, value in environ.items():
         if SECRET_NAME.search(name) and len(value) >= SHORTEST_SECRET:
             text = text.replace(value, "***")
     for pattern in SECRETS:
         text = pattern.sub(r"\1***", text)
-    return text
+    # Last: an escaped surrogate inside a secret would no longer match the variable's value.
+    return encodable(text)
 
 
 def printable(text: str) -> str:

@@ -13,7 +13,7 @@ from bench.measure.inputs import choose_inputs
 from bench.measure.quality.judge import evaluate
 from bench.measure.subject import Subject
 from bench.plugins.hooks import Flags, ResolvedMethod
-from bench.records.record import CEILING, DEPENDS_ON_BATCH
+from bench.records.record import DEPENDS_ON_BATCH, UPPER_BOUND
 from bench.tasks.digits import Digits
 from bench.types import Batch, Output
 from tests.fakes.methods import method_of
@@ -52,7 +52,7 @@ def test_targets_do_not_reach_a_model_that_is_evaluated() -> None:
 def test_a_declared_control_sees_them() -> None:
     """Hindsight is right about everything, and is noted as an upper bound."""
     assert evaluate(subject(CONTROL), {}).value == 100
-    assert method_notes(CONTROL.flags) == [CEILING]
+    assert method_notes(CONTROL.flags) == [UPPER_BOUND]
 
 
 def test_meters_see_inputs_without_targets() -> None:

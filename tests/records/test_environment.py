@@ -1,4 +1,4 @@
-"""What a record says of machine and software: observed, and nothing of somebody else's."""
+"""The machine and software of a record: observed, and nothing of another project's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def repository(place: Path, *tracked: str) -> None:
 
 
 def commit_seen_by(package: Path) -> str:
-    """What git_commit answers in a copy of its module, in a process of its own."""
+    """What git_commit returns in a copy of its module, in a process of its own."""
     package.mkdir(parents=True, exist_ok=True)
     code = f"import sys; sys.path.insert(0, {str(package)!r}); import environment as e\n"
     code += "print(e.git_commit())"
@@ -35,7 +35,7 @@ def commit_seen_by(package: Path) -> str:
 def test_a_commit_is_that_of_a_repository_that_tracks_us(
     tmp_path: Path, ours: bool, known: bool
 ) -> None:
-    """A wheel in a virtual environment inside someone's repository has no commit."""
+    """A wheel in a virtual environment inside another repository has no commit."""
     package = tmp_path / "venv" / "bench"
     package.mkdir(parents=True)
     shutil.copy(str(environment.__file__), package)
@@ -45,10 +45,10 @@ def test_a_commit_is_that_of_a_repository_that_tracks_us(
     assert (len(found) == 40 and found != "None") == known
 
 
-def test_how_torch_computes_is_told_where_torch_is() -> None:
-    """Nothing is imported for it; what is set is what is seen."""
+def test_how_torch_computes_is_recorded_where_torch_is_imported() -> None:
+    """torch is not imported for it; the record has the settings in force."""
     code = (
-        "import sys, json\nfrom bench import environment as e\n"
+        "import sys, json\nfrom bench.records import environment as e\n"
         "assert e.numerics() is None and 'torch' not in sys.modules\n"
         "import torch\ntorch.set_default_dtype(torch.float64)\n"
         "torch.set_float32_matmul_precision('high')\ntorch.backends.cudnn.benchmark = True\n"

@@ -36,6 +36,12 @@ def test_redact_by_value(secret, before, after) -> None:
     assert secret not in redact(before + secret + after, {"MY_TOKEN": secret})
 
 
+def test_redacted_text_can_be_written() -> None:
+    """A byte that was no UTF-8 is escaped, also beside a secret that has one."""
+    text = redact("caf\udce9 with s3cret\udce9\udce9", {"MY_TOKEN": "s3cret\udce9\udce9"})
+    assert text.encode("utf-8") == b"caf\\udce9 with ***"
+
+
 def test_short_values_are_left_alone() -> None:
     """A variable MY_KEY=1 does not blot out every 1."""
     assert redact("layer 1", {"MY_KEY": "1"}) == "layer 1"

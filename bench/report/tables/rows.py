@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from bench.records.catalogue import QUALITY, QUALITY_VS_DENSE
 from bench.records.reading import Found, point_name
-from bench.records.record import CEILING, DEPENDS_ON_BATCH, Metric
+from bench.records.record import DEPENDS_ON_BATCH, UPPER_BOUND, Metric
 from bench.report.tables.cells import aggregate, difference
 from bench.report.tables.grouping import TableKey, current_trials, own_variant, subtitles, table_key
 from bench.report.tables.notes import table_notes, unfinished_line
@@ -84,7 +84,7 @@ def _rows(method: str, variant: str, found: Sequence[Found]) -> list[Row]:
             cells=aggregate([metrics for _, metrics in seeds]),
             quality_by_seed=_quality_by_seed(seeds),
             settings=" or ".join(settings[point]),
-            is_ceiling=CEILING in notes,
+            is_ceiling=UPPER_BOUND in notes,
             depends_on_batch=DEPENDS_ON_BATCH in notes,
         )
         for point, seeds in by_point.items()

@@ -8,7 +8,7 @@ import pytest
 
 from bench.records.catalogue import ENTRIES, MEAN_LATENCY, REGION_FLOPS, REGION_TIME, TRAIN_LOSS
 from bench.records.entry import Shown
-from bench.records.record import CEILING, Metric, missing
+from bench.records.record import UPPER_BOUND, Metric, missing
 from bench.report.tables import columns
 from bench.report.tables.numbers import Text
 from bench.report.tables.sheet import Sheet, sheet
@@ -237,7 +237,7 @@ def test_footnotes_continue_after_z(sheet_of, make):
 
 def test_an_upper_bound_does_not_win(sheet_of, make):
     """A control that reads the targets has its numbers, a remark and no verdict."""
-    made = sheet_of(make("oracle", speedup=1.8, notes=[CEILING]))
+    made = sheet_of(make("oracle", speedup=1.8, notes=[UPPER_BOUND]))
     (speedup,) = texts(made, "speed-up, batch 64")
     assert (speedup.main, speedup.verdict) == ("1.80", "")
     assert made.lines[0].name == "oracle (oracle upper bound)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.records.catalogue import QUALITY_VS_DENSE
-from bench.records.record import CEILING, DEPENDS_ON_BATCH, Metric, missing
+from bench.records.record import DEPENDS_ON_BATCH, UPPER_BOUND, Metric, missing
 
 
 def test_dense_stands_first_then_names_then_variants(make, tabulated):
@@ -119,7 +119,7 @@ def test_remarks_of_a_row(make, tabulated):
         make(),
         make("also_dense", changed=least),
         make("expert_choice", notes=[DEPENDS_ON_BATCH]),
-        make("oracle", notes=[CEILING]),
+        make("oracle", notes=[UPPER_BOUND]),
     )
     remarks = {row.method: row.remarks for row in table.rows}
     assert remarks == {
