@@ -1,4 +1,4 @@
-"""python -m bench.trial FOLDER: what the launcher, torchrun and a person call."""
+"""python -m bench.trial FOLDER: run one trial by hand."""
 
 import sys
 

@@ -2,8 +2,8 @@
 
     python -m bench.trial FOLDER      runs the trial that FOLDER/trial.json describes
 
-The launcher, torchrun and a person all come through this door. Everything is resolved in
-trial.json: no Hydra here. Whatever happens inside, a record says so; only an interrupt leaves none.
+The launcher and torchrun call `run`; `main` is for a rerun by hand. Everything is resolved in
+trial.json: no Hydra here. Every outcome ends in a record, except an interrupt.
 """
 
 from __future__ import annotations
@@ -22,75 +22,82 @@ from bench.meters.conditions import pinned_threads
 from bench.records import environment
 from bench.records.record import RAW_NAME, Record, write_record
 from bench.records.redaction import redact
-from bench.trial.prepare import BadTrial, OnPhase, Trial, prepare, read_trial
+from bench.trial.prepare import OnPhase, prepare
+from bench.trial.trial import BadTrial, Trial, read_trial
 from bench.types import Unsupported
 
 
 def run(folder: Path, on_phase: OnPhase = lambda phase, share: None) -> Record:
     """Run the trial in `folder` and write its record there; returns the record.
 
-    `on_phase(phase, share)` is told where the trial is. Raises BadTrial for an unreadable folder;
+    `on_phase(phase, share)` is called with the progress. Raises BadTrial for an unreadable folder;
     every other failure, sys.exit included, ends in a `failed` record and a traceback in the log.
 
-    Of several processes under torchrun number 0 writes; the others return theirs unwritten, and
-    raise RankFailed for a failure that is theirs alone.
+    Under torchrun rank 0 writes; the other ranks return their record unwritten, and raise
+    RankFailed for a failure of theirs alone.
     """
     trial = read_trial(folder)
-    told: list[str] = ["start"]
+    phases: list[str] = ["start"]  # the last one names where a failure happened
 
-    def tell(phase: str, share: float) -> None:
-        told.append(phase)
+    def report_progress(phase: str, share: float) -> None:
+        phases.append(phase)
         on_phase(phase, share)
 
     started = time.time()
     try:
         with pinned_threads(trial.num_threads):
-            findings = _execute(trial, tell)
-        record = _record(trial, started, findings)
-    except Unsupported as answer:
-        record = _record(
-            trial, started, Findings(), "skipped", redact(str(answer)) or "unsupported"
+            findings = _execute(trial, report_progress)
+        record = _make_record(trial, started, findings)
+    except Unsupported as refusal:
+        record = _make_record(
+            trial, started, Findings(), "skipped", redact(str(refusal)) or "unsupported"
         )
     except (Exception, SystemExit) as error:
-        _show_traceback()
-        reason = ranks.blame(_reason(error, told[-1]))
-        record = _record(trial, started, Findings(), "failed", reason)
+        # SystemExit too: a plugin that calls sys.exit must not end without a record. Not
+        # KeyboardInterrupt: an interrupted trial is run again on resume.
+        _print_traceback()
+        reason = ranks.root_cause(_reason(error, phases[-1]))
+        record = _make_record(trial, started, Findings(), "failed", reason)
     on_phase("record", 1.0)
-    return record if ranks.number() > 0 else _written(trial, started, record)
+    return record if ranks.rank() > 0 else _write(trial, started, record)
 
 
-def _written(trial: Trial, started: float, record: Record) -> Record:
-    """`record`, or the failed one that takes its place where it cannot be written."""
+def _write(trial: Trial, started: float, record: Record) -> Record:
+    """Write `record`, or a failed one in its place where it cannot be written; returns it."""
     try:
         write_record(trial.folder, record)
-    except (ValueError, TypeError) as error:  # a plugin's word that no JSON holds, such as NaN
-        _show_traceback()
-        record = _record(trial, started, Findings(), "failed", _reason(error, "record"))
+    except (ValueError, TypeError) as error:  # a plugin's value that JSON cannot hold, such as NaN
+        _print_traceback()
+        record = _make_record(trial, started, Findings(), "failed", _reason(error, "record"))
         write_record(trial.folder, record)
-    ranks.recorded()
+    # Only when the file is in place: ranks that wait for this may exit next.
+    ranks.notify_recorded()
     return record
 
 
 def _reason(error: BaseException, phase: str) -> str:
+    """The reason of a failed record: one line, without secrets."""
     if isinstance(error, SystemExit):
         return redact(f"the trial called sys.exit({error.code!r}) in phase {phase}")
+    # Redacted before spaces are joined: a secret with two spaces would no longer match.
     return f"{type(error).__name__} in phase {phase}: {' '.join(redact(str(error)).split())}"
 
 
-def _show_traceback() -> None:
-    """The traceback of the error at hand, for the log."""
+def _print_traceback() -> None:
+    """Print the traceback of the error being handled to the log, without secrets."""
     print(redact(traceback.format_exc()), file=sys.stderr, end="")
 
 
-def _execute(trial: Trial, tell: OnPhase) -> Findings:
-    subject, metrics = prepare(trial, tell)
-    if ranks.number() > 0:
+def _execute(trial: Trial, report_progress: OnPhase) -> Findings:
+    """Prepare the trial's model and measure it; ranks other than 0 have no findings."""
+    subject, metrics = prepare(trial, report_progress)
+    if ranks.rank() > 0:
         return Findings()
     with trial.inference():
-        findings = measure(subject, tell, metrics)
-    if ranks.launched() > 1:
+        findings = measure(subject, report_progress, metrics)
+    if ranks.world_size() > 1:
         findings.notes.append(
-            f"trained in {ranks.launched()} processes, each with a device and its share of every "
+            f"trained in {ranks.world_size()} processes, each with a device and its share of every "
             "batch: FLOPs of a training step are those of all, its memory is that of one"
         )
     if findings.raw:
@@ -98,10 +105,10 @@ def _execute(trial: Trial, tell: OnPhase) -> Findings:
     return findings
 
 
-def _record(
+def _make_record(
     trial: Trial, started: float, findings: Findings, status: str = "ok", reason: str | None = None
 ) -> Record:
-    return Record.model_validate(
+    return Record.model_validate(  # validated: plugins supply scores, units and diagnostics
         {
             "key": trial.key,
             "status": status,
@@ -110,8 +117,8 @@ def _record(
             "config": trial.raw["config"],
             "environment": {
                 **environment.fingerprint(),
-                "num_threads": trial.num_threads,
-                "world_size": ranks.launched(),  # processes, and devices, that trained together
+                "num_threads": trial.num_threads,  # used, which may be fewer than the machine has
+                "world_size": ranks.world_size(),  # processes, and devices, that trained together
             },
             "provenance": {
                 "identity": trial.raw["identity"],
@@ -134,6 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="a folder with trial.json")
     folder = parser.parse_args(arguments).folder
     try:
+        # Progress on stderr: stdout holds the result alone.
         record = run(folder, lambda phase, share: print(f"{phase} {share:.0%}", file=sys.stderr))
     except BadTrial as error:
         print(f"condbench: {error}", file=sys.stderr)

@@ -1,23 +1,22 @@
-"""Training: the only room with Lightning.
+"""Training: the only module with Lightning.
 
     fit(model, hooks, task, recipe, ...) -> Training
 
 runs the recipe (AdamW, linear warm-up, then cosine) over seeded data. Two early steps are probed,
-one for memory and one for FLOPs; their time is taken out of the training time.
+one for memory and one for FLOPs; their time is subtracted from the training time.
 
-Where several processes train together (`bench.ranks`) each takes its share of every batch: they
-see the same samples in the same order as one alone, whose loss and gradient are the mean of theirs.
+With several ranks (`bench.ranks`) each takes its share of every batch: together they see the same
+samples in the same order as one process, whose loss and gradient are the mean of theirs.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -27,17 +26,19 @@ import torch
 from torch import Tensor, nn
 
 from bench import ranks
-from bench.config import NUM_SEEDS, GpuConfig, TrainConfig
+from bench.config import GpuConfig, TrainConfig
 from bench.plugins.hooks import Hooks
+from bench.trial.batches import EndlessBatches
 from bench.types import Batch, Recipe, Task
 
-OnStep = Callable[[float], None]
+OnStep = Callable[[float], None]  # share of the steps done, 0..1
 Probe = Callable[[Callable[[], Any], torch.optim.Optimizer], None]
 MAX_GRADIENT_NORM = 1.0
+REPORT_EVERY = 20  # steps; seldom, because reading a loss waits for the GPU
 
 
 class Diverged(Exception):
-    """The training loss stopped being a finite number."""
+    """The training loss or a weight is no longer a finite number."""
 
 
 @dataclass
@@ -46,7 +47,7 @@ class Training:
 
     num_steps: int
     time_s: float
-    loss: float | None  # of the last step; None where nothing was trained
+    loss: float | None  # of the last step; None without a step
 
 
 def resolve_recipe(recipe: Recipe, config: TrainConfig, share: float = 1.0) -> Recipe:
@@ -70,40 +71,46 @@ def fit(
     """Train `model` in place on the task's train split.
 
     Of `hooks`, `loss`, `after_step` and `param_groups` are called. Each of `probes` is called with
-    one training step and the optimiser and must call the step exactly once: the second step is the
-    first probe's, and so on. Raises Diverged when the loss, or a trained weight, is not
-    finite.
+    one training step and the optimiser and must call the step exactly once: the second step goes to
+    the first probe, and so on. Raises ValueError for a batch that is larger than the data or cannot
+    be shared evenly by the ranks, Diverged when the loss, or a trained weight, is not finite.
     """
     if recipe.steps == 0:
         return Training(0, 0.0, None)
-    ranks.share_of(recipe.batch_size, "train.batch_size")
-    _refuse_too_few(task, recipe)  # also makes or reads the data, before the clock starts
+    ranks.local_share(recipe.batch_size, "train.batch_size")
+    _refuse_small_data(task, recipe)  # also makes or reads the data, before the clock starts
     module = _Module(model, hooks, task, recipe)
-    watch = _Watch(recipe.steps, on_step)
+    progress = _Progress(recipe.steps, on_step)
     module.probes = list(probes)
-    # Lightning's hints about devices and paid loggers are no part of a trial's log.
+    # Lightning's hints about devices and paid loggers do not belong in a trial's log.
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    trainer = _trainer(recipe, gpu, watch)
+    trainer = _make_trainer(recipe, gpu, progress)
     started = time.perf_counter()
     with warnings.catch_warnings():
         # Lightning advises on workers and logging intervals; our data is in memory already.
         warnings.simplefilter("ignore")
-        trainer.fit(module, train_dataloaders=_Endless(task, recipe.batch_size, seed))
+        trainer.fit(module, train_dataloaders=EndlessBatches(task, recipe.batch_size, seed))
     elapsed = time.perf_counter() - started - module.probe_s
-    loss = watch.check(trainer.global_step)
+    loss = progress.check_loss(trainer.global_step)
     _refuse_infinite_weights(model)
     return Training(recipe.steps, elapsed, loss)
 
 
 def _refuse_infinite_weights(model: nn.Module) -> None:
-    """The last step is behind the last loss, and an arg max of NaN would still be scored."""
+    """Raises Diverged where a trained weight is NaN or infinite.
+
+    No loss was computed after the last step, and an arg max of NaN would still be scored.
+    """
     for name, parameter in model.named_parameters():
+        # torch.isfinite has no kernel for sparse layouts.
         is_trained = parameter.requires_grad and parameter.layout == torch.strided
         if is_trained and not bool(torch.isfinite(parameter).all()):
             raise Diverged(f"after the last step {name} holds NaN or infinity")
 
 
-def _refuse_too_few(task: Task, recipe: Recipe) -> None:
+def _refuse_small_data(task: Task, recipe: Recipe) -> None:
+    # The train split drops a ragged last batch: with less than one batch a pass would be empty, and
+    # training would never end.
     num_samples = task.num_samples("train")
     if num_samples < recipe.batch_size:
         raise ValueError(
@@ -111,18 +118,20 @@ def _refuse_too_few(task: Task, recipe: Recipe) -> None:
         )
 
 
-def _trainer(recipe: Recipe, gpu: GpuConfig, watch: _Watch) -> pl.Trainer:
+def _make_trainer(recipe: Recipe, gpu: GpuConfig, progress: _Progress) -> pl.Trainer:
     on_gpu = gpu.kind != "cpu"
     precision: Any = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[gpu.precision]
     return pl.Trainer(
         max_steps=recipe.steps,
         accelerator="gpu" if on_gpu else "cpu",
-        devices=ranks.count(),
-        # Conditional models leave out parameters: an expert that gets no token has no gradient.
-        strategy="ddp_find_unused_parameters_true" if ranks.count() > 1 else "auto",
+        devices=ranks.group_size(),
+        # Conditional models leave out parameters: an expert without tokens has no gradient, and DDP
+        # would wait for it.
+        strategy="ddp_find_unused_parameters_true" if ranks.group_size() > 1 else "auto",
         precision=precision,
         gradient_clip_val=MAX_GRADIENT_NORM,
-        callbacks=[watch],
+        callbacks=[progress],
+        # Records, checkpoints and progress are the trial's own.
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -152,8 +161,9 @@ class _Module(pl.LightningModule):
         return self.task.criterion(output, batch) + output.aux_loss
 
     def optimizer_step(self, *arguments: Any, **keywords: Any) -> None:
+        # Lightning's closure runs forward, backward and update: one call is the whole step.
         step = partial(super().optimizer_step, *arguments, **keywords)
-        # The first step is nobody's: it fills optimiser states and caches.
+        # The first step is not probed: it allocates optimiser states and fills caches.
         if self.probes and self.trainer.global_step >= 1:
             started = time.perf_counter()
             self.probes.pop(0)(step, self.trainer.optimizers[0])
@@ -161,6 +171,7 @@ class _Module(pl.LightningModule):
         else:
             step()
         if self.hooks.after_step is not None:
+            # Straight after the update: the step's gradients are still set.
             self.hooks.after_step(self.model, self.trainer.global_step / self.recipe.steps)
 
     def configure_gradient_clipping(
@@ -197,59 +208,39 @@ class _Module(pl.LightningModule):
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
     def _lr_scale(self, step: int) -> float:
+        """Factor of the learning rate: linear warm-up, then half a cosine down to 0."""
         warmup = max(1, round(self.recipe.steps * self.recipe.warmup_share))
         if step < warmup:
-            return (step + 1) / warmup
+            return (step + 1) / warmup  # + 1: a first step at rate 0 would be wasted
         rest = (step - warmup) / max(1, self.recipe.steps - warmup)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, rest)))
 
 
-class _Watch(pl.Callback):
-    """Tells how far training is, and stops a run that has diverged."""
+class _Progress(pl.Callback):
+    """Reports the share of steps done, and stops a run that has diverged."""
 
     def __init__(self, num_steps: int, on_step: OnStep) -> None:
         self.num_steps, self.on_step = num_steps, on_step
         self.loss: Tensor | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        if ranks.count() > 1:
-            # Lightning would answer torchrun's SIGTERM by asking ranks that are dead.
+        if ranks.group_size() > 1:
+            # On torchrun's SIGTERM Lightning would start a collective with ranks that have ended.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.loss = outputs["loss"]
-        if trainer.global_step % 20 == 0:  # seldom: reading a loss waits for a GPU
-            self.check(trainer.global_step)
+        if trainer.global_step % REPORT_EVERY == 0:
+            self.check_loss(trainer.global_step)
             self.on_step(trainer.global_step / self.num_steps)
 
-    def check(self, step: int) -> float:
-        """The latest loss, of all processes. Raises Diverged if it is not finite."""
+    def check_loss(self, step: int) -> float:
+        """The latest loss, the mean over ranks. Raises Diverged if it is not finite."""
+        # Gathered before it is judged: a rank that raised alone would leave the others waiting.
         loss = float(self.loss) if self.loss is not None else math.nan
-        loss = sum(ranks.everyones(loss)) / ranks.count()
+        loss = sum(ranks.all_gather(loss)) / ranks.group_size()
         if not math.isfinite(loss):
             raise Diverged(f"the training loss was {loss} at step {step}")
         return loss
-
-
-class _Endless:
-    """Passes over the train split one after the other, each in its own seeded order.
-
-    Of several processes that train together each gets its own samples of every batch.
-    """
-
-    def __init__(self, task: Task, batch_size: int, seed: int) -> None:
-        self.task, self.batch_size, self.seed = task, batch_size, seed
-
-    def __iter__(self) -> Iterator[Batch]:
-        for epoch in itertools.count():
-            # Orders of one seed never meet those of another.
-            order = self.seed + NUM_SEEDS * epoch
-            for batch in self.task.batches("train", self.batch_size, seed=order):
-                yield batch if ranks.count() == 1 else _share(batch)
-
-
-def _share(batch: Batch) -> Batch:
-    """The samples of this process: one in `count()`, from its number on."""
-    return batch.select(torch.arange(ranks.number(), len(batch), ranks.count()))

@@ -56,7 +56,7 @@ def data_trial(folder: Path, on_phase: Callable[[str, float], None]) -> None:
     """A trial that generates its task's samples and the references of an evaluation."""
     import torch
 
-    from bench.trial.prepare import read_trial
+    from bench.trial.trial import read_trial
 
     trial = read_trial(folder)
     task, backbone = trial.plugin("task"), trial.plugin("backbone")

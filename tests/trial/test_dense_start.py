@@ -34,7 +34,7 @@ def trainer(tmp_path: Path) -> Trainer:
 
 
 def test_it_is_trained_once(trainer) -> None:
-    """Whoever comes second loads the weights and what they cost."""
+    """The second start loads the weights and what training them cost."""
     for _ in range(2):
         start = trainer.start()
         assert start.model.weight.tolist() == [[7.0, 7.0]]
@@ -66,13 +66,13 @@ def costs_of_something_else(path: Path) -> None:
     "damage", [cut_off, of_another_shape, not_a_model, costs_cut_off, costs_of_something_else]
 )
 def test_a_damaged_checkpoint_is_trained_again(trainer, capsys, damage) -> None:
-    """One line in the log says so, the new file is whole, and nobody else trains."""
+    """One line in the log names the file, the new file is whole, and it is trained once."""
     trainer.start()
     damage(trainer.path)
     assert trainer.start().model.weight.tolist() == [[7.0, 7.0]]
-    said = capsys.readouterr().err
-    assert said.startswith(f"warning: {trainer.path} cannot be used (")
-    assert said.endswith("): the dense model is trained again\n")
-    assert said.count("\n") == 1
+    warning = capsys.readouterr().err
+    assert warning.startswith(f"warning: {trainer.path} cannot be used (")
+    assert warning.endswith("): the dense model is trained again\n")
+    assert warning.count("\n") == 1
     assert trainer.start().metrics["train/time_s"].value == 3
     assert (trainer.num_trainings, capsys.readouterr().err) == (2, "")

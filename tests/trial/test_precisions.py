@@ -11,27 +11,27 @@ from torch import Tensor, nn
 
 from bench.config import GpuConfig, Precision
 from bench.plugins.hooks import DEFAULT_HOOKS
-from bench.tasks.parts.preloaded import in_batches
+from bench.tasks.parts.preloaded import iterate_batches
 from bench.trial.train import MAX_GRADIENT_NORM, fit
 from bench.types import Batch, Output, Recipe
 
 
 class Points:
-    """Eight samples on a line; the loss is a thousand times the answer."""
+    """Eight samples on a line; the loss is a thousand times the mean logit."""
 
     def num_samples(self, split: str) -> int:
         return 8
 
     def batches(self, split: str, size: int, *, seed: int | None = None) -> Any:
         inputs = torch.arange(8.0)[:, None]
-        return in_batches(Batch(inputs, inputs), size, seed=seed, whole=True)
+        return iterate_batches(Batch(inputs, inputs), size, seed=seed, whole=True)
 
     def criterion(self, output: Output, batch: Batch) -> Tensor:
         return 1000 * output.logits.mean()
 
 
 class Line(nn.Module):
-    """One product; keeps the format that it computed in."""
+    """One product; records the dtype that it was computed in."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ def test_every_precision_trains_with_clipped_gradients(precision: str) -> None:
 
 
 def test_fp16_on_a_cpu_is_refused() -> None:
-    """It would be trained in bf16 and measured in fp16; the sentence names what works."""
+    """It would be trained in bf16 and measured in fp16; the message names what works."""
     with pytest.raises(ValueError, match="precision='16': fp16 trains on a GPU only"):
         GpuConfig(kind="cpu", precision="16")
 

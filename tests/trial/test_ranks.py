@@ -1,4 +1,4 @@
-"""One trial in two processes, under torchrun for real: gloo on the CPU stands in for nccl."""
+"""One trial in two processes under torchrun, with gloo on the CPU in place of nccl."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from bench.plan.staleness import write_trials
 from bench.records.record import RAW_NAME, RECORD_NAME, TRIAL_NAME, Record, read_record
 from bench.trial import prepare
 from bench.trial import run as trial
-from bench.trial.train import _Endless
+from bench.trial.batches import EndlessBatches
+from bench.trial.trial import read_trial
 from bench.types import Batch
 
 TRAIN = ["train.steps=4", "train.batch_size=32", "backbone.depth=2", "gpu.threads=1"]
@@ -42,13 +43,13 @@ class Method:
 """
 
 
-def planned(results: Path, *words: str) -> Path:
+def plan_trial(results: Path, *words: str) -> Path:
     """The folder of one trial on `digits` that takes seconds."""
     plan = make_plan([*TRAIN, *BRIEF, *QUICK, f"results={results}", *words])
     return write_trials(plan.trials[-1:])[0]
 
 
-def together(folder: Path, *, more_paths: Path = Path()) -> subprocess.CompletedProcess[str]:
+def run_in_two(folder: Path, *, more_paths: Path = Path()) -> subprocess.CompletedProcess[str]:
     """Run the trial in `folder` in two processes, as the launcher would on two GPUs."""
     start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     paths = [str(Path(ranks.__file__).parents[1]), str(more_paths)]
@@ -63,14 +64,14 @@ def together(folder: Path, *, more_paths: Path = Path()) -> subprocess.Completed
     )
 
 
-def recorded(folder: Path, said: subprocess.CompletedProcess[str]) -> Record:
-    assert (folder / RECORD_NAME).exists(), said.stderr
+def read_result(folder: Path, finished: subprocess.CompletedProcess[str]) -> Record:
+    assert (folder / RECORD_NAME).exists(), finished.stderr
     record = read_record(folder / RECORD_NAME)
-    assert said.returncode == 0, said.stderr
+    assert finished.returncode == 0, finished.stderr
     return record
 
 
-def weights(results: Path) -> dict[str, torch.Tensor]:
+def load_weights(results: Path) -> dict[str, torch.Tensor]:
     """The dense model that the trials below `results` share: there is one."""
     (path,) = (results / "checkpoints").glob("*.pt")
     return torch.load(path, weights_only=True)
@@ -78,11 +79,13 @@ def weights(results: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
-    """Trials in two processes, one after the other: the first also makes the dense model."""
+    """Trials in two processes, one after the other: the first also trains the dense model."""
     results = tmp_path_factory.mktemp("pair")
     settings = {"moe": [], "early_exit": ["method.every=1", "method.train_share=1"]}
-    folders = {name: planned(results, f"method={name}", *more) for name, more in settings.items()}
-    found = {name: recorded(folder, together(folder)) for name, folder in folders.items()}
+    folders = {
+        name: plan_trial(results, f"method={name}", *more) for name, more in settings.items()
+    }
+    found = {name: read_result(folder, run_in_two(folder)) for name, folder in folders.items()}
     assert all((folder / RAW_NAME).exists() for folder in folders.values())
     return found
 
@@ -91,7 +94,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
 def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Record]:
     """The dense trial in one process."""
     results = tmp_path_factory.mktemp("alone")
-    return results, trial.run(planned(results, "method=dense"))
+    return results, trial.run(plan_trial(results, "method=dense"))
 
 
 @pytest.mark.soak
@@ -108,15 +111,15 @@ def test_a_trial_in_two_processes_is_recorded_once(pair: dict[str, Record], meth
 
 
 @pytest.mark.soak
-def test_two_processes_train_what_one_trains(
+def test_two_processes_train_the_weights_that_one_trains(
     pair: dict[str, Record], alone: tuple[Path, Record]
 ) -> None:
-    """The same samples in the same order: the same weights, but for rounding; made once."""
+    """The same samples in the same order: the same weights, but for rounding; stored once."""
     results, _ = alone
-    single, double = weights(results), weights(Path(pair["moe"].config["results"]))
+    single, double = load_weights(results), load_weights(Path(pair["moe"].config["results"]))
     assert single.keys() == double.keys()
     off = torch.cat([(double[name] - single[name]).abs().flatten() for name in single])
-    # Where a gradient is about zero, rounding decides which way AdamW goes: in few weights.
+    # Where a gradient is about zero, rounding decides the sign of AdamW's step: in few weights.
     assert (off > 1e-5).float().mean() < 1e-4
     assert off.max() < 1e-3
 
@@ -136,10 +139,10 @@ def test_a_step_is_that_of_the_whole_batch(
 
 
 @pytest.mark.soak
-def test_what_fails_everywhere_is_recorded_with_its_reason(tmp_path: Path) -> None:
-    """A batch that cannot be shared: the first process says so, and the others wait for it."""
-    folder = planned(tmp_path, "method=dense", "train.batch_size=33")
-    record = recorded(folder, together(folder))
+def test_a_failure_of_all_ranks_is_recorded_with_its_reason(tmp_path: Path) -> None:
+    """A batch that cannot be shared: rank 0 records it, and the others wait for that."""
+    folder = plan_trial(tmp_path, "method=dense", "train.batch_size=33")
+    record = read_result(folder, run_in_two(folder))
     assert record.reason == (
         "ValueError in phase train: train.batch_size=33 does not divide evenly among 2 devices: "
         "try 32 or 34"
@@ -147,37 +150,37 @@ def test_what_fails_everywhere_is_recorded_with_its_reason(tmp_path: Path) -> No
 
 
 @pytest.mark.soak
-def test_what_fails_in_one_process_ends_the_other(tmp_path: Path) -> None:
-    """The first process waits for a second gradient that never comes; its record names the other.
+def test_a_failure_of_one_rank_ends_the_other(tmp_path: Path) -> None:
+    """Rank 0 waits for a second gradient that never comes; its record names rank 1.
 
-    The first step has a parameter that nobody used, which is no failure.
+    The first step has an unused parameter, which is no failure.
     """
     (tmp_path / "failing.py").write_text(FAILING)
-    folder = planned(tmp_path, "method=dense")
+    folder = plan_trial(tmp_path, "method=dense")
     content = json.loads((folder / TRIAL_NAME).read_text())
     content["entry_points"]["method"] = "failing:Method"
     content["labels"]["method"] = "failing"
     (folder / TRIAL_NAME).write_text(json.dumps(content))
-    said = together(folder, more_paths=tmp_path)
-    assert said.returncode == 1
-    assert "rank 1: RuntimeError in phase train: rank 1 cannot" in said.stderr
+    finished = run_in_two(folder, more_paths=tmp_path)
+    assert finished.returncode == 1
+    assert "rank 1: RuntimeError in phase train: rank 1 cannot" in finished.stderr
     record = read_record(folder / RECORD_NAME)
     assert record.status == "failed"
     assert record.reason == "rank 1: RuntimeError in phase train: rank 1 cannot"
 
 
 def test_shares_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three processes take every third sample, each from its own place on."""
+    """Three ranks take every third sample, each starting at its own rank."""
 
     class Count:
         def batches(self, split, batch_size, *, seed=None):
             rows = torch.arange(batch_size)
             yield Batch(rows, rows)
 
-    monkeypatch.setattr(ranks, "count", lambda: 3)
-    for number, rows in enumerate(([0, 3], [1, 4], [2, 5])):
-        monkeypatch.setattr(ranks, "number", lambda n=number: n)
-        batch = next(iter(_Endless(Count(), 6, seed=0)))
+    monkeypatch.setattr(ranks, "group_size", lambda: 3)
+    for rank, rows in enumerate(([0, 3], [1, 4], [2, 5])):
+        monkeypatch.setattr(ranks, "rank", lambda n=rank: n)
+        batch = next(iter(EndlessBatches(Count(), 6, seed=0)))
         assert batch.inputs.tolist() == batch.targets.tolist() == rows
 
 
@@ -186,27 +189,27 @@ def test_an_uneven_share_is_refused(
     monkeypatch: pytest.MonkeyPatch, size: int, way_out: str
 ) -> None:
     """The message names the setting, the devices and sizes that work."""
-    monkeypatch.setattr(ranks, "count", lambda: 4)
+    monkeypatch.setattr(ranks, "group_size", lambda: 4)
     with pytest.raises(ValueError, match=f"train.batch_size={size} .* 4 devices: {way_out}"):
-        ranks.share_of(size, "train.batch_size")
+        ranks.local_share(size, "train.batch_size")
 
 
-def test_one_process_is_everyone() -> None:
-    """Without torchrun there is nobody to wait for."""
-    with ranks.together(torch.device("cpu"), 1.0):
-        assert (ranks.number(), ranks.count(), ranks.launched()) == (0, 1, 1)
-        assert ranks.everyones("word") == ["word"]
-    assert ranks.blame("reason") == "reason"
+def test_one_process_is_the_whole_group() -> None:
+    """Without torchrun no collective call waits."""
+    with ranks.process_group(torch.device("cpu"), 1.0):
+        assert (ranks.rank(), ranks.group_size(), ranks.world_size()) == (0, 1, 1)
+        assert ranks.all_gather("word") == ["word"]
+    assert ranks.root_cause("reason") == "reason"
 
 
 def test_gpus_without_a_process_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """gpu=ddp by hand, in one process beside four GPUs: the record says what to do instead."""
+    """gpu=ddp by hand, in one process beside four GPUs: the error gives the torchrun command."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    folder = planned(tmp_path, "method=dense")
+    folder = plan_trial(tmp_path, "method=dense")
     content = json.loads((folder / TRIAL_NAME).read_text())
     content["config"]["gpu"]["kind"] = "ddp"
     (folder / TRIAL_NAME).write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"torchrun --nproc-per-node=4 -m bench\.launch\.child"):
-        prepare.prepare(prepare.read_trial(folder), lambda phase, share: None)
+        prepare.prepare(read_trial(folder), lambda phase, share: None)

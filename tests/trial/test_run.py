@@ -1,4 +1,4 @@
-"""A trial by hand: whatever a plugin does in it, its folder says so in one line."""
+"""A trial run by hand: every outcome, also a plugin's failure, is recorded in one line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.plan.matrix import make_plan
 from bench.plan.staleness import write_trials
 from bench.records.record import RECORD_NAME, TRIAL_NAME, read_record
 from bench.trial import run as trial
-from bench.trial.prepare import read_trial
+from bench.trial.trial import read_trial
 
 PLUGIN = """
 import math
@@ -91,12 +91,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], P
         (INFINITE_POINT, "ValueError in phase record: Out of range float values"),
         (TWO_LINES, "RuntimeError in phase calibrate: first second"),
     ],
-    ids=["weights are NaN after the last step", "no JSON holds it", "two lines"],
+    ids=["weights are NaN after the last step", "not representable in JSON", "two lines"],
 )
-def test_what_goes_wrong_is_a_failed_record(
+def test_a_failure_becomes_a_failed_record(
     folder: Callable[[str], Path], more: str, reason: str
 ) -> None:
-    """The record on disk says `failed`, in which phase and why, in one line."""
+    """The record on disk has status `failed`, the phase and the reason in one line."""
     place = folder(more)
     assert trial.main([str(place)]) == 1
     record = read_record(place / RECORD_NAME)
@@ -112,14 +112,14 @@ def test_secrets_stay_out_of_record_and_log(
     capfd: pytest.CaptureFixture[str],
     error: str,
 ) -> None:
-    """What a plugin's error quotes of a token is in neither reason nor traceback nor last line."""
+    """A token that a plugin's error quotes is in neither reason nor traceback nor last line."""
     monkeypatch.setenv("HUB_TOKEN", SECRET)
     place = folder(LEAKS.replace("error(", f"{error}("))
     trial.main([str(place)])
-    told = "".join([(place / RECORD_NAME).read_text(), *capfd.readouterr()])
-    assert "403 for ***, api_key=***" in told
+    written = "".join([(place / RECORD_NAME).read_text(), *capfd.readouterr()])
+    assert "403 for ***, api_key=***" in written
     for secret in (SECRET, " ".join(SECRET.split()), "sk-abcdefgh12345678"):
-        assert secret not in told
+        assert secret not in written
 
 
 def test_a_trial_finds_its_results_from_anywhere(
@@ -133,7 +133,7 @@ def test_a_trial_finds_its_results_from_anywhere(
     assert read_trial(made).checkpoint == tmp_path / "mine" / checkpoint
     monkeypatch.chdir("/")
     assert read_trial(whole).checkpoint == tmp_path / "mine" / checkpoint
-    shutil.copytree(whole, tmp_path / "copy")  # out of every tree: where the config says
+    shutil.copytree(whole, tmp_path / "copy")  # outside every tree: the config's path holds
     assert read_trial(tmp_path / "copy").checkpoint == Path("mine") / checkpoint
 
 

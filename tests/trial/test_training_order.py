@@ -1,4 +1,4 @@
-"""In which order training sees its samples: the seed says it, and nothing else."""
+"""The order in which training sees its samples depends on the seed alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bench.config import NUM_SEEDS, GpuConfig
 from bench.plugins.hooks import DEFAULT_HOOKS
-from bench.tasks.parts.preloaded import in_batches
+from bench.tasks.parts.preloaded import iterate_batches
 from bench.trial.train import fit
 from bench.types import Batch, Output, Recipe
 
@@ -21,7 +21,7 @@ RECIPE = Recipe(steps=8, batch_size=4, lr=0.1)  # of 12 samples: two passes and 
 
 @dataclass
 class Numbered:
-    """Samples 0 to 11; keeps with which seed each pass was asked for."""
+    """Samples 0 to 11; records the seed of each pass."""
 
     seeds: list[int | None] = field(default_factory=list)
 
@@ -32,14 +32,15 @@ class Numbered:
         assert split == "train"
         self.seeds.append(seed)
         numbers = torch.arange(12)
-        return in_batches(Batch(numbers[:, None].float(), numbers), size, seed=seed, whole=True)
+        whole = Batch(numbers[:, None].float(), numbers)
+        return iterate_batches(whole, size, seed=seed, whole=True)
 
     def criterion(self, output: Output, batch: Batch) -> Tensor:
         return output.logits.square().mean()
 
 
 class Scale(nn.Module):
-    """Keeps which samples it was trained on; `draws` random numbers per pass."""
+    """Records the samples that it is trained on; draws `draws` random numbers per pass."""
 
     def __init__(self, draws: int = 0) -> None:
         super().__init__()
@@ -52,34 +53,34 @@ class Scale(nn.Module):
         return Output(batch.inputs * self.weight)
 
 
-def trained(seed: int, draws: int = 0, task: Any = None) -> list[list[int]]:
-    """The samples of every step."""
+def train(seed: int, draws: int = 0, task: Any = None) -> list[list[int]]:
+    """Train a `Scale`; returns the samples of every step."""
     model = Scale(draws)
     fit(model, DEFAULT_HOOKS, task or Numbered(), RECIPE, seed=seed, gpu=GpuConfig())
     return model.seen
 
 
-def test_every_pass_shows_all_samples_in_an_order_of_its_own() -> None:
+def test_every_pass_has_all_samples_in_an_order_of_its_own() -> None:
     """Three steps are a pass; the second is shuffled anew."""
-    steps = trained(seed=0)
+    steps = train(seed=0)
     assert len(steps) == 8
     passes = [list(chain(*steps[start : start + 3])) for start in (0, 3)]
     assert [sorted(each) for each in passes] == [list(range(12))] * 2
     assert passes[0] != passes[1]
 
 
-def test_the_order_is_the_seeds_and_equal_for_all_methods() -> None:
-    """Whatever a model draws for itself, and whatever was drawn before it, changes nothing."""
-    wanted = trained(seed=3)
+def test_the_order_depends_on_the_seed_and_is_equal_for_all_methods() -> None:
+    """Random numbers that a model draws, or that were drawn before it, change nothing."""
+    wanted = train(seed=3)
     torch.manual_seed(99)
-    assert trained(seed=3, draws=5) == wanted
-    assert trained(seed=4) != wanted
+    assert train(seed=3, draws=5) == wanted
+    assert train(seed=4) != wanted
 
 
 def test_seeds_never_share_an_order() -> None:
     """No pass of one seed is any pass of another; the largest seed's next neighbour is 0."""
     tasks = {seed: Numbered() for seed in (0, 1, NUM_SEEDS - 1)}
     for seed, task in tasks.items():
-        trained(seed, task=task)
+        train(seed, task=task)
         assert len(task.seeds) == 3
     assert len({each for task in tasks.values() for each in task.seeds}) == 9

@@ -25,7 +25,8 @@ from bench.meters.conditions import pinned_threads
 from bench.meters.flops.counter import count_samples
 from bench.meters.memory.tensors import measure_inference_memory
 from bench.routing import Cost, Decision, Observation
-from bench.trial.prepare import prepare, read_trial
+from bench.trial.prepare import prepare
+from bench.trial.trial import read_trial
 from bench.types import Batch, Output, Unsupported
 
 Arrays = dict[str, np.ndarray]

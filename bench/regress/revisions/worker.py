@@ -44,7 +44,8 @@ from bench.meters.time.canary import canary
 from bench.meters.time.stopwatch import stopwatch_for
 from bench.meters.time.warmup import warm_up
 from bench.records import catalogue, environment
-from bench.trial.prepare import prepare, read_trial
+from bench.trial.prepare import prepare
+from bench.trial.trial import read_trial
 from bench.types import Unsupported
 
 # Not imported from the comparison's side: each revision's worker states its own protocol.
