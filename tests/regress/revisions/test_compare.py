@@ -43,7 +43,7 @@ def test_a_slower_revision_is_regressed_and_confirmed(compared) -> None:
 
 
 def test_more_work_is_named_as_the_cause(compared) -> None:
-    """Where executed FLOPs changed as well, the cause says by how much."""
+    """Where executed FLOPs changed as well, the cause states by how much."""
     verdict = compared(pass_s=0.108, flops=1100)
     assert "infer/flops_per_sample: 1,000 -> 1,100" in verdict.rows[0].cause
 
