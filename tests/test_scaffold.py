@@ -1,4 +1,4 @@
-"""`condbench new`: what it writes is small, works as it is, and is found once installed."""
+"""`condbench new`: the package is small, works unedited, and is found once installed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bench.scaffold import BadName, write
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """A new method as written."""
+    """A new method, unedited."""
     return write("my_gate", tmp_path)
 
 
@@ -34,7 +34,7 @@ def test_the_package_is_one_method_one_test_one_entry_point(package: Path) -> No
 
 
 def test_its_classes_have_at_most_40_lines(package: Path) -> None:
-    """What one has to read before editing is short."""
+    """The code to read before editing is short."""
     tree = ast.parse((package / "my_gate.py").read_text())
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
     lines = sum((node.end_lineno or 0) - node.lineno + 1 for node in classes)
@@ -54,7 +54,7 @@ def test_its_own_test_passes(package: Path) -> None:
 
 
 def test_it_keeps_every_contract(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`condbench check` has nothing against the method as written."""
+    """The unedited method passes `condbench check`."""
     monkeypatch.syspath_prepend(str(package))
     verdict = check(Plugin("method", "my_gate", "my_gate:MyGate", "my-gate", "0.1.0"))
     sys.modules.pop("my_gate")
@@ -90,7 +90,7 @@ def test_three_commands_from_nothing_to_a_record(tmp_path: Path) -> None:
 
 
 def test_it_keeps_the_style_of_the_house(package: Path) -> None:
-    """The linter that guards this repository has nothing to say."""
+    """The template passes the linter of this repository."""
     rules = str(Path(__file__).parents[1] / "pyproject.toml")
     ours = "TID253,I"  # which rooms may import torch, and which packages are this repository's
     command = ["ruff", "check", "--no-cache", "--config", rules, "--ignore", ours, "."]
@@ -116,22 +116,22 @@ def test_once_installed_it_is_a_choice(package: Path, tmp_path: Path) -> None:
     assert done.stdout.startswith("Skips feed-forward layers for easy tokens;")
 
 
-def test_new_installs_what_it_wrote(
+def test_new_installs_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The verb writes into --into, installs that folder and says what to do next."""
+    """The verb writes into --into, installs that folder and prints the next commands."""
     installed: list[Path] = []
     monkeypatch.setattr(scaffold, "install", lambda place: installed.append(place) or "")
     assert cli.main(["new", "my_gate", "--into", str(tmp_path)]) == 0
     assert installed == [tmp_path / "my_gate"]
-    said = capsys.readouterr().out
-    assert "condbench check my_gate\n  condbench run method=my_gate task=digits" in said
+    printed = capsys.readouterr().out
+    assert "condbench check my_gate\n  condbench run method=my_gate task=digits" in printed
 
 
 def test_a_failed_installation_is_exit_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What pip said is shown, and what was written stays."""
+    """pip's error is printed, and the written package stays."""
     monkeypatch.setattr(scaffold, "install", lambda place: "no setuptools here")
     assert cli.main(["new", "my_gate", "--into", str(tmp_path)]) == 1
     assert "not installed: no setuptools here" in capsys.readouterr().err
@@ -149,8 +149,8 @@ def test_a_failed_installation_is_exit_1(
         ("torch", "would shadow an installed package"),
     ],
 )
-def test_names_that_cannot_be_are_refused(tmp_path: Path, name: str, why: str) -> None:
-    """A name that is no module's, taken, or hides a package is refused; nothing is written."""
+def test_invalid_names_are_rejected(tmp_path: Path, name: str, why: str) -> None:
+    """A name that is invalid, taken, or shadows a package is rejected; nothing is written."""
     with pytest.raises(BadName, match=why):
         write(name, tmp_path)
     assert list(tmp_path.iterdir()) == []

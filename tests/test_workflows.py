@@ -23,6 +23,7 @@ def read(path: Path) -> dict[str, Any]:
     # YAML 1.1 reads the key `on` as true.
     return {"on" if key is True else key: value for key, value in found.items()}
 
+
 def jobs(path: Path) -> Iterator[dict[str, Any]]:
     yield from read(path)["jobs"].values()
 

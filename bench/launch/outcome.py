@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one trial ended: `ok`, `skipped` or `failed` as its record says, else `interrupted`."""
+    """How one trial ended: `ok`, `skipped` or `failed` as in its record, or `interrupted`."""
 
     folder: Path
     status: str

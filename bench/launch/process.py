@@ -129,7 +129,7 @@ class TrialProcess:
         self.process.close()
         self.messages.close()
         return failures.ProcessExit(
-            # Never None after join(), which the type does not say.
+            # Never None after join(); the type is for processes that still run.
             exit_code=-signal.SIGKILL if exit_code is None else exit_code,
             phase=phase,
             after_s=time.monotonic() - self.started_s,

@@ -85,7 +85,7 @@ class Keywords(Preloaded):
         return accuracy(model, batches, num_classes=len(KEYWORDS), references=_references())
 
     def unseen(self) -> Batch:
-        """Words that are none of the ten, said clearly by ten speakers whom no split has."""
+        """Words other than the ten, undisturbed, by ten speakers of no split."""
         return _spectrograms(unseen_words())
 
 

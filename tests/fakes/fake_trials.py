@@ -1,4 +1,4 @@
-"""Trials without models, for tests of the launcher: each folder's config says how it behaves."""
+"""Trials without models, for tests of the launcher; the config of each sets its behaviour."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Any
 from bench.records.record import Labels, Record, write_record
 
 ENTRY = "tests.fakes.fake_trials:run"
-PRELOAD = ("tests.fakes.fake_trials", "bench.launch.child")  # no torch: these trials start at once
-PATIENCE_S = 120.0  # longer than anything waits on a busy machine
+PRELOAD = ("tests.fakes.fake_trials", "bench.launch.child")  # no torch, for a fast start
+PATIENCE_S = 120.0  # longer than any wait on a busy machine
 SECRET = "correct horse battery"
 num_runs = 0  # in this process
 
@@ -24,7 +24,7 @@ num_runs = 0  # in this process
 def make_trial(
     root: Path, number: int, behaviour: str = "ok", *, timeout_s: float = 300.0, **gpu: str
 ) -> Path:
-    """A trial folder as the plan makes it, whose trial will show `behaviour`."""
+    """A trial folder as the plan writes it, whose trial will show `behaviour`."""
     folder = root / "digits/transformer" / f"method,do={behaviour}" / f"seed{number}-{number:08x}"
     folder.mkdir(parents=True)
     labels = Labels(
@@ -79,14 +79,14 @@ def write(folder: Path, status: str, **content: Any) -> None:
 
 
 def wait_for(condition: Callable[[], Any]) -> Any:
-    """What `condition` returns as soon as that is true; fails loudly if it never is."""
+    """Wait until `condition` returns a true value and return it. Raises TimeoutError."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         found = condition()
         if found:
             return found
         time.sleep(0.01)
-    raise TimeoutError("waited in vain")
+    raise TimeoutError("the condition never became true")
 
 
 def _raise(folder: Path) -> None:
@@ -121,7 +121,7 @@ def _ignore_sigterm(folder: Path) -> None:
 
 
 def _report_sigterm(folder: Path) -> None:
-    """As a training framework does that turns the signal into an exception."""
+    """Behave like a framework that turns the signal into an exception."""
 
     def fail(number: int, frame: object) -> None:
         write(folder, "failed", reason="received SIGTERM")
@@ -133,7 +133,7 @@ def _report_sigterm(folder: Path) -> None:
 
 
 def _wrap_sigterm(folder: Path) -> None:
-    """As Lightning does, which calls the handler that it finds after its own."""
+    """Behave like Lightning, which calls the previous handler after its own."""
     found = signal.getsignal(signal.SIGTERM)
     assert callable(found)
     signal.signal(signal.SIGTERM, lambda number, frame: found(number, frame))

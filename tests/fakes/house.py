@@ -1,4 +1,4 @@
-"""Methods, backbones and tasks as the planner sees them: settings without any model.
+"""Plugins for tests of the planner: settings without any model.
 
 The `house` fixture copies this file into a distribution of its own.
 """
@@ -11,7 +11,7 @@ from enum import StrEnum
 
 @dataclass
 class Dense:
-    """The backbone as it is."""
+    """The unchanged backbone."""
 
     def build(self, spec, backbone):
         raise NotImplementedError
@@ -41,7 +41,7 @@ class MoE:
 
 
 class Order(StrEnum):
-    """Who goes first."""
+    """The order of two things."""
 
     TOKENS = "tokens first"
     EXPERTS = "experts first"
@@ -62,7 +62,7 @@ class Ordered:
 
 @dataclass
 class Control:
-    """Another method, with something of it taken away."""
+    """A control: another method with one part removed."""
 
     of: str = "moe"
 

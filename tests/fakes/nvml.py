@@ -1,4 +1,4 @@
-"""A simulated GPU board behind NVML's functions, with a clock that only moves when told to.
+"""A simulated GPU board behind NVML's functions, with a clock that advances only in sleep().
 
 gpu = FakeGpu(idle_w=75, active_w=500, update_s=0.1)
 rig = gpu.rig()                       what an EnergyMeter stands on
@@ -25,7 +25,7 @@ from bench.meters.energy.rig import Rig
 
 
 class FakeClock:
-    """Monotonic seconds that pass when `sleep` is called; whoever polls is woken on the way."""
+    """Monotonic seconds that pass in `sleep`; due callbacks run on the way."""
 
     def __init__(self) -> None:
         self.now = 1000.0

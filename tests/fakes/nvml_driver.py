@@ -75,17 +75,17 @@ def readings(driver: Driver) -> dict[str, Any]:
     with EnergyMeter(uuid(1)) as meter:
         known = meter.calibrate(1.0, driver.work(1))
         found["period_s"], found["idle_w"] = known.update_period_s, known.idle_w
-        found["idle"] = told(meter.measure(lambda: time.sleep(0.01), 0.9))
+        found["idle"] = as_dict(meter.measure(lambda: time.sleep(0.01), 0.9))
         driver.power(1, ACTIVE_W)  # the whole time: the true energy is power x duration
-        found["loaded"] = told(meter.measure(lambda: time.sleep(0.01), 0.9))
+        found["loaded"] = as_dict(meter.measure(lambda: time.sleep(0.01), 0.9))
         driver.power(0, ACTIVE_W)
         driver.power(1, IDLE_W)
-        found["other"] = told(meter.measure(lambda: time.sleep(0.01), 0.9))
+        found["other"] = as_dict(meter.measure(lambda: time.sleep(0.01), 0.9))
     driver.power(0, IDLE_W)
     return found
 
 
-def told(reading: Any) -> dict[str, Any]:
+def as_dict(reading: Any) -> dict[str, Any]:
     return {
         "gross_j": reading.gross_j,
         "window_s": reading.window_s,
@@ -108,13 +108,13 @@ def part_time(driver: Driver) -> dict[str, Any]:
 
     with EnergyMeter(uuid(0)) as meter:
         meter.calibrate(0.2, half_busy)
-        found = told(meter.measure(half_busy, 0.9))
+        found = as_dict(meter.measure(half_busy, 0.9))
     driver.set(0, part_s=0)
     return found
 
 
 def refusals(driver: Driver) -> dict[str, Any]:
-    """What every misbehaviour of a board is called; the board is whole again after each."""
+    """The refusal for every fault of a board; the board is reset after each."""
     lost, unsupported = pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_NOT_SUPPORTED
     at_once: dict[str, tuple[dict, dict]] = {
         "stuck": ({"stuck": 1}, {}),
@@ -135,25 +135,25 @@ def refusals(driver: Driver) -> dict[str, Any]:
     found = {}
     driver.set(0, update_s=0.01)
     for name, (values, codes) in at_once.items():
-        found[name] = refusal(driver, lambda v=values, c=codes: trouble(driver, v, c), None)
+        found[name] = refusal(driver, lambda v=values, c=codes: inject_fault(driver, v, c), None)
     for name, (values, codes) in later.items():
-        found[name] = refusal(driver, None, lambda v=values, c=codes: trouble(driver, v, c))
+        found[name] = refusal(driver, None, lambda v=values, c=codes: inject_fault(driver, v, c))
     driver.set(0, module=1)
     with EnergyMeter(uuid(0)) as meter:
         meter._calibration = KNOWN
-        found["module scope"] = told(meter.measure(driver.work(0), 0.4))
+        found["module scope"] = as_dict(meter.measure(driver.work(0), 0.4))
     driver.set(0, module=0, update_s=0.04)
     found["too short"] = refusal(driver, None, None)
     return found
 
 
-def trouble(driver: Driver, values: dict, codes: dict) -> None:
+def inject_fault(driver: Driver, values: dict, codes: dict) -> None:
     driver.set(0, **values)
     driver.fail(0, **codes)
 
 
 def refusal(driver: Driver, before: Callable | None, during: Callable | None) -> dict[str, Any]:
-    """The refusal of a window of 0.4 s with trouble before the meter is opened, or half way."""
+    """The refusal of a window of 0.4 s with a fault before the meter opens, or half-way."""
     work, num_passes = driver.work(0), 0
 
     def step() -> None:
@@ -162,17 +162,17 @@ def refusal(driver: Driver, before: Callable | None, during: Callable | None) ->
         work()
         if during and num_passes == 3:
             during()
-            time.sleep(0.4)  # however busy the host is, the window goes on after the trouble
+            time.sleep(0.4)  # even on a busy host the window continues after the fault
 
     try:
         if before:
             before()
         with EnergyMeter(uuid(0)) as meter:
             if during:
-                meter._calibration = KNOWN  # a host too busy to calibrate changes no name
+                meter._calibration = KNOWN  # a busy host may not calibrate; the refusal is the same
             else:
                 meter.calibrate(0.2, work)
-            return told(meter.measure(step, 0.4))
+            return as_dict(meter.measure(step, 0.4))
     except EnergyRefused as refused:
         return {"name": type(refused).__name__, "reason": refused.reason}
     finally:
@@ -181,7 +181,7 @@ def refusal(driver: Driver, before: Callable | None, during: Callable | None) ->
 
 
 def devices(driver: Driver) -> dict[str, Any]:
-    """Which board torch's devices are, by what CUDA_VISIBLE_DEVICES says."""
+    """The board of each torch device, for several CUDA_VISIBLE_DEVICES."""
     found = {"": boards_of_torch()}
     for names in ("2,0", f"GPU-a0000001,{uuid(0)}", "1"):
         os.environ["CUDA_VISIBLE_DEVICES"] = names
@@ -219,7 +219,7 @@ def boards_of_torch() -> list[dict[str, str]]:
 
 
 def doctor(driver: Driver) -> dict[str, str]:
-    """What the doctor says about boards of which one has MIG, one a foreign process."""
+    """The doctor's findings for boards of which one has MIG, one a foreign process."""
     del os.environ["CUDA_VISIBLE_DEVICES"]
     driver.set(1, mig=1)
     driver.set(2, module=1)

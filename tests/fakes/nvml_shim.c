@@ -3,7 +3,7 @@
  *
  *   cc -shared -fPIC -o libnvidia-ml.so.1 nvml_shim.c      then LD_LIBRARY_PATH=its folder
  *
- * The test speaks to it through the same loaded library:
+ * A test controls it through the same loaded library:
  *   fake_power(board, watts)            from now on
  *   fake_set(board, name, value)        see struct board; "utilisation", "mig", "update_s", ...
  *   fake_begun_s()                      CLOCK_MONOTONIC when the counters began their periods
@@ -85,7 +85,7 @@ static double joules(board_t *b, double time_s) {
     return b->changes[k].before_j + b->changes[k].watts * (past_s > 0 ? past_s : 0);
 }
 
-/* What a sensor sees that looks only at the first part_s of each period, up to time_s. */
+/* Energy by a sensor that samples only the first part_s of each period, up to time_s. */
 static double seen(board_t *b, double time_s) {
     double total = 0;
     for (double t = begun_s; t + b->update_s <= time_s + 1e-9; t += b->update_s)

@@ -2,7 +2,7 @@
 
     LD_LIBRARY_PATH=FOLDER WATTS=500 python -m tests.fakes.nvml_worker
 
-Protocol, meter and nvidia-ml-py are the real ones; only what is worked on and the library are ours.
+Protocol, meter and nvidia-ml-py are real; only the workload and the NVML library are simulated.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from tests.fakes.nvml import FakeGpu
 
 
 class ReplayedGpu(FakeGpu):
-    """Shows what the trace saw last, from the moment on when the meter began."""
+    """Returns the latest sample of the trace, from the start of the recorded window on."""
 
     def __init__(self, trace: Trace) -> None:
         super().__init__(latency_s=0.0005)

@@ -1,6 +1,6 @@
-"""A third party's package in one file: a task, a backbone and a method that really skips.
+"""A third-party package in one file: a task, a backbone and a method that truly skips.
 
-Nothing of the harness but its words: torch, bench.types and bench.routing.
+It imports torch, bench.types and bench.routing only.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class GatedLayer(nn.Module):
 
 @dataclass
 class Picky:
-    """A method that cannot do what it is asked."""
+    """A method that supports no task."""
 
     def build(self, spec, backbone):
         raise Unsupported("needs tokens")
@@ -118,7 +118,7 @@ class Picky:
 
 @dataclass
 class Raising:
-    """A method with a mistake in it."""
+    """A method with a bug."""
 
     def build(self, spec, backbone):
         raise RuntimeError("a mistake of its own")

@@ -172,7 +172,7 @@ def test_phases_are_timed(night) -> None:
 
 
 def test_record_of_a_trial_that_dies_later_stands(tmp_path) -> None:
-    """A trial that is killed after its record was written counts as its record says."""
+    """A trial that is killed after its record was written counts by the status of its record."""
     folder = make_trial(tmp_path, 0, "finish_then_die")
     assert launch([folder], tmp_path).count("ok") == 1
     assert read_record(folder / RECORD_NAME).status == "ok"

@@ -95,8 +95,8 @@ def test_a_digits_place_depends_on_what_follows() -> None:
     assert numbers._word_by_word(42)  # quarante, deux: 四 十, 二
 
 
-def test_greedy_decoding_follows_the_models_own_answers() -> None:
-    """From prefixes that say something else, decoding ends at 3 4 5 6 7 8 END, as one by one."""
+def test_greedy_decoding_follows_the_models_own_predictions() -> None:
+    """From other prefixes, decoding ends at 3 4 5 6 7 8 END, as symbol by symbol."""
     model = Counter()
     targets = torch.full((2, 10), 20)
     prefixes = torch.cat([torch.full((2, 1), BEGIN), targets[:, :-1]], dim=1)
@@ -105,23 +105,23 @@ def test_greedy_decoding_follows_the_models_own_answers() -> None:
     assert model.num_calls <= 10 + 1  # one to see whether it looks ahead
 
 
-def test_what_is_right_at_once_is_decoded_in_one_pass() -> None:
-    """A model that is right from the true prefixes is asked once, and once for peeking."""
+def test_a_correct_model_is_decoded_in_one_pass() -> None:
+    """A model that is right from the true prefixes is called once, and once for the look-ahead."""
     batch = Numbers().samples()["test"].select(torch.arange(8))
     calls = []
 
-    def model(asked: Batch) -> Output:
-        calls.append(asked)
-        return Oracle()(asked)
+    def model(batch: Batch) -> Output:
+        calls.append(batch)
+        return Oracle()(batch)
 
     assert sentences(greedy(model, batch)) == sentences(batch.targets)
     assert len(calls) == 1 + 1
 
 
-def test_a_decoder_that_looks_ahead_is_told_nothing() -> None:
-    """Its answers are its own next inputs: from the true ones it would be right about everything.
+def test_a_decoder_that_looks_ahead_starts_from_padding() -> None:
+    """Its predictions are its next inputs: from the targets it would be right everywhere.
 
-    Told nothing, it copies padding and is right about nothing.
+    From padding it copies padding and is right nowhere.
     """
     task = Numbers()
 

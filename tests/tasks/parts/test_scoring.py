@@ -57,7 +57,7 @@ def test_majority_predicts_the_most_frequent_training_class() -> None:
 
 @pytest.mark.parametrize("num_at_once", [1, 2, 256])
 def test_nearest_neighbour_takes_the_class_of_the_closest_input(num_at_once: int) -> None:
-    """On a line with known points 0, 1 and 5 (classes 0, 1, 2), however many are asked at once."""
+    """On a line with known points 0, 1 and 5 (classes 0, 1, 2), whatever the size of a chunk."""
 
     def column(*values: float) -> Tensor:
         return torch.tensor(values)[:, None]

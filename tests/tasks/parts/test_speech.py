@@ -11,12 +11,12 @@ from bench.tasks.parts.speech import FRAME, NUM_FRAMES, RATE, Speaker
 SPEAKER = Speaker(pitch_hz=125.0, tract=1.0, pace=1.0)
 
 
-def said(*phones: str, speaker: Speaker = SPEAKER) -> np.ndarray:
+def synthesise(*phones: str, speaker: Speaker = SPEAKER) -> np.ndarray:
     return speech.speak(list(phones), speaker, np.random.default_rng(0)).astype(float)
 
 
 def loudest_hz(wave: np.ndarray, low: float, high: float) -> float:
-    """Where a wave is loudest between two frequencies, smoothed over 150 Hz."""
+    """The frequency at which a wave is loudest in a band, smoothed over 150 Hz."""
     spectrum = np.abs(np.fft.rfft(wave))
     width = round(150 * len(wave) / RATE)
     smooth = np.convolve(spectrum, np.ones(width), "same")
@@ -30,15 +30,15 @@ def test_a_word_has_a_fixed_length_and_lies_in_the_middle() -> None:
     wave = speech.speak(["aa", "n"], SPEAKER, np.random.default_rng(0))
     assert wave.dtype == np.int16
     assert wave.shape == (NUM_FRAMES * FRAME,)
-    heard = np.flatnonzero(wave)
-    assert heard[0] + heard[-1] == pytest.approx(len(wave), abs=4 * FRAME)
+    audible = np.flatnonzero(wave)
+    assert audible[0] + audible[-1] == pytest.approx(len(wave), abs=4 * FRAME)
     assert np.abs(wave.astype(int)).max() < 32_767
 
 
 @pytest.mark.parametrize(("vowel", "first_hz", "second_hz"), [("iy", 270, 2290), ("aa", 730, 1090)])
 def test_vowels_have_their_formants(vowel: str, first_hz: float, second_hz: float) -> None:
     """The first two peaks of a vowel's spectrum lie at its formants (Peterson and Barney 1952)."""
-    wave = said(vowel)
+    wave = synthesise(vowel)
     between = (first_hz + second_hz) / 2
     assert loudest_hz(wave, 150, between) == pytest.approx(first_hz, abs=130)
     assert loudest_hz(wave, between, 3000) == pytest.approx(second_hz, abs=200)
@@ -47,7 +47,7 @@ def test_vowels_have_their_formants(vowel: str, first_hz: float, second_hz: floa
 def test_a_shorter_vocal_tract_raises_the_formants() -> None:
     """A factor of 1.2 on the tract raises the second formant of iy from 2290 to about 2750 Hz."""
     child = Speaker(pitch_hz=125.0, tract=1.2, pace=1.0)
-    assert loudest_hz(said("iy", speaker=child), 1500, 3200) == pytest.approx(2748, abs=250)
+    assert loudest_hz(synthesise("iy", speaker=child), 1500, 3200) == pytest.approx(2748, abs=250)
 
 
 def test_hiss_is_high_and_voice_is_low() -> None:
@@ -57,14 +57,14 @@ def test_hiss_is_high_and_voice_is_low() -> None:
         power = np.abs(np.fft.rfft(wave)) ** 2
         return float(power[len(power) // 2 :].sum() / power.sum())
 
-    assert share_above_2khz(said("s")) > 0.6
-    assert share_above_2khz(said("uw")) < 0.1
+    assert share_above_2khz(synthesise("s")) > 0.6
+    assert share_above_2khz(synthesise("uw")) < 0.1
 
 
 def test_a_slower_speaker_takes_longer() -> None:
     """Half the pace again: the word is about half as long again (smoothing adds a few frames)."""
     slow = Speaker(pitch_hz=125.0, tract=1.0, pace=1.5)
-    lengths = [np.count_nonzero(said("aa", "n", speaker=s)) / FRAME for s in (SPEAKER, slow)]
+    lengths = [np.count_nonzero(synthesise("aa", "n", speaker=s)) / FRAME for s in (SPEAKER, slow)]
     assert lengths[1] - lengths[0] == pytest.approx(20, abs=2)  # 200 ms are 40 frames, 300 ms 60
 
 
