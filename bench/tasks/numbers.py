@@ -10,7 +10,7 @@ parallel text ships with Python.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from typing import ClassVar
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.tasks.parts.decoding import BEGIN, END, PADDING, greedy
 from bench.tasks.parts.preloaded import Preloaded
 from bench.tasks.parts.scoring import IGNORED, cross_entropy
 from bench.types import Batch, Extras, Model, Output, Quality, Recipe, Split, TaskSpec
@@ -27,7 +28,6 @@ SOURCE, TARGET = "fr", "ja"
 MAX_DIGITS = 12
 NUM_SAMPLES: dict[Split, int] = {"train": 4_000, "calibration": 400, "test": 1_000}
 SEED = 11  # of the numbers and the split
-PADDING, BEGIN, END = 0, 1, 2  # the same symbols in both languages
 SPECIAL = ("<padding>", "<begin>", "<end>")
 
 
@@ -89,53 +89,6 @@ class Numbers(Preloaded):
             hypotheses += sentences(greedy(model, batch))
             references += sentences(batch.targets)
         return _quality(hypotheses, references)
-
-
-@torch.no_grad()
-def greedy(model: Model, batch: Batch) -> Tensor:
-    """Greedy decoding of a causal decoder: the likeliest next symbols, [B, T].
-
-    Every pass predicts all positions at once and feeds the predictions back until nothing changes.
-    After k passes the first k symbols are those of decoding one by one (Song et al. 2021, Jacobi
-    iteration), whatever the initial guess was. The initial guess is the target, so that a correct
-    model needs one pass; a model that looks ahead starts from padding instead.
-    """
-    assert batch.decoder_inputs is not None
-    given = batch.decoder_inputs
-    predicted = _predict(model, batch, given)
-    if _looks_ahead(model, batch, predicted):
-        # Such a model could copy the target; from padding it has nothing to copy.
-        given = torch.full_like(given, PADDING).index_fill(1, given.new_tensor([0]), BEGIN)
-        predicted = _predict(model, batch, given)
-    for _ in range(given.shape[1] - 1):  # each pass fixes at least one more symbol
-        ended = (predicted == END).cumsum(1) > 0
-        shifted = predicted.masked_fill(ended, PADDING).roll(1, dims=1)
-        shifted[:, 0] = BEGIN
-        if torch.equal(shifted, given):
-            break
-        given = shifted
-        predicted = _predict(model, batch, given)
-    return predicted
-
-
-def _predict(model: Model, batch: Batch, given: Tensor) -> Tensor:
-    """The likeliest symbol at every position for the decoder inputs `given`, [B, T]."""
-    return model(replace(batch, decoder_inputs=given)).logits.argmax(-1)
-
-
-def _looks_ahead(model: Model, batch: Batch, predicted: Tensor) -> bool:
-    """Whether predictions change with decoder inputs at later positions.
-
-    The later inputs are masked from a different position on in each row. A model that copies them
-    would score perfectly from the targets.
-    """
-    given = batch.decoder_inputs
-    assert given is not None
-    position = torch.arange(given.shape[1], device=given.device)  # [T]
-    end = 1 + torch.arange(len(given), device=given.device) % (given.shape[1] - 1)  # [B]
-    is_before = position < end[:, None]  # [B, T]
-    alone = _predict(model, batch, given.where(is_before, PADDING))
-    return not torch.equal(predicted[is_before], alone[is_before])
 
 
 def sentences(symbols: Tensor) -> list[str]:

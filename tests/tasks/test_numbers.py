@@ -8,7 +8,8 @@ import torch
 from num2words import num2words
 
 from bench.tasks import numbers
-from bench.tasks.numbers import BEGIN, END, PADDING, Numbers, greedy, sentences
+from bench.tasks.numbers import Numbers, sentences
+from bench.tasks.parts.decoding import BEGIN, END, PADDING, greedy
 from bench.types import Batch, Output, Task
 
 
