@@ -20,9 +20,15 @@ from methods.trunk.feedforward import ACTIVATIONS, GATED, FeedForward, GatedFeed
 from methods.trunk.head import Head, mean_token
 from methods.trunk.positions import KINDS
 from methods.trunk.stem import STRIDES
-from methods.trunk.transformer_parts import MakeAttention, MakeBlock, MakeFeed, Parts
+from methods.trunk.transformer_parts import (
+    MakeAttention,
+    MakeBlock,
+    MakeFeed,
+    TransformerParts,
+)
 from methods.trunk.trunk import Trunk
 
+# Layers that methods replace or extend: importable beside the family that is made of them.
 __all__ = [
     "Block",
     "FeedForward",
@@ -42,9 +48,9 @@ class Transformer:
     each, in an encoder-decoder. `hidden_multiple` is H / D, `image_stride` how many pixels (or mel
     bands and frames) share a token along each axis: the patch size of `stem=patch`.
 
-    `pool=class`: a learned token answers for an image. `norm_first=false`: norms after the sums, no
-    final one. `num_kv_heads`: heads of keys and values, null for as many as queries have.
-    `bias=false`: none in linear layers, norms and head. `tied_embeddings`: the output layer's
+    `pool=class`: the head reads a learned class token of an image. `norm_first=false`: norms after
+    the sums, no final one. `num_kv_heads`: heads of keys and values, null for as many as queries
+    have. `bias=false`: none in linear layers, norms and head. `tied_embeddings`: the output layer's
     matrix is the embedding's, with `all` also that of an encoder's input. `rope_theta`: base of the
     rotary positions' angles.
     """
@@ -71,6 +77,7 @@ class Transformer:
     def __post_init__(self) -> None:
         """Raises ValueError for settings that make no network."""
         check_fields(self)
+        # Conditions on several fields; ranges of single fields are in their annotations.
         if self.dim % self.num_heads:
             raise ValueError(f"dim={self.dim} is not divisible by num_heads={self.num_heads}")
         if self.num_heads % (self.num_kv_heads or self.num_heads):
@@ -102,36 +109,38 @@ class Transformer:
         `make()` builds the dense block, replace the dense parts. An encoder-decoder counts the
         encoder's blocks first; the trunk's `blocks` are the decoder's.
         """
-        parts = Parts(self, spec, ffn, attention, block)
-        stem = parts.stem()
+        parts = TransformerParts(self, spec, ffn, attention, block)
+        stem = parts.make_stem()  # first: it numbers the encoder's blocks
+        # Both predict every position from earlier ones; other tasks have one label per sample.
         causal = spec.causal or spec.kind == "seq2seq"
-        blocks = parts.blocks(self.depth, causal=causal, cross=spec.kind == "seq2seq")
+        blocks = parts.make_blocks(self.depth, causal=causal, cross=spec.kind == "seq2seq")
         parts.initialise(blocks)
-        class_token = self._class_token(spec)
+        class_token = self._has_class_token(spec)
+        # A factory, not a module: exit heads are made from it as well.
         make_head = partial(
             Head,
             self.dim,
             spec.num_outputs,
             pool=not causal,
             class_token=class_token,
-            norm=self.make_norm() if self.norm_first else _no_norm,
+            norm=self.make_norm() if self.norm_first else _no_norm,  # post-norm ends in a norm
             bias=self.bias,
-            tied=parts.tied(stem),
+            tied=parts.tied_embedding(stem),
         )
         return Trunk(spec, self.dim, stem, blocks, make_head, class_token=class_token)
 
     def make_norm(self) -> MakeNorm:
-        """D -> a norm of the kind, epsilon and bias that are set."""
-        if self.norm == "rms":
+        """A factory, D -> norm, of the kind, epsilon and bias that are set."""
+        if self.norm == "rms":  # has no bias
             return partial(nn.RMSNorm, eps=self.norm_eps)
         return partial(nn.LayerNorm, eps=self.norm_eps, bias=self.bias)
 
     def num_tokens(self, spec: TaskSpec) -> int:
-        """Tokens that a sample of `spec` becomes (the longest; of a pair, the decoder's)."""
+        """Tokens of the longest sample of `spec`; of a pair, the decoder's."""
         if spec.kind in ("image", "audio"):
             height, width = spec.input_shape[-2:]
             tokens = math.ceil(height / self.image_stride) * math.ceil(width / self.image_stride)
-            return tokens + self._class_token(spec)
+            return tokens + self._has_class_token(spec)
         if spec.kind == "seq2seq" and spec.target_length is not None:
             return spec.target_length
         return spec.input_shape[0]
@@ -142,6 +151,7 @@ class Transformer:
         A token's projections take 4 D^2 + 4 D K with K the width of keys and values (8 D^2 where
         K = D), its attention 4 T D, its feed-forward layer 4 D H (6 D H with a gate).
         """
+        # By formula, not by counting: `shrunk_dense` calls it for many candidate sizes.
         dim, num_tokens = self.dim, self.num_tokens(spec)
         kv_dim = dim // self.num_heads * (self.num_kv_heads or self.num_heads)
         feed = (6 if self.activation == GATED else 4) * dim * self.hidden
@@ -149,11 +159,12 @@ class Transformer:
         total = num_tokens * (token + 4 * num_tokens * dim)
         if spec.kind == "seq2seq":
             source = spec.input_shape[0]
-            total += source * (token + 4 * source * dim)
+            total += source * (token + 4 * source * dim)  # the encoder's block
+            # Cross-attention: queries and output of targets, keys and values of sources.
             total += num_tokens * (4 * dim**2 + 4 * source * dim) + source * 4 * dim * kv_dim
         return total
 
-    def _class_token(self, spec: TaskSpec) -> bool:
+    def _has_class_token(self, spec: TaskSpec) -> bool:
         return self.pool == "class" and spec.kind in ("image", "audio")
 
 

@@ -1,4 +1,7 @@
-"""Multi-head attention, projections fused (Vaswani et al. 2017, Attention Is All You Need)."""
+"""Multi-head attention with one fused projection (Vaswani et al. 2017, Attention Is All You Need).
+
+Letters in shapes: B samples, T queries, S keys, D width, d = D / heads, N packed tokens.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.trunk.cache import Past
-from methods.trunk.feedforward import start
+from methods.trunk.feedforward import initialise_linear
 from methods.trunk.positions import Rotary
 from methods.trunk.selection import Selection
 
 
 @dataclass
 class AttentionView:
-    """What one attention pass shows to a method that asks for it, filled during the pass.
+    """Intermediate results of one attention pass, filled for the method that passes it in.
 
     `keys` [B, heads, S, d]. With `wants_scores`, `class_scores` [B, heads, S]: the weights with
-    which token 0 looks at all tokens, at the price of one more row of scores.
+    which token 0 attends to all tokens, at the cost of one more row of scores.
     """
 
     wants_scores: bool = False
@@ -30,12 +33,13 @@ class AttentionView:
 class Attention(nn.Module):
     """softmax(Q K^T / sqrt(D / heads)) V in several heads.
 
-    With `causal`, a token sees itself and earlier tokens only; a given mask replaces that rule.
-    `num_kv_heads` heads of keys and values serve all queries (grouped-query attention, Ainslie et
-    al. 2023; None: one each). `rotary` turns queries and keys by their positions.
+    With `causal`, a token attends to itself and earlier tokens only; a given mask replaces that
+    rule. `num_kv_heads` heads of keys and values serve all queries (grouped-query attention,
+    Ainslie et al. 2023; None: one each). `rotary` turns queries and keys by their positions.
+    Raises ValueError for numbers that do not divide.
     """
 
-    takes_selection = True
+    takes_selection = True  # `forward` accepts packed tokens
 
     def __init__(
         self,
@@ -56,14 +60,15 @@ class Attention(nn.Module):
         self.num_kv_heads = num_kv_heads or num_heads
         self.grouped = self.num_kv_heads < num_heads
         self.kv_dim = dim // num_heads * self.num_kv_heads
+        # One product instead of three: fewer kernel launches, and x is read once.
         self.qkv = nn.Linear(dim, dim + 2 * self.kv_dim, bias=bias)
         self.out = nn.Linear(dim, dim, bias=bias)
         self.rotary = rotary
 
     def initialise(self, residual_scale: float) -> None:
-        """GPT-2's start: N(0, 0.02), what is added to the residual stream scaled down, no bias."""
-        start(self.qkv)
-        start(self.out, residual_scale)
+        """GPT-2's initialisation, deviation 0.02; the output's times `residual_scale`. No bias."""
+        initialise_linear(self.qkv)
+        initialise_linear(self.out, residual_scale)
 
     def forward(
         self,
@@ -79,46 +84,48 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Mix `x` [B, T, D]; returns [B, T, D].
 
-        `context` [B, S, D]: where keys and values come from (default: x itself).
-        `mask`: broadcastable to [B, heads, T, S]; bool, true where a query may look, or an
+        `context` [B, S, D]: the source of keys and values (default: x itself).
+        `mask`: broadcastable to [B, heads, T, S]; bool, true where a query may attend, or an
         additive bias. None: everywhere, or causal. `positions` [B, T], `context_positions` [B, S]:
-        for rotary positions (None: 0, 1, ...). `past`: earlier tokens, of which a new token sees
-        all; it remembers the new ones and brings its own mask. `selection`: x is packed
+        for rotary positions (None: 0, 1, ...). `past`: earlier tokens, to all of which a new token
+        attends; it stores the new ones and supplies the mask. `selection`: x is packed
         [1, N, D] and padded to [B, T] for the products alone; the result is packed again.
-        `view`: filled with keys and, where it wants them, the class token's scores.
+        `view`: filled with keys and, with `wants_scores`, the class token's scores.
         """
         query, key, value = self._project(x, x if context is None else context, selection)
-        if self.rotary is not None:
+        if self.rotary is not None:  # before the cache: keys are stored turned
             query = self.rotary(query, positions)
             key = self.rotary(key, positions if context is None else context_positions)
         causal = self.causal and mask is None and context is None
         if past is not None:
             key, value, mask, causal = past.extend(key, value)
         if view is not None:
-            self._show(view, query, key, mask)
+            self._fill_view(view, query, key, mask)
+        # A flag instead of a mask where possible: kernels that skip the masked half need it.
         mixed = F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=self.grouped
-        )  # [B, heads, T, D / heads]
+        )  # [B, heads, T, d]
         mixed = mixed.transpose(1, 2).flatten(2)  # [B, T, D]
+        # Packed before the output projection, so that padding pays for attention alone.
         return self.out(mixed if selection is None else selection.pack(mixed))
 
-    def _show(self, view: AttentionView, query: Tensor, key: Tensor, mask: Tensor | None) -> None:
+    def _fill_view(
+        self, view: AttentionView, query: Tensor, key: Tensor, mask: Tensor | None
+    ) -> None:
         """Fill `view`; fused attention keeps no scores, so those of token 0 are computed again."""
         view.keys = key
         if not view.wants_scores:
             return
-        every = key.repeat_interleave(self.num_heads // self.num_kv_heads, 1)
-        scores = (
-            query[:, :, :1] @ every.transpose(2, 3) / query.shape[-1] ** 0.5
-        )  # [B, heads, 1, S]
+        keys = key.repeat_interleave(self.num_heads // self.num_kv_heads, 1)  # one per query head
+        scores = query[:, :, :1] @ keys.transpose(2, 3) / query.shape[-1] ** 0.5  # [B, heads, 1, S]
         if mask is not None:
-            first = mask[..., :1, :]
+            first = mask[..., :1, :]  # token 0's row; of a mask for all queries it is the only one
             hidden = ~first if first.dtype == torch.bool else None
             scores = scores + first if hidden is None else scores.masked_fill(hidden, -torch.inf)
         view.class_scores = scores.softmax(-1)[:, :, 0]
 
     def remember(self, x: Tensor, past: Past, positions: Tensor | None = None) -> None:
-        """Append the keys and values of `x` [B, T, D] to `past`; nobody asks."""
+        """Append the keys and values of `x` [B, T, D] to `past`, without querying."""
         key, value = self._project_context(x)
         if self.rotary is not None:
             key = self.rotary(key, positions)
@@ -127,26 +134,28 @@ class Attention(nn.Module):
     def _project(
         self, x: Tensor, context: Tensor, selection: Selection | None
     ) -> tuple[Tensor, ...]:
-        """Queries of `x`, keys and values of `context`, each [B, heads, T or S, D / heads]."""
+        """Queries of `x`, keys and values of `context`, each [B, heads, T or S, d]."""
         if context is not x:
+            # The rows of the fused matrix that belong to queries: a view, nothing is copied.
             weight, bias = self.qkv.weight, self.qkv.bias
             query = F.linear(x, weight[: self.dim], None if bias is None else bias[: self.dim])
             query = query if selection is None else selection.pad(query)
-            return *self._heads(query, 1), *self._project_context(context)
+            return *self._split_heads(query, 1), *self._project_context(context)
         joint = self.qkv(x)
         joint = joint if selection is None else selection.pad(joint)
         if not self.grouped:
-            return self._heads(joint, 3)
+            return self._split_heads(joint, 3)
+        # Queries are wider than keys and values here: no common split.
         query, rest = joint.split([self.dim, 2 * self.kv_dim], -1)
-        return *self._heads(query, 1), *self._heads(rest, 2)
+        return *self._split_heads(query, 1), *self._split_heads(rest, 2)
 
     def _project_context(self, context: Tensor) -> tuple[Tensor, ...]:
         weight, bias = self.qkv.weight, self.qkv.bias
         rest = F.linear(context, weight[self.dim :], None if bias is None else bias[self.dim :])
-        return self._heads(rest, 2)
+        return self._split_heads(rest, 2)
 
-    def _heads(self, joint: Tensor, num_parts: int) -> tuple[Tensor, ...]:
-        """[B, T, parts * heads * d] -> `parts` views [B, heads, T, d], d = D / heads."""
+    def _split_heads(self, joint: Tensor, num_parts: int) -> tuple[Tensor, ...]:
+        """[B, T, parts * heads * d] -> `parts` views [B, heads, T, d]."""
         head_dim = self.dim // self.num_heads
         split = joint.view(*joint.shape[:2], num_parts, -1, head_dim)
         return split.permute(2, 0, 3, 1, 4).unbind(0)

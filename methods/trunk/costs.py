@@ -1,4 +1,8 @@
-"""What the layers of a trunk cost: FLOPs from weights, or from the shapes that pass through."""
+"""FLOPs of a trunk's layers: from their weights, or from the shapes that pass through them.
+
+Declared costs of decisions come from here, not from the FLOP meter: a method needs them while it is
+built, and the meter then checks them independently.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from torch import Tensor, nn
 
 def linear_flops(module: nn.Module) -> int:
     """FLOPs (2 x MAC) that the linear layers inside `module` spend on one token."""
+    # Biases, norms and activations are no products: the meter counts 2 x MAC only.
     return sum(2 * m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))
 
 
@@ -18,11 +23,12 @@ def linear_flops(module: nn.Module) -> int:
 def layer_flops(model: nn.Module) -> Iterator[list[int]]:
     """FLOPs (2 x MAC) of every call of a convolution or linear layer of `model`, as it happens.
 
-    Only shapes are looked at, so that this also works on the meta device.
+    Reads shapes only, so that this also works on the meta device.
     """
     found: list[int] = []
 
     def add(layer: Any, inputs: Any, output: Tensor) -> None:
+        # weight[0] is one output channel: inputs, or inputs / groups x kernel area.
         found.append(2 * output.numel() * layer.weight[0].numel())
 
     layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]

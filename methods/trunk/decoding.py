@@ -15,8 +15,9 @@ def greedy(
 ) -> Iterator[Tensor]:
     """Yield the likeliest next token [B] `num_tokens` times after `prompt.inputs` [B, T].
 
-    `model(batch, cache)` gives logits of the next token [B, 1, C]. Raises Unsupported where the
-    task is no language model or prompts are padded, ValueError for more tokens than positions.
+    `model(batch, cache)` gives logits of the next token [B, 1, C]. Raises Unsupported for a task
+    that is not causal and for padded prompts, ValueError for more tokens than positions. All are
+    raised by this call, not by the first `next`.
     """
     if not spec.causal:
         raise Unsupported("only a language model continues its input")
@@ -25,18 +26,20 @@ def greedy(
     num_samples, length = prompt.inputs.shape
     if num_tokens < 1 or length + num_tokens > spec.input_shape[0] + 1:
         raise ValueError(
-            f"{length} + {num_tokens} tokens: a prompt and what follows share "
+            f"{length} + {num_tokens} tokens: a prompt and its continuation share "
             f"{spec.input_shape[0]} positions, the last token needs none"
         )
-    return _each(model, prompt.inputs, num_tokens, Cache(num_samples, length + num_tokens - 1))
+    # The last token is returned and never read again: no position, no place in the cache.
+    return _decode(model, prompt.inputs, num_tokens, Cache(num_samples, length + num_tokens - 1))
 
 
-def _each(
-    model: Callable[[Batch, Cache], Output], given: Tensor, num_tokens: int, cache: Cache
+def _decode(
+    model: Callable[[Batch, Cache], Output], inputs: Tensor, num_tokens: int, cache: Cache
 ) -> Iterator[Tensor]:
     for _ in range(num_tokens):
-        logits = model(Batch(given, given), cache).logits  # [B, 1, C]
-        cache.length += given.shape[1]
-        token = logits[:, -1].argmax(-1)
+        # A batch must have targets; the inputs stand in, a model does not read them.
+        logits = model(Batch(inputs, inputs), cache).logits  # [B, 1, C]
+        cache.length += inputs.shape[1]  # after the pass: all layers have stored the same tokens
+        token = logits[:, -1].argmax(-1)  # [B]
         yield token
-        given = token[:, None]
+        inputs = token[:, None]

@@ -13,7 +13,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": partial(F.gelu, approximate="tanh"),  # GPT-2's
     "relu": F.relu,
 }
-GATED = "swiglu"
+GATED = "swiglu"  # not among ACTIVATIONS: it has a third matrix
 
 
 class FeedForward(nn.Module):
@@ -23,17 +23,18 @@ class FeedForward(nn.Module):
         self, dim: int, hidden: int, *, activation: str = "gelu", bias: bool = True
     ) -> None:
         super().__init__()
+        # Methods that replace or cut this layer read its sizes and its activation.
         self.dim, self.hidden, self.activation = dim, hidden, activation
         self.activate = ACTIVATIONS[activation]
         self.up = nn.Linear(dim, hidden, bias=bias)
         self.down = nn.Linear(hidden, dim, bias=bias)
 
     def initialise(self, residual_scale: float) -> None:
-        """GPT-2's start: N(0, 0.02), what is added to the residual stream scaled down, no bias."""
-        start(self.up)
-        start(self.down, residual_scale)
+        """GPT-2's initialisation, deviation 0.02; the output's times `residual_scale`. No bias."""
+        initialise_linear(self.up)
+        initialise_linear(self.down, residual_scale)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # [B, T, D]
         return self.down(self.activate(self.up(x)))
 
 
@@ -49,16 +50,16 @@ class GatedFeedForward(nn.Module):
 
     def initialise(self, residual_scale: float) -> None:
         """As `FeedForward.initialise`."""
-        start(self.gate)
-        start(self.up)
-        start(self.down, residual_scale)
+        initialise_linear(self.gate)
+        initialise_linear(self.up)
+        initialise_linear(self.down, residual_scale)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # [B, T, D]
         return self.down(F.silu(self.gate(x)) * self.up(x))
 
 
-def start(layer: nn.Linear, scale: float = 1.0) -> None:
-    """GPT-2's start of a linear layer: N(0, 0.02 scale), no bias."""
+def initialise_linear(layer: nn.Linear, scale: float = 1.0) -> None:
+    """GPT-2's initialisation of a linear layer: deviation 0.02 x `scale`, zero bias."""
     nn.init.normal_(layer.weight, std=0.02 * scale)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

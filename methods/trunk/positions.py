@@ -1,4 +1,4 @@
-"""Where a token stands: learned tables, sinusoids, or a rotation of queries and keys."""
+"""Positions of tokens: learned tables, sinusoids, or a rotation of queries and keys."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ KINDS = ("learned", "sinusoidal", "rotary")
 
 
 def add_table(stem: Any, kind: str, length: int, dim: int, deviation: float) -> None:
-    """Give `stem` its `positions` [length, D], which it adds to its tokens; None for rotary.
+    """Set the `positions` [length, D] that `stem` adds to its tokens; None for rotary.
 
-    Learned ones start as N(0, deviation).
+    Learned ones are initialised with standard deviation `deviation`.
     """
     if kind == "learned":
         stem.positions = nn.Parameter(torch.randn(length, dim) * deviation)
     elif kind == "sinusoidal":
+        # Not persistent: computed from the sizes, so that a checkpoint fits any length.
         stem.register_buffer("positions", sinusoids(length, dim), persistent=False)
     else:
-        stem.positions = None
+        stem.positions = None  # attention turns queries and keys instead
 
 
 def sinusoids(length: int, dim: int) -> Tensor:
     """sin and cos of p / 10000^(2 i / D) in turn (Vaswani et al. 2017, 3.5), [length, D]."""
-    angles = _angles(length, dim, 10_000.0)
+    angles = _angles(length, dim, 10_000.0)  # [length, D / 2]
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
 
 
 class Rotary(nn.Module):
     """Rotary positions (Su et al. 2021): pairs of channels turn by an angle that grows with p.
 
-    Channel i is paired with i + d / 2, as in Llama. One table serves all layers.
+    Channel i is paired with i + d / 2, as in Llama. One table serves all layers. Raises ValueError
+    for an odd width per head.
     """
 
     cos: Tensor
@@ -52,8 +54,10 @@ class Rotary(nn.Module):
             cos, sin = self.cos[: x.shape[2]], self.sin[: x.shape[2]]  # [T, d / 2]
         else:
             cos, sin = (table[positions][:, None] for table in (self.cos, self.sin))
+        # Angles are computed in fp32, because bf16 rounds late positions together; the products
+        # then keep the dtype of x.
         cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-        first, second = x.chunk(2, -1)
+        first, second = x.chunk(2, -1)  # halves, not even and odd channels: contiguous views
         return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
 

@@ -11,8 +11,8 @@ from bench.types import Batch, Unsupported
 from methods.trunk.positions import add_table
 from methods.trunk.state import State
 
-STRIDES = {1: (1, 1, 1), 2: (2, 1, 1), 4: (2, 1, 2), 8: (2, 2, 2)}
-POSITION_DEVIATION = 0.3  # of the learned positions at the start: about that of an image's tokens
+STRIDES = {1: (1, 1, 1), 2: (2, 1, 1), 4: (2, 1, 2), 8: (2, 2, 2)}  # of the three convolutions
+POSITION_DEVIATION = 0.3  # of learned positions at initialisation: about that of an image's tokens
 
 
 class ImageStem(nn.Module):
@@ -22,7 +22,7 @@ class ImageStem(nn.Module):
 
     A convolutional stem trains far faster on small images than single-pixel patches do
     (Xiao et al. 2021, "Early Convolutions Help Transformers See Better"). With `class_token`, a
-    learned token comes first.
+    learned token comes first. Raises ValueError for a stride that is not in STRIDES.
     """
 
     positions: Tensor | None
@@ -40,10 +40,11 @@ class ImageStem(nn.Module):
         if stride not in STRIDES:
             raise ValueError(f"image_stride is one of {list(STRIDES)}, not {stride}")
         channels, height, width = shape
-        num_tokens = -(-height // stride) * -(-width // stride)
+        num_tokens = -(-height // stride) * -(-width // stride)  # rounded up, as padding=1 does
         first, second, third = STRIDES[stride]
         self.layers = nn.Sequential(
             nn.Conv2d(channels, dim // 4, 3, stride=first, padding=1),
+            # One group: a layer norm over the map. Batch norm would tie a sample to its batch.
             nn.GroupNorm(1, dim // 4),
             nn.GELU(),
             nn.Conv2d(dim // 4, dim // 2, 3, stride=second, padding=1),
@@ -55,7 +56,7 @@ class ImageStem(nn.Module):
         self.class_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
 
     def forward(self, batch: Batch) -> State:
-        return State(finish(self.layers(as_images(batch)), self.class_token, self.positions))
+        return State(as_tokens(self.layers(as_images(batch)), self.class_token, self.positions))
 
 
 class PatchStem(nn.Module):
@@ -80,13 +81,13 @@ class PatchStem(nn.Module):
         channels, height, width = shape
         if height % size or width % size:
             raise Unsupported(f"patches of {size} pixels do not tile {height} x {width}")
-        self.layers = nn.Conv2d(channels, dim, size, stride=size)
+        self.layers = nn.Conv2d(channels, dim, size, stride=size)  # = the linear layer per patch
         num_tokens = (height // size) * (width // size)
         add_table(self, positions, num_tokens + class_token, dim, 0.02)
         self.class_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
 
     def forward(self, batch: Batch) -> State:
-        return State(finish(self.layers(as_images(batch)), self.class_token, self.positions))
+        return State(as_tokens(self.layers(as_images(batch)), self.class_token, self.positions))
 
 
 def as_images(batch: Batch) -> Tensor:
@@ -94,13 +95,11 @@ def as_images(batch: Batch) -> Tensor:
     return batch.inputs if batch.inputs.dim() == 4 else batch.inputs[:, None]
 
 
-def finish(features: Tensor, class_token: Tensor | None, positions: Tensor | None) -> Tensor:
-    """Tokens [B, T, D] of features [B, D, height, width], the class token first, positions added.
-
-    Contiguous: every later addition would keep a transposed layout, and every layer would pay.
-    """
-    tokens = features.flatten(2).transpose(1, 2)
+def as_tokens(features: Tensor, class_token: Tensor | None, positions: Tensor | None) -> Tensor:
+    """Tokens [B, T, D] of features [B, D, height, width], class token first, positions added."""
+    tokens = features.flatten(2).transpose(1, 2)  # [B, T, D]
     if class_token is None:
+        # A transposed layout would survive every later addition, and slow every layer down.
         tokens = tokens.contiguous()
     else:
         tokens = torch.cat([class_token.expand(len(tokens), -1, -1), tokens], 1)
@@ -110,7 +109,7 @@ def finish(features: Tensor, class_token: Tensor | None, positions: Tensor | Non
 class TokenStem(nn.Module):
     """Token embedding plus positions; at most `length` tokens.
 
-    Embeddings are multiplied by `scale` (Vaswani et al. 2017: sqrt D), and then start with
+    Embeddings are multiplied by `scale` (Vaswani et al. 2017: sqrt D), and then initialised with
     deviation 1 / scale instead of 0.02.
     """
 
@@ -140,8 +139,9 @@ class TokenStem(nn.Module):
         x = self.embedding(symbols)
         if self.scale != 1.0:
             x = x * self.scale
-        if self.positions is None:
+        if self.positions is None:  # rotary
             return x
+        # A slice: shorter sequences are fine, and generation continues at `offset`.
         return x + self.positions[offset : offset + symbols.shape[1]]
 
 
@@ -149,7 +149,7 @@ class PairStem(nn.Module):
     """An encoder and the decoder's embedding: the state is the decoder's, the memory the encoder's.
 
     `blocks` run over the source; `norm` is the final norm of a pre-norm encoder; `padding` is the
-    symbol that fills up decoder inputs, if there is one.
+    padding symbol of decoder inputs, None for none.
     """
 
     def __init__(
@@ -168,13 +168,15 @@ class PairStem(nn.Module):
     def forward(self, batch: Batch) -> State:
         """Source tokens through the encoder, `batch.decoder_inputs` [B, T] embedded."""
         assert batch.decoder_inputs is not None
+        # The encoder's blocks must not see the target, whatever a method puts in their place.
         state = self.source(replace(batch, decoder_inputs=None))
         for block in self.blocks:
             state = block(state)
         return State(
             self.target.embed(batch.decoder_inputs),
+            # A decoder's padding comes last and needs no attention mask; routing must not count it.
             routed=None if self.padding is None else batch.decoder_inputs != self.padding,
-            aux_loss=state.aux_loss,
+            aux_loss=state.aux_loss,  # of routed layers in the encoder
             memory=self.norm(state.x),
             memory_mask=batch.mask,
         )

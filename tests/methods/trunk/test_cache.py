@@ -71,7 +71,7 @@ def test_some_tokens_ask() -> None:
     layer = Layer(num_samples=1, capacity=8)
     one, three = (torch.zeros(1, 1, n, 1) for n in (1, 3))
     Past(layer).extend(one, one)
-    mask = Past(layer, asking=torch.tensor([[2, 0]])).extend(three, three)[2]
+    mask = Past(layer, querying=torch.tensor([[2, 0]])).extend(three, three)[2]
     assert mask is not None
     assert mask.sum(-1).tolist() == [[[4, 2]]]
 
