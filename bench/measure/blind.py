@@ -19,6 +19,7 @@ from bench.types import Batch, Output
 
 def without_targets(batch: Batch) -> Batch:
     """The batch with class or token 0 for every target."""
+    # Zeros, not None: a model may read shape and type of the targets, such as their length.
     return replace(batch, targets=torch.zeros_like(batch.targets))
 
 
@@ -36,7 +37,7 @@ class Blind:
         """Everything else is the model's."""
         if name == "_model":  # unpickling looks it up before __init__ has run
             raise AttributeError(name)
-        return getattr(self._model, name)
+        return getattr(self._model, name)  # eval(), parameters(), generate(), ...
 
 
 def model_to_evaluate(subject: Subject) -> Any:
@@ -46,6 +47,7 @@ def model_to_evaluate(subject: Subject) -> Any:
 
 def method_notes(flags: Flags) -> list[str]:
     """What the method declares of itself and a reader of its row needs."""
+    # The report finds rows by the exact text of the two constants.
     notes = [UPPER_BOUND] if flags.reads_targets else []
     if flags.compaction:
         notes.append(f"in a batch, {flags.compaction}")

@@ -17,8 +17,9 @@ from bench.meters.time.peak import measure_peak_flops
 
 def add_dense_model(run: Run) -> None:
     """Build the dense model and what the method is compared with; memory is measured before."""
-    run.baseline = run.subject.make_baseline()
+    run.baseline = run.subject.make_baseline()  # trains it, if no earlier trial has
     run.dense = measure_dense_cost(run.baseline, run.inputs)
+    # The machine's peak is measured in this process, not taken from a data sheet.
     run.facts = collect_facts(run.subject, run.findings.diagnostics[CROSSCHECK], run.dense)
 
 
@@ -28,6 +29,7 @@ def collect_facts(subject: Subject, crosscheck: dict[str, Any], dense: DenseCost
         peak_flops=_peak_flops(subject),
         parameter_bytes=storage_bytes(subject.model.parameters()),
         is_control=subject.is_dense,
+        # A CPU has the first of the two, a GPU the second.
         unseen_flops=crosscheck.get("unseen_flops", 0),
         untracked_kernels=tuple(crosscheck.get("untracked_kernels", ())),
         dense_elems=dense.pointwise_elems,
@@ -41,6 +43,7 @@ def _peak_flops(subject: Subject) -> float:
     processors without fp16 arithmetic the lower format is the slower one.
     """
     kind = subject.device.type
+    # One parameter stands for all; a model without any computes in float32.
     formats = {next((each.dtype for each in subject.model.parameters()), torch.float32)}
     if torch.is_autocast_enabled(kind):
         formats.add(torch.get_autocast_dtype(kind))

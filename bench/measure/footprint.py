@@ -80,7 +80,7 @@ def _active_params(subject: Subject, inputs: Inputs) -> Metric:
 def _device_memory(seen: InferenceMemory, size: int) -> Metrics:
     """What the caching allocator reserved and the device lost, on a GPU only."""
     if seen.window.reserved_bytes is None:
-        return {}
+        return {}  # a CPU's allocator reserves nothing that could be read
     used = seen.window.device_used_bytes
     return {
         RESERVED_BYTES.at(size): metric(RESERVED_BYTES, seen.window.reserved_bytes),
@@ -94,7 +94,7 @@ def _largest_batch(subject: Subject, inputs: Inputs) -> Metric:
     """The largest batch that fits on the GPU, made of the first input repeated."""
     if subject.device.type != "cuda":
         return missing_metric(LARGEST_BATCH, "no GPU: a CPU's memory has no sharp edge")
-    sample = inputs.samples[0]
+    sample = inputs.samples[0]  # repeated: the test split may have fewer samples than fit
 
     @torch.inference_mode()
     def run(size: int) -> None:

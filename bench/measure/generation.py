@@ -38,7 +38,7 @@ class Generating(nn.Module):
         """Tokens [B, num_tokens]."""
         model: Any = self.model
         length = self.num_tokens or num_output_tokens(batch)
-        return torch.stack(list(model.generate(prompt_of(batch), length)), 1)
+        return torch.stack(list(model.generate(prompt_of(batch), length)), 1)  # [B, num_tokens]
 
 
 def without_generating(model: nn.Module) -> nn.Module:
@@ -49,6 +49,7 @@ def without_generating(model: nn.Module) -> nn.Module:
 def generating_hooks(hooks: Hooks) -> Hooks:
     """The hooks that are called with a model, for that model inside `Generating`."""
 
+    # Only two hooks get a model while it is measured; the others have done their work in training.
     def inside(hook: Callable[..., Any] | None) -> Callable[..., Any] | None:
         return None if hook is None else lambda model, given: hook(model.model, given)
 
@@ -63,6 +64,7 @@ def refuse_unsupported(config: MeasureConfig, spec: TaskSpec, flags: Flags) -> N
         return
     if not spec.causal:
         raise Unsupported("workload=generate needs a language model")
+    # With a cache a step computes one token, so a token would compete with none of the others.
     if not flags.batch_invariant:
         raise Unsupported(
             "workload=generate: what a token gets depends on the other tokens of its pass, "
@@ -80,6 +82,7 @@ def as_workload(subject: Subject) -> Subject:
     if not hasattr(subject.model, "generate"):
         raise Unsupported("workload=generate: the model has no generate(prompt, num_tokens)")
     config = subject.config
+    # `make_baseline` is wrapped, not called: memory is measured before the dense model exists.
     return replace(
         subject,
         model=Generating(subject.model),
@@ -96,5 +99,5 @@ def prompt_of(batch: Batch) -> Batch:
 
 def num_output_tokens(batch: Batch) -> int:
     """How many tokens the second half has."""
-    length = batch.inputs.shape[1]
+    length = batch.inputs.shape[1]  # of an odd length the second half is the longer one
     return length - length // 2

@@ -19,7 +19,7 @@ def measure_latency(subject: Subject, inputs: Inputs) -> Part:
     """`infer/latency_ms_p50` and so on over inputs; raw: every input's median [num_inputs]."""
     timed = time_each_input(subject.model, inputs.samples)
     metrics = {MEAN_LATENCY.at(): metric(MEAN_LATENCY, timed.mean_ms)}
-    for percent in PERCENTILES:
+    for percent in PERCENTILES:  # over inputs, never over repeats of one
         metrics[LATENCY.at(percent)] = interval_metric(LATENCY, timed.percentile(percent))
     return Part(metrics, raw={"latency_ms": timed.per_input_ms})
 

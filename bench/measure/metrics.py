@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+import math
+
 from bench.measure.findings import Part
 from bench.records.entry import Entry
 from bench.records.record import Metric, missing
@@ -29,8 +31,11 @@ def metric(
 ) -> Metric:
     """`value` in the unit of `entry`; with a `doubt` it is kept and no table shows it.
 
-    Raises ValueError for a value that is not finite.
+    A value that is not finite is missing, with the doubt as its reason where there is one.
     """
+    # One number of a plugin, such as a declared cost of NaN, must not end the whole trial.
+    if not math.isfinite(value):
+        return missing_metric(entry, doubt or f"the result is {float(value)}, not a finite number")
     return Metric(
         value=value, unit=entry.unit, low=low, high=high, valid=doubt is None, reason=doubt
     )
@@ -38,7 +43,7 @@ def metric(
 
 def interval_metric(entry: Entry, interval: Interval, doubt: str | None = None) -> Metric:
     """An estimate with its 95 % interval; missing with its reason where there is none."""
-    if interval.value is None:
+    if interval.value is None:  # with too few values for the quantile, for example
         # The doubt comes first: it explains why there are too few values for an interval.
         return missing_metric(entry, doubt or interval.reason or "unknown")
     return metric(entry, interval.value, doubt, low=interval.low, high=interval.high)

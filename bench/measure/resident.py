@@ -30,7 +30,8 @@ class Resident:
         self.child: RssChild | None = None
         self.reason = "resident memory is measured for models on a CPU"
         if subject.device.type != "cpu":
-            return
+            return  # a GPU's tensors are not in the process's resident memory
+        # Model and batch are pickled: what cannot be sent has no figure, with the reason.
         batch = inputs.by_size[inputs.largest][0]
         pass_of_child = partial(infer, subject.model, batch, torch.get_num_threads(), _autocast())
         try:
@@ -64,6 +65,6 @@ def infer(
     model: nn.Module, batch: Batch, num_threads: int, autocast: torch.dtype | None = None
 ) -> None:
     """One inference pass, as the child runs it: threads and number format of the parent."""
-    torch.set_num_threads(num_threads)
+    torch.set_num_threads(num_threads)  # each thread has a stack and workspaces of its own
     with torch.inference_mode(), torch.autocast("cpu", autocast, enabled=autocast is not None):
         model(batch)

@@ -67,12 +67,13 @@ def measure_generation(
         PROMPT_TOKENS.at(): metric(PROMPT_TOKENS, num_prompt_tokens),
         OUTPUT_TOKENS.at(): metric(OUTPUT_TOKENS, num_tokens),
     }
-    short = Generating(subject.model.model, 1)
+    short = Generating(subject.model.model, 1)  # the same model, stopped at its first token
     metrics |= measure_token_energy(subject, short, inputs, whole, num_tokens)
     for size, batches in inputs.by_size.items():
         metrics |= _times(subject, baseline, batches, size)
         metrics |= _growth(subject.model, short, batches, size)
     if num_tokens == 1:
+        # Differences of nothing: zero over zero further tokens is no figure.
         further = [key for key in metrics if any(entry.match(key) for entry in PER_FURTHER)]
         metrics |= {key: missing(metrics[key].unit, SINGLE) for key in further}
     return Part(metrics)
@@ -89,7 +90,7 @@ def _times(subject: Subject, baseline: nn.Module, batches: list[Batch], size: in
     entries = ((TTFT, TTFT_SPEEDUP), (TPOT, TPOT_SPEEDUP))
     for (time, speedup), seconds in zip(entries, times, strict=True):
         metrics[time.at(size)] = _median_ms(time, seconds[:, 0])
-        metrics[speedup.at(size)] = _speedup(speedup, seconds.sum(-1))
+        metrics[speedup.at(size)] = _speedup(speedup, seconds.sum(-1))  # summed over batches
     return metrics
 
 
@@ -114,7 +115,7 @@ def _time_generation(
 ) -> tuple[float, float]:
     """Seconds to the first token, and the mean of the further ones."""
     prompt, num_tokens = prompt_of(batch), num_output_tokens(batch)
-    begin_s = watch.now_s()
+    begin_s = watch.now_s()  # on a GPU the watch synchronises before it reads the clock
     tokens = iter(generate(prompt, num_tokens))
     next(tokens)
     first_s = watch.now_s()
@@ -145,9 +146,10 @@ def _growth(long: Generating, short: Generating, batches: list[Batch], size: int
     num_further = max(1, num_output_tokens(batches[0]) - 1)
     with evaluation_mode(short):
         first, whole = (count_samples(model, batches) for model in (short, long))
-    num_issued = len(batches) * size
+    num_issued = len(batches) * size  # samples
     doubt = None if whole.complete else "operations without a FLOP formula"
     per_further = (whole.total - first.total) / num_issued / num_further
+    # At the end of the long generation the cache is at its largest, and so is the peak.
     low, high = (_peak_bytes(model, batches) for model in (short, long))
     return {
         FIRST_FLOPS.at(size): metric(FIRST_FLOPS, first.total / num_issued, doubt),

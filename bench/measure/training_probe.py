@@ -48,6 +48,7 @@ class TrainingProbe:
     def flops(self, step: Step, optimizer: torch.optim.Optimizer) -> None:
         """Run `step` once and keep its executed FLOPs, forward and backward."""
         found = count(step)
+        # Every process counts its share of the batch at the same step; all must take part.
         counts = ranks.all_gather((found.total, set(found.ops_without_formula)))
         self._flops = sum(total for total, _ in counts)
         self._unknown = set().union(*(names for _, names in counts))
@@ -61,7 +62,7 @@ class TrainingProbe:
         entries |= {part: (TRAIN_PART_BYTES.at(part), TRAIN_PART_BYTES) for part in PARTS}
         if self._memory is None:
             return {key: missing_metric(entry, untrained) for key, entry in entries.values()}
-        doubt = self._memory.window.reason
+        doubt = self._memory.window.reason  # of the window: the parts are no surer than the peak
         return {
             key: metric(entry, getattr(self._memory, f"{part}_bytes"), doubt)
             for part, (key, entry) in entries.items()
@@ -79,4 +80,5 @@ def _bucket_bytes(model: nn.Module) -> int:
     """What distributed training keeps beside the gradients to send them: as much again."""
     if ranks.group_size() == 1:
         return 0
+    # Frozen parameters have no gradient and no place in a bucket.
     return sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)

@@ -20,5 +20,6 @@ def conclude(run: Run) -> None:
     it looks for what the timed calls changed.
     """
     findings = run.findings
+    # The three have no key in common; a record lists them in this order.
     joined = check({**run.training, **run.metrics, **findings.metrics}, run.facts)
     findings.metrics = invalidate(joined, why_cost_changed(run.subject, run.inputs, run.metrics))

@@ -63,7 +63,8 @@ class Metric(BaseModel):
     def _honest(self) -> Self:
         if self.value is None and not self.reason:
             raise ValueError("a missing value needs a reason")
-        if self.value is not None and not math.isfinite(self.value):
+        # json reads NaN and Infinity, although they are no JSON.
+        if any(x is not None and not math.isfinite(x) for x in (self.value, self.low, self.high)):
             raise ValueError("a value must be finite; write null with a reason instead")
         if not self.valid and not self.reason:
             raise ValueError("an invalid metric needs a reason")

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from bench.records.record import Metric, QualityLabel, missing
 from bench.values import as_scalar, encodable
@@ -67,7 +67,7 @@ def _quality(label: QualityLabel | None, lost: list[str]) -> dict[str, Any] | No
     """The label without references that are no numbers."""
     if label is None:
         return None
-    found = _plain(label.model_dump(), "quality", lost)
+    found = _plain(label, "quality", lost)
     # Null is no number either: a reader would refuse the record.
     references = {name: value for name, value in found["references"].items() if value is not None}
     return {**found, "references": references}
@@ -78,7 +78,7 @@ def _plain(value: Any, place: str, lost: list[str], path: tuple[int, ...] = ()) 
 
     `path` has the identities of the lists and mappings that it is in.
     """
-    found = as_scalar(value)
+    found = value.model_dump() if isinstance(value, BaseModel) else as_scalar(value)
     if found is None or isinstance(found, str | bool):
         return found
     problem = _problem(found, path)

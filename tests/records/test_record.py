@@ -69,6 +69,7 @@ def test_numbers_of_numpy_and_torch_become_pythons(value: Any, kept: float) -> N
         {"value": 1.0, "valid": False},
         {"value": 1.0, "valid": 1},
         {"value": 1.0, "low": "0"},
+        {"value": 1.0, "high": float("inf")},
         {"value": 1.0, "unit": 3},
         {"value": 1.0, "reason": 3},
         {"value": 1.0, "units": "ms"},

@@ -50,6 +50,7 @@ def measure_deployability(subject: Subject, inputs: Inputs) -> Entry:
     batch = inputs.by_size[max(inputs.by_size)][0]
     if subject.config.profile == "quick":
         return {**_left_out("compile"), **_left_out("export"), **_host_syncs(subject, batch)}
+    # A copy: compilers attach hooks and caches to what they compile.
     model = _OnTensors(copy.deepcopy(subject.model).eval(), batch)
     tensors = tuple(getattr(batch, name) for name in model.names)
     with torch.no_grad(), _quiet():
@@ -82,9 +83,10 @@ def _short(message: str) -> str:
 
 def _compile(model: nn.Module, tensors: tuple[Tensor, ...]) -> Entry:
     wanted = model(*tensors)
-    torch._dynamo.reset()
+    torch._dynamo.reset()  # code compiled for earlier models would be reused
     found = torch._dynamo.explain(model)(*tensors)
     torch._dynamo.reset()
+    # What dynamo captured, run without code generation: differences are dynamo's.
     answer = torch.compile(model, backend="eager")(*tensors)
     torch._dynamo.reset()
     return {
@@ -105,9 +107,10 @@ def _host_syncs(subject: Subject, batch: Batch) -> Entry:
     name = "host_syncs_per_forward"
     if subject.device.type != "cuda":
         return {name: None, f"{name}_reason": "no GPU: the host has no device to wait for"}
-    subject.model.eval()(batch)
+    subject.model.eval()(batch)  # a first pass allocates, which may wait as well
     torch.cuda.synchronize()
     before = torch.cuda.get_sync_debug_mode()
+    # In this mode torch warns at each operation that makes the host wait.
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")  # itself warns: it is a prototype

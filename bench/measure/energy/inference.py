@@ -100,6 +100,7 @@ class Passes:
         self._random = random.Random(0)  # its own: the model's random numbers stay as they are
 
     def __call__(self) -> None:
+        # A pass that always began alike could beat with the sensor's update period.
         first = self._random.randrange(len(self.batches))
         for batch in self.batches[first:] + self.batches[:first]:
             self.model(batch)
@@ -118,6 +119,7 @@ def _gpu_metrics(
             conditions["device"] = meter.rig.board.device  # also of a measurement that fails later
             passes = (Passes(subject.model, batches), Passes(dense, batches))
             compared = compare_energy(meter, *passes, seconds)
+            # Inside the block: facts are read from the open board.
             conditions |= {**meter.facts(), "batch_size": size, **_windows(compared)}
     except EnergyRefused as refusal:
         return _without_gpu(refusal.reason), {**conditions, "refused": refusal.reason}
@@ -127,13 +129,14 @@ def _gpu_metrics(
 def _board_metrics(compared: EnergyComparison, num_samples: int) -> Metrics:
     """Joules per sample and their ratio; those of a whole module under keys of their own."""
     readings = compared.candidate.readings
+    # Before any other doubt: a simulated board must never enter a table.
     doubt = FAKE if readings[0].device == "fake" else compared.reason
     joules = compared.candidate.interval.map(lambda each: each / num_samples)
     net = _mean([each.net_j / each.num_passes for each in readings]) / num_samples
     ratios = [each.integral_ratio for each in readings if each.integral_ratio is not None]
     found: list[tuple[Entry, Metric]] = [
         (ENERGY, interval_metric(ENERGY, joules, doubt)),
-        (NET_ENERGY, metric(NET_ENERGY, net, doubt)),
+        (NET_ENERGY, metric(NET_ENERGY, net, doubt)),  # above what the idle board draws
         (ENERGY_RATIO, interval_metric(ENERGY_RATIO, compared.ratio, doubt)),
         (MEAN_POWER, metric(MEAN_POWER, _mean([e.mean_power_w for e in readings]), doubt)),
         (IDLE_POWER, metric(IDLE_POWER, _mean([e.idle_w for e in readings]), doubt)),
@@ -145,7 +148,7 @@ def _board_metrics(compared: EnergyComparison, num_samples: int) -> Metrics:
         ),
     ]
     limit_w = readings[0].power_limit_w
-    if limit_w is not None:
+    if limit_w is not None:  # a setting of the board, no measurement: never in doubt
         found.append((POWER_LIMIT, metric(POWER_LIMIT, limit_w)))
     if readings[0].scope == "module":
         # Never in the GPU's column: a module's joules contain those of its CPU and memory.
@@ -170,8 +173,8 @@ def _window(reading: EnergyReading) -> dict[str, Any]:
         "temperature_c": list(reading.temperature_c),
         "sm_mhz": reading.state.sm_mhz if reading.state else None,
         "memory_mhz": reading.state.memory_mhz if reading.state else None,
-        "events": list(reading.state.events) if reading.state else [],
-        "grade": reading.grade,
+        "events": list(reading.state.events) if reading.state else [],  # such as thermal slowdown
+        "grade": reading.grade,  # what the window is long enough for
         "reason": reading.reason,
     }
 
@@ -191,6 +194,7 @@ def _cpu_metric(
 
     try:
         counter = open_counter()
+        # RAPL refuses shorter windows: its counters are updated every millisecond only.
         seconds = max(SHORTEST_S, subject.config.energy_window_s)
         readings = [counter.measure(synchronised_pass, seconds) for _ in range(WINDOWS)]
     except EnergyRefused as refusal:

@@ -55,7 +55,7 @@ def _growth(entry: Entry, whole: Metric, first: Metric | None, num_further: int)
         reason = whole.reason if whole.shown is None or first is None else first.reason
         return missing_metric(entry, reason or "unknown")
     value = (whole.shown - first.shown) / num_further
-    if value <= 0:
+    if value <= 0:  # noise larger than what a few tokens cost
         return missing_metric(entry, "the first token took as much energy as all of them")
     if None in (whole.low, whole.high, first.low, first.high):
         return metric(entry, value)

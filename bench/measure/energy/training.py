@@ -57,6 +57,7 @@ class TrainingEnergy:
 
     def __enter__(self) -> Self:
         try:
+            # All boards are opened before the first window begins: opening takes a while.
             for device in self._devices:
                 meter = self._stack.enter_context(self._open_meter(device))
                 self._windows.append(meter.span(POLL_S))
@@ -64,6 +65,7 @@ class TrainingEnergy:
                 window.begin()
         except EnergyRefused as refusal:
             self._give_up(refusal)
+        # By itself: a machine without NVIDIA's driver may still have RAPL, and the reverse.
         try:
             self._cpu = self._stack.enter_context(CpuSpan(self._open_counter()))
         except EnergyRefused as refusal:
@@ -72,7 +74,7 @@ class TrainingEnergy:
 
     def __exit__(self, kind: object, *error: object) -> None:
         try:
-            if kind is None:
+            if kind is None:  # a training that failed has no energy worth reading
                 self._readings = [window.end() for window in self._windows]
         except EnergyRefused as refusal:
             self._refused = refusal.reason
@@ -82,6 +84,7 @@ class TrainingEnergy:
 
     def leaving_out(self, probe: Callable[..., Any]) -> Callable[..., Any]:
         """`probe` without its energy in the boards' sum; the CPU's contains it."""
+        # Nested: every window pauses while the probe runs, whichever board it works on.
         return reduce(lambda inner, window: window.exclude(inner), self._windows, probe)
 
     def metrics(self, untrained: str | None = None) -> Metrics:
@@ -98,6 +101,7 @@ class TrainingEnergy:
 
     def _gather(self) -> None:
         """What every process read becomes this one's; without their traces, which may be long."""
+        # Only process 0 writes a record, but a gather needs every process.
         mine = [replace(reading, trace=()) for reading in self._readings]
         shares = ranks.all_gather((mine, self._refused))
         self._readings = [reading for readings, _ in shares for reading in readings]
@@ -140,7 +144,7 @@ class TrainingEnergy:
     def _give_up(self, refusal: EnergyRefused) -> None:
         self._refused = refusal.reason
         self._stop()
-        self._windows.clear()
+        self._windows.clear()  # a sum without one board would be too low
 
     def _close(self) -> None:
         """Leave the boards and the CPU's counter, which may have vanished in the meantime."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -46,6 +47,7 @@ class DenseCost:
 def measure_dense_cost(baseline: nn.Module, inputs: Inputs) -> DenseCost:
     """Executed FLOPs per sample of the dense model at every batch size."""
     counts = {size: count_inference(baseline, each) for size, each in inputs.by_size.items()}
+    # The first doubt of any size makes all ratios lower bounds.
     doubts = (doubt for count in counts.values() if (doubt := doubt_of(count)))
     return DenseCost(
         {size: count.total / inputs.num_issued(size) for size, count in counts.items()},
@@ -64,6 +66,7 @@ def measure_cost(subject: Subject, inputs: Inputs, dense: DenseCost) -> Part:
     alone = count_inference(model, inputs.samples)
     metrics = _metrics_alone(alone, dense)
     for size, batches in inputs.by_size.items():
+        # Batched counts differ from counts alone: padding, capacity, work shared by a batch.
         counts = alone if size == 1 else count_inference(model, batches)
         metrics |= _batched_metrics(counts, size, inputs.num_issued(size), dense)
     metrics[DECLARED_FLOPS.at()] = _declared(subject, inputs)
@@ -95,6 +98,7 @@ def _metrics_alone(alone: SampleCounts, dense: DenseCost) -> Metrics:
         REGION_FLOPS.at(region): metric(REGION_FLOPS, total / num, doubt)
         for region, total in alone.by_region.items()
     }
+    # How often, not how many names: an op that runs once is not one in every layer.
     num_unknown = sum(alone.ops_without_formula.values())
     return {
         FLOPS.at(): metric(FLOPS, mean, doubt),
@@ -129,12 +133,25 @@ def _ratio(
 
 def _declared(subject: Subject, inputs: Inputs) -> Metric:
     """What the method's decisions declare as their cost, per input alone."""
-    total = 0.0
+    total, doubt = 0.0, None
     with torch.inference_mode():
         for batch in inputs.samples:
+            # A pass of its own: decisions are observed here, and not while FLOPs are counted.
             with routing.observe() as seen:
                 subject.model(batch)
-            total += subject.declared_flops(seen)
+            flops, problem = declared_flops(subject, seen)
+            total, doubt = total + flops, doubt or problem
     if total == 0:
         return missing_metric(DECLARED_FLOPS, NO_DECISION)
-    return metric(DECLARED_FLOPS, total / len(inputs.samples))
+    return metric(DECLARED_FLOPS, total / len(inputs.samples), doubt)
+
+
+def declared_flops(subject: Subject, seen: routing.Observation) -> tuple[float, str | None]:
+    """The FLOPs of the decisions in `seen` as declared; NaN and the reason where they are none.
+
+    A hook that declares nonsense costs these figures, not the trial: what runs is counted anyway.
+    """
+    try:
+        return subject.declared_flops(seen), None
+    except (TypeError, ValueError) as error:
+        return math.nan, str(error)

@@ -31,6 +31,7 @@ def measure_distribution(
     inputs beyond it (p90 100, p99 1000), as in latency; with fewer it is missing, with the reason.
     """
     more = count_inference(subject.model, further)
+    # Timed inputs first: raw.npz has them at the same places as their times.
     flops = np.concatenate([timed, np.array(more.per_batch, dtype=timed.dtype)])
     doubt = doubt or doubt_of(more)
     metrics = {

@@ -16,7 +16,7 @@ import torch
 
 from bench import routing
 from bench.measure.findings import Part
-from bench.measure.flops.cost import NO_DECISION, DenseCost, doubt_of
+from bench.measure.flops.cost import NO_DECISION, DenseCost, declared_flops, doubt_of
 from bench.measure.inputs import Inputs
 from bench.measure.metrics import metric, missing_metric
 from bench.measure.subject import Metrics, Subject
@@ -37,7 +37,7 @@ def measure_saving(subject: Subject, inputs: Inputs, dense: DenseCost) -> Part:
 
 def _savings(subject: Subject, batch: Batch, dense_flops: float, dense: DenseCost) -> Metrics:
     """The metrics on `batch`, which costs the dense model `dense_flops`."""
-    own = _spend(subject, batch)
+    own = _spend(subject, batch)  # by the method's own decisions
     if own.num_decisions == 0:
         return _all_missing(NO_DECISION)
     try:
@@ -51,8 +51,9 @@ def _savings(subject: Subject, batch: Batch, dense_flops: float, dense: DenseCos
     doubt = own.doubt or opened.doubt or dense.doubt
     declared = (opened.declared - own.declared) / dense_flops
     executed = (opened.executed - own.executed) / dense_flops
+    undeclared = own.undeclared or opened.undeclared
     return {
-        DECLARED_SAVING.at(): metric(DECLARED_SAVING, declared, doubt),
+        DECLARED_SAVING.at(): metric(DECLARED_SAVING, declared, undeclared or doubt),
         EXECUTED_SAVING.at(): metric(EXECUTED_SAVING, executed, doubt),
         CLOSED_SHARE.at(): _closed_share(subject, batch, dense_flops, dense.doubt),
     }
@@ -76,6 +77,7 @@ class _Spent:
     """FLOPs of one call: declared by its decisions, and executed."""
 
     declared: float
+    undeclared: str | None  # why `declared` is NaN
     executed: int
     of_gates: int  # executed in the regions where gates decide
     num_decisions: int
@@ -85,9 +87,15 @@ class _Spent:
 def _spend(subject: Subject, batch: Batch) -> _Spent:
     with torch.inference_mode(), routing.observe() as seen:
         counts = count_samples(subject.model, [batch])
-    declared = subject.declared_flops(seen)
-    of_gates = sum(counts.by_region.get(name, 0) for name in routing.GATE_REGIONS)
-    return _Spent(declared, counts.total, of_gates, len(seen.decisions), doubt_of(counts))
+    declared, undeclared = declared_flops(subject, seen)
+    return _Spent(
+        declared=declared,
+        undeclared=undeclared,
+        executed=counts.total,
+        of_gates=sum(counts.by_region.get(name, 0) for name in routing.GATE_REGIONS),
+        num_decisions=len(seen.decisions),
+        doubt=doubt_of(counts),
+    )
 
 
 def _all_missing(reason: str) -> Metrics:

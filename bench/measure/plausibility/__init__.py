@@ -42,10 +42,10 @@ def check(metrics: Metrics, facts: Facts) -> dict[str, Metric]:
     Pure: the given metrics stay as they are. Metrics that are already missing or invalid keep
     their reason and make no other one invalid.
     """
-    doubts: dict[str, str] = {}
+    doubts: dict[str, str] = {}  # key -> reason
     for gate in GATES:
         for key, reason in gate(metrics, facts):
-            doubts.setdefault(key, reason)
+            doubts.setdefault(key, reason)  # all gates see the metrics as they were given
     return {
         key: metric.model_copy(update={"valid": False, "reason": f"withheld: {doubts[key]}"})
         if key in doubts and metric.shown is not None

@@ -42,6 +42,7 @@ def intervals(metrics: Metrics, facts: Facts) -> Doubts:
     for key, metric in metrics.items():
         if metric.value is None:
             continue
+        # A missing bound is no limit on that side.
         low = metric.value if metric.low is None else metric.low
         high = metric.value if metric.high is None else metric.high
         if not low <= metric.value <= high:
@@ -53,6 +54,7 @@ def order(metrics: Metrics, facts: Facts) -> Doubts:
     flops = [FLOPS_PERCENTILE.at(percent) for percent in PERCENTILES]
     latencies = [LATENCY.at(percent) for percent in PERCENTILES]
     for keys in ([*flops, MAX_FLOPS.at()], latencies):
+        # Neighbours that are there: p99 is missing with fewer than 1,000 inputs.
         present = [(key, found) for key in keys if (found := value(metrics, key)) is not None]
         for (lower_key, lower), (upper_key, upper) in pairwise(present):
             if lower > upper * (1 + ROUNDING):

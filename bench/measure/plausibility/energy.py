@@ -24,6 +24,7 @@ FROM_POWER = (ENERGY, NET_ENERGY, ENERGY_RATIO)  # what an impossible power make
 
 def power(metrics: Metrics, facts: Facts) -> Doubts:
     """A board draws between idle and its limit, and the same model as much as itself."""
+    # A board and a whole module have the same figures under different keys.
     for key_of in (Entry.at, module_key):
         doubt = _doubt(metrics, key_of)
         if doubt is not None:
@@ -33,7 +34,7 @@ def power(metrics: Metrics, facts: Facts) -> Doubts:
     if not facts.is_control or ratio is None or ratio.value is None:
         return
     if ratio.low is None or ratio.high is None:
-        return
+        return  # one window: its distance from 1 may be chance
     if ratio.low > 1 + CONTROL_MARGIN or ratio.high < 1 - CONTROL_MARGIN:
         yield ENERGY_RATIO.at(), f"self-comparison off by {abs(ratio.value - 1):.1%}"
 

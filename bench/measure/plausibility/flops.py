@@ -34,7 +34,7 @@ def hidden(metrics: Metrics, facts: Facts) -> Doubts:
     found = values(metrics, POINTWISE_ELEMS.at(), FLOPS.at(), FLOPS_SHARE.at())
     if found is None or facts.dense_elems is None or not found[2]:
         return
-    elems, flops, share = found
+    elems, flops, share = found  # per sample alone; flops / share: the dense model's
     if not may_hide_products(elems, facts.dense_elems, flops / share, flops):
         return
     why = (
@@ -48,6 +48,7 @@ def hidden(metrics: Metrics, facts: Facts) -> Doubts:
 
 def regions(metrics: Metrics, facts: Facts) -> Doubts:
     """The regions' FLOPs are the whole."""
+    # Regions that a method never enters have no metric.
     keys = [key for key in metrics if REGION_FLOPS.match(key) is not None]
     found = values(metrics, FLOPS.at(), *keys) if keys else None
     if found and not same(sum(found[1:]), found[0]):

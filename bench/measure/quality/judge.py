@@ -23,7 +23,7 @@ def measure_quality(subject: Subject, point: Point) -> Part:
     quality = evaluate(subject, point)
     raw = {}
     if quality.per_sample is not None:
-        raw["quality"] = np.asarray(quality.per_sample)
+        raw["quality"] = np.asarray(quality.per_sample)  # [N] in data order, to compare pairwise
     return Part(
         quality_metrics(quality),
         raw,
@@ -37,9 +37,10 @@ def evaluate(subject: Subject, point: Point) -> Quality:
 
     The model gets its inputs only: see `blind`.
     """
+    # One batch on the device at a time: a test split need not fit into its memory.
     batches = (b.to(subject.device) for b in subject.task.batches("test", EVALUATION_BATCH))
     with subject.at(point) as model, torch.inference_mode():
-        model.eval()
+        model.eval()  # `Blind` hands everything but the call on to the model
         return subject.task.evaluate(model_to_evaluate(subject), batches)
 
 

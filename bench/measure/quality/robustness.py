@@ -156,7 +156,7 @@ class Watched:
         self.confidences: list[Tensor] = []  # the largest softmax probability of every answer
 
     def __call__(self, batch: Batch) -> Output:
-        counted = count(self.model, batch)
+        counted = count(self.model, batch)  # one call: not what the task computes around it
         self.flops += counted.total
         self.complete &= counted.complete
         output: Output = counted.result
