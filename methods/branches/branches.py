@@ -123,6 +123,8 @@ class BranchedFFN(nn.Module):
         )
 
     def _aux_loss(self, probability: Tensor, run: Tensor) -> Tensor:
+        if not len(probability):  # padding only: no mean to take, and none to steer the budget by
+            return probability.sum()
         balance = self.settings.balance_weight * balance_loss(probability, run)
         costs = probability.new_tensor(self.costs) / max(self.costs)
         expected = (probability * costs).sum(-1).mean()  # share of the dearest branch

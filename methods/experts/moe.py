@@ -185,5 +185,9 @@ class MoEFFN(nn.Module):
 
 
 def z_loss(logits: Tensor) -> Tensor:
-    """mean (logsumexp of a token's logits)^2 (Zoph et al. 2022, ST-MoE, equation 5), a scalar."""
-    return logits.logsumexp(-1).square().mean()
+    """mean (logsumexp of a token's logits)^2 (Zoph et al. 2022, ST-MoE, equation 5), a scalar.
+
+    0 over no token: a batch may hold nothing but padding.
+    """
+    squares = logits.logsumexp(-1).square()
+    return squares.mean() if squares.numel() else squares.sum()

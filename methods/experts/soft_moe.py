@@ -82,5 +82,7 @@ class SoftMoEFFN(nn.Module):
         with region("router"):
             directions = self.scale * F.normalize(self.slots, dim=0)
             logits = F.normalize(x, dim=-1) @ directions
-            real = logits if mask is None else logits.masked_fill(~mask[..., None], -torch.inf)
+            # Not -inf: a softmax over a sample of padding only would be 0 / 0.
+            least = torch.finfo(logits.dtype).min
+            real = logits if mask is None else logits.masked_fill(~mask[..., None], least)
             return real.softmax(1), logits.softmax(2)

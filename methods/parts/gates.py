@@ -119,12 +119,15 @@ def balance_loss(probability: Tensor, run: Tensor) -> Tensor:
     """G sum_g f_g P_g (Fedus et al. 2021, Switch Transformers, equation 4), a scalar.
 
     `probability`, `run` [..., G]: f_g is group g's share of everything that runs, P_g its mean
-    probability. It is 1 where either is uniform; the gradient flows through P.
+    probability. It is 1 where either is uniform, and 0 over no row; the gradient flows through P.
     """
     num_groups = run.shape[-1]
+    rows = probability.reshape(-1, num_groups)
     counts = run.reshape(-1, num_groups).sum(0)
     share = counts / counts.sum().clamp_min(1)
-    return num_groups * (share * probability.reshape(-1, num_groups).mean(0)).sum()
+    # A batch of padding only leaves no row, and the mean of none is NaN.
+    mean = rows.mean(0) if len(rows) else rows.sum(0)
+    return num_groups * (share * mean).sum()
 
 
 def hard(run: Tensor, soft: Tensor) -> Tensor:
@@ -173,11 +176,12 @@ def compute_share(allocations: Iterable[tuple[Tensor, float]]) -> Tensor:
 
     `allocations`: (a, cost) per gate: probabilities or values of any shape, and the FLOPs that one
     element of this gate costs. The field's sum_i a_i, weighted by FLOPs and normalised, so that a
-    penalty's weight depends on neither depth nor length.
+    penalty's weight depends on neither depth nor length. 0 where there is no element.
     """
     pairs = list(allocations)
     spent = torch.stack([a.sum() * cost for a, cost in pairs]).sum()
-    return spent / sum(a.numel() * cost for a, cost in pairs)
+    # Without an element (a batch of padding only) there is nothing to spend either.
+    return spent / (sum(a.numel() * cost for a, cost in pairs) or 1.0)
 
 
 class Budget(nn.Module):

@@ -162,3 +162,13 @@ def test_executed_flops_are_the_declared_ones(per_token: bool) -> None:
     with routing.observe() as seen:
         counted = count(ffn, x, strict=True)
     assert counted.by_region["expert"] == seen.declared_flops() > 0
+
+
+def test_a_batch_of_padding_only_costs_nothing() -> None:
+    """No token to balance or to price: a loss of 0, and the budget's multiplier stays."""
+    ffn = layer(per_token=True).train()
+    before = {name: buffer.clone() for name, buffer in ffn.budget.named_buffers()}
+    y, loss = ffn(torch.randn(3, 5, 8), torch.zeros(3, 5, dtype=torch.bool))
+    assert (loss.item(), bool(y.isfinite().all())) == (0.0, True)
+    for name, buffer in ffn.budget.named_buffers():
+        assert torch.equal(buffer, before[name])

@@ -368,3 +368,13 @@ def test_the_oracle_backend_skips_nothing() -> None:
     with routing.observe() as seen:
         counted = count(ffn, x, strict=True)
     assert counted.by_region["expert"] == seen.declared_flops() * 4 / 2
+
+
+def test_losses_over_padding_only_are_zero() -> None:
+    """Balance and z loss of a batch without a real token, with and without a capacity."""
+    for capacity in (None, 1.25):
+        ffn = layer(capacity_factor=capacity).train()
+        y, loss = ffn(tokens(2, 5), torch.zeros(2, 5, dtype=torch.bool))
+        assert loss.item() == 0.0
+        (y.sum() + loss).backward()
+        assert ffn.router.weight.grad.isfinite().all()

@@ -79,3 +79,16 @@ def test_of_pairs_only_the_encoder_compares_tokens(tiny_pairs) -> None:
     assert all(isinstance(block.ffn, SoftMoEFFN) for block in model.stem.blocks)
     assert all(isinstance(block.ffn, FeedForward) for block in model.blocks)
     assert len(model.stem.blocks) == len(model.blocks) == 4
+
+
+def test_a_sample_of_padding_only_is_finite_and_changes_no_other() -> None:
+    """Its slots are means of padding, with gradients; the other samples' answers stay."""
+    ffn, x = layer(), torch.randn(2, 9, 8)
+    mask = torch.ones(2, 9, dtype=torch.bool)
+    wanted = ffn(x, mask)[1]
+    mask[0] = False
+    y = ffn(x, mask)
+    assert y.isfinite().all()
+    torch.testing.assert_close(y[1], wanted)
+    y.square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in ffn.parameters())

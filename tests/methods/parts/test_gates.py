@@ -149,6 +149,16 @@ def test_balance_loss_is_one_at_uniform_and_grows_with_collapse() -> None:
     assert gates.balance_loss(collapsed, first).item() == pytest.approx(4 * 0.7)
 
 
+def test_losses_over_no_element_are_zero() -> None:
+    """A batch of padding only leaves no row: its loss is 0 with a gradient of 0, not NaN."""
+    logits = torch.zeros(0, 4, requires_grad=True)
+    loss = gates.balance_loss(logits.softmax(-1), torch.zeros(0, 4, dtype=torch.bool))
+    share = gates.compute_share([(logits.sigmoid(), 2.0)])
+    (loss + share).backward()
+    assert (loss.item(), share.item()) == (0.0, 0.0)
+    assert logits.grad is not None
+
+
 def test_share_is_weighted_by_cost_and_normalised() -> None:
     """The share is allocated FLOPs over all FLOPs; its gradient is the sigmoid's, normalised."""
     cheap, dear = logits_of(0.0, 0.0), logits_of(2.0)
