@@ -14,7 +14,7 @@ from bench.plugins.settings import construct
 from bench.values import OneOf, Range, check_fields
 
 Precision = Literal["32", "bf16", "16"]  # of products, in training and inference
-INTERVAL_ROUNDS = 6  # fewer give no 95 % interval of a median: 1 - 2 / 2**5 < 0.95
+MIN_PROCESSES = 2  # one process gives no interval that holds in the next session
 # The parts of a configuration that can change a number. The rest says where results go.
 KEY_BLOCKS = ("method", "task", "backbone", "seed", "train", "measure", "gpu")
 NUM_SEEDS = 1_000_000  # passes over the training data of one seed count on from there
@@ -38,7 +38,8 @@ class MeasureConfig:
     """How carefully to measure; the profiles quick, standard and publish live in conf/measure."""
 
     profile: str = "quick"
-    rounds: Annotated[int, Range(1)] = 6  # ABBA rounds per comparison
+    processes: Annotated[int, Range(1)] = 3  # what changes between processes is sampled
+    rounds: Annotated[int, Range(1)] = 9  # ABBA rounds per comparison, over all processes
     num_inputs: Annotated[int, Range(1)] = 64  # real inputs per pass
     batch_sizes: list[Annotated[int, Range(1)]] = field(default_factory=lambda: [1, 64])
     warmup_s: Annotated[float, Range(0)] = 0.3

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.config import INTERVAL_ROUNDS
+from bench.config import MIN_PROCESSES
 from bench.plan.matrix import Plan, make_plan
 from bench.plan.planned import PlannedTrial
 from bench.plan.staleness import MOVE_IT, Foreign, State, judge, write_trials
@@ -135,11 +135,11 @@ def _explanations(trials: Sequence[PlannedTrial], states: Sequence[State]) -> It
 
 def _notes(trials: Sequence[PlannedTrial]) -> Iterator[str]:
     """Limitations of the results that are already certain before hours of training."""
-    rounds = min(trial.config["measure"]["rounds"] for trial in trials)
-    if rounds < INTERVAL_ROUNDS:
+    processes = min(trial.config["measure"]["processes"] for trial in trials)
+    if processes < MIN_PROCESSES:
         yield (
-            f"note: measure.rounds={rounds}: 95 % intervals of speed-ups need at least "
-            f"{INTERVAL_ROUNDS} rounds"
+            f"note: measure.processes={processes}: intervals of speed-ups need at least "
+            f"{MIN_PROCESSES} processes"
         )
     if all(trial.labels.device == "cpu" for trial in trials) and environment.gpus():
         yield "note: this machine has an NVIDIA GPU; gpu=one selects it"
@@ -158,6 +158,7 @@ def _launch(trials: Sequence[PlannedTrial]) -> Summary:
     # Imported here: a plan, and a run in which everything is done, start faster without them.
     from bench.launch.devices import Machine
     from bench.launch.local import run_trials
+    from bench.meters.time.replicas import servers_of_a_run
     from bench.publish.mirror import Mirror, PublishWarning
 
     try:
@@ -180,6 +181,10 @@ def _launch(trials: Sequence[PlannedTrial]) -> Summary:
         def mirror(folder: Path) -> None:
             mirrors[targets[folder.resolve()]].send(folder)
 
+        processes = max(trial.config["measure"]["processes"] for trial in trials)
+        if processes >= MIN_PROCESSES:
+            # They import torch while the first trial trains, and serve every trial of this run.
+            stack.enter_context(servers_of_a_run(processes))
         summary = run_trials(folders, machine=machine, after_record=mirror)
     for problem in (problem for each in mirrors.values() for problem in each.problems):
         print(printable(f"not mirrored: {problem}"), file=sys.stderr)

@@ -237,15 +237,15 @@ def test_device_locks_of_another_user_are_named(
     assert not Path("results").exists()
 
 
-def test_few_rounds_are_noted_before_anything_trains(
+def test_a_single_process_is_noted_before_anything_trains(
     launcher: Launcher, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With 5 rounds the widest interval of a median covers 1 - 2 / 2**5 = 93.75 %."""
-    note = "note: measure.rounds=5: 95 % intervals of speed-ups need at least 6 rounds\n"
+    """Rounds of one process do not see what changes between processes."""
+    note = "note: measure.processes=1: intervals of speed-ups need at least 2 processes\n"
     for more in (["--plan"], []):
-        cli.main(["run", "method=dense", "measure.rounds=5", QUIET, *more])
+        cli.main(["run", "method=dense", "measure.processes=1", QUIET, *more])
         assert note in capsys.readouterr().out
-    cli.main(["run", "method=dense", "measure.rounds=6", QUIET])
+    cli.main(["run", "method=dense", "measure.processes=2", QUIET])
     assert "note: measure" not in capsys.readouterr().out
 
 

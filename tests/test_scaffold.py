@@ -70,7 +70,13 @@ def test_three_commands_from_nothing_to_a_record(tmp_path: Path) -> None:
         "PIP_PREFIX": str(tmp_path / "env"),  # beside this repository's own environment
         "PYTHONPATH": os.pathsep.join([str(site), str(tmp_path / "my_gate")]),
     }
-    quick = ("train.steps=2", "measure.rounds=6", "measure.num_inputs=8", "measure.warmup_s=0.1")
+    quick = (
+        "train.steps=2",
+        "measure.processes=1",
+        "measure.rounds=6",
+        "measure.num_inputs=8",
+        "measure.warmup_s=0.1",
+    )
     for command in (
         ["new", "my_gate"],
         ["check", "my_gate"],

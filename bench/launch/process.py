@@ -21,6 +21,7 @@ from typing import Literal
 from bench.launch import child, failures
 from bench.launch.devices import Claim
 from bench.launch.messages import MAX_MESSAGE_BYTES, parse
+from bench.meters.time import replicas
 
 GRACE_S = 5.0  # between SIGTERM and SIGKILL
 MEASURING = frozenset({"memory", "flops", "time", "energy"})  # phases that must not be disturbed
@@ -148,10 +149,19 @@ def start(
     """
     reader, writer = context.Pipe(duplex=False)
     locks = [child.InheritedFile(file) for file in claim.files]
+    # Set per trial: the fork server's own environment may be that of an earlier run.
+    shared = {name: os.environ[name] for name in (replicas.VARIABLE,) if name in os.environ}
     with writer, _without_main():
         process = context.Process(
             target=child.main,
-            args=(str(folder), entry, claim.variables, child.InheritedFile(log), locks, writer),
+            args=(
+                str(folder),
+                entry,
+                claim.variables | shared,
+                child.InheritedFile(log),
+                locks,
+                writer,
+            ),
         )
         # Before the block below: starting the tracker would unblock the signals again.
         resource_tracker.ensure_running()

@@ -21,6 +21,7 @@ from bench.measure.inputs import choose_inputs, further_inputs
 from bench.measure.plausibility import Facts
 from bench.measure.resident import Resident
 from bench.measure.subject import Metrics, OnPhase, Subject
+from bench.meters.time.replicas import Replicas
 from bench.records.record import PointResult
 from bench.types import Batch, Point
 
@@ -36,15 +37,18 @@ class Run:
     dense: DenseCost  # its FLOPs over the same inputs
     facts: Facts  # what the gates of plausibility compare with
 
-    def __init__(self, subject: Subject, on_phase: OnPhase, training: Metrics) -> None:
+    def __init__(
+        self, subject: Subject, on_phase: OnPhase, training: Metrics, replicas: Replicas | None
+    ) -> None:
         self.trained = subject  # as the task calls it
         self.subject = as_workload(subject)  # as the meters call it
         self.training = training
+        self.replicas = replicas  # processes that time; None: this one does
         self.on_phase = on_phase
-        self.points: list[Point] = subject.points()
+        self.points: list[Point] = subject.points()  # once: a hook may build a new list each time
         self.number = DEFAULT
         self.blind = not subject.method.flags.reads_targets
-        config = self.subject.config
+        config = self.subject.config  # of the workload: a generation uses fewer inputs
         self.inputs = choose_inputs(
             subject.task, config.num_inputs, config.batch_sizes, subject.device, blind=self.blind
         )

@@ -16,6 +16,7 @@ after time: its windows heat the machine. Probes never run inside a timed region
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from bench.measure.blind import method_notes
@@ -39,6 +40,7 @@ from bench.measure.subject import Metrics, OnPhase, Subject
 from bench.measure.tokens import measure_generation
 from bench.measure.withholding import conclude, withhold_implausible
 from bench.meters.time.canary import measure_canary_s
+from bench.meters.time.replicas import Replicas, open_replicas
 from bench.records.catalogue import FLOPS
 
 
@@ -71,20 +73,24 @@ ONCE, EACH_POINT = False, True
 
 # `run.subject` is the model as the workload calls it, `run.trained` as its task does.
 SCHEDULE = (
+    # Quality first: the resident child computes beside it, and nothing here is timed.
     Stage(
         EACH_POINT,
         [Meter(lambda run: measure_quality(run.trained, run.point), "evaluate")],
     ),
+    # Memory while the method's model is alone in this process.
     Stage(
         ONCE,
         [
             Meter(lambda run: measure_footprint(run.subject, run.inputs), "memory"),
             Meter(lambda run: Part(notes=method_notes(run.trained.method.flags))),
             Meter(lambda run: measure_crosscheck(run.subject, run.inputs)),
+            # The child would share the cores with what is timed, so the trial waits here.
             Meter(lambda run: run.resident.wait()),
         ],
     ),
-    # From here on the dense model is in this process.
+    # From here on the dense model is in this process. FLOPs and time of one point together: a
+    # ratio of times and the ratio of FLOPs that it is compared with have the same setting.
     Stage(
         EACH_POINT,
         [
@@ -97,9 +103,12 @@ SCHEDULE = (
                     run.further_inputs(),
                 )
             ),
+            # Passes with forced gates: the default point is enough to see whether gates skip.
             Meter(lambda run: measure_saving(run.subject, run.inputs, run.dense), when=at_default),
             Meter(
-                lambda run: measure_speed(run.subject, run.baseline, run.inputs, run.metrics),
+                lambda run: measure_speed(
+                    run.subject, run.baseline, run.inputs, run.metrics, run.replicas
+                ),
                 "time",
                 when=if_timed,
                 otherwise=lambda run: without_speed(run.subject),
@@ -110,6 +119,7 @@ SCHEDULE = (
         first=add_dense_model,
         then=withhold_implausible,
     ),
+    # After all timing, because its windows of seconds heat the machine.
     Stage(
         EACH_POINT,
         [
@@ -120,8 +130,9 @@ SCHEDULE = (
                 otherwise=lambda run: without_energy(run.subject),
             )
         ],
-        then=withhold_implausible,
+        then=withhold_implausible,  # before energy per token, which subtracts shown values only
     ),
+    # Only on request.
     Stage(
         ONCE,
         [
@@ -129,6 +140,7 @@ SCHEDULE = (
                 lambda run: measure_generation(run.subject, run.baseline, run.inputs, run.metrics),
                 when=if_generating,
             ),
+            # By the task's own evaluation, also where the workload generates.
             Meter(
                 lambda run: measure_robustness(run.trained, without_generating(run.baseline)),
                 when=if_robustness,
@@ -154,6 +166,7 @@ SCHEDULE = (
                     "deployability", measure_deployability(run.trained, run.inputs)
                 )
             ),
+            # When records are compared, it tells a changed machine from changed code.
             Meter(lambda run: diagnostic("canary_s", measure_canary_s(run.subject.device))),
         ],
     ),
@@ -165,7 +178,13 @@ def measure(subject: Subject, on_phase: OnPhase, training: Metrics | None = None
 
     `training` holds what training cost: it is checked with the rest and joins the findings.
     """
-    run = Run(subject, on_phase, training or {})
-    for stage in SCHEDULE:
-        stage.run(run)
+    with _replicas(subject.config.processes) as replicas:
+        run = Run(subject, on_phase, training or {}, replicas)
+        for stage in SCHEDULE:
+            stage.run(run)
     return run.findings
+
+
+def _replicas(num_processes: int) -> AbstractContextManager[Replicas | None]:
+    """The processes that time; none where one is enough."""
+    return open_replicas(num_processes) if num_processes > 1 else nullcontext()

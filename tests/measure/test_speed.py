@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -14,6 +15,8 @@ from bench.measure.findings import Part
 from bench.measure.inputs import Inputs
 from bench.meters.time.clocks import DeviceState
 from bench.meters.time.paired import PairedTiming
+from bench.meters.time.replicas import ReplicaError
+from bench.meters.time.replicated import Pair, ReplicatedTiming
 from bench.meters.time.rounds import Round
 from bench.records.record import Metric
 
@@ -29,11 +32,17 @@ def metrics_of(
 
 def found_by(monkeypatch: pytest.MonkeyPatch, *, steady: bool, timed: Round) -> Part:
     """The same metrics, and the raw rounds."""
-    timing = timing_of(steady=steady, timed=timed)
-    monkeypatch.setattr(speed, "compare", lambda *arguments, **settings: timing)
-    subject = subject_on("cpu")
+    give(monkeypatch, timing_of(steady=steady, timed=timed))
     flops = {"infer/tau_b1": Metric(value=2.0, unit="1")}
-    return speed.measure_speed(subject, None, Inputs({1: []}), flops)  # type: ignore[arg-type]
+    return speed.measure_speed(subject_on("cpu"), None, Inputs({1: []}), flops)  # type: ignore[arg-type]
+
+
+def give(monkeypatch: pytest.MonkeyPatch, *timings: PairedTiming, control: float = 0.0) -> None:
+    """Let every comparison be one of `timings`, a process each, its control off by `control`."""
+    own = replace(ROUND, candidate_s=1.0, baseline_s=1.0 + control)
+    pairs = tuple(Pair(each, replace(each, rounds=(own,))) for each in timings)
+    found = ReplicatedTiming(pairs, requested=1)
+    monkeypatch.setattr(speed, "replicate", lambda work, replicas: {1: found})
 
 
 def subject_on(device: str, is_dense: bool = False) -> SimpleNamespace:
@@ -67,27 +76,19 @@ def test_timing_noise_is_a_remark_beside_its_number(
     monkeypatch: pytest.MonkeyPatch, floor: float, device: str, noisy: bool
 ):
     """The limit is 3 % on a CPU and 2 % on a GPU; the floor is shown on either side of it."""
-    timing = replace(timing_of(steady=True), noise_floor=floor)
-    monkeypatch.setattr(speed, "run_control", lambda *arguments, **settings: timing)
+    give(monkeypatch, timing_of(steady=True), control=floor)
     subject = subject_on(device, is_dense=True)
     found = speed.measure_speed(subject, None, Inputs({1: []}), {}).metrics  # type: ignore[arg-type]
     metric = found["infer/noise_floor_b1"]
-    assert metric.shown == floor
+    assert metric.shown == pytest.approx(floor)
     assert ("identical models differed by up to" in (metric.reason or "")) == noisy
 
 
 @pytest.mark.parametrize(("device", "warmup_s"), [("cpu", 0.3), ("cuda", 0.5)])
 def test_a_gpu_warms_up_longer(monkeypatch: pytest.MonkeyPatch, device: str, warmup_s: float):
     """5 s where a CPU takes 3 s, and 0.5 s where it takes 0.3 s."""
-    asked: list[float] = []
-
-    def compared(*models: object, **settings: float) -> PairedTiming:
-        asked.append(settings["warmup_s"])
-        return timing_of(steady=True)
-
-    monkeypatch.setattr(speed, "compare", compared)
-    speed.measure_speed(subject_on(device), None, Inputs({1: []}), {})  # type: ignore[arg-type]
-    assert asked == pytest.approx([warmup_s])
+    work = speed._work(subject_on(device), None, Inputs({1: []}))  # type: ignore[arg-type]
+    assert work.warmup_s == pytest.approx(warmup_s)
 
 
 def test_a_gpu_adds_its_own_clock_to_every_round(monkeypatch: pytest.MonkeyPatch):
@@ -105,15 +106,54 @@ def test_a_cpu_has_no_device_clock(monkeypatch: pytest.MonkeyPatch):
     """Only the host's seconds are kept."""
     found = found_by(monkeypatch, steady=True, timed=ROUND)
     assert "infer/device_time_share_b1" not in found.metrics
-    assert set(found.raw) == {"candidate_s_b1", "baseline_s_b1", "order_b1", "reason_b1"}
+    assert set(found.raw) == {
+        *("candidate_s_b1", "baseline_s_b1", "order_b1", "reason_b1", "process_b1")
+    }
 
 
 def test_a_steady_time_gives_speedup_and_realised_share(monkeypatch: pytest.MonkeyPatch):
-    """1.5 of a theoretical 2 is a realised share of 0.75, with bounds 0.7 and 0.8."""
+    """Processes at 1.4, 1.5 and 1.6: of a theoretical 2 the geometric mean is realised to half.
+
+    Logs 0.3365, 0.4055, 0.4700: mean 0.4040, sd 0.0668, t(2) = 4.303 gives -+ 0.1660.
+    """
+    rounds = [replace(ROUND, baseline_s=2.0 * ratio) for ratio in (1.4, 1.5, 1.6)]
+    give(monkeypatch, *(timing_of(steady=True, timed=each) for each in rounds))
+    flops = {"infer/tau_b1": Metric(value=2.0, unit="1")}
+    found = speed.measure_speed(subject_on("cpu"), None, Inputs({1: []}), flops)  # type: ignore[arg-type]
+    metrics = found.metrics
+    value, low, high = (math.exp(0.4040 + d) for d in (0, -0.1660, 0.1660))
+    speedup, realised = metrics["infer/speedup_b1"], metrics["infer/realised_b1"]
+    assert (speedup.low, speedup.shown, speedup.high) == pytest.approx((low, value, high), rel=1e-3)
+    assert (realised.low, realised.high) == pytest.approx((low / 2, high / 2), rel=1e-3)
+    assert metrics["infer/process_sd_b1"].shown == pytest.approx(0.0668, rel=1e-2)
+    details = found.diagnostics["timing"]["b1"]
+    assert details["num_processes"] == 3
+    assert details["process_log_ratios"] == pytest.approx([math.log(r) for r in (1.4, 1.5, 1.6)])
+    assert found.raw["process_b1"].tolist() == [0, 1, 2]
+
+
+def test_one_process_gives_a_ratio_without_an_interval(monkeypatch: pytest.MonkeyPatch):
+    """What changes between processes is unknown then."""
     found = metrics_of(monkeypatch, steady=True)
-    assert found["infer/speedup_b1"].shown == 1.5
-    realised = found["infer/realised_b1"]
-    assert (realised.low, realised.shown, realised.high) == pytest.approx((0.7, 0.75, 0.8))
+    assert found["infer/speedup_b1"].shown == pytest.approx(1.5)
+    assert found["infer/speedup_b1"].low is None
+    assert found["infer/process_sd_b1"].reason == "timed in one process"
+
+
+def test_replicas_that_fail_leave_the_timing_of_this_process(monkeypatch: pytest.MonkeyPatch):
+    """The note says why there is no interval."""
+
+    def replicate(work: object, replicas: object) -> dict[int, ReplicatedTiming]:
+        if replicas is not None:
+            raise ReplicaError("the models cannot be sent")
+        pair = Pair(timing_of(steady=True), timing_of(steady=True))
+        return {1: ReplicatedTiming((pair,), requested=1)}
+
+    monkeypatch.setattr(speed, "replicate", replicate)
+    arguments = (subject_on("cpu"), None, Inputs({1: []}), {}, object())
+    found = speed.measure_speed(*arguments)  # type: ignore[arg-type]
+    assert found.metrics["infer/speedup_b1"].shown == pytest.approx(1.5)
+    assert found.notes == ["timed in one process only: the models cannot be sent"]
 
 
 def test_what_follows_from_a_doubtful_time_is_not_shown_either(monkeypatch: pytest.MonkeyPatch):
@@ -129,8 +169,7 @@ def test_raw_rounds_hold_their_order_and_why_one_does_not_count(monkeypatch: pyt
     """An empty reason counts; a slowed GPU's events stand beside its clocks."""
     slow = DeviceState(events=("HwThermalSlowdown", "SwPowerCap"))
     bad = replace(ROUND, order="BAAB", state=slow, reason="the GPU slowed its clocks")
-    timing = replace(timing_of(steady=True), rounds=(ROUND, bad))
-    monkeypatch.setattr(speed, "compare", lambda *arguments, **settings: timing)
+    give(monkeypatch, replace(timing_of(steady=True), rounds=(ROUND, bad)))
     raw = speed.measure_speed(subject_on("cpu"), None, Inputs({1: []}), {}).raw  # type: ignore[arg-type]
     assert raw["order_b1"].tolist() == ["ABBA", "BAAB"]
     assert raw["reason_b1"].tolist() == ["", "the GPU slowed its clocks"]
@@ -139,11 +178,11 @@ def test_raw_rounds_hold_their_order_and_why_one_does_not_count(monkeypatch: pyt
 
 def test_how_it_was_timed_stands_in_the_record(monkeypatch: pytest.MonkeyPatch):
     """Warm-up, rounds, outliers, compiled graphs, threads, cores and the load around it."""
-    monkeypatch.setattr(speed, "compare", lambda *arguments, **settings: timing_of(steady=False))
+    give(monkeypatch, timing_of(steady=False))
     subject = subject_on("cpu")
     found = speed.measure_speed(subject, None, Inputs({1: []}), {})  # type: ignore[arg-type]
     details = found.diagnostics["timing"]["b1"]
-    assert (details["steady"], details["warmup_s"], details["num_rounds"]) == (False, 0.1, 1)
+    assert (details["steady"], details["warmup_s"], details["num_rounds"]) == (False, [0.1], 1)
     assert (details["num_outliers"], details["num_recompiles"]) == (0, 0)
     assert details["num_threads"] == 1
     assert details["cores"]

@@ -15,7 +15,13 @@ from bench.records.record import RECORD_NAME, Record, read_record
 from bench.trial import run as trial
 
 BRIEF = (
-    *("train.steps=2", "train.batch_size=8", "measure.rounds=3", "measure.num_inputs=8"),
+    *(
+        "train.steps=2",
+        "train.batch_size=8",
+        "measure.processes=1",
+        "measure.rounds=3",
+        "measure.num_inputs=8",
+    ),
     *("measure.batch_sizes=[1,4]", "measure.warmup_s=0.01", "measure.block_ms=1"),
     *("backbone.dim=16", "backbone.depth=2", "backbone.num_heads=2", "gpu.threads=1"),
     *("wandb.mode=disabled", "name=brief"),

@@ -36,6 +36,7 @@ DATA = "tests.studies.overhead:data_trial"
 WORK = ("train", "calibrate", "evaluate", "memory", "flops", "time", "energy")
 SHORT = (
     "train.steps=2",
+    "measure.processes=1",
     "measure.rounds=2",
     "measure.num_inputs=2",
     "measure.batch_sizes=[1]",

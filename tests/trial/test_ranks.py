@@ -22,7 +22,12 @@ from bench.trial.trial import read_trial
 from bench.types import Batch
 
 TRAIN = ["train.steps=4", "train.batch_size=32", "backbone.depth=2", "gpu.threads=1"]
-BRIEF = ["measure.num_inputs=2", "measure.batch_sizes=[1]", "measure.rounds=1"]
+BRIEF = [
+    "measure.num_inputs=2",
+    "measure.batch_sizes=[1]",
+    "measure.rounds=1",
+    "measure.processes=1",
+]
 QUICK = ["measure.warmup_s=0", "measure.block_ms=1"]
 FAILING = """
 import os

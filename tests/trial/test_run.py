@@ -62,7 +62,13 @@ LEAKS = """
 """
 SECRET = "correct  horse battery"  # two spaces: a reason is one line with single ones
 BRIEF = ["train.steps=2", "measure.num_inputs=2", "measure.batch_sizes=[1]", "gpu.threads=1"]
-QUICK = ["measure.warmup_s=0", "measure.block_ms=1", "measure.rounds=1", "backbone.depth=1"]
+QUICK = [
+    "measure.warmup_s=0",
+    "measure.block_ms=1",
+    "measure.rounds=1",
+    "measure.processes=1",
+    "backbone.depth=1",
+]
 
 
 @pytest.fixture
@@ -88,10 +94,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], P
     ("more", "reason"),
     [
         (NAN_AT_THE_END, "Diverged in phase train: after the last step "),
-        (INFINITE_POINT, "ValueError in phase record: Out of range float values"),
+        (INFINITE_POINT, "ValueError in phase train: Method.points()[0]['threshold'] is inf: must be"),
         (TWO_LINES, "RuntimeError in phase calibrate: first second"),
     ],
-    ids=["weights are NaN after the last step", "not representable in JSON", "two lines"],
+    ids=["weights are NaN after the last step", "a point that is not finite", "two lines"],
 )
 def test_a_failure_becomes_a_failed_record(
     folder: Callable[[str], Path], more: str, reason: str
