@@ -25,7 +25,7 @@ def row(task: str, records: list[Record]) -> str:
     unit = first.metrics["infer/quality"].unit
     scores = ", ".join(f"{_value(record, 'infer/quality'):.2f}" for record in ordered)
     label = first.quality
-    assert label is not None, f"{task}: the record does not say how to read its quality"
+    assert label is not None, f"{task}: the record has no quality label"
     cells = [
         f"`{task}`",
         f"{_value(first, 'model/params') / 1e3:.0f} K",
