@@ -22,6 +22,7 @@ from bench.meters.conditions import pinned_threads
 from bench.records import environment
 from bench.records.record import RAW_NAME, Record, write_record
 from bench.records.redaction import redact
+from bench.records.writable import writable
 from bench.trial.prepare import OnPhase, prepare
 from bench.trial.trial import BadTrial, Trial, read_trial
 from bench.types import Unsupported
@@ -66,7 +67,7 @@ def _write(trial: Trial, started: float, record: Record) -> Record:
     """Write `record`, or a failed one in its place where it cannot be written; returns it."""
     try:
         write_record(trial.folder, record)
-    except (ValueError, TypeError) as error:  # a plugin's value that JSON cannot hold, such as NaN
+    except (ValueError, TypeError) as error:  # no value of a plugin: those were made writable
         _print_traceback()
         record = _make_record(trial, started, Findings(), "failed", _reason(error, "record"))
         write_record(trial.folder, record)
@@ -108,30 +109,33 @@ def _execute(trial: Trial, report_progress: OnPhase) -> Findings:
 def _make_record(
     trial: Trial, started: float, findings: Findings, status: str = "ok", reason: str | None = None
 ) -> Record:
-    return Record.model_validate(  # validated: plugins supply scores, units and diagnostics
-        {
-            "key": trial.key,
-            "status": status,
-            "reason": reason,
-            "labels": trial.labels,
-            "config": trial.raw["config"],
-            "environment": {
-                **environment.fingerprint(),
-                "num_threads": trial.num_threads,  # used, which may be fewer than the machine has
-                "world_size": ranks.world_size(),  # processes, and devices, that trained together
-            },
-            "provenance": {
-                "identity": trial.raw["identity"],
-                "entry_points": trial.entry_points,
-                "started_unix_s": started,
-                "duration_s": time.time() - started,
-            },
-            "metrics": findings.metrics,
-            "quality": findings.quality,
-            "points": findings.points,
-            "diagnostics": findings.diagnostics,
-            "notes": findings.notes,
-        }
+    # Plugins supply scores, units and names: what JSON cannot hold is left out, by name.
+    return Record.model_validate(
+        writable(
+            {
+                "key": trial.key,
+                "status": status,
+                "reason": reason,
+                "labels": trial.labels,
+                "config": trial.raw["config"],
+                "environment": {
+                    **environment.fingerprint(),
+                    "num_threads": trial.num_threads,  # in force, perhaps fewer than cores
+                    "world_size": ranks.world_size(),  # processes that trained together
+                },
+                "provenance": {
+                    "identity": trial.raw["identity"],
+                    "entry_points": trial.entry_points,
+                    "started_unix_s": started,
+                    "duration_s": time.time() - started,
+                },
+                "metrics": findings.metrics,
+                "quality": findings.quality,
+                "points": findings.points,
+                "diagnostics": findings.diagnostics,
+                "notes": findings.notes,
+            }
+        )
     )
 
 
