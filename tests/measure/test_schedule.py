@@ -49,7 +49,7 @@ class Adjustable(nn.Module):
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     """A run over the points k = 3 (the default), 2 and 1, without a child process."""
     monkeypatch.setattr(running, "Resident", lambda subject, inputs: None)
-    return Run(_subject(), lambda phase, share: None, {})
+    return Run(_subject(), lambda phase, share: None, {}, None)
 
 
 def _subject(**settings: Any) -> Subject:
@@ -61,7 +61,7 @@ def _subject(**settings: Any) -> Subject:
         ),
         task=Task(),  # type: ignore[arg-type]
         device=torch.device("cpu"),
-        config=MeasureConfig(num_inputs=4, batch_sizes=[1, 2], **settings),
+        config=MeasureConfig(processes=1, num_inputs=4, batch_sizes=[1, 2], **settings),
         make_baseline=nn.Module,
         is_dense=False,
     )
@@ -110,7 +110,7 @@ def test_which_points_are_timed_is_configured(
 ) -> None:
     """The default point, with measure.all_points all of them."""
     monkeypatch.setattr(running, "Resident", lambda subject, inputs: None)
-    run = Run(_subject(all_points=all_points), lambda phase, share: None, {})
+    run = Run(_subject(all_points=all_points), lambda phase, share: None, {}, None)
     seen: list[int] = []
     meter = note_k(seen)
     Stage(EACH_POINT, [Meter(meter.measure, when=if_timed)]).run(run)
