@@ -1,4 +1,12 @@
-"""Dense model families, each built as a trunk: stem, blocks and head.
+"""Dense model families, one file each: a dataclass of sizes whose `build` returns a trunk.
 
-`trunk.py` holds what all families share (State, Trunk, swap); one file per family and part.
+    transformer    encoder, decoder and encoder-decoder (ViT, GPT-2, Llama, the first transformer)
+    resnet         residual networks for small and large images
+    res15          a small dilated residual network for keyword spotting
+    mobilenet      MobileNet V1 and V2
+    efficientnet   EfficientNet-B0
+    msdnet         multi-scale dense networks, built for early exits
+
+A further family is one file here; building blocks that families share go to `methods.trunk`. Named
+sizes are YAML files under conf/backbone.
 """

@@ -1,6 +1,6 @@
 """EfficientNet-B0: inverted bottlenecks with squeeze-and-excitation (Tan and Le 2019).
 
-Squeeze-and-excitation (Hu et al. 2018) weighs a block's channels by what is in the whole image.
+Squeeze-and-excitation (Hu et al. 2018) weighs a block's channels by the mean of the whole image.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from methods.trunk.conv import (
 )
 from methods.trunk.inverted import Stages, in_eights, inverted_trunk
 
-STAGES: Stages = (  # Table 1 of the paper
+# Table 1 of the paper, its rows 2 to 8; columns as `inverted.Stages` defines them.
+STAGES: Stages = (
     (1, 3, 16, 1, 1),
     (6, 3, 24, 2, 2),
     (6, 5, 40, 2, 2),
@@ -37,7 +38,8 @@ class SqueezeExcite(nn.Module):
 
     def __init__(self, inputs: int, channels: int) -> None:
         super().__init__()
-        squeezed = max(1, inputs // 4)  # of the block's input, not of what it was widened to
+        squeezed = max(1, inputs // 4)  # a quarter of the block's input, not of the widened maps
+        # Linear layers on [B, C]: the same products as 1x1 convolutions on [B, C, 1, 1].
         self.squeeze = nn.Linear(channels, squeezed)
         self.excite = nn.Linear(squeezed, channels)
 
@@ -82,7 +84,7 @@ class EfficientNet:
             num_channels("efficientnet", spec),
             STAGES,
             width=self.width,
-            last=in_eights(1280 * self.width),
+            last=in_eights(1280 * self.width),  # scales too, unlike in MobileNet V2
             num_halvings=self.num_halvings,
             activation=partial(nn.SiLU, inplace=True),
             weigh=SqueezeExcite,

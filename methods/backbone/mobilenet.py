@@ -3,7 +3,7 @@
 Howard et al. 2017, "MobileNets"; Sandler et al. 2018, "MobileNetV2: Inverted Residuals and Linear
 Bottlenecks".
 
-A depthwise convolution looks at one channel at a time; 1x1 convolutions mix channels. V2 widens a
+A depthwise convolution filters each channel by itself; 1x1 convolutions mix channels. V2 widens a
 block's input, filters it depthwise, and narrows it again without an activation.
 """
 
@@ -33,7 +33,7 @@ from methods.trunk.inverted import Stages, in_eights, inverted_trunk
 # Output channels and stride of every depthwise separable block of V1.
 V1_BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5)
 V1_BLOCKS = (*V1_BLOCKS, (1024, 2), (1024, 1))
-V2_STAGES: Stages = (  # as `inverted.Stages` says
+V2_STAGES: Stages = (  # Table 2 of the paper; columns as `inverted.Stages` defines them
     (1, 3, 16, 1, 1),
     (6, 3, 24, 2, 2),
     (6, 3, 32, 3, 2),
@@ -74,14 +74,15 @@ class MobileNetV1:
         """
         refuse_replacements("mobilenet_v1", ffn=ffn, attention=attention)
         inputs = num_channels("mobilenet_v1", spec)
-        channels, relu = [self._times(32)], nn.ReLU(inplace=True)
+        # The activation has no parameters: one module serves the whole network.
+        channels, relu = [self._scale(32)], nn.ReLU(inplace=True)
         first, *strides = kept_strides([2, *(s for _, s in V1_BLOCKS)], self.num_halvings)
         stem = conv_norm(inputs, channels[0], 3, stride=first, activation=relu)
         made = []
         for i, ((wide, _), stride) in enumerate(zip(V1_BLOCKS, strides, strict=True)):
-            make = partial(_separable, channels[-1], self._times(wide), stride)
+            make = partial(_make_separable, channels[-1], self._scale(wide), stride)
             made.append(block(i, make) if block else make())
-            channels.append(self._times(wide))
+            channels.append(self._scale(wide))  # of the maps after each block, for exit heads
         make_head = partial(PoolHead, spec.num_outputs)
         trunk = ConvTrunk(spec, MapStem(stem), made, channels, make_head)
         initialise(trunk)
@@ -91,14 +92,17 @@ class MobileNetV1:
         """The same network with `share` of the channels."""
         return replace(self, width=self.width * share)
 
-    def _times(self, channels: int) -> int:
+    def _scale(self, channels: int) -> int:
+        # Rounded to whole channels only: V1 has no rule of eights.
         return max(1, round(channels * self.width))
 
 
-def _separable(inputs: int, outputs: int, stride: int) -> MapBlock:
+def _make_separable(inputs: int, outputs: int, stride: int) -> MapBlock:
+    """Depthwise 3x3, then 1x1, each with batch norm and ReLU."""
     relu = nn.ReLU(inplace=True)
     return MapBlock(
         nn.Sequential(
+            # As many groups as channels: depthwise.
             conv_norm(inputs, inputs, 3, stride=stride, groups=inputs, activation=relu),
             conv_norm(inputs, outputs, 1, activation=relu),
         )
@@ -140,7 +144,7 @@ class MobileNetV2:
             num_channels("mobilenet_v2", spec),
             V2_STAGES,
             width=self.width,
-            last=in_eights(1280 * max(1.0, self.width)),
+            last=in_eights(1280 * max(1.0, self.width)),  # never less than 1280 (section 4)
             num_halvings=self.num_halvings,
             activation=partial(nn.ReLU6, inplace=True),
             block=block,

@@ -2,7 +2,7 @@
 
 Tang and Lin 2018, "Deep Residual Learning for Small-Footprint Keyword Spotting".
 Few channels, full resolution from the first layer to the last, and a dilation that doubles with
-every third convolution, so that the last one sees more than a second of sound.
+every third convolution, so that the receptive field of the last one exceeds a second of sound.
 """
 
 from __future__ import annotations
@@ -28,20 +28,21 @@ from methods.trunk.state import State
 
 
 class DilatedLayer(nn.Module):
-    """Convolution with ReLU, then (behind a possible addition) a batch norm without parameters."""
+    """Convolution with ReLU, an optional addition, then a batch norm without parameters."""
 
     def __init__(self, width: int, dilation: int) -> None:
         super().__init__()
+        # Padding equal to the dilation keeps height and width.
         self.conv = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, bias=False)
         self.norm = nn.BatchNorm2d(width, affine=False)
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
-        y = self.conv(x).relu_()
+        y = self.conv(x).relu_()  # [B, width, mels, frames]
         return self.norm(y if added is None else y + added)
 
 
 class DilatedBlock(nn.Module):
-    """Two layers; what came in is added behind the second one's ReLU."""
+    """Two layers; the input is added behind the second one's ReLU."""
 
     def __init__(self, first: DilatedLayer, second: DilatedLayer) -> None:
         super().__init__()
@@ -80,9 +81,10 @@ class Res15:
         first = nn.Conv2d(num_channels("res15", spec), self.width, 3, bias=False)
         stem = MapStem(first, nn.ReLU(inplace=True))
         makes: list[Callable[[], nn.Module]] = [
-            partial(self._residual, 2 * i) for i in range(self.num_blocks)
+            partial(self._make_residual, 2 * i) for i in range(self.num_blocks)
         ]
-        makes.append(lambda: MapBlock(self._layer(2 * self.num_blocks)))
+        # One more convolution, numbered on, because dilations depend on the number.
+        makes.append(lambda: MapBlock(self._make_layer(2 * self.num_blocks)))
         made = [block(i, make) if block else make() for i, make in enumerate(makes)]
         widths = [self.width] * (len(made) + 1)
         trunk = ConvTrunk(spec, stem, made, widths, partial(PoolHead, spec.num_outputs))
@@ -93,8 +95,8 @@ class Res15:
         """The same network with `share` of the channels (rounded)."""
         return replace(self, width=max(1, round(self.width * share)))
 
-    def _residual(self, first: int) -> DilatedBlock:
-        return DilatedBlock(self._layer(first), self._layer(first + 1))
+    def _make_residual(self, first: int) -> DilatedBlock:
+        return DilatedBlock(self._make_layer(first), self._make_layer(first + 1))
 
-    def _layer(self, number: int) -> DilatedLayer:
+    def _make_layer(self, number: int) -> DilatedLayer:
         return DilatedLayer(self.width, dilation=2 ** (number // 3))

@@ -40,12 +40,16 @@ class ResidualBlock(nn.Module):
         self.shortcut = shortcut
 
     def forward(self, state: State) -> State:
+        # In place: the result of `layers` is used nowhere else.
         x = self.layers(state.x).add_(self.shortcut(state.x)).relu_()
         return replace(state, x=x)
 
 
 class PadShortcut(nn.Module):
-    """Every `stride`-th place, new channels zero: no parameters and no FLOPs (option A)."""
+    """Every `stride`-th place, with zeros in the new channels: no parameters, no FLOPs (option A).
+
+    [B, inputs, height, width] -> [B, outputs, height / stride, width / stride].
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -53,6 +57,7 @@ class PadShortcut(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x[:, :, :: self.stride, :: self.stride]
+        # F.pad counts from the last axis: width, height, then channels on both sides.
         return F.pad(x, (0, 0, 0, 0, self.num_new // 2, self.num_new - self.num_new // 2))
 
 
@@ -96,13 +101,13 @@ class ResNet:
         Raises Unsupported for kinds that are no maps, and for `ffn` and `attention`.
         """
         refuse_replacements("resnet", ffn=ffn, attention=attention)
-        stem = self._stem(num_channels("resnet", spec))
+        stem = self._make_stem(num_channels("resnet", spec))
         made: list[nn.Module] = []
-        channels = [self.widths[0]]
+        channels = [self.widths[0]]  # of the maps after 0, 1, ... blocks
         for stage, (num_blocks, width) in enumerate(zip(self.blocks, self.widths, strict=True)):
             for i in range(num_blocks):
-                stride = 2 if stage > 0 and i == 0 else 1
-                make = partial(self._block, channels[-1], width, stride)
+                stride = 2 if stage > 0 and i == 0 else 1  # the first block of a later stage
+                make = partial(self._make_block, channels[-1], width, stride)
                 made.append(block(len(made), make) if block else make())
                 channels.append(width * (EXPANSION if self.bottleneck else 1))
         trunk = ConvTrunk(spec, stem, made, channels, partial(PoolHead, spec.num_outputs))
@@ -113,7 +118,7 @@ class ResNet:
         """The same network with `share` of the channels (rounded) everywhere."""
         return replace(self, widths=[max(1, round(width * share)) for width in self.widths])
 
-    def _stem(self, inputs: int) -> MapStem:
+    def _make_stem(self, inputs: int) -> MapStem:
         relu = nn.ReLU(inplace=True)
         if self.stem == "small":
             return MapStem(conv_norm(inputs, self.widths[0], 3, activation=relu))
@@ -122,23 +127,25 @@ class ResNet:
             nn.MaxPool2d(3, stride=2, padding=1),
         )
 
-    def _block(self, inputs: int, width: int, stride: int) -> ResidualBlock:
+    def _make_block(self, inputs: int, width: int, stride: int) -> ResidualBlock:
+        # The last layer has no activation: ResidualBlock's comes after the sum.
         relu = nn.ReLU(inplace=True)
         if not self.bottleneck:
             layers = nn.Sequential(
                 conv_norm(inputs, width, 3, stride=stride, activation=relu),
                 conv_norm(width, width, 3),
             )
-            return ResidualBlock(layers, self._shortcut(inputs, width, stride))
+            return ResidualBlock(layers, self._make_shortcut(inputs, width, stride))
+        # v1.5 strides in the 3x3 layer: more FLOPs than v1, whose first layer skips places.
         first, second = (stride, 1) if self.stride_in == "1x1" else (1, stride)
         layers = nn.Sequential(
             conv_norm(inputs, width, 1, stride=first, activation=relu),
             conv_norm(width, width, 3, stride=second, activation=relu),
             conv_norm(width, width * EXPANSION, 1),
         )
-        return ResidualBlock(layers, self._shortcut(inputs, width * EXPANSION, stride))
+        return ResidualBlock(layers, self._make_shortcut(inputs, width * EXPANSION, stride))
 
-    def _shortcut(self, inputs: int, outputs: int, stride: int) -> nn.Module:
+    def _make_shortcut(self, inputs: int, outputs: int, stride: int) -> nn.Module:
         if inputs == outputs and stride == 1:
             return nn.Identity()
         if self.shortcut == "pad":

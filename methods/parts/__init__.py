@@ -1,1 +1,14 @@
-"""What several methods share: gates, dispatch, experts, exits."""
+"""Helpers that several methods share; no method of its own.
+
+    gates           from logits to decisions with a gradient
+    budget          the penalty on allocated compute
+    dispatch        moving rows to what runs them, and back
+    grouped_gemm    one product for sorted rows and a stack of weights
+    expert_layers   router and stacked experts
+    clusters        neurons in blocks of similar ones
+    exit_model      a trunk with exit heads
+    exit_costs      the FLOPs that its decisions declare
+    live_tokens     running the tokens that have not left
+
+What one method alone needs stays in that method's file until a second one needs it.
+"""

@@ -1,4 +1,4 @@
-"""Moving: bring what runs together, compute it, bring it back. Pure functions.
+"""Moving: gather what runs, compute it, scatter it back. Pure functions.
 
 Three ways:
 
@@ -9,7 +9,7 @@ Three ways:
 Nothing is ever called with an empty batch. The work names its regions (dispatch, expert, combine).
 `mix` has three interchangeable backends: `loop` (one call per group that has rows; any dtype; the
 reference), `grouped` (sorted rows, one grouped GEMM per weight) and `dense_masked` (every
-group on every row, then weighted: the oracle of tests, which skips nothing).
+group on every row, then weighted: the test oracle, which skips nothing).
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bench.routing import region
+from methods.parts.grouped_gemm import can_group as can_group  # plugins import both from here
+from methods.parts.grouped_gemm import grouped_linear as grouped_linear
 
 BACKENDS = ("auto", "loop", "grouped", "dense_masked")
 # Mean rows per group and thread from which the loop wins: docs/explanation/kernels.md.
@@ -63,17 +64,18 @@ class Order(NamedTuple):
 def where_kept(f: Callable[[Tensor | None], Tensor], x: Tensor, keep: Tensor) -> Tensor:
     """`x` [N, ...] with f(rows) in the rows where `keep` [N] is true; the others stay bit for bit.
 
-    `rows` [n] are their indices, None where all are kept; with none f is not called. Waits for the
-    device once, because n is data.
+    `rows` [n] are their indices, None where all are kept; with no row f is not called. Waits for
+    the device once, because n is data.
     """
     with region("dispatch"):
-        rows = keep.nonzero().flatten()
+        rows = keep.nonzero().flatten()  # [n]
     if len(rows) == 0:
         return x
-    if len(rows) == len(x):
+    if len(rows) == len(x):  # nothing to gather: as fast as without a gate
         return f(None)
     new = f(rows)
     with region("combine"):
+        # f may have computed in autocast's dtype; index_copy requires equal dtypes.
         return x.index_copy(0, rows, new.to(x.dtype))
 
 
@@ -93,26 +95,28 @@ def within_capacity(
     mask: Tensor | None = None,
     causal: bool = False,
 ) -> Tensor:
-    """Who gets a place where each group takes `limit` rows only: [B, T, K] -> bool [B, T, G].
+    """The choices that find a place when a group takes `limit` rows: [B, T, K] -> bool [B, T, G].
 
-    `choices`: the group that each token wants first, second, ... All first choices are served
-    before any second, in order of tokens (Lepikhin et al. 2020, GShard, algorithm 1). `causal`:
-    position by position instead, all samples' first choices of a position, then their second ones,
-    so that no token loses its place to a later one. Where `mask` [B, T] is false nobody asks.
+    `choices`: each token's first, second, ... group. All first choices are served before any
+    second, in order of tokens (Lepikhin et al. 2020, GShard, algorithm 1). `causal`: position by
+    position instead, all samples' first choices of a position, then their second ones, so that no
+    token loses its place to a later one. Tokens where `mask` [B, T] is false take no place.
     """
     num_samples, num_tokens, _ = choices.shape
     if mask is not None:
-        choices = choices.masked_fill(~mask[..., None], num_groups)  # a group of their own
+        choices = choices.masked_fill(~mask[..., None], num_groups)  # a group of its own
     tokens = torch.arange(num_samples * num_tokens, device=choices.device)
-    rows = tokens.view(num_samples, num_tokens, 1).expand_as(choices)
-    order = (1, 2, 0) if causal else (2, 0, 1)
-    wanted, rows = (each.permute(order).flatten() for each in (choices, rows))
-    queue = wanted.argsort(stable=True)  # by group, each in the order of service
-    wanted, rows = wanted[queue], rows[queue]
+    rows = tokens.view(num_samples, num_tokens, 1).expand_as(choices)  # [B, T, K]
+    order = (1, 2, 0) if causal else (2, 0, 1)  # T, K, B: by position; K, B, T: by rank of choice
+    groups, rows = (each.permute(order).flatten() for each in (choices, rows))
+    # One stable sort instead of GShard's loop: inside a group it keeps the order of service, and
+    # the distance to the group's first entry is the place in its queue.
+    queue = groups.argsort(stable=True)
+    groups, rows = groups[queue], rows[queue]
     number = torch.arange(len(queue), device=queue.device)
-    rank = number - torch.searchsorted(wanted, wanted)  # in the queue of its group
-    served = (rank < limit) & (wanted < num_groups)
-    places = rows * num_groups + wanted
+    rank = number - torch.searchsorted(groups, groups)
+    served = (rank < limit) & (groups < num_groups)
+    places = rows * num_groups + groups
     run = torch.zeros(len(tokens) * num_groups, dtype=torch.bool, device=choices.device)
     run[places[served]] = True
     return run.view(num_samples, num_tokens, num_groups)
@@ -123,6 +127,7 @@ def within_capacity(
 
 def sort_by_group(run: Tensor) -> Order:
     """The true entries of `run` [N, G] as pairs sorted by group."""
+    # nonzero is in row-major order: of the transpose that is by group. No sort, one wait.
     groups, rows = run.t().nonzero().unbind(1)
     return Order(rows, groups, run.sum(0).cumsum(0, dtype=torch.int32))
 
@@ -139,7 +144,7 @@ def mix(x: Tensor, run: Tensor, weights: Tensor, groups: Groups, backend: str = 
     if backend == "dense_masked":
         return _mix_dense(x, torch.where(run, weights, 0.0), groups)
     with region("dispatch"):
-        order = sort_by_group(run)
+        order = sort_by_group(run)  # P pairs
         weight = weights[order.rows, order.groups]  # [P]
         weight = weight.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
     if len(order.rows) == 0:
@@ -149,7 +154,7 @@ def mix(x: Tensor, run: Tensor, weights: Tensor, groups: Groups, backend: str = 
         backend = "grouped"
     if backend != "grouped":
         return _mix_loop(x, order, weight, groups)
-    if stacked is None:
+    if stacked is None:  # an explicit backend never falls back silently: it is what is measured
         raise ValueError(f"no grouped GEMM for rows {tuple(x.shape[1:])} of {x.dtype}; use loop")
     return _mix_sorted(x, order, weight, stacked)
 
@@ -168,16 +173,16 @@ def _prefers_loop(x: Tensor, order: Order) -> bool:
 
 def _mix_loop(x: Tensor, order: Order, weight: Tensor, groups: Groups) -> Tensor:
     with region("dispatch"):
-        ends = order.ends.tolist()
+        ends = order.ends.tolist()  # waits for the device: the loop needs lengths
     out = torch.zeros_like(x)
     for f, begin, end in zip(groups.each(), [0, *ends], ends, strict=False):
         if begin == end:
             continue
         with region("dispatch"):
             rows, scale = order.rows[begin:end], weight[begin:end]
-            mine = x.index_select(0, rows)
+            inputs = x.index_select(0, rows)  # [n, ...]
         with region("expert"):
-            result = f(mine)
+            result = f(inputs)
         with region("combine"):  # no row twice in one group: the sum's order is fixed
             out.index_add_(0, rows, (result * scale).to(x.dtype))
     return out
@@ -193,6 +198,7 @@ def _mix_sorted(x: Tensor, order: Order, weight: Tensor, groups: Stacked) -> Ten
 
 
 def _mix_dense(x: Tensor, weights: Tensor, groups: Groups) -> Tensor:
+    """Every group on every row: shares no gather or scatter with the others, which it checks."""
     out = torch.zeros_like(x)
     for f, weight in zip(groups.each(), weights.unbind(1), strict=True):
         with region("expert"):
@@ -200,40 +206,3 @@ def _mix_dense(x: Tensor, weights: Tensor, groups: Groups) -> Tensor:
         with region("combine"):
             out = out + result * weight.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
     return out
-
-
-# Grouped GEMM
-
-
-def can_group(x: Tensor, weight: Tensor) -> bool:
-    """Whether torch's grouped GEMM takes rows like `x` and `weight` [G, in, out].
-
-    It wants fp32, bf16 or fp16 and rows whose length is a multiple of 16 bytes; on a GPU compute
-    capability 8.0; under torch.compile bf16 (torch 2.13).
-    """
-    dtype = _dtype(x)
-    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return False
-    if torch.compiler.is_compiling() and dtype != torch.bfloat16:
-        return False
-    if x.is_cuda and torch.cuda.get_device_capability(x.device) < (8, 0):
-        return False
-    return all(size * dtype.itemsize % 16 == 0 for size in weight.shape[1:])
-
-
-def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
-    """x_p W_g for the group g of each row: sorted `x` [P, in], `weight` [G, in, out] -> [P, out].
-
-    `ends` [G] int32: where each group's rows end, the last at P > 0. Obeys autocast, which torch's
-    op by itself does not.
-    """
-    dtype = _dtype(x)
-    out = F.grouped_mm(x.to(dtype), weight.to(dtype), offs=ends)
-    if out.requires_grad:  # its backward refuses expanded gradients such as sum's
-        out.register_hook(torch.Tensor.contiguous)
-    return out
-
-
-def _dtype(x: Tensor) -> torch.dtype:
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

@@ -1,18 +1,17 @@
 """A trunk with exit heads: runs everything in training, really leaves in inference.
 
-    blocks ... head 0 -> go on? -> blocks ... head 1 -> go on? -> ... blocks, final head
+    blocks ... head 0 -> continue? -> blocks ... head 1 -> continue? -> ... blocks, final head
 
-In training every element runs to the end and every head answers (unless the harness replays
-decisions: then what has left keeps its answer, and tokens their state). In inference the trunk is
+In training every element runs to the end and every head gives logits (unless the harness replays
+decisions: then what has left keeps its logits, and tokens their state). In inference the trunk is
 driven block by block over what is left: each block is called once, on the remaining samples or
-tokens, and never on an empty batch. When generating, what leaves still puts its keys and values
-into the caches of the blocks that it does not run: later tokens will look at them.
+tokens, and never on an empty batch. During generation, what leaves still puts its keys and values
+into the caches of the blocks that it does not run: later tokens attend to them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -21,11 +20,11 @@ from torch import Tensor, nn
 
 from bench import routing
 from bench.types import Batch, Output, Unsupported
+from methods.parts.exit_costs import ExitCosts
 from methods.parts.live_tokens import advance, fill, keep, last_tokens
 from methods.trunk.cache import Cache
-from methods.trunk.costs import layer_flops, linear_flops
 from methods.trunk.decoding import greedy
-from methods.trunk.selection import select_running
+from methods.trunk.selection import Selection, select_running
 from methods.trunk.state import State
 from methods.trunk.trunk import Trunk
 
@@ -36,8 +35,8 @@ class ExitModel(nn.Module):
     """`trunk` with a head after every `every` blocks.
 
     The buffer `threshold` is the one in use, `thresholds` holds one per calibrated operating point;
-    both begin at NEVER, so that an uncalibrated model runs to the end. Raises ValueError where no
-    inner exit fits, Unsupported for an encoder-decoder.
+    both are NEVER at first, so that an uncalibrated model runs to the end. Raises ValueError where
+    no inner exit fits, Unsupported for an encoder-decoder.
     """
 
     threshold: Tensor
@@ -53,15 +52,8 @@ class ExitModel(nn.Module):
         self.ends = [*range(every, depth, every), depth]  # number of blocks run at each exit
         self.trunk = trunk
         self.heads = nn.ModuleList(trunk.new_head(end) for end in self.ends[:-1])
-        stages = zip(self.ends, self.ends[1:], strict=False)
-        # FLOPs: a token through the linear layers of each later stage; its key and value; a head.
-        blocks = list(trunk.blocks)
-        self._linear = [sum(map(linear_flops, blocks[a:b])) for a, b in stages]
-        attention = getattr(blocks[0], "attention", None)
-        self._key_value = 2 * 2 * trunk.dim * getattr(attention, "kv_dim", trunk.dim)
-        self._cached = False  # whether the last pass left keys and values of what had left
-        self._head = linear_flops(trunk.head)
-        self._of_maps = [] if trunk.tokens else self._traced()
+        self._costs = ExitCosts(self)
+        # Buffers, so that calibrated thresholds travel with the weights.
         self.register_buffer("threshold", torch.tensor(NEVER))
         self.register_buffer("thresholds", torch.full((num_points,), NEVER))
 
@@ -70,7 +62,6 @@ class ExitModel(nn.Module):
 
         With a cache, `batch` holds the next tokens; logits are the last one's only, [B, 1, C].
         """
-        self._cached = cache is not None
         if self.training:
             return self._masked(batch)
         if self.trunk.spec.causal:
@@ -97,7 +88,7 @@ class ExitModel(nn.Module):
         """Largest probability at each inner exit when everything runs, [exits - 1, elements]."""
         state, found = self.trunk.stem(batch), []
         for blocks, head in self.stages():
-            if head is self.trunk.head:
+            if head is self.trunk.head:  # calibration needs the inner exits only
                 break
             for block in blocks:
                 state = block(state)
@@ -107,7 +98,7 @@ class ExitModel(nn.Module):
     def _masked(self, batch: Batch) -> Output:
         """Everything runs; what a replayed decision let leave keeps its logits.
 
-        In a causal trunk also its state, which others go on looking at.
+        In a causal trunk also its state, to which later tokens still attend.
         """
         state = self.trunk.stem(batch)
         live: Tensor | None = None  # [B] or [B, T]; None: everything
@@ -122,7 +113,8 @@ class ExitModel(nn.Module):
                 exits.append(head(state))
             logits = exits[-1] if live is None else keep(live, exits[-1], logits)
             if head is self.trunk.head or (live is not None and not live.any()):
-                continue  # nobody is left to decide about
+                continue  # nothing is left to decide about
+            # Training's own decision is to run everything; a replay returns another tensor.
             run = torch.ones_like(exits[-1][..., 0], dtype=torch.bool)
             chosen = self._decide(number, state, confidence(exits[-1].detach()), run, live)
             if chosen is not run:
@@ -138,6 +130,7 @@ class ExitModel(nn.Module):
             with routing.region("exit_head"):
                 found = head(state)  # [n, C]
             with routing.region("combine"):
+                # Written at every exit: later exits overwrite the samples that continue.
                 index = state.index
                 logits = found if index is None else logits.index_copy(0, index, found)
             if head is self.trunk.head:
@@ -146,10 +139,10 @@ class ExitModel(nn.Module):
                 sure = confidence(found)
                 run = self._decide(number, state, sure, sure < self.threshold)
             with routing.region("dispatch"):
-                rows = run.nonzero().flatten()
+                rows = run.nonzero().flatten()  # [n]
                 if len(rows) == 0:
                     break
-                if len(rows) < len(run):
+                if len(rows) < len(run):  # with all left, a copy would be wasted
                     state = state.select(rows)
         return Output(logits)
 
@@ -159,34 +152,49 @@ class ExitModel(nn.Module):
         live = torch.ones(state.x.shape[:2], dtype=torch.bool, device=state.x.device)
         logits = torch.empty(0)
         for number, (blocks, head) in enumerate(self.stages()):
-            asking = select_running(live)
-            state, asked = advance(blocks, state, asking)
+            querying = select_running(live)
+            state, packed = advance(blocks, state, querying)
             if head is self.trunk.head and cache is not None:
-                asking, asked = last_tokens(live, state)
+                querying, packed = last_tokens(live, state)
             with routing.region("exit_head"):
-                found = head(asked)[0]  # [N, C]
+                found = head(packed)[0]  # [N, C]
             with routing.region("combine"):
-                logits = fill(logits, state, asking, found)
+                logits = fill(logits, state, querying, found)
             if head is self.trunk.head:
                 break
             with routing.region("router"):
-                sure = torch.ones_like(live, dtype=found.dtype)  # [n, T]
-                sure = sure.flatten().index_copy(0, asking.places, confidence(found)).view_as(live)
+                sure = self._spread(confidence(found), querying, live)
                 run = live & (sure < self.threshold)
                 live = live & self._decide(number, state, sure, run, live)
             with routing.region("dispatch"):
-                left = live.any(1)
-                rows = left.nonzero().flatten()
-                if cache is not None and len(rows) < len(live):
-                    self._remember(number, state.select((~left).nonzero().flatten()))
-                if len(rows) == 0:
-                    break
-                if len(rows) < len(live):
-                    state, live = state.select(rows), live.index_select(0, rows)
+                state, live = self._compact(number, state, live)
+            if len(live) == 0:
+                break
         return Output(logits if cache is None else logits[:, -1:])
 
+    @staticmethod
+    def _spread(confidences: Tensor, querying: Selection, live: Tensor) -> Tensor:
+        """`confidences` [N] of the querying tokens as [n, T]; 1 where a token has left."""
+        sure = torch.ones_like(live, dtype=confidences.dtype)
+        return sure.flatten().index_copy(0, querying.places, confidences).view_as(live)
+
+    def _compact(self, number: int, state: State, live: Tensor) -> tuple[State, Tensor]:
+        """`state` and `live` [n, T] without the samples of which no token continues."""
+        left = live.any(1)
+        rows = left.nonzero().flatten()
+        if len(rows) == len(live):
+            return state, live
+        if state.cache is not None:
+            self._remember(number, state.select((~left).nonzero().flatten()))
+        if len(rows) == 0:  # nothing runs on the state any more: nothing to gather
+            return state, live[:0]
+        return state.select(rows), live.index_select(0, rows)
+
     def _remember(self, number: int, state: State) -> None:
-        """Keys and values of samples that left at exit `number`, for all blocks above it."""
+        """Store keys and values of samples that left at exit `number`, for all blocks above it.
+
+        From their last state, as CALM does: later tokens find them without those blocks running.
+        """
         blocks: list[Any] = list(self.trunk.blocks)
         for block in blocks[self.ends[number] :]:
             block.remember(state)
@@ -203,55 +211,10 @@ class ExitModel(nn.Module):
             axes=routing.TOKENS if run.dim() == 2 else routing.SAMPLES,
             probabilities=1 - sure,
             run=run,
-            cost=routing.Cost(
-                element=self._cost(number, state.x.shape[1], state.cache),
-                sample=self._visible(number, state.x.shape[1]),
-            ),
+            cost=self._costs.after(number, state.x.shape[1], state.cache),
             index=state.index,
             eligible=live,
         )
-
-    def _visible(self, number: int, num_tokens: int) -> float:
-        """FLOPs of keys and values after exit `number`, for a sample in which any token continues.
-
-        In a causal model those of all tokens stay visible. When generating they are computed for
-        every token, whatever the decisions.
-        """
-        if not self.trunk.spec.causal or self._cached:
-            return 0.0
-        num_blocks = self.ends[number + 1] - self.ends[number]
-        return float(num_blocks * num_tokens * self._key_value)
-
-    def _cost(self, number: int, num_tokens: int, cache: Cache | None) -> float:
-        """FLOPs of the stage after exit `number` for one more sample, or one more asking token.
-
-        Attention: 2 T D for scores and for mixing each, per asking token and block; it sees T.
-        """
-        if self._of_maps:
-            return self._of_maps[number]
-        num_blocks = self.ends[number + 1] - self.ends[number]
-        num_keys = num_tokens + (0 if cache is None else cache.length)
-        per_token = self._linear[number] + num_blocks * 4 * num_keys * self.trunk.dim
-        if self.trunk.spec.causal:
-            # Of a prompt only the last token asks the final head.
-            unread = cache is not None and num_tokens > 1 and number + 2 == len(self.ends)
-            return per_token - num_blocks * self._key_value + (0 if unread else self._head)
-        return num_tokens * per_token + self._head
-
-    def _traced(self) -> list[int]:
-        """FLOPs of each later stage with its head for one sample of feature maps, from shapes."""
-        shadow = deepcopy(self).to("meta").eval()
-        inputs = torch.zeros(1, *self.trunk.spec.input_shape, device="meta")
-        found: list[int] = []
-        with torch.no_grad(), layer_flops(shadow) as calls:
-            state = shadow.trunk.stem(Batch(inputs, inputs))
-            for blocks, head in shadow.stages():
-                calls.clear()
-                for block in blocks:
-                    state = block(state)
-                head(state)
-                found.append(sum(calls))
-        return found[1:]
 
 
 def confidence(logits: Tensor) -> Tensor:

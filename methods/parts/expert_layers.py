@@ -1,4 +1,4 @@
-"""What mixtures of experts are made of: a router and a stack of feed-forward layers."""
+"""The layers of a mixture of experts: a router and a stack of feed-forward layers."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def expert_width(hidden: int, ratio: float) -> int:
 def build_encoder(
     spec: TaskSpec, backbone: Backbone, make: Callable[[int, int], nn.Module]
 ) -> nn.Module:
-    """The backbone with `make(dim, hidden)` for the feed-forward layers that see a whole sample.
+    """The backbone with `make(dim, hidden)` for the feed-forward layers that get a whole sample.
 
     Those are all layers of an encoder. The decoder of an encoder-decoder stays dense, because there
-    a layer that compares tokens would look at later ones.
+    a layer that compares tokens would depend on later ones.
     """
     if spec.kind != "seq2seq":
         trunk: nn.Module = backbone.build(spec, ffn=make)
@@ -34,7 +34,7 @@ def build_encoder(
 
     def block(index: int, dense: Callable[[], Any]) -> nn.Module:
         made = dense()
-        if not made.causal:
+        if not made.causal:  # a block of the encoder
             made.ffn = make(made.ffn.dim, made.ffn.hidden)
         return cast(nn.Module, made)
 
@@ -46,26 +46,27 @@ class Router(nn.Linear):
     """Expert scores of a token, in fp32 whatever the rest computes in (Switch, section 2.4)."""
 
     def __init__(self, dim: int, num_experts: int) -> None:
-        super().__init__(dim, num_experts, bias=False)
+        super().__init__(dim, num_experts, bias=False)  # a bias would prefer experts for all tokens
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., E] in fp32 (fp64 stays fp64).
 
-        Lies in memory as [E, ...]: a CPU computes W x^T faster than x W^T, and `gates.softmax`
-        wants it so.
+        In memory the result is [E, ...]: a CPU computes W x^T faster than x W^T, and
+        `gates.softmax` then runs along contiguous rows.
         """
+        # In bf16 close scores tie, and a tie decides which expert runs.
         dtype = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
             scores = self.weight.to(dtype) @ x.reshape(-1, x.shape[-1]).to(dtype).t()  # [E, N]
-        return scores.t().view(*x.shape[:-1], -1)
+        return scores.t().view(*x.shape[:-1], -1)  # [..., E], a view
 
 
 class Experts(nn.Module):
     """E feed-forward layers without biases, their weights stacked: the `Groups` of `dispatch.mix`.
 
     gelu: gelu(x W_up) W_down. swiglu: (silu(x W_gate) * x W_up) W_down (Shazeer 2020); `up` then
-    holds W_gate beside W_up. Weights lie as [E, inputs, outputs]: with few rows a CPU's GEMM is
-    some per cent faster so than with nn.Linear's layout.
+    holds W_gate beside W_up. Weights are [E, inputs, outputs]: with few rows a CPU's GEMM is
+    some per cent faster than with nn.Linear's layout. Raises ValueError for another activation.
     """
 
     def __init__(self, num_experts: int, dim: int, hidden: int, activation: str) -> None:
@@ -74,12 +75,12 @@ class Experts(nn.Module):
             raise ValueError(f"activation is gelu or swiglu, not {activation!r}")
         self.hidden, self.gated = hidden, activation == "swiglu"
         columns = 2 * hidden if self.gated else hidden
-        self.up = nn.Parameter(torch.empty(num_experts, dim, columns))
-        self.down = nn.Parameter(torch.empty(num_experts, hidden, dim))
+        self.up = nn.Parameter(torch.empty(num_experts, dim, columns))  # [E, D, H or 2 H]
+        self.down = nn.Parameter(torch.empty(num_experts, hidden, dim))  # [E, H, D]
         self.initialise()
 
     def initialise(self, residual_scale: float = 1.0) -> None:
-        """GPT-2's start, as the dense layer's: N(0, 0.02), `down` scaled down for the residual."""
+        """GPT-2's initialisation, as of the dense layer: deviation 0.02, `down` scaled."""
         nn.init.normal_(self.up, std=0.02)
         nn.init.normal_(self.down, std=0.02 * residual_scale)
 
@@ -90,10 +91,12 @@ class Experts(nn.Module):
 
     def each(self) -> Sequence[Callable[[Tensor], Tensor]]:
         """The experts, each [n, D] -> [n, D]."""
+        # unbind once: indexing one expert at a time would build a gradient as large as the stack.
         weights = zip(self.up.unbind(0), self.down.unbind(0), strict=True)
         return [partial(self._expert, up, down) for up, down in weights]
 
     def can_sort(self, rows: Tensor) -> bool:
+        """Whether one grouped GEMM serves rows of this dtype and width."""
         return all(dispatch.can_group(rows, weight) for weight in (self.up, self.down))
 
     def sorted(self, rows: Tensor, order: Order) -> Tensor:
@@ -103,7 +106,7 @@ class Experts(nn.Module):
 
     def batched(self, rows: Tensor) -> Tensor:
         """Each expert on as many rows as every other: [E, n, D] -> [E, n, D]."""
-        return self._activate(rows @ self.up) @ self.down
+        return self._activate(rows @ self.up) @ self.down  # two batched products
 
     def _activate(self, hidden: Tensor) -> Tensor:
         if not self.gated:

@@ -1,13 +1,13 @@
-"""Deciding: from a gate's logits to what runs, with a gradient; and the compute budget.
+"""Deciding: from a gate's logits to what runs, with a gradient.
 
-An open gate is worth 1, a closed one 0; the estimators differ in what the gate learns from:
+An open gate has the value 1, a closed one 0; the estimators differ in the gradient:
 
     soft                value a itself, in training only; the control with a train/inference gap
     straight_through    forward 1[a > 1/2], gradient of a (Bengio et al. 2013)
     gumbel              the same with logistic noise in training (Jang et al. 2017, Maddison et al.
-                        2017), so that closed gates are tried as well
+                        2017), so that closed gates are explored as well
     masked              straight-through where the gate is open, no gradient at all where closed
-    reinforce           a Bernoulli sample without gradient; `reinforce_loss` teaches the gate
+    reinforce           a Bernoulli sample without gradient; `reinforce_loss` trains the gate
 
 a = sigmoid(logits). soft, straight_through and gumbel learn from the branch not taken, so training
 must execute it; masked and reinforce never need it. At inference all decide by a > 1/2.
@@ -15,35 +15,38 @@ must execute it; masked and reinforce never need it. At inference all decide by 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
+
+from methods.parts.budget import Budget as Budget  # plugins import both from here
+from methods.parts.budget import compute_share as compute_share
 
 Estimator = Literal["soft", "straight_through", "gumbel", "masked", "reinforce"]
 Decide = Callable[[Tensor, Tensor], Tensor]  # (probabilities, own choice) -> choice to obey
 
 
 class Gate(NamedTuple):
-    """A binary gate's answer, all shaped like the logits."""
+    """The result of a binary gate, all shaped like the logits."""
 
     probability: Tensor  # a = sigmoid(logits), with gradient
     run: Tensor  # bool: what to execute
-    value: Tensor  # what the gated result is multiplied with
+    value: Tensor  # factor of the gated result
 
 
 class Choice(NamedTuple):
-    """A one-of-G gate's answer, all shaped like the logits [..., G]."""
+    """The result of a one-of-G gate, all shaped like the logits [..., G]."""
 
     probability: Tensor  # softmax(logits), with gradient
     run: Tensor  # bool, normally one per row
-    value: Tensor  # what each branch's result is multiplied with
+    value: Tensor  # factor of each branch's result
 
 
 def own_choice(probability: Tensor, run: Tensor) -> Tensor:
-    """Obey the gate itself: the default for `decide`."""
+    """The gate's own choice: the default for `decide`."""
     return run
 
 
@@ -67,14 +70,16 @@ def binary(
     samples = training and estimator in ("gumbel", "reinforce")
     noisy = logits + logistic_noise(logits, generator) if samples else logits
     probability = logits.sigmoid()
-    run = decide(probability, noisy > 0)  # with noise: open with probability a
+    # P(logit + logistic noise > 0) = sigmoid(logit): with noise a gate opens with probability a.
+    run = decide(probability, noisy > 0)
     if not training or estimator == "reinforce":
         value = run.to(logits.dtype)
     elif estimator == "soft":
         value = probability
     else:
+        # The gradient is that of the noisy, tempered sigmoid (the concrete relaxation).
         value = hard(run, (noisy / temperature).sigmoid() if samples else probability)
-        value = run * value if estimator == "masked" else value
+        value = run * value if estimator == "masked" else value  # closed: the factor 0 stops it
     return Gate(probability, run, value)
 
 
@@ -94,24 +99,23 @@ def one_of(
     """
     probability = softmax(logits)
     noisy = logits + gumbel_noise(logits, generator) if training else logits
-    own = F.one_hot(noisy.argmax(-1), logits.shape[-1]).bool()
+    own = F.one_hot(noisy.argmax(-1), logits.shape[-1]).bool()  # [..., G]
     run = decide(probability, own)
     if not training:
         return Choice(probability, run, run.to(logits.dtype))
+    # Forward 1 for the branch that ran: training computes what inference will.
     return Choice(probability, run, hard(run, (noisy / temperature).softmax(-1)))
 
 
 def softmax(logits: Tensor) -> Tensor:
-    """softmax over the last axis [..., G], computed along the first.
-
-    With a handful of groups a CPU vectorises over rows so, and is an order of magnitude faster.
-    """
+    """softmax over the last axis [..., G], computed along the first."""
+    # With a handful of groups a CPU then vectorises over rows: an order of magnitude faster.
     return logits.movedim(-1, 0).softmax(0).movedim(0, -1)
 
 
 def top_k(scores: Tensor, k: int) -> Tensor:
     """Bool like `scores` [..., G]: true for the k highest of each row (all where k >= G)."""
-    best = scores.topk(min(k, scores.shape[-1]), dim=-1).indices
+    best = scores.topk(min(k, scores.shape[-1]), dim=-1).indices  # [..., k]
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, best, True)
 
 
@@ -132,11 +136,13 @@ def balance_loss(probability: Tensor, run: Tensor) -> Tensor:
 
 def hard(run: Tensor, soft: Tensor) -> Tensor:
     """Straight through: `run` in the forward pass, the gradient of `soft` in the backward pass."""
+    # The bracket is 0 exactly: in the forward pass nothing is rounded.
     return run.to(soft.dtype) + (soft - soft.detach())
 
 
 def gumbel_noise(like: Tensor, generator: Generator | None = None) -> Tensor:
     """Standard Gumbel noise, shaped and placed like `like`."""
+    # -log E with E ~ Exp(1) is Gumbel: one logarithm, and only E = 0 must be avoided.
     exponential = torch.empty_like(like).exponential_(generator=generator)
     return -exponential.clamp_min(torch.finfo(like.dtype).tiny).log()
 
@@ -162,6 +168,7 @@ def reinforce_loss(
     `entropy_weight` rewards undecided gates.
     """
     action = run.to(logits.dtype)
+    # Independent gates: the log probability of all is the sum over them.
     log_p = -F.binary_cross_entropy_with_logits(logits, action, reduction="none").sum(-1)  # [B]
     loss = -((reward - baseline).detach() * log_p).mean()
     if entropy_weight == 0.0:
@@ -169,53 +176,3 @@ def reinforce_loss(
     probability = logits.sigmoid()
     entropy = F.binary_cross_entropy_with_logits(logits, probability, reduction="none").sum(-1)
     return loss - entropy_weight * entropy.mean()
-
-
-def compute_share(allocations: Iterable[tuple[Tensor, float]]) -> Tensor:
-    """The compute that gates allocate as a share of all they could, a scalar in 0..1.
-
-    `allocations`: (a, cost) per gate: probabilities or values of any shape, and the FLOPs that one
-    element of this gate costs. The field's sum_i a_i, weighted by FLOPs and normalised, so that a
-    penalty's weight depends on neither depth nor length. 0 where there is no element.
-    """
-    pairs = list(allocations)
-    spent = torch.stack([a.sum() * cost for a, cost in pairs]).sum()
-    # Without an element (a batch of padding only) there is nothing to spend either.
-    return spent / (sum(a.numel() * cost for a, cost in pairs) or 1.0)
-
-
-class Budget(nn.Module):
-    """The penalty on allocated compute: `weight` x share, with a fixed or an adapted weight.
-
-    Without a `target`, `weight` stays as given: the field's L + lambda sum_i a_i. With one, it is
-    the multiplier of the constraint share <= target, found by dual ascent on an exponential mean:
-    weight <- max(0, weight + rate (mean share - target)). Weight and mean are buffers, so a
-    checkpoint goes on where it stopped.
-    """
-
-    weight: Tensor
-    mean: Tensor
-
-    def __init__(
-        self,
-        weight: float = 0.0,
-        target: float | None = None,
-        *,
-        rate: float = 0.02,
-        momentum: float = 0.9,
-    ) -> None:
-        super().__init__()
-        if target is not None and not 0 < target <= 1:
-            raise ValueError(f"a budget's target is a share in (0, 1], not {target}")
-        self.target, self.rate, self.momentum = target, rate, momentum
-        self.register_buffer("weight", torch.tensor(float(weight)))
-        self.register_buffer("mean", torch.tensor(1.0 if target is None else target))
-
-    def forward(self, share: Tensor) -> Tensor:
-        """The penalty for a `share` in 0..1 (a scalar with gradient); in training adapts weight."""
-        penalty = self.weight.clone() * share
-        if self.training and self.target is not None:
-            with torch.no_grad():
-                self.mean.mul_(self.momentum).add_(share.detach(), alpha=1 - self.momentum)
-                self.weight.add_(self.rate * (self.mean - self.target)).clamp_(min=0)
-        return penalty

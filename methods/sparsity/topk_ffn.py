@@ -28,6 +28,7 @@ from bench.routing import decide, region
 from bench.types import Backbone, Batch, Point, Range, TaskSpec, Unsupported
 from methods.backbone.transformer import FeedForward
 from methods.parts import dispatch
+from methods.parts.clusters import balanced_clusters
 from methods.parts.gates import hard, top_k
 from methods.trunk.trunk import swap
 
@@ -206,36 +207,3 @@ def _block(
     activate: Callable[[Tensor], Tensor], up: Tensor, bias: Tensor, down: Tensor, rows: Tensor
 ) -> Tensor:
     return activate(torch.addmm(bias, rows, up)) @ down
-
-
-def balanced_clusters(
-    points: Tensor, num_clusters: int, num_rounds: int = 8
-) -> tuple[Tensor, Tensor]:
-    """k-means with clusters of equal size: owner [N] of each point, unit centres [G, D].
-
-    `points` [N, D] of length 1, N divisible by G. Each first centre is the point farthest from
-    those before it, so the result is deterministic. In every round the closest pairs of
-    point and centre match first, until a cluster is full.
-    """
-    centers = points[:1]
-    while len(centers) < num_clusters:
-        farthest = (points @ centers.T).amax(1).argmin()
-        centers = torch.cat([centers, points[farthest][None]])
-    for _ in range(num_rounds):
-        owner = _fill(points @ centers.T)
-        sums = torch.zeros_like(centers).index_add_(0, owner, points)
-        centers = F.normalize(sums, dim=1)
-    return owner, centers
-
-
-def _fill(similarity: Tensor) -> Tensor:
-    """The owner of each point, best pairs first: `similarity` [N, G] -> [N]."""
-    num_points, num_clusters = similarity.shape
-    free = [num_points // num_clusters] * num_clusters
-    owner = [-1] * num_points
-    for pair in similarity.flatten().argsort(descending=True).tolist():
-        point, cluster = divmod(pair, num_clusters)
-        if owner[point] < 0 and free[cluster]:
-            owner[point] = cluster
-            free[cluster] -= 1
-    return torch.tensor(owner, device=similarity.device)

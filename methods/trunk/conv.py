@@ -4,8 +4,8 @@
     state = trunk.blocks[0](state)  # C, height and width change from block to block
     logits = trunk.head(state)      # [B, classes]
 
-An image and a spectrogram (one channel) are both maps. There is nothing to mix and nothing to feed
-in these blocks: what replaces feed-forward layers or attention is refused.
+An image and a spectrogram (one channel) are both maps. These blocks have no `mix` and no `feed`:
+replacements of feed-forward layers or attention are refused.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class ConvTrunk(Trunk):
         super().__init__(spec, widths[-1], stem, blocks, lambda: make_head(widths[-1]))
         self.widths = tuple(widths)
         self._make_head_for = make_head
-        # Maps take the layout of the weights, and this one makes every layer faster or as fast.
+        # Maps take the layout of the weights. Channels last was faster, or as fast, in every layer
+        # that was measured; a slow dense baseline would flatter every method.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def new_head(self, num_blocks: int | None = None) -> nn.Module:
@@ -55,15 +56,16 @@ class ConvTrunk(Trunk):
         return head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def block_costs(self) -> list[Cost]:
-        """FLOPs of one sample in each block, from shapes alone."""
+        """FLOPs (2 x MAC) of one sample in each block, from shapes alone."""
+        # On the meta device nothing is computed, and batch norm statistics stay as they are.
         shadow = deepcopy(self).to("meta").eval()
         inputs = torch.zeros(1, *self.spec.input_shape, device="meta")
-        state, found = shadow.stem(Batch(inputs, inputs)), []
+        state, costs = shadow.stem(Batch(inputs, inputs)), []
         for block in shadow.blocks:
             with torch.no_grad(), layer_flops(block) as calls:
                 state = block(state)
-            found.append(Cost(element=float(sum(calls))))
-        return found
+            costs.append(Cost(element=float(sum(calls))))
+        return costs
 
 
 class MapStem(nn.Module):
@@ -74,7 +76,7 @@ class MapStem(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, batch: Batch) -> State:
-        return State(self.layers(as_maps(batch.inputs)))
+        return State(self.layers(as_maps(batch.inputs)))  # x [B, C, height, width]
 
 
 class MapBlock(nn.Module):
@@ -89,30 +91,30 @@ class MapBlock(nn.Module):
 
 
 class PoolHead(nn.Module):
-    """Logits [B, classes] of the mean over all places."""
+    """Logits [B, classes] of the mean over height and width."""
 
     def __init__(self, num_outputs: int, channels: int) -> None:
         super().__init__()
         self.linear = nn.Linear(channels, num_outputs)
 
     def forward(self, state: State) -> Tensor:
-        return self.linear(state.x.mean((2, 3)))
+        return self.linear(state.x.mean((2, 3)))  # [B, C] -> [B, classes]
 
 
 def as_maps(inputs: Tensor) -> Tensor:
-    """Images as they are, spectrograms [B, mels, frames] with their one channel."""
+    """Images as they are, spectrograms [B, mels, frames] as [B, 1, mels, frames]."""
     return inputs if inputs.dim() == 4 else inputs[:, None]
 
 
 def num_channels(family: str, spec: TaskSpec) -> int:
-    """Channels of what `spec` puts in. Raises Unsupported for all but images and spectrograms."""
+    """Channels of the input. Raises Unsupported for all but images and spectrograms."""
     if spec.kind not in ("image", "audio"):
         raise Unsupported(f"{family} needs images or spectrograms, not {spec.kind}")
     return spec.input_shape[0] if spec.kind == "image" else 1
 
 
 def refuse_replacements(family: str, **factories: Any) -> None:
-    """Raises Unsupported where a method wants to replace layers that `family` does not have."""
+    """Raises Unsupported where a method replaces layers that `family` does not have."""
     names = {"ffn": "feed-forward layers", "attention": "attention"}
     for name, factory in factories.items():
         if factory is not None:
@@ -130,6 +132,7 @@ def conv_norm(
 ) -> nn.Sequential:
     """Convolution (same size / stride, no bias), batch norm, and the activation if there is one."""
     layers: list[nn.Module] = [
+        # No bias: the batch norm behind it subtracts the mean, and with it any bias.
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(outputs),
     ]
@@ -137,21 +140,22 @@ def conv_norm(
 
 
 def kept_strides(strides: Sequence[int], num_halvings: int) -> list[int]:
-    """`strides`, of which the last `num_halvings` that are 2 stay so; earlier ones become 1.
+    """`strides` with only the last `num_halvings` of its 2s kept; earlier ones become 1.
 
     Raises ValueError where there are fewer, and for a negative number.
     """
+    # The earliest go: on a small image they would leave the later layers hardly any places.
     most = list(strides).count(2)
     if not 0 <= num_halvings <= most:
         raise ValueError(f"num_halvings is one of 0 to {most}, not {num_halvings}")
     num_early = most - num_halvings
-    halving = [place for place, stride in enumerate(strides) if stride == 2]
+    halving = [place for place, stride in enumerate(strides) if stride == 2]  # increasing
     early = set(halving[:num_early])
     return [1 if place in early else stride for place, stride in enumerate(strides)]
 
 
 def initialise(model: nn.Module) -> None:
-    """He et al. 2015: convolutions begin with variance 2 / (outputs x kernel area)."""
+    """Initialise convolutions with variance 2 / (outputs x kernel area) (He et al. 2015)."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -159,6 +163,7 @@ def initialise(model: nn.Module) -> None:
 
 def sample_flops(backbone: Any, spec: TaskSpec) -> int:
     """FLOPs (2 x MAC) of one sample in the trunk that `backbone` builds, from shapes alone."""
+    # Built on the meta device: no weights are allocated or drawn for a candidate size.
     with torch.device("meta"), torch.no_grad():
         trunk = backbone.build(spec).eval()
         inputs = torch.zeros(1, *spec.input_shape)

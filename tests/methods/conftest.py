@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench.check import Candidate, candidates
-from bench.check import tiny as kit
+from bench.check import tiny_tasks as kit
 from methods.backbone.transformer import Transformer
 
 

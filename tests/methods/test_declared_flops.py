@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench import routing
-from bench.check.spending import spend
+from bench.check.flops import spend
 from bench.meters.flops.counter import count
 from methods.controls.dense import Dense
 from methods.controls.shrunk_dense import ShrunkDense

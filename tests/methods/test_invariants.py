@@ -11,11 +11,11 @@ from omegaconf import OmegaConf
 
 import conf
 from bench.check import CONTRACTS, Contract, candidates
-from bench.check.verdict import attempt
+from bench.check.attempt import attempt
 
 DECIDE_NOTHING = {"dense", "shrunk_dense", "soft_moe"}
 ALWAYS_APPLY = {
-    *("skipping_is_masking", "never_empty", "alone_is_batched", "no_memory"),
+    *("finite", "skipping_is_masking", "never_empty", "alone_is_batched", "no_memory"),
     *("same_seed", "round_trip", "bf16"),
 }
 NEED_DECISIONS = {"executed_is_declared", "skipped_learn_nothing"}

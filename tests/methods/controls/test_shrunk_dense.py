@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from bench.check.tiny import TINY
+from bench.check.tiny_tasks import TINY
 from bench.meters.flops.counter import count
 from bench.types import TaskSpec, Unsupported
 from methods.backbone.resnet import ResNet

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from bench import routing
 from bench.check import CONTRACTS, candidates
-from bench.check.verdict import attempt
+from bench.check.attempt import attempt
 from bench.meters.flops.counter import count
 from bench.plugins import construct
 from bench.types import Output, TaskSpec, Unsupported

@@ -12,7 +12,8 @@ from bench import routing
 from bench.meters.flops.counter import count
 from bench.types import Unsupported
 from methods.backbone.transformer import FeedForward
-from methods.sparsity.topk_ffn import BlockFFN, TopkFFN, balanced_clusters
+from methods.parts.clusters import balanced_clusters
+from methods.sparsity.topk_ffn import BlockFFN, TopkFFN
 
 
 def layer(k: int, *, num_blocks: int = 4) -> tuple[FeedForward, BlockFFN]:

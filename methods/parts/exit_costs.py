@@ -1,0 +1,84 @@
+"""FLOPs that the decisions of a model with exits declare: what continuing after an exit adds."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import TYPE_CHECKING
+
+import torch
+
+from bench.routing import Cost
+from bench.types import Batch
+from methods.trunk.cache import Cache
+from methods.trunk.costs import layer_flops, linear_flops
+
+if TYPE_CHECKING:
+    from methods.parts.exit_model import ExitModel
+
+
+class ExitCosts:
+    """Costs of the stages between the exits of `model`: blocks, and the head behind them."""
+
+    def __init__(self, model: ExitModel) -> None:
+        trunk = model.trunk
+        self.dim, self.causal, self.ends = trunk.dim, trunk.spec.causal, model.ends
+        blocks = list(trunk.blocks)
+        stages = zip(self.ends, self.ends[1:], strict=False)
+        # FLOPs of one token: in the linear layers of each later stage, and in a head.
+        self._linear = [sum(map(linear_flops, blocks[a:b])) for a, b in stages]
+        self._head = linear_flops(trunk.head)
+        # FLOPs of one token's key and value, 2 D K each; with grouped-query attention K < D.
+        attention = getattr(blocks[0], "attention", None)
+        self._key_value = 2 * 2 * trunk.dim * getattr(attention, "kv_dim", trunk.dim)
+        self._of_maps = [] if trunk.tokens else _trace_stages(model)
+
+    def after(self, number: int, num_tokens: int, cache: Cache | None) -> Cost:
+        """What the stage after exit `number` costs, of `num_tokens` tokens each sample."""
+        return Cost(
+            element=self._element(number, num_tokens, cache),
+            sample=self._visible(number, num_tokens, cache),
+        )
+
+    def _visible(self, number: int, num_tokens: int, cache: Cache | None) -> float:
+        """FLOPs of keys and values, for a sample in which any token continues.
+
+        In a causal model those of all tokens stay visible. With a cache they are computed for
+        every token, whatever the decisions, and so belong to none.
+        """
+        if not self.causal or cache is not None:
+            return 0.0
+        num_blocks = self.ends[number + 1] - self.ends[number]
+        return float(num_blocks * num_tokens * self._key_value)
+
+    def _element(self, number: int, num_tokens: int, cache: Cache | None) -> float:
+        """FLOPs of the stage for one more sample, or for one more querying token.
+
+        Attention: 2 T D for scores and for mixing each, per querying token and block, for T keys.
+        """
+        if self._of_maps:
+            return self._of_maps[number]
+        num_blocks = self.ends[number + 1] - self.ends[number]
+        num_keys = num_tokens + (0 if cache is None else cache.length)
+        per_token = self._linear[number] + num_blocks * 4 * num_keys * self.dim
+        if self.causal:
+            # Of a prompt only the last token reaches the final head.
+            unread = cache is not None and num_tokens > 1 and number + 2 == len(self.ends)
+            # A token's own key and value are part of the sample's, whether or not it queries.
+            return per_token - num_blocks * self._key_value + (0 if unread else self._head)
+        return num_tokens * per_token + self._head
+
+
+def _trace_stages(model: ExitModel) -> list[int]:
+    """FLOPs of each later stage with its head for one sample of feature maps, from shapes."""
+    shadow = deepcopy(model).to("meta").eval()
+    inputs = torch.zeros(1, *model.trunk.spec.input_shape, device="meta")
+    found: list[int] = []
+    with torch.no_grad(), layer_flops(shadow) as calls:
+        state = shadow.trunk.stem(Batch(inputs, inputs))
+        for blocks, head in shadow.stages():
+            calls.clear()  # of the stem, or of the stage before
+            for block in blocks:
+                state = block(state)
+            head(state)
+            found.append(sum(calls))
+    return found[1:]  # the first stage runs always
