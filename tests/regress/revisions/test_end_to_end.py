@@ -113,7 +113,7 @@ def test_an_identical_revision_is_not_caught(repository) -> None:
     verdict = verdict_on(repository, "HEAD~1", "HEAD")
     text = body(verdict)
     assert verdict.exit_code in (0, 3), text
-    assert verdict.named("regressed") == []
+    assert verdict.rows_with("regressed") == []
     assert (verdict.differences, verdict.changes) == ([], [])
     assert re.search(r"- took [\d.]+ min", text)
     controls = [*verdict.controls, *([verdict.canary] if verdict.canary else [])]
@@ -126,7 +126,7 @@ def test_an_identical_revision_is_not_caught(repository) -> None:
         assert any(row.judgement != "equal" for row in controls)
         assert "### Controls: the same code on both sides" in text
     else:
-        unsure = verdict.named("inconclusive")
+        unsure = verdict.rows_with("inconclusive")
         assert unsure
         assert all(row.cause.startswith(("noise: ", "unknown: ")) for row in unsure)
         assert "Probable cause:" in text
