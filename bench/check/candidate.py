@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from bench.check.tiny import TINY, Tiny, tiny_backbones
+from bench import routing
+from bench.check.tiny_tasks import Tiny
 from bench.plugins.hooks import ResolvedMethod, resolve
 from bench.routing import Observation
-from bench.types import Batch, Point, Unsupported
+from bench.types import Batch, Point
 
 NUM_STEPS = 4  # enough to tell inputs apart; nothing is learned from random targets
 LEARNING_RATE = 0.02
@@ -30,7 +32,7 @@ class Candidate:
     tiny: Tiny
     backbone: Any
     convolutional: str = ""  # the backbone's name, if it works on feature maps
-    told_ops: set[str] = field(default_factory=set)  # met so far, whose FLOPs the plugin tells
+    plugin_formula_ops: set[str] = field(default_factory=set)  # FLOPs by the plugin's formula
     resolved: ResolvedMethod = field(init=False)
     _points: list[Point] = field(init=False)
 
@@ -75,11 +77,13 @@ class Candidate:
         """A new model as `convert` or `build` leaves it."""
         torch.manual_seed(seed)
         hooks = self.resolved.hooks
+        built: nn.Module
         if hooks.convert is None:
-            built: nn.Module = hooks.build(self.tiny.spec, self.backbone)
-            return built
-        converted: nn.Module = hooks.convert(self.dense(), [self.tiny.batch(4)])
-        return converted
+            built = hooks.build(self.tiny.spec, self.backbone)
+        else:
+            built = hooks.convert(self.dense(), [self.tiny.batch(4)])
+        _materialise(built, self.tiny.batch(2))
+        return built
 
     def dense(self) -> nn.Module:
         """The dense model that a converting method starts from, trained for a few steps."""
@@ -163,48 +167,16 @@ def _descend(
             after((step + 1) / num_steps)
 
 
-def candidates(name: str, method: Any) -> tuple[list[Candidate], dict[str, str]]:
-    """`method` on every tiny task that it supports, and the other tasks with its reasons.
+def _materialise(model: nn.Module, batch: Batch) -> None:
+    """Give lazy layers (`nn.LazyLinear`) their shapes, which else the first pass would do.
 
-    The first backbone that serves both is taken, on images also the first convolutional one; a
-    reason is that of the first one tried. What `build` or `convert` raises besides Unsupported
-    passes through.
+    A trial counts one pass before anything reads the weights. Gates are forced, so that layers
+    that would be skipped see an input too.
     """
-    found: list[Candidate] = []
-    refused: dict[str, str] = {}
-    backbones = tiny_backbones()
-    for tiny in TINY.values():
-        tried = [Candidate(name, method, tiny, backbone) for backbone in backbones.values()]
-        reasons: list[str] = []
-        served = next((each for each in tried if _serves(each, reasons)), None)
-        if served is None:
-            refused[tiny.spec.name] = [*reasons, "no backbone is installed"][0]
-            continue
-        found.append(served)
-        if tiny.spec.kind == "image":
-            label = _convolutional(tiny, backbones)
-            other = Candidate(name, method, tiny, backbones.get(label), label)
-            if label and other.backbone != served.backbone and _serves(other, []):
-                found.append(other)
-    return found, refused
-
-
-def _serves(candidate: Candidate, reasons: list[str]) -> bool:
-    """Whether method and backbone take the task; a refusal's reason is added to `reasons`."""
-    try:
-        candidate.untrained()
-    except Unsupported as answer:
-        reasons.append(str(answer))
-        return False
-    return True
-
-
-def _convolutional(tiny: Tiny, backbones: Mapping[str, Any]) -> str:
-    """The name of the first backbone that works on feature maps; "" where there is none."""
-    for name, backbone in backbones.items():
-        try:
-            if not getattr(backbone.build(tiny.spec), "tokens", True):
-                return name
-        except Unsupported:
-            continue
-    return ""
+    was_training = model.training
+    for how in ("open", "closed", "random"):
+        if not any(map(is_lazy, (*model.parameters(), *model.buffers()))):
+            return
+        with torch.no_grad(), routing.force(how):
+            model.eval()(batch)
+        model.train(was_training)

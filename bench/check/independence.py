@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,8 +9,8 @@ from torch import Tensor
 
 from bench import routing
 from bench.check.candidate import CROWD, FEW, Candidate
-from bench.check.promise import Broken, NotDefined, answer, at, differing_gate, must_agree
-from bench.check.tiny import VOCABULARY
+from bench.check.comparison import answer, at, differing_gate, must_agree
+from bench.check.contract import Broken
 from bench.routing import Observation
 from bench.types import Batch, Point
 
@@ -111,49 +110,3 @@ def _whose_fault(what: str, gate: str | None) -> str:
         f"gate {gate!r} decides otherwise" if gate else "the same decisions give another result"
     )
     return f"{what}: {decides} (batch_invariant = False declares it, where that is the method)"
-
-
-def no_look_ahead(candidate: Candidate) -> None:
-    """In a causal model position t is the same whatever comes later, decisions included."""
-    spec = candidate.tiny.spec
-    if not (spec.causal or spec.kind == "seq2seq"):
-        raise NotDefined("the whole sample has one label")
-    batch = candidate.tiny.batch(FEW, 3)
-    key = "inputs" if batch.decoder_inputs is None else "decoder_inputs"
-    tokens: Tensor = getattr(batch, key)
-    half = tokens.shape[1] // 2
-    changed = tokens.clone()
-    changed[:, half:] = (changed[:, half:] + 1) % spec.num_outputs
-    for point, model in candidate.at_points():
-        before, seen = answer(model.eval(), batch)
-        after, decided = answer(model, replace(batch, **{key: changed}))
-        gate = differing_gate(_first(seen, half), _first(decided, half))
-        if gate is not None:
-            what = f"decides before position {half} by what follows{at(point)}"
-            raise Broken(f"gate {gate!r} {what}", gate=gate)
-        what = f"other tokens from position {half} on change what is said before it{at(point)}"
-        must_agree(after[:, :half], before[:, :half], what)
-
-
-def _first(seen: Observation, num_tokens: int) -> Observation:
-    """Decisions about the first tokens only; those about whole samples as they are."""
-    return Observation(
-        [
-            replace(d, run=d.run[:, :num_tokens] if d.run.dim() > 1 else d.run)
-            for d in seen.decisions
-        ]
-    )
-
-
-def padding_ignored(candidate: Candidate) -> None:
-    """What stands where the mask is false changes no answer."""
-    batch = candidate.tiny.batch(FEW)
-    if batch.mask is None:
-        raise NotDefined("no padding in this kind of task")
-    scribbled = torch.where(batch.mask, batch.inputs, (batch.inputs + 1) % VOCABULARY)
-    others = replace(batch, inputs=scribbled)
-    for point, model in candidate.at_points():
-        wanted, seen = answer(model.eval(), batch)
-        found, decided = answer(model, others)
-        what = f"other symbols in the padding{at(point)}"
-        must_agree(found, wanted, what, differing_gate(seen, decided))

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from bench import routing
 from bench.check.candidate import Candidate
-from bench.check.masked import masked_path
-from bench.check.promise import Broken, NotDefined, are_close, at, must_agree
-from bench.check.sites import current_line
-from bench.check.watching import refusing_empty_products
+from bench.check.comparison import are_close, at, must_agree
+from bench.check.contract import Broken, NotDefined
+from bench.check.function_modes import refusing_empty_products
+from bench.check.masked_path import masked_path
+from bench.check.source_lines import current_line
 
 
 def open_is_dense(candidate: Candidate) -> None:

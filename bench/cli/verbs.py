@@ -11,12 +11,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from bench.records.redaction import printable
-
-if TYPE_CHECKING:
-    from bench.plugins import Plugin
 
 
 class UsageError(Exception):
@@ -158,26 +154,19 @@ def new(arguments: argparse.Namespace) -> int:
 
 def check(arguments: argparse.Namespace) -> int:
     """Test methods against the contract; 1 if any breaks it."""
+    from bench.plan.compose import variant
     from bench.plan.explain import PlanError
-    from bench.plugins import PluginError, choices
+    from bench.plugins import PluginError
 
-    # All names are resolved before torch is loaded: a misspelt one fails at once.
+    # All names are resolved before anything is tried: a misspelt one fails within seconds. The
+    # settings are composed as for a run, so that the kit builds what a trial builds.
     with as_usage_errors(PluginError, PlanError):
-        known = choices("method")
-        methods = [(known[n], {}) if n in known else _load_variant(n) for n in arguments.names]
+        methods = [variant("method", name) for name in arguments.names]
     from bench.check import check
 
     verdicts = []
     for plugin, settings in methods:
         with as_usage_errors(PluginError):
-            verdicts.append(check(plugin, settings))
-        # Flushed: each method takes seconds, and its verdict appears when it is ready.
-        print(*verdicts[-1].lines(), sep="\n", flush=True)
+            # Flushed: a contract takes up to seconds, and its line appears when it has ended.
+            verdicts.append(check(plugin, settings, lambda line: print(line, flush=True)))
     return 0 if all(verdict.ok for verdict in verdicts) else 1
-
-
-def _load_variant(name: str) -> tuple[Plugin, dict[str, Any]]:
-    """The method and settings of a file conf/method/NAME.yaml. Imports Hydra, hence lazily."""
-    from bench.plan.compose import variant
-
-    return variant("method", name)

@@ -226,7 +226,7 @@ class _Small:
     like: Any
 
     def build(self, spec: TaskSpec, **ways: Any) -> nn.Module:
-        from bench.check.tiny import tiny_backbones
+        from bench.check.tiny_tasks import tiny_backbones
 
         return tiny_backbones()["transformer"].build(spec, **ways)
 

@@ -115,6 +115,8 @@ def merged(state: State, live: Tensor, like: Tensor, obeyed: Decision) -> tuple[
 
 def run_live(block: Any, state: State, live: Tensor) -> State:
     """The block on the live tokens, which look at one another only; others stay as they are."""
+    if not live.any():  # padding only: no block is called on nothing
+        return state
     selection = select_running(live)
     picked = selection.take(state)
     if selection.valid is not None:

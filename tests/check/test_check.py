@@ -12,7 +12,8 @@ import pytest
 
 from bench import cli
 from bench.check import CONTRACTS, Verdict, candidates, check
-from bench.check.verdict import Finding, attempt
+from bench.check.attempt import attempt
+from bench.check.findings import Finding
 from bench.plugins import Plugin
 
 CHEATS = Path(__file__).parent / "cheats.py"
@@ -38,7 +39,7 @@ def cheats() -> Iterator[ModuleType]:
         sys.modules.pop(name, None)
 
 
-def judged(name: str) -> Verdict:
+def checked(name: str) -> Verdict:
     return check(Plugin("method", name, f"condbench_cheats:{name}", "cheats", "1"))
 
 
@@ -60,7 +61,7 @@ def line_of(text: str) -> int:
 
 def test_an_honest_method_keeps_every_contract() -> None:
     """Nothing is broken on any tiny task, and each contract is either kept or explained."""
-    verdict = judged("Honest")
+    verdict = checked("Honest")
     assert verdict.ok, "\n".join(verdict.lines())
     assert {f.task for f in verdict.findings} >= {"tiny-image", "tiny-text", "tiny-labels"}
     assert all(f.message for f in verdict.findings if f.answer == "not defined")
@@ -128,7 +129,7 @@ def test_the_line_is_where_the_gate_decides() -> None:
 
 def test_a_method_that_crashes_is_broken_where_it_raised() -> None:
     """A task is refused by Unsupported; any other error is the method's, with its line."""
-    verdict = judged("Crashing")
+    verdict = checked("Crashing")
     assert not verdict.ok
     assert verdict.broken[0].message == "KeyError: 'tokens'"
     assert verdict.broken[0].line == f"{CHEATS}:{line_of('raise KeyError')}, in build"
@@ -145,23 +146,27 @@ def test_a_convolutional_backbone_is_tried_too() -> None:
     assert not any(each.convolutional for each in gated)
 
 
-def test_flops_by_the_plugins_word_are_told(cheats: ModuleType) -> None:
+@pytest.mark.usefixtures("only_flops")
+def test_flops_from_the_plugins_formulas_are_noted(cheats: ModuleType) -> None:
     """A formula that lies looks like one that does not: the verdict names the operation."""
     verdict = check(Plugin("method", "LyingOp", "condbench_subtle:LyingOpMethod", "cheats", "1"))
     assert verdict.ok, "\n".join(verdict.lines())
-    last = verdict.lines()[-1]
-    assert last == "  note     FLOPs by the plugin's own word: condbench_cheats::half"
+    note = "  note     FLOPs from unverified plugin formulas: condbench_cheats::half"
+    assert verdict.lines()[-2] == note
 
 
+@pytest.mark.usefixtures("few_contracts")
 def test_the_verb_prints_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     """One line per contract and exit code 0 for a method that keeps them all."""
     assert cli.main(["check", "dense"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("dense on tiny-image, ")
     assert "  kept     never_empty" in out
-    assert "  -        executed_is_declared   announces no decision" in out
+    assert "  -        gates_learn            no gate with parameters" in out
+    assert "  1 kept, 0 broken, 1 not applicable: " in out
 
 
+@pytest.mark.usefixtures("few_contracts")
 def test_a_named_variant_is_checked_with_its_settings(capsys: pytest.CaptureFixture[str]) -> None:
     """A file in conf/method is tried like the method it names; misspelt, the nearest is named."""
     assert cli.main(["check", "random_topk_ffn"]) == 0

@@ -30,7 +30,7 @@ def _compact(source: str) -> str:
 
 def test_the_contracts_of_the_page_are_those_of_the_kit() -> None:
     """The output that it shows names contracts that the kit has."""
-    from bench.check.contracts import CONTRACTS
+    from bench.check.catalogue import CONTRACTS
 
     shown = {name for _, block in BLOCKS for name in OUTCOMES.findall(block)}
     assert "executed_is_declared" in shown

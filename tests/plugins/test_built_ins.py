@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args, get_origin
 import pytest
 
 from bench import plugins
-from bench.check.tiny import TINY, shrunk
+from bench.check.tiny_tasks import TINY, shrunk
 from bench.plugins import Plugin, construct, defaults
 from bench.plugins.annotations import setting_types
 from bench.plugins.hooks import resolve

@@ -1,48 +1,22 @@
-"""A contract, and the two answers besides "kept": broken, and not defined for this method."""
+"""Comparing answers and decisions of two passes, with the words for what differs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench import routing
-from bench.check.candidate import Candidate
+from bench.check.contract import Broken, NotDefined
 from bench.routing import Observation
 from bench.types import Batch, Point
 
 CLOSE = 1e-4  # absolute and relative: float32, logits of order one
 
 
-class Broken(Exception):
-    """A contract does not hold; the message says what was found.
-
-    `gate` names the gate to look at, `line` the place where it is known exactly.
-    """
-
-    def __init__(self, message: str, *, gate: str | None = None, line: str | None = None) -> None:
-        super().__init__(message)
-        self.gate, self.line = gate, line
-
-
-class NotDefined(Exception):
-    """The contract says nothing about this method; the message says why."""
-
-
-@dataclass(frozen=True)
-class Contract:
-    """One promise of reference/contract.md; `attempt` raises Broken or NotDefined, or returns."""
-
-    name: str
-    promise: str
-    attempt: Callable[[Candidate], None]
-
-
 def answer(model: Any, batch: Batch) -> tuple[Tensor, Observation]:
-    """Logits and decisions of one pass as the model is."""
+    """Logits and decisions of one pass, in the mode that the model is in."""
     with torch.no_grad(), routing.observe() as seen:
         return model(batch).logits, seen
 
@@ -69,7 +43,8 @@ def must_decide(seen: Observation) -> None:
 
 
 def differing_gate(one: Observation, other: Observation) -> str | None:
-    """The first gate that decided differently in the two."""
+    """The first gate that decided differently in the two; None where all agree."""
+    # Not strict: after a first difference one pass may have asked more gates than the other.
     for left, right in zip(one.decisions, other.decisions, strict=False):
         if left.name != right.name or not _same_choice(left.run, right.run):
             return left.name
@@ -81,5 +56,5 @@ def _same_choice(left: Tensor, right: Tensor) -> bool:
 
 
 def at(point: Point) -> str:
-    """The operating point for a message."""
+    """The operating point for a message; "" for the only one."""
     return f" at {', '.join(f'{k}={v}' for k, v in point.items())}" if point else ""

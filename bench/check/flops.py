@@ -11,10 +11,11 @@ from torch import nn
 
 from bench import routing
 from bench.check.candidate import CROWD, FEW, Candidate
+from bench.check.comparison import at, must_decide
+from bench.check.contract import Broken
+from bench.check.function_modes import staying_in_torch
 from bench.check.gradients import moved, num_elements
-from bench.check.promise import Broken, at, must_decide
 from bench.check.skipping import at_random
-from bench.check.watching import staying_in_torch
 from bench.meters.flops.counter import FlopCount, count
 from bench.meters.flops.elementwise import may_hide_products
 from bench.routing import Decision, Observation
@@ -54,7 +55,7 @@ def spend(candidate: Candidate, model: Any, batch: Batch) -> Spent:
     if counted.ops_without_formula:
         names = ", ".join(sorted(counted.ops_without_formula))
         raise Broken(f"{names}: no FLOP formula (bench.routing.register_formula adds one)")
-    candidate.told_ops.update(counted.by_plugin)
+    candidate.plugin_formula_ops.update(counted.by_plugin)
     return Spent(counted, candidate.declared_flops(model, seen), seen)
 
 

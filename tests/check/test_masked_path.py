@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.check.masked import masked_path
+from bench.check.masked_path import masked_path
 
 
 class Noisy(nn.Module):

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from bench.check.candidate import CROWD, FEW, Candidate
-from bench.check.masked import masked_path
-from bench.check.promise import Broken, NotDefined, answer, at, differing_gate
+from bench.check.comparison import answer, at, differing_gate
+from bench.check.contract import Broken, NotDefined
+from bench.check.masked_path import masked_path
 from bench.meters.flops.counter import count
 from bench.types import Batch
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from bench import routing
 from bench.check.candidate import Candidate
-from bench.check.promise import CLOSE, Broken, NotDefined, answer, at
+from bench.check.comparison import CLOSE, answer, at
+from bench.check.contract import Broken, NotDefined
 from bench.routing import Observation
 from bench.types import Batch, Unsupported
 

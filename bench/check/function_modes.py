@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from bench.check.promise import Broken
-from bench.check.sites import current_line
+from bench.check.contract import Broken
+from bench.check.source_lines import current_line
 from bench.meters.flops.threads import is_counted_here
 
 # By the names under which torch hands functions and methods to a function mode.

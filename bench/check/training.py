@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-
 import torch
 from torch import nn
 
 from bench import routing
 from bench.check.candidate import Candidate
+from bench.check.comparison import differing_gate
+from bench.check.contract import Broken, NotDefined
 from bench.check.gradients import Gradients, Reading, Severing, gradients, moved, trainable
-from bench.check.masked import masked_path
-from bench.check.promise import Broken, NotDefined, differing_gate
-from bench.plugins import construct
+from bench.check.masked_path import masked_path
 
 ROUGH = 0.1  # how far bfloat16 may move the logits, as a share of their spread
 
@@ -97,50 +94,3 @@ def skipped_learn_nothing(candidate: Candidate) -> None:
             "logits: the masked path lets skipped parts through",
             gate=seen.decisions[0].name,
         )
-
-
-def same_seed(candidate: Candidate) -> None:
-    """Building and training twice from one seed gives bit-equal weights and buffers."""
-    one, two = candidate.model.state_dict(), candidate.made().state_dict()
-    different = [key for key in one if not torch.equal(one[key], two[key])]
-    if different:
-        raise Broken(f"two runs from one seed differ in {', '.join(different[:4])}")
-
-
-def round_trip(candidate: Candidate) -> None:
-    """The settings as a dict and the state_dict give a model with the same answers."""
-    settings = dataclasses.asdict(candidate.method)
-    try:
-        again = dataclasses.replace(candidate, method=construct(type(candidate.method), settings))
-    except TypeError as error:
-        raise Broken(f"the method cannot be made from its own settings: {error}") from error
-    model, batch = candidate.model.eval(), candidate.tiny.batch(5)
-    other = again.untrained(seed=9).eval()
-    try:
-        other.load_state_dict(copy.deepcopy(model.state_dict()), strict=True)
-    except RuntimeError as error:
-        raise Broken(f"another model refuses the state_dict: {error}") from error
-    with torch.no_grad():
-        if not torch.equal(other(batch).logits, model(batch).logits):
-            raise Broken("a model restored from settings and state_dict gives other answers")
-
-
-def bf16(candidate: Candidate) -> None:
-    """Under bfloat16 autocast a training step is finite, and inference says about the same."""
-    model, batch = candidate.model.eval(), candidate.tiny.batch(6)
-    with torch.no_grad(), routing.observe() as seen:
-        wanted = model(batch).logits
-    autocast = torch.autocast("cpu", torch.bfloat16)
-    with autocast, torch.no_grad(), routing.replay(seen):
-        found = model(batch).logits.float()
-    gap = float((found - wanted).abs().mean() / wanted.std())
-    if not gap <= ROUGH:
-        raise Broken(f"bfloat16 moves the logits by {gap:.0%} of their spread, equal decisions")
-    if candidate.trains:
-        trained = candidate.untrained().train()
-        with autocast:
-            loss = candidate.loss(trained, batch)
-        loss.backward()
-        bad = [name for name, g in gradients(trained).items() if not g.isfinite().all()]
-        if bad or not bool(loss.isfinite()):
-            raise Broken(f"a bfloat16 training step is not finite: {', '.join(bad) or 'the loss'}")
