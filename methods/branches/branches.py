@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from bench.routing import SAMPLE_CHOICES, TOKEN_CHOICES, decide, region
 from bench.types import Backbone, Range, TaskSpec
-from methods.backbone.transformer import FeedForward, mean_token
 from methods.parts import dispatch
-from methods.parts.gates import Budget, balance_loss, one_of
+from methods.parts.budget import Budget
+from methods.parts.gates import balance_loss, one_of
+from methods.trunk.feedforward import FeedForward
+from methods.trunk.head import mean_token
 from methods.trunk.state import State
 
 
@@ -33,9 +35,9 @@ class Branches:
     learns through the branch that ran.
 
     `balance_weight` scales the balance loss. `cost_weight` prices the gate's expected FLOPs, as a
-    share of the dearest branch's; with a `budget` for that share (null for a fixed price) it is
-    where dual ascent begins. A fixed price is knife-edge: at 0.02 the dearest branch dies.
-    `temperature` is the Gumbel-softmax's.
+    share of the most expensive branch's; with a `budget` for that share (null for a fixed price) it
+    is the initial price of dual ascent. A fixed price is hard to choose: at 0.02 the most expensive
+    branch is never used. `temperature` is the Gumbel-softmax's.
     """
 
     compaction = "samples or tokens are grouped by branch, each branch runs its own"
@@ -53,7 +55,7 @@ class Branches:
 
     def build(self, spec: TaskSpec, backbone: Backbone) -> nn.Module:
         """The backbone with branches in place of every feed-forward layer."""
-        layer = count()
+        layer = count()  # gates are named by the order in which layers are built
         per_token = spec.causal or spec.kind == "seq2seq"
         trunk: nn.Module = backbone.build(
             spec,
@@ -70,7 +72,7 @@ class BranchedFFN(nn.Module):
     One decision with a choice per branch, each with its own cost.
     """
 
-    takes_mask = True  # padding must not vote
+    takes_mask = True  # padding must not enter a sample's mean, nor the loss
 
     def __init__(
         self, dim: int, hidden: int, settings: Branches, *, per_token: bool, name: str = "branches"
@@ -78,6 +80,7 @@ class BranchedFFN(nn.Module):
         super().__init__()
         self.name, self.settings, self.per_token = name, settings, per_token
         self.gate = nn.Linear(dim, len(settings.widths))
+        # At least one neuron: a branch of none would have no gradient.
         layers = [FeedForward(dim, max(1, round(hidden * width))) for width in settings.widths]
         self.branches = BranchGroup(layers)
         self.costs = [4.0 * dim * layer.hidden for layer in layers]  # FLOPs of one token
@@ -86,11 +89,12 @@ class BranchedFFN(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """[B, T, D] -> [B, T, D], with the weighted auxiliary loss in training.
 
-        `mask` [B, T] is false in the padding, which neither votes for a branch nor enters the loss.
+        `mask` [B, T] is false in the padding, which enters neither the gate of a sample nor the
+        loss.
         """
         with region("router"):
-            # [B, T, G] or [B, G]
-            logits = self.gate(x if self.per_token else mean_token(State(x, mask=mask)))
+            pooled = x if self.per_token else mean_token(State(x, mask=mask))
+            logits = self.gate(pooled)  # [B, T, G] or [B, G]
             tokens_each = 1 if self.per_token else x.shape[1]
             choice = one_of(
                 logits,
@@ -98,7 +102,7 @@ class BranchedFFN(nn.Module):
                 temperature=self.settings.temperature,
                 decide=partial(self._decide, tokens_each),
             )
-        rows = x.flatten(0, 1) if self.per_token else x
+        rows = x.flatten(0, 1) if self.per_token else x  # [N, D], or whole samples [B, T, D]
         num_branches = logits.shape[-1]
         y = dispatch.mix(
             rows,
@@ -127,12 +131,16 @@ class BranchedFFN(nn.Module):
             return probability.sum()
         balance = self.settings.balance_weight * balance_loss(probability, run)
         costs = probability.new_tensor(self.costs) / max(self.costs)
-        expected = (probability * costs).sum(-1).mean()  # share of the dearest branch
+        # Of probabilities, not of samples: the gradient reaches branches that did not run.
+        expected = (probability * costs).sum(-1).mean()  # a share of the most expensive branch
         return balance + self.budget(expected)
 
 
 class BranchGroup(nn.ModuleList):
-    """Branches of different shapes: the `Groups` of `dispatch.mix`, one call each."""
+    """Branches of different shapes: the `Groups` of `dispatch.mix`, one call each.
+
+    No `can_sort`: a grouped GEMM needs weights of one shape.
+    """
 
     def each(self) -> Sequence[Callable[[Tensor], Tensor]]:
         """The branches, each [n, ..., D] -> [n, ..., D]."""

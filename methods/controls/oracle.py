@@ -1,13 +1,14 @@
 """The control for deciding: another method's model with the best decisions in hindsight.
 
-What a router could be worth at most is the distance to this control. For every sample it takes the
-cheapest route whose answer is right, and the cheapest of all where none is. It must read the
-targets to know, so its quality is no result: it is the ceiling of the method it controls.
+The distance to this control is the most that better decisions could gain. For every sample it takes
+the cheapest route whose prediction is right, and the cheapest of all where none is. It reads the
+targets, so its quality is not comparable: it is an oracle upper bound for the method it controls.
 
 Chains of gates, as in early exit, have one route per exit, and all are tried. Gates that decide
 independently have exponentially many: up to 64 are all tried, beyond that one gate after the other
-from the last to the first, each with the best so far (a lower bound of the ceiling). Decisions
-about single tokens share one target among all tokens of a sample and are not supported.
+from the last to the first, each with the best so far: the result is then a lower bound of the
+oracle. Decisions about single tokens share one target among all tokens of a sample and are not
+supported.
 """
 
 from __future__ import annotations
@@ -26,31 +27,33 @@ from bench import routing
 from bench.routing import SAMPLE_CHOICES, SAMPLES, Cost, Decision, Observation
 from bench.types import Batch, TaskSpec, Unsupported
 
-Route = dict[str, bool | tuple[bool, ...]]  # what each gate does with one sample
-MOST_ROUTES = 64  # so many are all tried
-RIGHT = 1e15  # worth more than all the FLOPs that a sample can save
+Route = dict[str, bool | tuple[bool, ...]]  # gate -> its decision about one sample
+MAX_ROUTES = 64  # up to here every route is tried
+RIGHT = 1e15  # score of a right prediction: more than all the FLOPs that a sample can save
 
 
 @dataclass
 class Oracle:
-    """Method `of` with its default settings, trained as it is, deciding in hindsight at inference.
+    """Method `of` with its default settings and training, deciding in hindsight at inference.
 
-    A route is searched when a sample is first met and remembered, so that later passes execute the
+    A sample's route is searched in its first pass and stored, so that later passes execute the
     route alone. Has one operating point.
     """
 
-    # Hindsight decides at inference: settings and thresholds of the other method have no meaning.
+    # Hindsight decides at inference: operating points and thresholds of the other method have no
+    # effect. None leaves a hook of the inner method out.
     points = set_point = calibrate = None
 
     of: str = "early_exit"
     reads_targets = True
 
     def __post_init__(self) -> None:
-        """Raises ValueError where no method is called `of`, or it is this one."""
-        doors = {door.name: door for door in entry_points(group="condbench.methods")}
-        if self.of not in doors or doors[self.of].value.endswith(f":{type(self).__name__}"):
-            raise ValueError(f"no other method is called {self.of!r}: one of {', '.join(doors)}")
-        self.inner = doors[self.of].load()()
+        """Raises ValueError where `of` names no method, or this one."""
+        # By entry point, so that an installed plugin's method can be controlled as well.
+        found = {point.name: point for point in entry_points(group="condbench.methods")}
+        if self.of not in found or found[self.of].value.endswith(f":{type(self).__name__}"):
+            raise ValueError(f"no other method is called {self.of!r}: one of {', '.join(found)}")
+        self.inner = found[self.of].load()()
 
     def wrap(self, model: nn.Module, spec: TaskSpec) -> nn.Module:
         """The other method's model with hindsight. Raises Unsupported where there is none."""
@@ -60,23 +63,25 @@ class Oracle:
 def with_hindsight(model: nn.Module, spec: TaskSpec) -> nn.Module:
     """`model` deciding in hindsight in inference mode.
 
-    Raises Unsupported unless it decides about whole samples, each with one class to get right.
+    Raises Unsupported unless it decides about whole samples, each with one class as its target.
     """
     if spec.causal or spec.kind == "seq2seq":
         raise Unsupported("hindsight needs one class per sample: a route has many targets here")
     hindsight = Hindsight(choices(model, spec))
+    # Hooks, not a wrapper module: the model keeps its class, attributes and state_dict.
     model.register_forward_pre_hook(hindsight.begin)
     model.register_forward_hook(hindsight.end, always_call=True)
     return model
 
 
 def choices(model: nn.Module, spec: TaskSpec) -> list[list[Route]]:
-    """What can be chosen: for each choice its alternatives, the gates that they set.
+    """The choices of a model: for each its alternatives, and for each of these the gates it sets.
 
     A chain of gates is one choice (how many run), every other gate is one: open or closed, or which
     of its alternatives runs. With few routes in all, the whole route is one. Raises Unsupported for
     gates on tokens or independent units, and where nothing is decided.
     """
+    # Two passes over a blank sample reveal the gates: open, all of them; closed, how they depend.
     was_training = model.training
     with torch.no_grad(), routing.observe() as opened, routing.force("open"):
         model.eval()(_blank(spec))
@@ -84,15 +89,15 @@ def choices(model: nn.Module, spec: TaskSpec) -> list[list[Route]]:
         model(_blank(spec))
     model.train(was_training)
     if not opened.decisions:
-        raise Unsupported("the method announces no decision: there is nothing to know in hindsight")
+        raise Unsupported("the method announces no decision: nothing can be chosen in hindsight")
     _refuse_many_routes(opened.decisions)
     names = [decision.name for decision in opened.decisions]
     if len(closed.decisions) < len(names):  # the first closed gate ends the pass
         return [[_first(names, depth) for depth in range(len(names) + 1)]]
     found = [_alternatives(decision) for decision in opened.decisions]
-    if math.prod(map(len, found)) > MOST_ROUTES:
+    if math.prod(map(len, found)) > MAX_ROUTES:
         return found
-    routes = itertools.product(*found)
+    routes = itertools.product(*found)  # few enough: one choice among whole routes
     return [[{gate: run for part in route for gate, run in part.items()} for route in routes]]
 
 
@@ -111,7 +116,7 @@ def _first(names: list[str], depth: int) -> Route:
 
 
 def _alternatives(decision: Decision) -> list[Route]:
-    """What one gate can do with one sample."""
+    """The possible decisions of one gate about one sample."""
     if not decision.exclusive:
         return [{decision.name: False}, {decision.name: True}]
     numbers = range(decision.run.shape[-1])
@@ -130,12 +135,16 @@ class Hindsight:
 
     def __init__(self, choices: list[list[Route]]) -> None:
         self.choices = choices
-        self.known: dict[bytes, Route] = {}
+        self.stored: dict[bytes, Route] = {}  # by content: a sample may come in any batch
         self._open: list[AbstractContextManager[None]] = []
 
     def begin(self, model: nn.Module, args: tuple[Batch]) -> None:
-        """Hindsight at inference only, and only where nobody else decides."""
+        """Before a forward pass: replay the routes of its samples.
+
+        At inference only, and only where decisions are not forced or replayed already.
+        """
         context: AbstractContextManager[None] = nullcontext()
+        # The search's own passes are replays, so that they do not start another search.
         if not (model.training or routing.is_forced()):
             context = routing.replay(
                 _observation(self.routes(model, args[0]), args[0].inputs.device)
@@ -144,27 +153,26 @@ class Hindsight:
         self._open.append(context)
 
     def end(self, model: nn.Module, args: tuple[Batch], output: Any) -> None:
-        """Also called when the forward pass failed."""
+        """After a forward pass, also after one that failed."""
         self._open.pop().__exit__(None, None, None)
 
     def routes(self, model: nn.Module, batch: Batch) -> list[Route]:
-        """Each sample's route, searched where it is met for the first time."""
+        """Each sample's route, searched in its first pass."""
         keys = [_content(batch, sample) for sample in range(len(batch))]
-        unknown = [sample for sample, key in enumerate(keys) if key not in self.known]
-        if unknown:
-            rows = torch.tensor(unknown, device=batch.inputs.device)
+        new = [sample for sample, key in enumerate(keys) if key not in self.stored]
+        if new:
+            rows = torch.tensor(new, device=batch.inputs.device)
             found = self._search(model, batch.select(rows))
-            self.known |= {
-                keys[sample]: route for sample, route in zip(unknown, found, strict=True)
-            }
-        return [self.known[key] for key in keys]
+            self.stored |= {keys[sample]: route for sample, route in zip(new, found, strict=True)}
+        return [self.stored[key] for key in keys]
 
     @torch.no_grad()
     def _search(self, model: nn.Module, batch: Batch) -> list[Route]:
         """For each sample the cheapest route that is right, choice by choice from the last."""
-        best: list[Route] = [self._dearest() for _ in range(len(batch))]
+        best: list[Route] = [self._full_route() for _ in range(len(batch))]
+        # From the last: what later blocks do is settled before an earlier one is left out.
         for alternatives in reversed(self.choices):
-            scores = []
+            scores = []  # one [B] per alternative
             for alternative in alternatives:
                 routes = [{**route, **alternative} for route in best]
                 scores.append(_score(model, batch, _observation(routes, batch.inputs.device)))
@@ -172,8 +180,8 @@ class Hindsight:
             best = [{**r, **alternatives[k]} for r, k in zip(best, chosen, strict=True)]
         return best
 
-    def _dearest(self) -> Route:
-        """Where the search begins: every choice at its last alternative."""
+    def _full_route(self) -> Route:
+        """The start of the search: every choice at its last alternative (open, or the last)."""
         return {name: run for options in self.choices for name, run in options[-1].items()}
 
 
@@ -183,6 +191,7 @@ def _observation(routes: list[Route], device: torch.device) -> Observation:
     for name in routes[0]:
         run = torch.tensor([route[name] for route in routes], device=device)
         axes = SAMPLES if run.dim() == 1 else SAMPLE_CHOICES
+        # A replay reads names and `run`; probabilities and cost stay the gate's own.
         decisions.append(Decision(name, axes, run.float(), run, Cost()))
     return Observation(decisions)
 
@@ -191,6 +200,7 @@ def _score(model: nn.Module, batch: Batch, tried: Observation) -> Tensor:
     """Higher is better, [B]: being right first, then few FLOPs."""
     with routing.replay(tried), routing.observe() as seen:
         logits = model(batch).logits
+    # float64: RIGHT and single FLOPs in one number.
     spent = torch.zeros(len(batch), dtype=torch.float64, device=logits.device)
     for decision in seen.decisions:
         flops = decision.flops_of_samples()
@@ -200,5 +210,7 @@ def _score(model: nn.Module, batch: Batch, tried: Observation) -> Tensor:
 
 
 def _content(batch: Batch, sample: int) -> bytes:
+    """A sample's inputs and targets as bytes: the key of its route."""
+    # With the targets: a route depends on both, and equal inputs may have different targets.
     parts = (batch.inputs[sample], batch.targets[sample])
     return b"".join(part.cpu().numpy().tobytes() for part in parts)

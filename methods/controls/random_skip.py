@@ -1,7 +1,7 @@
 """The control for routers: another method's model with random decisions at the same budget.
 
-What a router is worth is the distance to this control, which spends the same FLOPs on elements
-drawn at random (random routing: Roller et al. 2021, "Hash Layers", and Zuo et al. 2022, THOR).
+A router's value is its distance to this control, which spends the same FLOPs on elements drawn at
+random (random routing: Roller et al. 2021, "Hash Layers", and Zuo et al. 2022, THOR).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class RandomSkip:
     A token keeps its number of experts, a sample its number of tokens; a gate on whole samples is
     shuffled within the batch, so a sample alone keeps its own decision. Branches of one layer are
     shuffled together. In a causal model a stretch of tokens takes over, shuffled, the decisions
-    about the stretch before it, so that nothing looks ahead. Inference draws the same numbers in
-    every call. All else (hooks, operating points) is the other method's.
+    about the stretch before it, so that nothing depends on later tokens. Inference draws the same
+    numbers in every call. All else (hooks, operating points) is the other method's.
     """
 
     compaction = "as in the method that it shuffles"
@@ -37,15 +37,18 @@ class RandomSkip:
     batch_invariant = False  # where a random number falls depends on the batch
 
     def __post_init__(self) -> None:
-        """Raises ValueError where no method is called `of`, or it is this one."""
-        doors = {door.name: door for door in entry_points(group="condbench.methods")}
-        if self.of not in doors or doors[self.of].value.endswith(f":{type(self).__name__}"):
-            raise ValueError(f"no other method is called {self.of!r}: one of {', '.join(doors)}")
-        self.inner = doors[self.of].load()()
+        """Raises ValueError where `of` names no method, or this one."""
+        # By entry point, so that an installed plugin's method can be controlled as well.
+        found = {point.name: point for point in entry_points(group="condbench.methods")}
+        if self.of not in found or found[self.of].value.endswith(f":{type(self).__name__}"):
+            raise ValueError(f"no other method is called {self.of!r}: one of {', '.join(found)}")
+        self.inner = found[self.of].load()()
 
     def wrap(self, model: nn.Module, spec: TaskSpec) -> nn.Module:
         """The other method's model, routed at random."""
         shuffle = Shuffle(self.seed, causal=spec.causal or spec.kind == "seq2seq")
+        # Hooks, not a wrapper module: the model keeps its class, attributes and state_dict. They
+        # hold no weights; `always_call` closes the context after an error too.
         model.register_forward_pre_hook(shuffle.begin)
         model.register_forward_hook(shuffle.end, always_call=True)
         return model
@@ -59,19 +62,20 @@ class Shuffle:
         self._open: list[AbstractContextManager[None]] = []
 
     def begin(self, model: nn.Module, args: tuple[Any, ...]) -> None:
-        """Training draws new numbers in every call, inference the same ones."""
-        context = self.around(args[0], training=model.training)
+        """Before a forward pass: from here on decisions are shuffled."""
+        context = self.context(args[0], training=model.training)
         context.__enter__()
         self._open.append(context)
 
     def end(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Also called when the forward pass failed."""
+        """After a forward pass, also after one that failed."""
         self._open.pop().__exit__(None, None, None)
 
-    def around(self, batch: Batch, *, training: bool) -> AbstractContextManager[None]:
+    def context(self, batch: Batch, *, training: bool) -> AbstractContextManager[None]:
         """The context of one pass over `batch`."""
-        if routing.is_forced():
+        if routing.is_forced():  # the harness forces or replays: its decisions hold
             return nullcontext()
+        # Training draws new numbers in every call, inference the same ones.
         generator = None if training else torch.Generator().manual_seed(self.seed)
         return routing.override(Draw(batch, generator, self.causal))
 
@@ -89,10 +93,11 @@ class Draw:
         """Units of equal cost: others for each element. Else: decisions of other elements."""
         run = decision.run
         if decision.unit is not None and not decision.exclusive:
+            # As many units for each element as before, drawn at random.
             rank = self._noise(run).argsort(-1).argsort(-1)
             return rank < run.sum(-1, keepdim=True)
-        elements = run if decision.unit is None else run[..., 0]
-        key = decision.name, elements.shape  # a gate that is asked twice in a pass draws once
+        elements = run if decision.unit is None else run[..., 0]  # [n] or [n, T]
+        key = decision.name, elements.shape  # a gate that decides twice in a pass draws once
         if key not in self.sources:
             self.sources[key] = self._source(decision, elements)
         source = self.sources[key]
@@ -104,7 +109,7 @@ class Draw:
         return torch.rand(run.shape, generator=self.generator).to(run.device)
 
     def _source(self, decision: Decision, elements: Tensor) -> Tensor:
-        """Whose decision each element takes over, shaped like `elements` [n] or [n, T]."""
+        """The element whose decision each takes over, shaped like `elements` [n] or [n, T]."""
         noise = self._noise(elements)
         if self.causal and decision.per_token:
             return _from_before(noise)
@@ -116,7 +121,7 @@ class Draw:
         return torch.empty_like(places).scatter(-1, places, shuffled)
 
     def _real(self, decision: Decision) -> Tensor | None:
-        """Which tokens are no padding, bool [n, T]; None where all are, or for whole samples."""
+        """Which tokens are real, bool [n, T]; None where all are, or for whole samples."""
         mask = self.batch.mask
         if mask is None or not decision.per_token or mask.shape[1] != decision.run.shape[1]:
             return None
@@ -131,7 +136,7 @@ def _from_before(noise: Tensor) -> Tensor:
     a random token up to themselves.
     """
     length = noise.shape[1]
-    stretch = max(2, length // 16)
+    stretch = max(2, length // 16)  # of one token there would be nothing to shuffle
     place = torch.arange(length, device=noise.device)
     shuffled = (place // stretch + noise).argsort(-1)  # inside each stretch
     first = (noise * (place + 1)).long().minimum(place)

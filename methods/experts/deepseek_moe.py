@@ -2,8 +2,8 @@
 
 Dai et al. 2024 (DeepSeekMoE): many small experts, and some that every token passes; softmax scores
 and a balance loss. DeepSeek-AI 2024 (DeepSeek-V3, section 2.1.2), the default here: sigmoid scores;
-a bias per expert joins the selection only and is nudged after every step, up for experts with less
-than the mean load, down for the others.
+a bias per expert enters the selection only and is adjusted after every step, up for experts with
+less than the mean load, down for the others.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class DeepSeekMoE:
 
     def build(self, spec: TaskSpec, backbone: Backbone) -> nn.Module:
         """The backbone with such a layer in place of every feed-forward layer."""
-        layer = count()
+        layer = count()  # gates are named by the order in which layers are built
 
         def make(dim: int, hidden: int) -> nn.Module:
             number = next(layer)
@@ -119,8 +119,9 @@ class DeepSeekFFN(nn.Module):
         self.router = Router(dim, settings.num_experts)
         self.experts = Experts(settings.num_experts, dim, hidden, settings.activation)
         self.shared: Experts | None = None
-        if settings.num_shared:
+        if settings.num_shared:  # together one wider expert: the sum of theirs
             self.shared = Experts(1, dim, hidden * settings.num_shared, settings.activation)
+        # Buffers: the bias is part of the trained model, but no gradient moves it.
         self.register_buffer("bias", torch.zeros(settings.num_experts))
         self.register_buffer("load", torch.zeros(settings.num_experts))
 
@@ -131,6 +132,7 @@ class DeepSeekFFN(nn.Module):
         """
         with region("router"):
             score = self._scores(x)  # [B, T, E]
+            # Bias and groups affect which experts run, never their weights.
             best = top_k(self._in_best_groups(score.detach() + self.bias), self.top_k)
             run = decide(
                 self.name,
@@ -147,26 +149,29 @@ class DeepSeekFFN(nn.Module):
             self.experts,
             self.settings.backend,
         ).view_as(x)
-        if self.shared is not None:
+        if self.shared is not None:  # every token passes them: no gate, no dispatch
             y = y + self.shared.each()[0](x)
         if not self.training:
             return y
         real = slice(None) if mask is None else mask
         score, best = score[real].flatten(0, -2), best[real].flatten(0, -2)  # [N, E]
-        self.load += best.sum(0)
-        if not self.settings.balance_weight:
-            return y
-        share = score / score.sum(-1, keepdim=True)
-        return y, self.settings.balance_weight * balance_loss(share, best)
+        self.load += best.sum(0)  # until `rebalance`: over all passes of a step
+        return (y, self._balance_loss(score, best)) if self.settings.balance_weight else y
+
+    def _balance_loss(self, score: Tensor, best: Tensor) -> Tensor:
+        share = score / score.sum(-1, keepdim=True)  # sigmoid scores do not add up to 1
+        return self.settings.balance_weight * balance_loss(share, best)
 
     def _scores(self, x: Tensor) -> Tensor:
+        """How well each expert fits each token, [B, T, E] in 0..1."""
         logits = self.router(x)
         return softmax(logits) if self.settings.scores == "softmax" else logits.sigmoid()
 
     def _weights(self, score: Tensor, run: Tensor) -> Tensor:
+        """The weight of each expert's result, [B, T, E]; 0 where it does not run."""
         chosen = score * run
         if self.settings.scores == "sigmoid":
-            chosen = chosen / chosen.sum(-1, keepdim=True).clamp_min(1e-9)
+            chosen = chosen / chosen.sum(-1, keepdim=True).clamp_min(1e-9)  # closed: 0, not NaN
         return chosen * self.settings.route_scale
 
     def _in_best_groups(self, score: Tensor) -> Tensor:
@@ -174,12 +179,13 @@ class DeepSeekFFN(nn.Module):
         if self.settings.num_groups == 1:
             return score
         groups = score.unflatten(-1, (self.settings.num_groups, -1))  # [..., groups, E / groups]
-        strength = groups.topk(min(2, groups.shape[-1]), dim=-1).values.sum(-1)
+        strength = groups.topk(min(2, groups.shape[-1]), dim=-1).values.sum(-1)  # [..., groups]
         best = top_k(strength, self.settings.top_groups)
         return groups.masked_fill(~best[..., None], -torch.inf).flatten(-2)
 
     @torch.no_grad()
     def rebalance(self, rate: float) -> None:
-        """bias += rate x sign(mean load - load), then start counting anew."""
+        """bias += rate x sign(mean load - load), then count from 0."""
+        # Only the sign, as in DeepSeek-V3: one outlier in load must not move a bias far.
         self.bias += rate * torch.sign(self.load.mean() - self.load)
         self.load.zero_()

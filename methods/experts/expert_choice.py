@@ -24,7 +24,7 @@ class ExpertChoice:
     """Experts that take ceil(capacity_factor x tokens / num_experts) tokens of the batch each.
 
     With the defaults the layer spends half of the dense layer's FLOPs (capacity_factor x
-    hidden_ratio), spread over the tokens as the experts like.
+    hidden_ratio), distributed over the tokens by the experts' scores.
     """
 
     compaction = "every expert runs the same number of tokens of the batch, gathered"
@@ -97,7 +97,7 @@ class ExpertChoiceFFN(nn.Module):
         rows = probability.flatten(0, 1)  # [N, E]
         num_real = len(rows) if mask is None else int(mask.sum())
         if mask is not None:
-            rows = rows.masked_fill(~mask.flatten()[:, None], -1.0)
+            rows = rows.masked_fill(~mask.flatten()[:, None], -1.0)  # below every probability
         limit = dispatch.capacity(num_real, rows.shape[1], 1, self.capacity_factor)
         best = top_k(rows.t(), min(limit, num_real)).t()  # [N, E]
         return best.view_as(probability)

@@ -33,12 +33,13 @@ class MoE:
     dropless; otherwise an expert takes ceil(factor x tokens x top_k / experts) tokens of the batch
     in the order of `dispatch.within_capacity`, and what is dropped passes by the residual only, so
     that results depend on the batch. Weights are then normalised before dropping, and the balance
-    loss counts first choices only (GShard). `eval_capacity_factor`: another one at inference
-    (Switch: 2.0), null for the same.
+    loss counts first choices only (GShard). `eval_capacity_factor`: that at inference (Switch:
+    2.0), null for the same.
 
     `balance_weight` (Switch: 0.01) and `z_weight` (ST-MoE, Zoph et al. 2022: 0.001) scale the
     auxiliary losses; `jitter` multiplies the router's input with U(1 - jitter, 1 + jitter) in
-    training. `backend` as in `methods.parts.dispatch`. Padding enters no loss and takes no place.
+    training. `backend` as in `methods.parts.dispatch`. Padding enters no loss and takes no place of
+    an expert.
     """
 
     compaction = "tokens are sorted by expert, each expert runs its own"
@@ -62,25 +63,26 @@ class MoE:
             raise ValueError(f"top_k={self.top_k}: there are {self.num_experts} experts")
         if self.top_k == 1 and self.normalize:
             raise ValueError(
-                "top_k=1 needs normalize=False: a weight normalised to 1 teaches the router nothing"
+                "top_k=1 needs normalize=False: a weight normalised to 1 has no gradient"
             )
         if self.capacity_factor is None and self.eval_capacity_factor is not None:
             raise ValueError("eval_capacity_factor needs a capacity_factor to train with")
 
     @property
     def batch_invariant(self) -> bool:
-        """Dropless routing looks at one token at a time; capacity counts the batch's tokens."""
+        """Dropless routing decides about each token alone; capacity counts the batch's tokens."""
         return self.capacity_factor is None
 
     def build(self, spec: TaskSpec, backbone: Backbone) -> nn.Module:
         """The backbone with a mixture in place of every feed-forward layer."""
-        layer = count()
+        layer = count()  # gates are named by the order in which layers are built
         trunk: nn.Module = backbone.build(
             spec,
             ffn=lambda dim, hidden: MoEFFN(
                 dim, expert_width(hidden, self.hidden_ratio), self, name=f"moe.{next(layer)}"
             ),
         )
+        # Of an encoder-decoder only the decoder's blocks are causal.
         for block in trunk.modules():
             if isinstance(ffn := getattr(block, "ffn", None), MoEFFN):
                 ffn.causal = getattr(block, "causal", spec.causal or spec.kind == "seq2seq")
@@ -106,7 +108,7 @@ class MoEFFN(nn.Module):
     """
 
     takes_mask = True  # padding must neither take places nor be balanced
-    causal = False
+    causal = False  # set by `MoE.build`, which sees the blocks
 
     def __init__(self, dim: int, hidden: int, settings: MoE, *, name: str = "moe") -> None:
         super().__init__()
@@ -120,9 +122,9 @@ class MoEFFN(nn.Module):
         `mask` [B, T] is false in the padding. Dropless, padding runs as it does in a dense layer.
         """
         with region("router"):
-            logits = self.router(self._jittered(x))  # [B, T, E]
+            logits = self.router(self._add_jitter(x))  # [B, T, E]
             probability = softmax(logits)
-            best = top_k(probability, self.top_k)
+            best = top_k(probability, self.top_k)  # the router's choice, before capacity
             run = decide(
                 self.name,
                 axes=TOKEN_CHOICES,
@@ -140,7 +142,7 @@ class MoEFFN(nn.Module):
         ).view_as(x)
         if not self.training:
             return y
-        real = slice(None) if mask is None else mask
+        real = slice(None) if mask is None else mask  # [B, T, E] -> [N, E] with a mask
         return y, self._aux_loss(logits[real], probability[real], best[real])
 
     @property
@@ -151,9 +153,10 @@ class MoEFFN(nn.Module):
             return settings.capacity_factor
         return settings.eval_capacity_factor
 
-    def _jittered(self, x: Tensor) -> Tensor:
+    def _add_jitter(self, x: Tensor) -> Tensor:
         if not self.training or self.settings.jitter == 0.0:
             return x
+        # On the router's input alone: experts get x itself (Fedus et al. 2021).
         noise = torch.empty_like(x).uniform_(1 - self.settings.jitter, 1 + self.settings.jitter)
         return x * noise
 
@@ -162,25 +165,30 @@ class MoEFFN(nn.Module):
         assert self._factor is not None
         choices = probability.detach().topk(self.top_k, dim=-1).indices  # [B, T, K]
         num_tokens, num_experts = choices[..., 0].numel(), probability.shape[-1]
-        if mask is not None and not self.causal:  # there it is not known yet how many are real
+        # A causal model must not count real tokens: later ones would change earlier places.
+        if mask is not None and not self.causal:
             num_tokens = int(mask.sum())
         limit = dispatch.capacity(num_tokens, num_experts, self.top_k, self._factor)
         return dispatch.within_capacity(choices, num_experts, limit, mask=mask, causal=self.causal)
 
     def _weights(self, probability: Tensor, run: Tensor, best: Tensor) -> Tensor:
+        """The weight of each expert's result, [B, T, E]; 0 where it does not run."""
         chosen = probability * run
         if not self.settings.normalize:
             return chosen
         whole = chosen
-        if self._factor is not None:  # before dropping, unless somebody else chose the experts
-            foreign = (run & ~best).any(-1, keepdim=True)
-            whole = probability * torch.where(foreign, run, best)
-        return chosen / whole.sum(-1, keepdim=True).clamp_min(1e-9)
+        if self._factor is not None:
+            # Normalised before dropping: a token that lost an expert keeps the other's weight.
+            # Where the decision was overridden, the experts that run are all there are.
+            overridden = (run & ~best).any(-1, keepdim=True)
+            whole = probability * torch.where(overridden, run, best)
+        return chosen / whole.sum(-1, keepdim=True).clamp_min(1e-9)  # no expert: 0, not NaN
 
     def _aux_loss(self, logits: Tensor, probability: Tensor, best: Tensor) -> Tensor:
-        """Balance counts what the router wants, before capacity drops any."""
-        wanted = best if self._factor is None else top_k(probability, 1)
-        balance = self.settings.balance_weight * balance_loss(probability, wanted)
+        """Balance counts the router's choices, before capacity drops any."""
+        # After dropping, a full expert would look balanced however many tokens chose it.
+        counted = best if self._factor is None else top_k(probability, 1)
+        balance = self.settings.balance_weight * balance_loss(probability, counted)
         return balance + self.settings.z_weight * z_loss(logits)
 
 

@@ -58,7 +58,7 @@ class SoftMoEFFN(nn.Module):
         super().__init__()
         self.num_experts = settings.num_experts
         num_slots = settings.num_experts * settings.slots_per_expert
-        self.slots = nn.Parameter(torch.randn(dim, num_slots) * dim**-0.5)
+        self.slots = nn.Parameter(torch.randn(dim, num_slots) * dim**-0.5)  # [D, S]
         self.scale = nn.Parameter(torch.ones(()))
         self.experts = Experts(settings.num_experts, dim, hidden, settings.activation)
 
@@ -67,11 +67,12 @@ class SoftMoEFFN(nn.Module):
         into, back = self.weights(x, mask)
         with region("dispatch"):
             slots = into.transpose(1, 2) @ x  # [B, S, D]
+            # Expert first, so that all experts run in one batched product.
             grouped = slots.unflatten(1, (self.num_experts, -1)).transpose(0, 1)  # [E, B, S / E, D]
         with region("expert"):
             done = self.experts.batched(grouped.flatten(1, 2)).view_as(grouped)
         with region("combine"):
-            return back @ done.transpose(0, 1).flatten(1, 2)
+            return back @ done.transpose(0, 1).flatten(1, 2)  # [B, T, S] @ [B, S, D]
 
     def weights(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Tokens into slots and slots back into tokens, both [B, T, S].
@@ -81,7 +82,7 @@ class SoftMoEFFN(nn.Module):
         """
         with region("router"):
             directions = self.scale * F.normalize(self.slots, dim=0)
-            logits = F.normalize(x, dim=-1) @ directions
+            logits = F.normalize(x, dim=-1) @ directions  # [B, T, S]
             # Not -inf: a softmax over a sample of padding only would be 0 / 0.
             least = torch.finfo(logits.dtype).min
             real = logits if mask is None else logits.masked_fill(~mask[..., None], least)

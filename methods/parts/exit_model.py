@@ -45,7 +45,7 @@ class ExitModel(nn.Module):
     def __init__(self, trunk: Trunk, every: int, num_points: int) -> None:
         super().__init__()
         if trunk.spec.kind == "seq2seq":
-            raise Unsupported("early exit does not count what a decoder's tokens read")
+            raise Unsupported("early_exit declares no cost of a decoder's cross-attention")
         depth = len(trunk.blocks)
         if not 1 <= every < depth:
             raise ValueError(f"every={every} leaves no exit before the end of {depth} blocks")

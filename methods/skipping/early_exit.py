@@ -1,4 +1,4 @@
-"""Early exit: easy inputs leave at an early head, hard ones go on.
+"""Early exit: easy inputs leave at an early head, hard ones continue.
 
 Heads after inner blocks, trained jointly with weights that grow with depth (BranchyNet:
 Teerapittayanon et al. 2016; PABEE: Zhou et al. 2020). An element leaves at the first head whose
@@ -7,9 +7,9 @@ entropy).
 
 Where one label belongs to a sample, the sample leaves and the rest of the batch is compacted. Where
 every position is predicted (language modelling), single tokens leave as in CALM (Schuster et al.
-2022): a token that has left asks nothing any more, but its last state stays visible to later tokens
-as key and value in the blocks above. A token's decision reads only its own state, so it never
-sees the future. The model is in `exit_model.py`.
+2022): a token that has left queries no more, but its last state stays visible to later tokens as
+key and value in the blocks above. A token's decision reads only its own state, so it never depends
+on later tokens. The model is in `methods.parts.exit_model`.
 """
 
 from __future__ import annotations
@@ -55,10 +55,11 @@ class EarlyExit:
         return self._with_exits(backbone.build(spec))
 
     def convert(self, dense: Trunk, batches: Iterable[Batch]) -> ExitModel:
-        """A copy of the trained trunk; exit heads of the final one's shape start as its copies."""
+        """A copy of the trained trunk; exit heads of the final head's shape are copies of it."""
         model = self._with_exits(deepcopy(dense))
         trained = dense.head.state_dict()
         for head in model.heads:
+            # In convolutional trunks inner maps have fewer channels: such a head begins untrained.
             if {k: v.shape for k, v in head.state_dict().items()} == {
                 k: v.shape for k, v in trained.items()
             }:
@@ -67,6 +68,7 @@ class EarlyExit:
 
     def _with_exits(self, trunk: Trunk) -> ExitModel:
         model = ExitModel(trunk, self.every, len(self.budgets))
+        # Checked before training: a budget below it could only fail in calibration.
         least = model.ends[0] / model.ends[-1]
         if min(self.budgets) < least:
             raise ValueError(
@@ -80,11 +82,12 @@ class EarlyExit:
         output = model(batch)
         logits = output.stats["exits"]
         losses = [(k + 1) * criterion(Output(exit), batch) for k, exit in enumerate(logits)]
+        # Divided by the sum of the weights: the learning rate then fits any number of exits.
         return torch.stack(losses).sum() / sum(range(1, len(losses) + 1)) + output.aux_loss
 
     def calibrate(self, model: ExitModel, batches: Iterable[Batch]) -> None:
         """Find every budget's threshold on held-out batches; sets the default point."""
-        confidence = torch.cat([model.confidences(batch) for batch in batches], 1)
+        confidence = torch.cat([model.confidences(batch) for batch in batches], 1)  # [exits, N]
         for i, budget in enumerate(self.budgets):
             model.thresholds[i] = find_threshold(confidence, model.block_shares(), budget)
         self.set_point(model, self.points()[0])
@@ -102,16 +105,17 @@ def find_threshold(confidence: Tensor, shares: Tensor, budget: float) -> float:
     """The largest threshold at which the mean share of blocks stays within `budget`.
 
     `confidence` [exits, N]: of the inner exits for each of N elements; `shares` [exits + 1]: of the
-    blocks run when leaving at each exit, the last is 1. Thresholds lie halfway between two
-    confidences, so that rounding moves nobody; with 0, the lowest, everything leaves at once.
+    blocks run when leaving at each exit, the last is 1. Thresholds are halfway between two
+    confidences, so that rounding flips no decision; with 0, the lowest, everything leaves at the
+    first exit.
     """
     values = confidence.flatten().sort().values
-    steps = torch.linspace(0, len(values) - 2, 512).long()
+    steps = torch.linspace(0, len(values) - 2, 512).long()  # 512 quantiles are fine enough
     halfway = (values[steps] + values[steps + 1]) / 2
-    candidates = [0.0, *halfway.tolist(), NEVER]
-    low, high = 0, len(candidates) - 1  # the mean share grows with the threshold
+    candidates = [0.0, *halfway.tolist(), NEVER]  # increasing
+    low, high = 0, len(candidates) - 1  # bisection: the mean share grows with the threshold
     while low < high:
-        middle = (low + high + 1) // 2
+        middle = (low + high + 1) // 2  # rounded up, or low = middle would never advance
         if mean_share(confidence, shares, candidates[middle]) <= budget:
             low = middle
         else:
@@ -121,5 +125,5 @@ def find_threshold(confidence: Tensor, shares: Tensor, budget: float) -> float:
 
 def mean_share(confidence: Tensor, shares: Tensor, threshold: float) -> float:
     """Mean share of blocks that N elements run under a threshold; shapes as in `find_threshold`."""
-    sure = torch.cat([confidence >= threshold, torch.ones_like(confidence[:1]) > 0])
-    return float(shares.to(confidence)[sure.int().argmax(0)].mean())  # the first exit that is sure
+    sure = torch.cat([confidence >= threshold, torch.ones_like(confidence[:1]) > 0])  # last: always
+    return float(shares.to(confidence)[sure.int().argmax(0)].mean())  # argmax: the first sure exit

@@ -6,12 +6,12 @@ them attend among themselves at their own positions, and adds what it computed, 
 
     x_i + g(r_i) (block(X)_i - x_i)  for the selected tokens X,     x_i  for the others
 
-with g(r) = 2 sigmoid(r), so that a zero score leaves the block's result as it is (the paper scales
-by r itself); this lets training start from a dense model.
+with g(r) = 2 sigmoid(r), so that a zero score leaves the block's result unscaled (the paper scales
+by r itself); this allows training to start from a dense model.
 
 A token's rank in its sequence depends on later tokens. In causal models the top-k selection is
-therefore used in training only; in inference a token is selected by itself, where a small predictor
-of the selection (trained on detached inputs, so that it does not disturb the model) exceeds a
+therefore used in training only; in inference each token is decided by itself: a small predictor
+of the selection (trained on detached inputs, so that it does not disturb the model) must exceed a
 threshold. The threshold of each block and capacity is a quantile found on held-out batches.
 """
 
@@ -59,12 +59,16 @@ class MixtureOfDepths:
         return self._routed(deepcopy(dense))
 
     def _routed(self, trunk: Trunk) -> Trunk:
-        """Raises Unsupported where the state is not a row of tokens, or a decoder's."""
+        """`trunk` with every second block routed, in place.
+
+        Raises Unsupported where the state is not a row of tokens, or a decoder's.
+        """
         if not trunk.tokens:
             raise Unsupported("mixture_of_depths picks tokens; this trunk works on feature maps")
         if trunk.spec.kind == "seq2seq":
-            raise Unsupported("mixture_of_depths does not count what a decoder's tokens read")
+            raise Unsupported("mixture_of_depths declares no cost of a decoder's cross-attention")
         costs = trunk.block_costs()
+        # From the second block on: the first mixes raw embeddings, and every token needs it.
         for i in range(1, len(trunk.blocks), 2):
             trunk.blocks[i] = RoutedBlock(
                 trunk.blocks[i],
@@ -83,7 +87,7 @@ class MixtureOfDepths:
         """
         if not model.spec.causal:
             return
-        held_out = list(batches)
+        held_out = list(batches)  # read once per point
         for point in reversed(self.points()):  # ends with the default
             self.set_point(model, point)
             states = [model.stem(batch) for batch in held_out]
@@ -110,7 +114,7 @@ class MixtureOfDepths:
 class RoutedBlock(nn.Module):
     """A block that works on selected tokens; the others pass unchanged.
 
-    `capacities`: the shares of tokens that it can be told to take, the first is in use at first.
+    `capacities`: the shares of tokens that can be set, the first one initially.
     """
 
     thresholds: Tensor
@@ -130,6 +134,7 @@ class RoutedBlock(nn.Module):
         self.capacities, self.active = capacities, 0
         self.cost = cost  # of a token, and of each pair among those selected
         self.router = nn.Linear(dim, 1, bias=False)
+        # Small: at first every score is near 0, g near 1, and the block as in the dense model.
         nn.init.normal_(self.router.weight, std=0.02)
         if causal:
             self.predictor = nn.Sequential(
@@ -148,7 +153,7 @@ class RoutedBlock(nn.Module):
         num_left_out = len(logits) - math.ceil(self.capacities[self.active] * len(logits))
         if num_left_out == 0:
             self.thresholds[self.active] = -torch.inf
-        else:  # halfway between two tokens, so that rounding moves neither
+        else:  # halfway between two tokens, so that rounding flips no decision
             self.thresholds[self.active] = logits[num_left_out - 1 : num_left_out + 1].mean()
 
     def forward(self, state: State) -> State:
@@ -156,10 +161,10 @@ class RoutedBlock(nn.Module):
         with routing.region("router"):
             score = self.router(state.x)[..., 0]  # [B, T]
             state, selection = self._select(state, score)
-        if len(selection.places) == 0:
+        if len(selection.places) == 0:  # never call a block on nothing
             return state
         if state.cache is not None and score.shape[1] == 1:
-            return self._next(state, score, selection.places)
+            return self._run_next(state, score, selection.places)
         with routing.region("dispatch"):
             picked = selection.take(state)  # x [1, N, D], positions and mask [B, K]
             if selection.valid is not None and (not self.causal or state.cache is not None):
@@ -170,11 +175,13 @@ class RoutedBlock(nn.Module):
             new = run_block(self.block, picked, selection)  # x [1, N, D]
         with routing.region("combine"):
             gate = 2 * score.flatten().index_select(0, selection.places).sigmoid()  # [N]
+            # x + g (block(x) - x) in one kernel, and through it the router learns.
             changed = torch.lerp(picked.x, new.x, gate[:, None].to(new.x))
             return replace(state, x=selection.put(state.x, changed), aux_loss=new.aux_loss)
 
-    def _next(self, state: State, score: Tensor, rows: Tensor) -> State:
-        """Run the block on the one new token of the samples `rows` [n]; caches know the earlier."""
+    def _run_next(self, state: State, score: Tensor, rows: Tensor) -> State:
+        """Run the block on the one new token of the samples `rows` [n]; caches hold the earlier."""
+        # One token each: whole samples are selected, without gathering tokens.
         with routing.region("dispatch"):
             picked = state if len(rows) == len(state.x) else state.select(rows)  # x [n, 1, D]
         with routing.region("expert"):
@@ -186,44 +193,52 @@ class RoutedBlock(nn.Module):
 
     def _select(self, state: State, score: Tensor) -> tuple[State, Selection]:
         """The state, in training with the predictor's loss, and the selected tokens."""
-        belief = self.predictor(state.x.detach())[..., 0] if self.causal else score
+        logit = self.predictor(state.x.detach())[..., 0] if self.causal else score  # [B, T]
         tokens: Tensor | None = None
         if self.causal and not self.training:
-            own = belief > self.thresholds[self.active]
+            own = logit > self.thresholds[self.active]
         elif state.mask is None:
-            tokens = score.topk(self._number(score.shape[1]), sorted=False).indices.sort(-1).values
+            num_taken = self._num_taken(score.shape[1])
+            # Back in order of position: causal attention among them relies on it.
+            tokens = score.topk(num_taken, sorted=False).indices.sort(-1).values  # [B, K]
             own = torch.zeros_like(score, dtype=torch.bool).scatter(1, tokens, True)
         else:
             own = self._top_of_real(score, state.mask)
         if self.causal and self.training:
-            loss = F.binary_cross_entropy_with_logits(belief, own.to(belief))
+            # The predictor imitates the top-k selection (Raposo et al. 2024, section 3.5).
+            loss = F.binary_cross_entropy_with_logits(logit, own.to(logit))
             state = replace(state, aux_loss=state.aux_loss + loss)
         run = routing.decide(
             self.name,
             axes=routing.TOKENS,
-            probabilities=belief.sigmoid(),
+            probabilities=logit.sigmoid(),
             run=own,
             cost=self.cost,
             index=state.index,
             past=partial(self._num_held, state),
         )
         if tokens is not None and run is own:
+            # The same number in every sample: no padding, and no wait for the device.
             return state, Selection(tokens, flat_places(tokens, score.shape[1]))
         return state, select_running(run)
 
     def _num_held(self, state: State) -> Tensor | None:
-        """Earlier tokens that a new one also looks at, [n]; None unless one token comes alone."""
+        """Earlier tokens to which a new one also attends, [n]; None unless one token comes alone.
+
+        A prompt begins with an empty cache: its pairs are those of its own tokens.
+        """
         if state.cache is None or state.x.shape[1] > 1:
             return None
         attention: Any = self.block.attention
         return state.cache.layer(attention).held(state.index, state.x.device)
 
-    def _number(self, length: int) -> int:
-        """How many of `length` tokens are taken."""
+    def _num_taken(self, length: int) -> int:
+        """Number of tokens taken of `length`; at least one."""
         return math.ceil(self.capacities[self.active] * length)
 
     def _top_of_real(self, score: Tensor, mask: Tensor) -> Tensor:
         """The highest scores among each sample's real tokens, bool [B, T]: padding never counts."""
-        numbers = torch.ceil(mask.sum(1) * self.capacities[self.active])
+        numbers = torch.ceil(mask.sum(1) * self.capacities[self.active])  # [B]
+        # Padding ranks last, behind every real token, and no sample takes more than it has.
         rank = score.masked_fill(~mask, -torch.inf).argsort(1, descending=True).argsort(1)
         return rank < numbers[:, None]

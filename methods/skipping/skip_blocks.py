@@ -1,7 +1,7 @@
 """Dynamic skipping: for every sample, a gate before each residual block decides whether it runs.
 
 Veit and Belongie 2018 (ConvNet-AIG): a small network reads the mean of a block's input; Wang et al.
-2018 (SkipNet): gates taught by REINFORCE; Wu et al. 2018 (BlockDrop): its self-critical baseline,
+2018 (SkipNet): gates trained by REINFORCE; Wu et al. 2018 (BlockDrop): its self-critical baseline,
 the reward of the greedy decisions. A block that changes the state's shape always runs.
 """
 
@@ -17,24 +17,24 @@ from torch import Tensor, nn
 
 from bench.routing import SAMPLES, decide, region
 from bench.types import Backbone, Batch, Criterion, OneOf, Output, Range, TaskSpec, Unsupported
-from methods.backbone.transformer import mean_token
 from methods.parts import dispatch
-from methods.parts.gates import Budget, Estimator, Gate, binary, compute_share, reinforce_loss
+from methods.parts.budget import Budget, compute_share
+from methods.parts.gates import Estimator, Gate, binary, reinforce_loss
 from methods.trunk.costs import layer_flops
+from methods.trunk.head import mean_token
 from methods.trunk.state import State
 from methods.trunk.trunk import Trunk
 
-OPEN = 2.0  # where a gate's logit begins: nearly always open, as the dense model
+OPEN = 2.0  # a gate's logit at initialisation: open with probability 0.88, as the dense model
 
 
 @dataclass
 class SkipBlocks:
     """Gated blocks of a trained dense model, fine-tuned; training computes all and masks.
 
-    `estimator` is how gates learn: one of `methods.parts.gates.Estimator`. soft trains what
-    inference does not run: a control. `budget`: the share of the gated blocks' FLOPs that dual
-    ascent aims at, with null their price is `cost_weight` throughout; with a budget that is where
-    it begins.
+    `estimator`: how gates learn, one of `methods.parts.gates.Estimator`. soft trains another model
+    than inference runs: a control. `budget`: the share of the gated blocks' FLOPs that dual ascent
+    aims at; null for a fixed price `cost_weight`, which otherwise is the initial one.
     """
 
     compaction = "before every block the samples that run it are gathered"
@@ -60,6 +60,7 @@ class SkipBlocks:
         if self.estimator != "reinforce":
             return loss
         with torch.no_grad():
+            # Inference mode decides greedily; its reward is the self-critical baseline.
             greedy = model.eval()(batch)
             model.train()
             reward, baseline = (model.reward(each, batch, criterion) for each in (output, greedy))
@@ -81,6 +82,7 @@ class SkipModel(nn.Module):
         widths, self.costs = traced(trunk)
         if not self.costs:
             raise Unsupported("no block keeps the shape of its input: none can be skipped")
+        # Named by block: ModuleDict keys are strings.
         self.gates = nn.ModuleDict({str(i): gate(widths[i]) for i in self.costs})
         self.budget = Budget(settings.cost_weight, settings.budget)
 
@@ -93,8 +95,9 @@ class SkipModel(nn.Module):
                 state = block(state)
                 continue
             with region("router"):
-                logits.append(self.gates[str(i)](mean(state))[:, 0].float())
-                gates.append(self._ask(i, logits[-1]))
+                # fp32: noise and log probabilities are too coarse in bf16.
+                logits.append(self.gates[str(i)](mean(state))[:, 0].float())  # [B]
+                gates.append(self._decide(i, logits[-1]))
             state = state.with_x(self._gated(block, state, gates[-1]))
         run = torch.stack([each.run for each in gates], 1)
         stats = {"logits": torch.stack(logits, 1), "run": run}
@@ -105,11 +108,14 @@ class SkipModel(nn.Module):
         run = output.stats["run"]
         costs = run.new_tensor(list(self.costs.values()), dtype=torch.float32)
         price = self.budget.weight * (run * costs).sum(1) / costs.sum()
+        # A criterion is a mean over its batch: sample by sample it gives each one's loss.
         rows = torch.arange(len(batch), device=run.device)[:, None]
         losses = [criterion(Output(output.logits[row]), batch.select(row)) for row in rows]
         return -(torch.stack(losses) + price)
 
-    def _ask(self, block: int, logits: Tensor) -> Gate:
+    def _decide(self, block: int, logits: Tensor) -> Gate:
+        """The gate of one block; `logits` [B]."""
+
         def obey(probability: Tensor, run: Tensor) -> Tensor:
             cost = self.costs[block]
             return decide(
@@ -129,10 +135,13 @@ class SkipModel(nn.Module):
         if not self.training:
             return dispatch.where_kept(run, state.x, gate.run)
         value = gate.value.to(state.x.dtype).view(-1, *[1] * (state.x.dim() - 1))
+        # x + value (block(x) - x): the gate scales what the block adds, not the residual stream.
         return torch.lerp(state.x, run(None).to(state.x.dtype), value)
 
     def _price(self, gates: list[Gate]) -> Tensor:
-        """The penalty on the compute that gates allocate; a sampled one only moves the weight."""
+        """The penalty on the compute that gates allocate."""
+        # Samples have no gradient: with reinforce this only adapts the budget's weight, which
+        # enters the reward.
         sampled = self.estimator == "reinforce"
         spent = [each.run.float() if sampled else each.probability for each in gates]
         return self.budget(compute_share(zip(spent, self.costs.values(), strict=True)))
@@ -140,6 +149,7 @@ class SkipModel(nn.Module):
 
 def gate(width: int) -> nn.Module:
     """A sample's mean [B, width] -> a logit [B, 1]."""
+    # 16 hidden units, as in ConvNet-AIG: a gate must cost next to nothing beside its block.
     last = nn.Linear(16, 1)
     nn.init.constant_(last.bias, OPEN)
     return nn.Sequential(nn.Linear(width, 16), nn.ReLU(), last)
@@ -153,6 +163,7 @@ def mean(state: State) -> Tensor:
 @torch.no_grad()
 def traced(trunk: Trunk) -> tuple[list[int], dict[int, float]]:
     """The width before each block, and the FLOPs of one sample in each that keeps the shape."""
+    # One blank sample through the trunk: only shapes matter.
     kind, was_training = trunk.spec.kind, trunk.training
     blank = torch.zeros(1, *trunk.spec.input_shape, device=next(trunk.parameters()).device)
     inputs = blank.long() if kind == "tokens" else blank
@@ -161,6 +172,7 @@ def traced(trunk: Trunk) -> tuple[list[int], dict[int, float]]:
         with layer_flops(block) as calls:
             new = block(state)
         widths.append(state.x.shape[1] if state.x.dim() == 4 else state.x.shape[2])
+        # A multi-scale state's finer maps change even where x keeps its shape.
         if new.x.shape == state.x.shape and type(new) is State:
             pairs = state.x.shape[1] ** 2 if hasattr(block, "attention") else 0
             costs[i] = sum(calls) + 4.0 * pairs * trunk.dim  # attention's two products

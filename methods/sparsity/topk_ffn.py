@@ -2,9 +2,9 @@
 
 Zhang et al. 2022, "MoEfication: Transformer Feed-forward Layers are Mixtures of Experts". A trained
 layer's hidden neurons are grouped into equal blocks of similar neurons (balanced k-means on the
-rows of W_up), which changes nothing yet. A small predictor, linear -> tanh -> linear, then guesses
-for each token which blocks will be active, and only the k best guesses are computed, both of their
-matrices.
+rows of W_up), which changes nothing yet. A small predictor, linear -> tanh -> linear, then scores
+for each token how active every block will be, and only the k best blocks are computed, both of
+their matrices.
 
 Blocks and not single neurons: gathering scattered rows of a weight matrix copies them, and pays on
 a CPU only below a quarter of the neurons and for one token; blocks are contiguous, and many tokens
@@ -26,10 +26,10 @@ from torch import Tensor, nn
 
 from bench.routing import decide, region
 from bench.types import Backbone, Batch, Point, Range, TaskSpec, Unsupported
-from methods.backbone.transformer import FeedForward
 from methods.parts import dispatch
 from methods.parts.clusters import balanced_clusters
 from methods.parts.gates import hard, top_k
+from methods.trunk.feedforward import FeedForward
 from methods.trunk.trunk import swap
 
 
@@ -43,7 +43,7 @@ class TopkFFN:
     `predictor_weight` scales the predictor's loss.
     """
 
-    compaction = "tokens are grouped by block: each block of neurons runs the tokens that want it"
+    compaction = "tokens are grouped by block: each block of neurons runs the tokens that chose it"
 
     num_blocks: Annotated[int, Range(1)] = 8
     k: Annotated[int, Range(1)] = 2
@@ -103,6 +103,7 @@ class BlockFFN(nn.Module):
         self.name, self.k, self.predictor_weight = name, k, weight
         rows = F.normalize(dense.up.weight.detach(), dim=1)  # [H, D]
         owner, centers = balanced_clusters(rows, num_blocks)
+        # A stable sort keeps neurons of a block in their old order: the layout is deterministic.
         self.blocks = Blocks(dense, owner.argsort(stable=True), num_blocks)
         self.bias = nn.Parameter(dense.down.bias.detach().clone())
         self.predictor = Predictor(centers)
@@ -110,6 +111,7 @@ class BlockFFN(nn.Module):
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """[B, T, D] -> [B, T, D], with the predictor's weighted loss in training."""
         with region("router"):
+            # Detached: the predictor's loss must not shape the features that it predicts from.
             score = self.predictor(x.detach())  # [B, T, E]
             run = decide(
                 self.name,
@@ -120,7 +122,8 @@ class BlockFFN(nn.Module):
             )
         if self.training:
             return self._masked(x, score, run)
-        rows = run.flatten(0, 1)
+        rows = run.flatten(0, 1)  # [N, E]
+        # Weights of 1: the sum over all blocks is the dense layer, not a mixture.
         y = dispatch.mix(x.flatten(0, 1), rows, torch.ones_like(rows, dtype=x.dtype), self.blocks)
         return y.view_as(x) + self.bias
 
@@ -131,15 +134,16 @@ class BlockFFN(nn.Module):
             mass = hidden.square().sum(-1)
             target = mass / mass.amax(-1, keepdim=True).clamp_min(1e-9)
         loss = F.binary_cross_entropy_with_logits(score, target.to(score.dtype))
+        # 1 or 0 forward; backward, blocks that run give the predictor a gradient as well.
         value = run * hard(run, score.sigmoid())
         y = self.blocks.down_all(hidden * value[..., None].to(hidden.dtype))
         return y + self.bias, self.predictor_weight * loss
 
 
 class Predictor(nn.Module):
-    """Linear -> tanh -> linear, beginning with the block centres and the identity (MoEfication).
+    """Linear -> tanh -> linear, initialised with the block centres and the identity (MoEfication).
 
-    The centres are scaled so that an input of a layer norm's length begins inside tanh's slope.
+    The centres are scaled so that an input of a layer norm's length is inside tanh's slope.
     """
 
     def __init__(self, centers: Tensor) -> None:
@@ -148,7 +152,9 @@ class Predictor(nn.Module):
         self.similarity = nn.Linear(dim, num_blocks, bias=False)
         self.score = nn.Linear(num_blocks, num_blocks)
         with torch.no_grad():
-            self.similarity.weight.copy_(centers / dim**0.5)
+            self.similarity.weight.copy_(
+                centers / dim**0.5
+            )  # a layer norm's output has length D^1/2
             self.score.weight.copy_(torch.eye(num_blocks))
             self.score.bias.zero_()
 
@@ -166,7 +172,7 @@ class Blocks(nn.Module):
             raise Unsupported("topk_ffn needs feed-forward layers with biases")
         dim, per_block = dense.dim, dense.hidden // num_blocks
         self.activate = dense.activate
-        with torch.no_grad():
+        with torch.no_grad():  # neurons permuted; stored as [inputs, outputs], as `Experts` does
             up = dense.up.weight[order].view(num_blocks, per_block, dim).transpose(1, 2)
             bias = dense.up.bias[order].view(num_blocks, per_block)
             down = dense.down.weight.T[order].view(num_blocks, per_block, dim)
@@ -194,6 +200,7 @@ class Blocks(nn.Module):
         return [partial(_block, self.activate, *parts) for parts in weights]
 
     def can_sort(self, rows: Tensor) -> bool:
+        """Whether one grouped GEMM serves rows of this dtype and width."""
         return all(dispatch.can_group(rows, weight) for weight in (self.up, self.down))
 
     def sorted(self, rows: Tensor, order: dispatch.Order) -> Tensor:
@@ -206,4 +213,5 @@ class Blocks(nn.Module):
 def _block(
     activate: Callable[[Tensor], Tensor], up: Tensor, bias: Tensor, down: Tensor, rows: Tensor
 ) -> Tensor:
-    return activate(torch.addmm(bias, rows, up)) @ down
+    """One block of neurons, [n, D] -> [n, D]; the output bias belongs to the layer."""
+    return activate(torch.addmm(bias, rows, up)) @ down  # bias and product in one kernel

@@ -21,11 +21,11 @@ from methods.trunk.selection import Selection
 class AttentionView:
     """Intermediate results of one attention pass, filled for the method that passes it in.
 
-    `keys` [B, heads, S, d]. With `wants_scores`, `class_scores` [B, heads, S]: the weights with
+    `keys` [B, heads, S, d]. With `with_scores`, `class_scores` [B, heads, S]: the weights with
     which token 0 attends to all tokens, at the cost of one more row of scores.
     """
 
-    wants_scores: bool = False
+    with_scores: bool = False
     keys: Tensor | None = None
     class_scores: Tensor | None = None
 
@@ -90,7 +90,7 @@ class Attention(nn.Module):
         for rotary positions (None: 0, 1, ...). `past`: earlier tokens, to all of which a new token
         attends; it stores the new ones and supplies the mask. `selection`: x is packed
         [1, N, D] and padded to [B, T] for the products alone; the result is packed again.
-        `view`: filled with keys and, with `wants_scores`, the class token's scores.
+        `view`: filled with keys and, with `with_scores`, the class token's scores.
         """
         query, key, value = self._project(x, x if context is None else context, selection)
         if self.rotary is not None:  # before the cache: keys are stored turned
@@ -114,7 +114,7 @@ class Attention(nn.Module):
     ) -> None:
         """Fill `view`; fused attention keeps no scores, so those of token 0 are computed again."""
         view.keys = key
-        if not view.wants_scores:
+        if not view.with_scores:
             return
         keys = key.repeat_interleave(self.num_heads // self.num_kv_heads, 1)  # one per query head
         scores = query[:, :, :1] @ keys.transpose(2, 3) / query.shape[-1] ** 0.5  # [B, heads, 1, S]

@@ -86,7 +86,7 @@ def test_a_causal_token_takes_over_an_earlier_decision(tiny_text) -> None:
     """Stretches of 2 of 16 tokens: where the gate opens from position 8 on, 10 to 15 run."""
     shuffle = Shuffle(seed=0, causal=True)
     run = (torch.arange(16) >= 8).expand(6, 16)
-    with shuffle.around(tiny_text.batch(6), training=False):
+    with shuffle.context(tiny_text.batch(6), training=False):
         taken = routing.decide(
             "gate", axes=routing.TOKENS, probabilities=run.float(), run=run, cost=1.0
         )
@@ -96,7 +96,7 @@ def test_a_causal_token_takes_over_an_earlier_decision(tiny_text) -> None:
 def test_a_causal_sample_keeps_its_budget_stretch_by_stretch(tiny_text) -> None:
     """As many tokens of a stretch run as the gate wanted one stretch before, but others."""
     shuffle, run = Shuffle(seed=0, causal=True), torch.rand(6, 128) < 0.3
-    with shuffle.around(tiny_text.batch(6), training=False):
+    with shuffle.context(tiny_text.batch(6), training=False):
         taken = routing.decide(
             "gate", axes=routing.TOKENS, probabilities=run.float(), run=run, cost=1.0
         )
@@ -109,7 +109,7 @@ def test_padding_is_not_drawn(tiny_labels) -> None:
     """Tokens are shuffled among a sample's real ones, as many as the gate wanted."""
     shuffle, batch = Shuffle(seed=0, causal=False), tiny_labels.batch(6)
     run = batch.mask & (torch.arange(16) < 3)  # lengths are 4 at least: three of each sample
-    with shuffle.around(batch, training=False):
+    with shuffle.context(batch, training=False):
         taken = routing.decide(
             "gate", axes=routing.TOKENS, probabilities=run.float(), run=run, cost=1.0
         )

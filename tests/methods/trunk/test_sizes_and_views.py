@@ -46,7 +46,7 @@ def test_a_view_shows_keys_and_the_class_tokens_scores() -> None:
     torch.manual_seed(1)
     made, x = block(), torch.randn(2, 4, 8)
     mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]).bool()
-    view = AttentionView(wants_scores=True)
+    view = AttentionView(with_scores=True)
     plain = made.mix(State(x, mask=mask)).x
     torch.testing.assert_close(made.mix(State(x, mask=mask), view=view).x, plain)
     query, key, _ = made.attention.qkv(made.norm_mix(x)).chunk(3, -1)

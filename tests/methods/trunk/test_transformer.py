@@ -46,7 +46,7 @@ def test_block_equals_torchs_layer(causal: bool) -> None:
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_querying_tokens_get_their_rows_of_the_whole(causal: bool) -> None:
-    """Some tokens that query in the context of all get exactly their rows of all tokens querying."""
+    """Tokens that query in the context of all get exactly their rows of the full result."""
     block = Block(16, Attention(16, 2, causal=causal), FeedForward(16, 32), causal=causal)
     state = State(torch.randn(2, 6, 16))
     tokens = torch.tensor([[1, 4, 5], [0, 2, 3]])
