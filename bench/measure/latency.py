@@ -11,7 +11,7 @@ from bench.meters.time.regions import time_by_region, time_shares
 from bench.records.catalogue import LATENCY, MEAN_LATENCY, REGION_TIME
 
 PERCENTILES = (50, 90, 99)
-# "backbone" is the rest: its share adds nothing that the others do not say.
+# Without "backbone": it is the rest, so its share follows from the others.
 SHOWN_REGIONS = ("router", "dispatch", "expert", "combine", "exit_head")
 
 

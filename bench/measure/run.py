@@ -93,7 +93,7 @@ def always(run: Run) -> bool:
 class Meter:
     """One row of the table.
 
-    Where `when` is false, `otherwise` says why its metrics are missing. A `phase` is reported
+    Where `when` is false, `otherwise` gives the missing metrics. A `phase` is reported
     before the meter begins; without one it belongs to the phase of the row above.
     """
 

@@ -1,6 +1,6 @@
 """Which meter runs when: the table of meters, in order.
 
-A row says what is measured, from what, in which phase, and when. A new meter needs three things:
+A row has a meter, what it reads, its phase, and when it runs. A new meter needs three things:
 
     bench/meters/...             the meter: one quantity, its unit in every name
     bench/records/catalogue.py   a line with its key, unit and column
@@ -166,7 +166,7 @@ SCHEDULE = (
                     "deployability", measure_deployability(run.trained, run.inputs)
                 )
             ),
-            # When records are compared, it tells a changed machine from changed code.
+            # When records are compared, it separates a changed machine from changed code.
             Meter(lambda run: diagnostic("canary_s", measure_canary_s(run.subject.device))),
         ],
     ),

@@ -55,7 +55,7 @@ def measure_speed(
     details: dict[str, dict[str, Any]] = {}
     load_before = environment.load()
     timings, notes = _timings(_work(subject, baseline, inputs), replicas)
-    # The load tells a disturbed measurement from a slow machine.
+    # The load separates a disturbed measurement from a slow machine.
     load = {"load_1min_before": load_before, "load_1min_after": environment.load()}
     for size, timing in timings.items():
         metrics |= _timing_metrics(timing, size) | _noise_floor(timing, size, subject)

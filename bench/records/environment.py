@@ -183,7 +183,7 @@ def fingerprint() -> dict[str, Any]:
 
 
 def _slug(name: str) -> str:
-    # Marks, words and clock rates that do not tell models apart and differ between kernels.
+    # Marks, words and clock rates that do not identify a model and differ between kernels.
     drop = r"\(r\)|\(tm\)|\bcpu\b|\bintel\b|\bamd\b|\bprocessor\b|@.*$|\b\d+-core\b"
     words = re.sub(drop, " ", name.lower())
     return re.sub(r"[^a-z0-9]+", "-", words).strip("-") or "unknown"

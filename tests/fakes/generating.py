@@ -59,7 +59,7 @@ def batch_of(size: int = 1) -> Batch:
 
 
 def subject_with(model: nn.Module, method: Any = None, workload: str = "generate") -> Subject:
-    """A language model, measured as the workload says."""
+    """A language model, measured under `workload`."""
     return Subject(
         model=model,
         method=method or method_of(),

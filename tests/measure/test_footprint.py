@@ -102,7 +102,7 @@ def test_work_in_other_threads_leaves_the_peak_in_doubt() -> None:
 
 
 def test_what_only_the_meter_cannot_do_ends_no_trial() -> None:
-    """A model that refuses dispatch modes has no active parameters, and says why."""
+    """A model that refuses dispatch modes has no active parameters, with the reason."""
 
     class Refuses(Halves):
         def forward(self, batch: Batch) -> Output:
@@ -143,7 +143,7 @@ def test_the_resident_peak_is_measured_in_a_process_of_its_own() -> None:
 
 
 def test_a_model_that_cannot_travel_is_missing_with_its_reason() -> None:
-    """A closure inside a model stays in its process; the record says why there is no figure."""
+    """A closure inside a model stays in its process; the figure is missing, with the reason."""
     model = Halves()
     model.hook = lambda x: x  # type: ignore[assignment]
     found = Resident(*given(model)).wait().metrics["infer/peak_rss_bytes"]

@@ -141,7 +141,7 @@ def test_one_process_gives_a_ratio_without_an_interval(monkeypatch: pytest.Monke
 
 
 def test_replicas_that_fail_leave_the_timing_of_this_process(monkeypatch: pytest.MonkeyPatch):
-    """The note says why there is no interval."""
+    """The note has the reason for the missing interval."""
 
     def replicate(work: object, replicas: object) -> dict[int, ReplicatedTiming]:
         if replicas is not None:
@@ -157,7 +157,7 @@ def test_replicas_that_fail_leave_the_timing_of_this_process(monkeypatch: pytest
 
 
 def test_what_follows_from_a_doubtful_time_is_not_shown_either(monkeypatch: pytest.MonkeyPatch):
-    """Times that never settled give neither a speed-up nor a share of one, and say why."""
+    """Times that never settled give neither a speed-up nor a share of one, with the reason."""
     found = metrics_of(monkeypatch, steady=False)
     for name in ("speedup", "realised", "saving_realised"):
         metric = found[f"infer/{name}_b1"]

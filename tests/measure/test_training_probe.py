@@ -29,7 +29,7 @@ def probed(in_a_thread: bool) -> dict[str, Metric]:
     step()
     probe = TrainingProbe(layer)
     probe.memory(aside if in_a_thread else step, optimizer)
-    return probe.metrics("not asked")
+    return probe.metrics("not probed")
 
 
 def test_a_step_keeps_its_parts() -> None:
@@ -38,7 +38,7 @@ def test_a_step_keeps_its_parts() -> None:
     assert found["train/params_bytes"].shown == 256
     assert found["train/grads_bytes"].shown == 256
     assert found["train/activation_bytes"].shown >= 0
-    assert found["train/flops_per_step"].reason == "not asked"
+    assert found["train/flops_per_step"].reason == "not probed"
 
 
 def test_what_another_thread_allocates_leaves_the_step_in_doubt() -> None:

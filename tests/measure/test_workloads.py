@@ -43,7 +43,7 @@ def run(tmp_path: Path) -> Run:
     """`condbench run` with tiny settings in a folder of its own; the records by method."""
 
     def records(*words: str) -> dict[str, Record]:
-        called = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", PROGRAM, "run", *words, *BRIEF],
             cwd=tmp_path,
             capture_output=True,
@@ -51,7 +51,7 @@ def run(tmp_path: Path) -> Run:
             check=False,
             timeout=600,
         )
-        assert called.returncode == 0, called.stdout + called.stderr
+        assert process.returncode == 0, process.stdout + process.stderr
         found = [read_record(path) for path in tmp_path.rglob(RECORD_NAME)]
         return {record.labels.method: record for record in found}
 
@@ -120,8 +120,8 @@ def test_a_trial_serves_two_tasks(by_hand: Callable[..., Record]) -> None:
         assert all(sum(gate["load"]) == pytest.approx(1) for gate in entry["gates"])
 
 
-def test_a_trial_hears_keywords(by_hand: Callable[..., Record]) -> None:
-    """Spectrograms are trained on, judged and measured like pictures."""
+def test_a_trial_recognises_keywords(by_hand: Callable[..., Record]) -> None:
+    """Spectrograms are trained on, evaluated and measured like pictures."""
     moe = by_hand("moe", "task=keywords")
     assert (moe.status, moe.reason) == ("ok", None)
     assert moe.metrics["infer/quality"].shown is not None
@@ -131,7 +131,7 @@ def test_a_trial_hears_keywords(by_hand: Callable[..., Record]) -> None:
 
 @pytest.mark.soak
 def test_a_trial_translates(run: Run) -> None:
-    """An encoder-decoder is trained, judged by greedy decoding and measured; others say why not."""
+    """An encoder-decoder is trained, evaluated greedily and measured; others are skipped."""
     found = run("task=numbers", "method=moe,early_exit,mixture_of_depths")
     assert {name: record.status for name, record in found.items()} == {
         "dense": "ok",

@@ -99,7 +99,7 @@ def test_ordinary_names_are_fine() -> None:
 
 
 def test_defaults_have_no_variant() -> None:
-    """Where nothing differs from the defaults there is nothing to say."""
+    """Where nothing differs from the defaults the variant is empty."""
     assert layout.variant(config(), DEFAULTS) == ""
 
 
@@ -112,7 +112,7 @@ def test_defaults_have_no_variant() -> None:
         ({"task": {"canvas": 24}}, "task.canvas=24"),
         ({"train": {"steps": 100}}, "train.steps=100"),
         ({"gpu": {"precision": "bf16"}}, "gpu.precision=bf16"),
-        ({"gpu": {"kind": "one"}}, ""),  # the hardware's name says so
+        ({"gpu": {"kind": "one"}}, ""),  # it is in the hardware's name
         ({"gpu": {"kind": "ddp"}}, "gpu.kind=ddp"),
         (
             {"method": {"num_experts": 2}, "train": {"lr": 0.1}, "backbone": {"depth": 2}},

@@ -81,7 +81,7 @@ def test_foreign_scalars_and_texts_become_pythons(value: Any, kept: Any) -> None
     ids=["nan", "inf", "nan of numpy", "object", "array", "set", "long integer"],
 )
 def test_a_diagnostic_that_json_cannot_hold_is_null_and_named(value: Any, why: str) -> None:
-    """Only that place; a note names it and says what stood there."""
+    """Only that place; a note names it and what stood there."""
     gates = [{"name": "moe", "entropy": 0.5}, {"name": "moe", "entropy": value}]
     found = written(diagnostics={"routing": {"gates": gates}, "canary_s": 0.1})
     assert found["diagnostics"]["canary_s"] == 0.1

@@ -1,8 +1,8 @@
 """What stands between a model and deployment: compiling, exporting, waiting for the device.
 
-    compile   graph breaks at the largest batch size, and whether what dynamo captured answers the
+    compile   graph breaks at the largest batch size, and whether what dynamo captured computes the
               same. Without code generation (backend `eager`): no compiled kernel is tried
-    export    whether torch.export takes the model with a fixed batch, or why not
+    export    whether torch.export accepts the model with a fixed batch, or why not
     host_syncs_per_forward   how often a pass makes the host wait for a GPU
 
 Seconds, not minutes: nothing is tuned or compiled to machine code. Never inside a timed region.
@@ -55,8 +55,8 @@ def measure_deployability(subject: Subject, inputs: Inputs) -> Entry:
     tensors = tuple(getattr(batch, name) for name in model.names)
     with torch.no_grad(), _quiet():
         return {
-            **_tried("compile", _compile, model, tensors),
-            **_tried("export", _export, model, tensors),
+            **_attempt("compile", _compile, model, tensors),
+            **_attempt("export", _export, model, tensors),
             **_host_syncs(subject, batch),
         }
 
@@ -65,35 +65,35 @@ def _left_out(name: str) -> Entry:
     return {name: None, f"{name}_reason": "measure=quick leaves it out: seconds per trial"}
 
 
-def _tried(
-    name: str, attempt: Callable[[nn.Module, tuple[Tensor, ...]], Entry], model: Any, tensors: Any
+def _attempt(
+    name: str, run: Callable[[nn.Module, tuple[Tensor, ...]], Entry], model: Any, tensors: Any
 ) -> Entry:
-    """What `attempt` found, or null and the reason why it failed."""
+    """What `run` found, or null and the reason why it failed."""
     try:
-        return {name: attempt(model, tensors)}
-    except Exception as error:  # whatever a compiler raises is the answer
+        return {name: run(model, tensors)}
+    except Exception as error:  # a compiler's error is a result
         return {name: None, f"{name}_reason": f"{type(error).__name__}: {_short(str(error))}"}
 
 
 def _short(message: str) -> str:
-    """The first line that says something."""
+    """The first line that is not empty."""
     lines = (line.strip() for line in message.splitlines())
     return next((line for line in lines if line), "")[:LONGEST_REASON]
 
 
 def _compile(model: nn.Module, tensors: tuple[Tensor, ...]) -> Entry:
-    wanted = model(*tensors)
+    expected = model(*tensors)
     torch._dynamo.reset()  # code compiled for earlier models would be reused
     found = torch._dynamo.explain(model)(*tensors)
     torch._dynamo.reset()
     # What dynamo captured, run without code generation: differences are dynamo's.
-    answer = torch.compile(model, backend="eager")(*tensors)
+    captured = torch.compile(model, backend="eager")(*tensors)
     torch._dynamo.reset()
     return {
         "num_graphs": found.graph_count,
         "num_graph_breaks": found.graph_break_count,
         "break_reasons": sorted({_short(each.reason) for each in found.break_reasons}),
-        "largest_difference_eager": float((answer - wanted).abs().max()),
+        "largest_difference_eager": float((captured - expected).abs().max()),
     }
 
 
@@ -111,15 +111,15 @@ def _host_syncs(subject: Subject, batch: Batch) -> Entry:
     torch.cuda.synchronize()
     before = torch.cuda.get_sync_debug_mode()
     # In this mode torch warns at each operation that makes the host wait.
-    with warnings.catch_warnings(record=True) as heard:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")  # itself warns: it is a prototype
-        heard.clear()
+        caught.clear()
         try:
             subject.model(batch)
         finally:
             torch.cuda.set_sync_debug_mode(before)
-    return {name: sum("synchroniz" in str(each.message) for each in heard)}
+    return {name: sum("synchroniz" in str(each.message) for each in caught)}
 
 
 @contextmanager

@@ -26,7 +26,7 @@ class Straight(nn.Module):
 
 
 class Branching(Straight):
-    """Asks its data where to go on: a Python branch on a tensor."""
+    """A Python branch on a tensor's value."""
 
     def forward(self, batch: Batch) -> Output:
         x = batch.inputs * 2

@@ -115,7 +115,7 @@ def test_without_a_whole_there_is_nothing_to_measure() -> None:
 
 
 def test_a_single_token_has_no_further_one() -> None:
-    """Said instead of a division by nothing."""
+    """A reason instead of a division by nothing."""
     found = measured({GPU: Metric(value=4.0, unit="j")}, num_tokens=1)
     assert {metric.reason for metric in found.values()} == {"a single token is generated"}
 

@@ -1,4 +1,4 @@
-"""What a count says of each input, in the record: FLOPs, and the work that is none."""
+"""The counts of each input in the record: FLOPs, and work that is not counted as such."""
 
 from __future__ import annotations
 

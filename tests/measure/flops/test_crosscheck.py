@@ -84,7 +84,7 @@ def test_work_hidden_from_the_ledger_is_seen_by_the_profiler() -> None:
 
 
 def test_work_that_hides_on_some_inputs_or_in_batches_only_is_seen() -> None:
-    """The first input alone would say nothing."""
+    """The first input alone would not show it."""
 
     class HidesLater(nn.Module):
         def forward(self, batch: Batch) -> Output:

@@ -19,7 +19,7 @@ LAYER = 2 * DIM * DIM  # FLOPs of one sample
 
 
 class Exits(nn.Module):
-    """As many layers as the sample's first number says."""
+    """As many layers as the sample's first number."""
 
     def __init__(self) -> None:
         super().__init__()

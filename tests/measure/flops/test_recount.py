@@ -30,7 +30,7 @@ class Tiring(nn.Module):
 
 
 def reason(num_calls: int) -> str | None:
-    """What a recount says of a layer that is counted first: 4 + 1 calls, and 4 for declared."""
+    """Why a recount differs for a layer that was counted first: 4 + 1 calls, 4 for declared."""
     batch = Batch(torch.ones(4, DIM), torch.zeros(4, dtype=torch.long))
     singles = [batch.select(torch.tensor([n])) for n in range(4)]
     inputs = Inputs({1: singles, 4: [batch]})

@@ -44,7 +44,7 @@ def plausible():
         "infer/time_share_router_b1": metric(0.2),
         "infer/time_share_expert_b1": metric(0.5),
         "infer/peak_tensor_bytes_b64": metric(5_000_000, "bytes"),
-        "infer/peak_rss_bytes": missing("bytes", "not asked for"),
+        "infer/peak_rss_bytes": missing("bytes", "not requested"),
         "train/peak_tensor_bytes": metric(20, "bytes"),
         "train/params_bytes": metric(4, "bytes"),
         "train/buffers_bytes": metric(0, "bytes"),
@@ -176,7 +176,7 @@ REST_ON_B64 = {f"infer/{n}_b64" for n in ("throughput", "speedup", "realised", "
     ],
 )
 def test_each_gate_marks_what_it_doubts_and_nothing_else(changes, marked, words):
-    """One number is changed; the named metrics become invalid and say why."""
+    """One number is changed; the named metrics become invalid, with the reason."""
     found = invalid(plausible() | changes, SMALL)
     invalid_before = {"infer/peak_rss_bytes"} - set(changes)  # missing from the start
     assert set(found) - invalid_before == marked
@@ -221,7 +221,7 @@ def test_kernels_that_nobody_counted_void_every_flop_figure():
 
 
 def test_a_metric_that_is_already_invalid_doubts_no_other():
-    """An incomplete FLOP count cannot convict the clock, and keeps its own reason."""
+    """An incomplete FLOP count makes no time invalid, and keeps its own reason."""
     flops = Metric(value=1e12, unit="flop", valid=False, reason="operations without a formula")
     found = invalid(plausible() | {"infer/flops_per_sample_b64": flops}, SMALL)
     assert found["infer/flops_per_sample_b64"] == "operations without a formula"
@@ -299,7 +299,7 @@ numbers = st.one_of(st.none(), st.floats(-1e12, 1e12), st.integers(-10, 10))
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(st.dictionaries(st.sampled_from(sorted(plausible())), numbers, max_size=20))
 def test_no_combination_of_numbers_breaks_the_gates(values):
-    """Whatever the meters say, every metric comes back, and a marked one has a reason."""
+    """Whatever was measured, every metric comes back, and a marked one has a reason."""
     units = {key: found.unit for key, found in plausible().items()}
     metrics = {
         key: missing(units[key], "lost") if value is None else metric(value, units[key])

@@ -110,14 +110,14 @@ def test_substitution_spares_padding_and_uses_real_symbols() -> None:
 def test_background_masks_what_is_quieter_than_it() -> None:
     """Loud parts stay as they are, silence rises to the level of the noise."""
     quiet_and_loud = torch.tensor([-9.0, 9.0]).view(1, 1, 2).expand(1, 32, 2).contiguous()
-    heard = corrupt(Batch(quiet_and_loud, torch.zeros(1)), "background", 5, seed=0).inputs
-    assert (heard[..., 1] == 9.0).all()
-    assert heard[..., 0].mean().item() == pytest.approx(1.5, abs=0.3)
+    masked = corrupt(Batch(quiet_and_loud, torch.zeros(1)), "background", 5, seed=0).inputs
+    assert (masked[..., 1] == 9.0).all()
+    assert masked[..., 0].mean().item() == pytest.approx(1.5, abs=0.3)
 
 
 @pytest.mark.parametrize("kind", ["noise", "substitution"])
 def test_garbage_has_no_right_answer(kind: str) -> None:
-    """Garbage keeps shape, type and padding, says nothing of the original and has no target."""
+    """Garbage keeps shape, type and padding, holds nothing of the original and has no target."""
     before = batch_for(kind)
     rubbish = garbage(before, seed=0)
     assert (rubbish.targets == -100).all()

@@ -30,7 +30,7 @@ def test_a_score_that_is_no_number_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "chance", "direction", "said"),
+    ("value", "chance", "direction", "noted"),
     [
         (10.9, 10.0, "higher", True),  # better than guessing means above 10 + a tenth of it = 11
         (11.1, 10.0, "higher", False),
@@ -39,8 +39,8 @@ def test_a_score_that_is_no_number_says_so() -> None:
         (0.0, None, "higher", False),
     ],
 )
-def test_a_model_that_guesses_is_named(value, chance, direction, said) -> None:
-    """No better than chance, by more than a tenth of it: the record says so."""
+def test_a_model_that_guesses_is_named(value, chance, direction, noted) -> None:
+    """No better than chance, by more than a tenth of it: a note names it."""
     notes = quality_notes(Quality(value, "accuracy %", direction, chance=chance))
-    expected = f"quality {value} accuracy % is at chance level ({chance:g})" if said else ""
-    assert notes == [expected] * said
+    expected = f"quality {value} accuracy % is at chance level ({chance:g})" if noted else ""
+    assert notes == [expected] * noted
