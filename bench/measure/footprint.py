@@ -44,6 +44,7 @@ def measure_footprint(subject: Subject, inputs: Inputs) -> Part:
     }
     for size, batches in inputs.by_size.items():
         metrics |= _peak(subject, batches[:NUM_BATCHES], size)
+    # Last: the search fills the GPU until it fails.
     metrics[LARGEST_BATCH.at()] = _largest_batch(subject, inputs)
     return Part(metrics)
 

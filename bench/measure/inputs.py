@@ -54,6 +54,7 @@ def choose_inputs(
     Sizes that do not divide the number of inputs issue every sample several times instead of some
     more often than others. `blind` leaves their targets out.
     """
+    # On the device once: copying inputs is no part of a timed pass.
     pool = _prepare(draw_samples(task, num_inputs), device, blind)
     num_chosen = len(pool)
 
@@ -61,11 +62,13 @@ def choose_inputs(
         rows = balanced_batches(num_chosen, size, seed=CHOICE_SEED).to(device)
         return [pool.select(row) for row in rows]
 
+    # Batch size 1 always: latency and the distribution of FLOPs are per input.
     return Inputs({size: batches(size) for size in sorted({1, *batch_sizes})})
 
 
 def draw_samples(task: Task, num_samples: int) -> Batch:
     """`num_samples` test samples (all, if there are fewer) of the one fixed order."""
+    # One batch of them all: the first of a seeded pass is a sample of the whole split.
     num_drawn = min(num_samples, task.num_samples("test"))
     return next(iter(task.batches("test", num_drawn, seed=CHOICE_SEED)))
 

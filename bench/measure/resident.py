@@ -41,7 +41,7 @@ class Resident:
 
     def wait(self) -> Part:
         """Peak and settled resident bytes, interpreter and libraries included, or why not."""
-        if self.child is not None:
+        if self.child is not None:  # no child: `reason` has been set when it should have started
             try:
                 reading = self.child.reading(TIMEOUT_S)
             except RssError as error:

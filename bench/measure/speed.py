@@ -84,9 +84,10 @@ def _work(subject: Subject, baseline: nn.Module, inputs: Inputs) -> PairedWork:
         # One object for both: the dense model's own row is its control.
         baseline=subject.model if subject.is_dense else baseline,
         batches=inputs.by_size,
-        rounds=math.ceil(config.rounds / config.processes),
+        rounds=math.ceil(config.rounds / config.processes),  # of each process
         warmup_s=config.warmup_s * longer,
         block_ms=config.block_ms,
+        # A replica is a new process, which would start with its own defaults.
         num_threads=torch.get_num_threads(),
         autocast=(kind, torch.get_autocast_dtype(kind)) if is_cast else None,
     )
@@ -109,6 +110,7 @@ def _details(timing: ReplicatedTiming) -> dict[str, Any]:
         "num_processes": len(timings),
         "process_log_ratios": [float(median) for median in timing.medians],
         "num_rounds": len(timing.rounds),
+        # Rounds without a reason against them; outliers are among them.
         "num_counted": sum(len(each.valid_rounds) for each in timings),
         "num_outliers": timing.num_outliers,
         "num_recompiles": sum(each.num_recompiles for each in timings),
@@ -185,6 +187,7 @@ def _raw_rounds(timing: ReplicatedTiming, size: int) -> dict[str, np.ndarray]:
         f"baseline_s_b{size}": np.array([each.baseline_s for each in timing.rounds]),
     }
     # Arrays of a CPU's rounds have none of these keys, instead of columns of NaN.
+    # A CPU's rounds have none of these keys, instead of columns of NaN.
     if any(each.candidate_device_s is not None for each in timing.rounds):
         for name in ("candidate_device_s", "baseline_device_s"):
             raw[f"{name}_b{size}"] = _numbers(getattr(each, name) for each in timing.rounds)

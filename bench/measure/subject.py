@@ -33,7 +33,7 @@ class Subject:
 
     def points(self) -> list[Point]:
         """The operating points, the default first; one empty point where there is no setting."""
-        points = self.method.hooks.points
+        points = self.method.hooks.points  # an empty list counts as no hook
         return (points() if points is not None else []) or [{}]
 
     @contextmanager

@@ -82,7 +82,7 @@ def measure_generation(
 def _times(subject: Subject, baseline: nn.Module, batches: list[Batch], size: int) -> Metrics:
     """Times to and per token, and both paired with the dense model's."""
     refuse_if_watched("time per token")
-    models: list[Any] = [subject.model, baseline]
+    models: list[Any] = [subject.model, baseline]  # both are `Generating`
     with evaluation_mode(*models), gc_disabled():
         generates = [model.model.generate for model in models]
         times = token_times(generates, batches, stopwatch_for(subject.device))

@@ -93,6 +93,7 @@ def _metrics_alone(alone: SampleCounts, dense: DenseCost) -> Metrics:
     num, doubt = len(alone.per_batch), doubt_of(alone)
     mean = float(np.array(alone.per_batch, dtype=np.float64).mean())
     models = ("method", "dense model")
+    # At batch 1, where padding and capacity cannot blur what a sample itself costs.
     share = _ratio(FLOPS_SHARE, mean, dense.per_sample[1], models, doubt or dense.doubt)
     regions = {
         REGION_FLOPS.at(region): metric(REGION_FLOPS, total / num, doubt)

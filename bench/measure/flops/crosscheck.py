@@ -42,6 +42,7 @@ def measure_crosscheck(subject: Subject, inputs: Inputs) -> Part:
     sample, model = inputs.samples[0], subject.model
     with torch.inference_mode():
         own = count(model, sample)
+    # Outside inference mode: fvcore traces the model, which needs ordinary tensors.
     fvcore = macs_fvcore(model, sample)
     details = _details(own, fvcore)
     metrics = {MACS_FVCORE.at(): _macs(fvcore), FLOPS_PROFILER.at(): NO_PROFILER}
@@ -71,9 +72,9 @@ def _details(own: FlopCount, fvcore: FvcoreCount) -> dict[str, Any]:
         "flops": own.total,
         "flops_by_plugin_formula": dict(own.by_plugin),
         "convention": CONVENTION,
-        "formulas": version(),
+        "formulas": version(),  # a hash: counts are comparable where it is equal
         "macs_fvcore": fvcore.macs,
-        "fvcore_unsupported_ops": dict(fvcore.unsupported_ops),
+        "fvcore_unsupported_ops": dict(fvcore.unsupported_ops),  # met, and counted as nothing
     }
 
 
@@ -96,7 +97,7 @@ def _profile(model: nn.Module, inputs: Inputs) -> tuple[ProfilerCount, dict[str,
     seen = probed[0].seen
     return seen, {
         "profiler_flops": seen.by_op,
-        "has_sparse_operands": seen.has_sparse,
+        "has_sparse_operands": seen.has_sparse,  # which the profiler takes for dense ones
         "unseen_flops": max(each.unseen for each in probed),
     }
 

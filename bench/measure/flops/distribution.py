@@ -37,6 +37,7 @@ def measure_distribution(
     metrics = {
         FLOPS_PERCENTILE.at(percent): _percentile(flops, percent, doubt) for percent in PERCENTILES
     }
+    # The largest needs no number of inputs: it is a fact about these ones, no estimate.
     metrics[MAX_FLOPS.at()] = metric(MAX_FLOPS, float(flops.max()), doubt)
     metrics[FLOPS_INPUTS.at()] = metric(FLOPS_INPUTS, len(flops))
     return Part(metrics, raw={"flops_counted": flops})

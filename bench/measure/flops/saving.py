@@ -49,6 +49,7 @@ def _savings(subject: Subject, batch: Batch, dense_flops: float, dense: DenseCos
     if not dense_flops:
         return _all_missing("the dense model executed no FLOPs")
     doubt = own.doubt or opened.doubt or dense.doubt
+    # Both against open gates, whose work outside the gates is the same and drops out.
     declared = (opened.declared - own.declared) / dense_flops
     executed = (opened.executed - own.executed) / dense_flops
     undeclared = own.undeclared or opened.undeclared

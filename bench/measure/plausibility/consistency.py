@@ -31,6 +31,7 @@ def signs(metrics: Metrics, facts: Facts) -> Doubts:
             continue
         if key.startswith(QUALITY.at()):  # a task's own unit may be called "s" and be negative
             continue
+        # Zero is possible in training: a frozen model has no gradients.
         if metric.value < 0:
             yield key, f"a negative number of {metric.unit}"
         elif metric.value == 0 and metric.unit in NEVER_ZERO and key.startswith("infer/"):

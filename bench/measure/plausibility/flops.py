@@ -35,6 +35,7 @@ def hidden(metrics: Metrics, facts: Facts) -> Doubts:
     if found is None or facts.dense_elems is None or not found[2]:
         return
     elems, flops, share = found  # per sample alone; flops / share: the dense model's
+    # Dense models have elementwise work too: only a multiple of theirs can hide products.
     if not may_hide_products(elems, facts.dense_elems, flops / share, flops):
         return
     why = (

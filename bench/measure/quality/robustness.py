@@ -136,6 +136,7 @@ def _measure_under(
                 watched(batch)
     doubt = None if watched.complete else "operations without a FLOP formula"
     per_sample = watched.flops / condition.num_samples
+    # Over all answers; the FLOPs are those of the model alone, batched.
     confidence = float(torch.cat(watched.confidences).mean())
     name = condition.name
     metrics = {
