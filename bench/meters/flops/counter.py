@@ -20,9 +20,9 @@ from typing import Any
 
 from bench import routing
 from bench.meters.flops.control_flow import interpret_control_flow
+from bench.meters.flops.executors import report_executors
 from bench.meters.flops.ledger import Ledger
-from bench.meters.flops.scripted import report_hidden_ops
-from bench.meters.flops.tally import BACKWARD, MissingFormulaError, Tally
+from bench.meters.flops.tally import BACKWARD, OUTSIDE, MissingFormulaError, Tally
 from bench.meters.flops.threads import follow_threads, is_counted_here, is_counting
 from bench.meters.guard import MeterStateError, refuse_if_dispatch_watched
 
@@ -108,10 +108,13 @@ def count(fn: Callable[..., Any], *args: Any, strict: bool = False, **kwargs: An
     """
     refuse_if_dispatch_watched("FLOPs")
     tally = Tally(strict=strict, formulas=_plugin_formulas())
-    hidden = report_hidden_ops(tally.flag)
+    Ledger.rules.refresh()  # a plugin may have registered ops since the last count
+    executors = report_executors()
     # The ledger is innermost: it must be on top of the mode stack while `fn` runs.
-    with follow_threads(tally), interpret_control_flow(is_counted_here), hidden, Ledger(tally):
+    with follow_threads(tally), interpret_control_flow(is_counted_here), executors, Ledger(tally):
         result = fn(*args, **kwargs)
+    if tally.unwritten.is_in(result):
+        tally.flag(f"{OUTSIDE}::result")
     if strict and tally.without_formula:  # met in another thread, which could not raise here
         raise MissingFormulaError(next(iter(tally.without_formula)))
     return _flop_count(tally, result)

@@ -1,8 +1,8 @@
 """FLOP formulas of all ops that multiply and add: one table, op name -> formula.
 
 Convention: 2 x MAC, executed, zero padding included, attention counted full. A complex MAC is four
-real ones. Bias, activation and normalisation are no MACs and appear in the ledger's elementwise
-column instead.
+real ones; torch splits a complex convolution into three real ones, which are what is counted. Bias,
+activation and normalisation are no MACs and appear in the ledger's elementwise column instead.
 
 A formula reads one `Call` and returns FLOPs, a `Cost` where causal masking makes a second number,
 or None where the arguments do not determine the cost (the ledger then flags the op). Arguments are
@@ -151,6 +151,23 @@ def conv_tbc(call: Call) -> int:
     return _kernels(call.result, call["weight"].shape[:2])
 
 
+def affine_grid(call: Call) -> int:
+    """Every point [x, y, 1] of a grid times its sample's matrix theta [N, 2, 3]; 3-D [N, 3, 4].
+
+    torch computes it as a batched product. cuDNN's own op has the sizes as single arguments, and
+    planes only.
+    """
+    theta = call["theta"]
+    size = call.get("size") or [call["N"], call["C"], call["H"], call["W"]]
+    return 2 * theta.numel() * prod(size[2:])
+
+
+def affine_grid_backward(call: Call) -> int:
+    """The gradient of theta [N, 2, 3]: every point of the grid times its gradient [..., 2]."""
+    grad = call.first  # [N, H, W, 2]
+    return 2 * grad.numel() * (grad.shape[-1] + 1)
+
+
 def grouped_mm(call: Call) -> int:
     """One product per group, by the actual offsets: rows behind the last one are not computed.
 
@@ -195,6 +212,9 @@ FORMULAS: Mapping[str, Formula] = {
     "aten::convolution_backward": convolution_backward,
     "aten::convolution_backward_overrideable": convolution_backward,
     "aten::conv_tbc": conv_tbc,
+    "aten::affine_grid_generator": affine_grid,
+    "aten::cudnn_affine_grid_generator": affine_grid,
+    "aten::cudnn_affine_grid_generator_backward": affine_grid_backward,
     "aten::_grouped_mm": grouped_mm,
     "aten::_scaled_grouped_mm": grouped_mm,
     # Hugging Face transformers registers its own grouped product where torch has no kernel.

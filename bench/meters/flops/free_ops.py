@@ -34,6 +34,11 @@ _NO_WORK = """
     values
 """
 
+# memory is reserved, and nothing is written to it
+_ALLOCATES = """
+    empty empty_like empty_permuted empty_strided new_empty new_empty_strided
+"""
+
 # the table or source is not read as a whole, so its size must not enter `bytes_touched`
 _GATHERS = """
     _embedding_bag _embedding_bag_forward_only _unsafe_index _unsafe_masked_index embedding
@@ -49,9 +54,9 @@ _MOVES = """
     _nested_tensor_from_mask_left_aligned _nested_tensor_from_tensor_list
     _new_zeros_with_same_feature_meta _pack_padded_sequence _padded_dense_to_jagged _pin_memory
     _reshape _stack _to_copy _unsafe_index_put _unsafe_masked_index_put_accumulate
-    affine_grid_generator arange as_strided_scatter bartlett_window blackman_window block_diag
+    arange as_strided_scatter bartlett_window blackman_window block_diag
     cat channel_shuffle clone col2im complex constant_pad_nd copy copy_sparse_to_sparse
-    cudnn_affine_grid_generator diag_embed diagonal diagonal_scatter embedding_renorm eye
+    diag_embed diagonal diagonal_scatter embedding_renorm eye
     fft_fftfreq fft_rfftfreq fill flip from_file full full_like hamming_window hann_window
     im2col index_copy index_fill index_put kaiser_window linspace logspace lu_unpack masked_fill
     masked_scatter mkldnn_reorder_conv2d_weight mkldnn_reorder_conv3d_weight narrow new_full
@@ -155,8 +160,11 @@ def _words(*blocks: str) -> frozenset[str]:
 
 
 NO_WORK = _words(_NO_WORK)
+ALLOCATES = _words(_ALLOCATES)
 GATHERS = _words(_GATHERS)
 ELEMENTWISE = _words(_ELEMENTWISE)
+# Free of FLOPs, but what they write is computed: it joins the elements of elementwise ops.
+WRITTEN: frozenset[str] = frozenset()
 FREE = GATHERS | _words(
     _MOVES,
     _REDUCTIONS,

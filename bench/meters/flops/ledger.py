@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,21 +23,14 @@ from torch._ops import HigherOrderOperator, OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench import routing
-from bench.meters.flops import control_flow, free_ops
+from bench.meters.flops import control_flow
 from bench.meters.flops.call import Call, Cost
 from bench.meters.flops.dispatch_state import caller_state, run_whole
 from bench.meters.flops.formulas import FORMULAS
+from bench.meters.flops.math_attention import MathAttention
+from bench.meters.flops.rules import Rule, Rules, leaf_rule
 from bench.meters.flops.sparse import num_stored
-from bench.meters.flops.tally import Tally
-
-
-class _Rule(NamedTuple):
-    """How one overload is recorded."""
-
-    kind: str  # formula, composite, elementwise, free, no_work or without_formula
-    name: str  # aten::mm
-    argument_names: tuple[str, ...] = ()
-    gathers: bool = False  # reads only those elements of its first argument that it returns
+from bench.meters.flops.tally import OUTSIDE, Tally
 
 
 class Ledger(TorchDispatchMode):
@@ -45,12 +38,12 @@ class Ledger(TorchDispatchMode):
 
     # Without this flag torch raises at the first `torch.cond` under the mode.
     supports_higher_order_operators = True
-    # Shared by all ledgers: rules depend on torch alone, and finding one walks all its overloads.
-    _rules: dict[OpOverload, _Rule] = {}
+    rules = Rules()  # shared by all ledgers: rules depend on what is registered alone
 
     def __init__(self, tally: Tally) -> None:
         super().__init__()
         self.tally = tally
+        self.attention = MathAttention()
 
     def __torch_dispatch__(
         self,
@@ -64,7 +57,7 @@ class Ledger(TorchDispatchMode):
             return self._higher_order(func, args, kwargs)
         if types and any(_takes_over(kind) for kind in types):
             return NotImplemented  # the subclass runs it; its inner ops come back here
-        rule = self._rules.get(func) or self._rules.setdefault(func, _rule(func))
+        rule = self.rules.of(func)
         plugin = self._plugin_formula(func) if self.tally.formulas else None
         # An op whose own formula returns None may still have a plugin's: see `_book`.
         if plugin is not None and rule.kind not in ("without_formula", "formula"):
@@ -73,10 +66,14 @@ class Ledger(TorchDispatchMode):
             if not any(isinstance(arg, Tensor) and arg.is_nested for arg in args):
                 with caller_state(func), self:
                     return func._op_dk(DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
-            rule = _leaf_rule(func)  # nested tensors have kernels of their own
+            rule = leaf_rule(func)  # nested tensors have kernels of their own
+        # Flags come before the op runs: strict counts stop here.
         if plugin is None and rule.kind == "without_formula":
-            self.tally.flag(rule.name)  # before it runs: strict counts stop here
+            self.tally.flag(rule.name)
+        if self.tally.unwritten.is_read_by(rule, args, kwargs):
+            self.tally.flag(f"{OUTSIDE}::{rule.name}")
         output = run_whole(func, args, kwargs)
+        self.tally.unwritten.note_allocated(rule, output)
         self._book(rule, args, kwargs, output, plugin)
         return output
 
@@ -86,7 +83,7 @@ class Ledger(TorchDispatchMode):
         return formulas.get(func) or formulas.get(func._overloadpacket)
 
     def _book(
-        self, rule: _Rule, args: tuple, kwargs: dict, output: Any, plugin: routing.Formula | None
+        self, rule: Rule, args: tuple, kwargs: dict, output: Any, plugin: routing.Formula | None
     ) -> None:
         cost = _own_cost(rule, args, kwargs, output)
         if plugin is not None:
@@ -96,9 +93,11 @@ class Ledger(TorchDispatchMode):
             self.tally.book_by_plugin(rule.name, cost)
         elif cost is None and rule.kind == "formula":
             self.tally.flag(rule.name)
+        masked = self.attention.masked_flops(rule.name, args, cost.full if cost else 0)
         written = output if output is not None else args[:1]  # in-place ops over lists return None
-        elements = _elements(written) if rule.kind == "elementwise" else 0
-        self.tally.book(rule.name, cost, elements, _bytes_touched(rule, args, kwargs, output))
+        elements = _elements(written) if rule.counts_elements else 0
+        num_bytes = _bytes_touched(rule, args, kwargs, output)
+        self.tally.book(rule.name, cost, elements, num_bytes, masked)
 
     def _higher_order(self, func: HigherOrderOperator, args: tuple, kwargs: dict) -> Any:
         interpret = control_flow.INTERPRETERS.get(func.name())
@@ -121,7 +120,7 @@ _ALREADY_KNOWN = (
 )
 
 
-def _own_cost(rule: _Rule, args: tuple, kwargs: dict, output: Any) -> Cost | None:
+def _own_cost(rule: Rule, args: tuple, kwargs: dict, output: Any) -> Cost | None:
     """The cost by our own formula; None without one, or where the call does not determine it."""
     if rule.kind != "formula":
         return None
@@ -145,48 +144,7 @@ def _plugin_cost(
     return Cost(flops, flops)
 
 
-def _rule(func: OpOverload) -> _Rule:
-    leaf = _leaf_rule(func)
-    # Checked last, so that a composite op with a formula of its own is still taken apart.
-    key = "CompositeImplicitAutograd"
-    composite = torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key)
-    return leaf._replace(kind="composite") if composite else leaf
-
-
-def _leaf_rule(func: OpOverload) -> _Rule:
-    name = func._schema.name
-    plain = name.removesuffix("_")  # the in-place form of an op shares its formula
-    namespace, _, short = name.partition("::")
-    short = short.removeprefix("_foreach_")  # over lists of tensors: the op applied to each
-    forms = free_ops.stems(short) if namespace == "aten" else frozenset()
-    gathers = bool(forms & free_ops.GATHERS)
-    if name in FORMULAS or plain in FORMULAS:
-        arguments = tuple(argument.name for argument in func._schema.arguments)
-        return _Rule("formula", name if name in FORMULAS else plain, arguments, gathers)
-    if _is_elementwise(func, short, forms):
-        return _Rule("elementwise", name)
-    if torch.Tag.view_copy in func.tags:  # copies what its view form only describes
-        return _Rule("free", name)
-    moves_nothing = (namespace == "aten" and func.is_view) or forms & free_ops.NO_WORK
-    if moves_nothing or namespace in free_ops.SILENT_NAMESPACES:
-        return _Rule("no_work", name)
-    kind = "free" if forms & free_ops.FREE else "without_formula"
-    return _Rule(kind, name, gathers=gathers)
-
-
-def _is_elementwise(func: OpOverload, short: str, forms: frozenset[str]) -> bool:
-    """Whether torch tags the op or another form of it as pointwise, or `free_ops` lists it."""
-    if forms & free_ops.ELEMENTWISE:
-        return True
-    # Often only one overload is tagged, and the in-place and out forms are not.
-    packets = [func._overloadpacket]
-    functional = getattr(getattr(torch.ops, func.namespace), short.rstrip("_"), None)
-    packets += [functional] if functional is not None else []
-    overloads = [getattr(packet, name) for packet in packets for name in packet.overloads()]
-    return any(torch.Tag.pointwise in overload.tags for overload in [func, *overloads])
-
-
-def _bytes_touched(rule: _Rule, args: tuple, kwargs: dict, output: Any) -> int:
+def _bytes_touched(rule: Rule, args: tuple, kwargs: dict, output: Any) -> int:
     """Bytes of operands read and results written, each once, regardless of caches."""
     if rule.kind == "no_work":
         return 0

@@ -12,21 +12,29 @@ import torch
 
 from bench import routing
 from bench.meters.flops.call import Cost
+from bench.meters.flops.unwritten import Unwritten
 
 BACKWARD = "backward"  # region of gradient work outside every named region
+OUTSIDE = "outside"  # namespace of flags: what computed without torch's dispatcher
 
 
 class MissingFormulaError(Exception):
     """A strict count met an op without a formula; the message names it and the remedy."""
 
     def __init__(self, name: str) -> None:
-        # Names are `namespace::op`; the ledger and its neighbours flag other work in three more
+        # Names are `namespace::op`; the ledger and its neighbours flag other work in four more
         # namespaces, each with its own remedy.
         kind, _, detail = name.partition("::")
         if kind == "thread":
             remedy = f"work in the thread {detail} was not seen: start it inside what is counted"
         elif kind == "prim":
             remedy = f"TorchScript runs {name} itself: count the module as it was before freezing"
+        elif kind == OUTSIDE:
+            remedy = (
+                f"{detail} computed outside torch's dispatcher, or used what did: count the model "
+                "as it was before it was packed, exported or compiled, or register its kernel "
+                "with torch.library and the cost with bench.routing.register_formula"
+            )
         elif kind == "higher_order":
             remedy = f"what the higher-order operator {detail} runs was not seen"
         else:
@@ -51,6 +59,7 @@ class Tally:
     elements: int = 0  # written by elementwise ops
     num_bytes: int = 0
     num_ops: int = 0
+    unwritten: Unwritten = field(default_factory=Unwritten)
     num_pending: int = 0  # pieces of work sent to other threads and not finished
     counted_threads: set[int] = field(default_factory=set)  # native ids of those with a ledger
     # Re-entry is impossible: nothing under the lock dispatches an op.
@@ -68,12 +77,18 @@ class Tally:
         with self.lock:
             self.by_plugin[op] += cost.full
 
-    def book(self, op: str, cost: Cost | None, elements: int, num_bytes: int) -> None:
-        """Record one executed op; `cost` is None where it has no FLOPs."""
+    def book(
+        self, op: str, cost: Cost | None, elements: int, num_bytes: int, masked: int = 0
+    ) -> None:
+        """Record one executed op; `cost` is None where it has no FLOPs.
+
+        `masked` adds FLOPs on masked pairs that only several ops together show.
+        """
         with self.lock:
             self.num_ops += 1
             self.elements += elements
             self.num_bytes += num_bytes
+            self.masked += masked
             if cost is not None:
                 self.flops[_region(), op] += cost.full
                 self.masked += cost.full - cost.causal

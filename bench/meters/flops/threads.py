@@ -44,7 +44,7 @@ def is_counting() -> bool:
 
 def is_counted_here() -> bool:
     """Whether ops of the calling thread are being counted."""
-    return _ledger_here() is not None
+    return ledger_here() is not None
 
 
 @contextmanager
@@ -108,7 +108,7 @@ def _start_with_ledger(thread: threading.Thread) -> None:
     # A pool's worker outlives the work: only the work is listed and gets a ledger.
     if not getattr(_here, "is_starting_worker", False):
         _list_thread(thread.name)
-        ledger = _ledger_here()
+        ledger = ledger_here()
         if ledger is not None:
             thread.run = _with_ledger(ledger.tally, thread.run)  # type: ignore[method-assign]
     _start(thread)
@@ -116,7 +116,7 @@ def _start_with_ledger(thread: threading.Thread) -> None:
 
 def _start_bare_with_ledger(function: Callable, *args: Any, **kwargs: Any) -> int:
     _list_thread("a bare thread")
-    ledger = _ledger_here()
+    ledger = ledger_here()
     followed = function if ledger is None else _with_ledger(ledger.tally, function)
     return _start_bare(followed, *args, **kwargs)
 
@@ -125,7 +125,7 @@ def _submit_with_ledger(
     pool: ThreadPoolExecutor, function: Callable, /, *args: Any, **kwargs: Any
 ) -> Future:
     _list_thread("a thread pool")
-    ledger = _ledger_here()
+    ledger = ledger_here()
     followed = function if ledger is None else _with_ledger(ledger.tally, function)
     # `submit` may start a worker, through `Thread.start`, from inside this call.
     _here.is_starting_worker = True
@@ -141,7 +141,8 @@ def _list_thread(name: str) -> None:
         started.append(name)
 
 
-def _ledger_here() -> Ledger | None:
+def ledger_here() -> Ledger | None:
+    """The ledger that records the calling thread's ops; None where nothing is counted."""
     modes = _get_current_dispatch_mode_stack()
     return next((mode for mode in modes if isinstance(mode, Ledger)), None)
 

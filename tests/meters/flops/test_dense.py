@@ -114,6 +114,15 @@ OPS: dict[str, tuple[Callable[[], Any], int]] = {
     "conv_tbc": (lambda: torch.conv_tbc(r(9, 2, 4), r(3, 4, 5), r(5)), 7 * 2 * 5 * 12),
     # torch takes three real convolutions for a complex one
     "complex convolution": (lambda: F.conv1d(z(1, 4, 6), z(5, 4, 3)), 3 * 5 * 4 * 12),
+    # two samples, 4 x 5 points [x, y, 1] times 3 x 2; or 3 x 4 x 5 points times 4 x 3
+    "grid of a spatial transformer": (
+        lambda: F.affine_grid(r(2, 2, 3), [2, 1, 4, 5], align_corners=False),
+        2 * 20 * 3 * 2,
+    ),
+    "grid in three dimensions": (
+        lambda: F.affine_grid(r(2, 3, 4), [2, 1, 3, 4, 5], align_corners=False),
+        2 * 60 * 4 * 3,
+    ),
     # as executed: x1 W sums I1 for all of N, O, I2; then x2 sums I2
     "bilinear": (lambda: F.bilinear(r(5, 3), r(5, 4), r(6, 3, 4)), 5 * 6 * 3 * 4 + 5 * 6 * 4),
     # torch's matmul form of the Euclidean distance carries two columns of norms

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 
 from bench import routing
 from bench.meters.flops.counter import MeterStateError, MissingFormulaError, count, is_active
-from bench.meters.flops.ledger import _rule
+from bench.meters.flops.rules import rule_of
 
 r = torch.randn
 MODES = [torch.enable_grad, torch.no_grad, torch.inference_mode]
@@ -217,7 +217,7 @@ def test_no_op_that_multiplies_matrices_is_declared_free() -> None:
         if namespace != "aten" or not named or short in moves_weights:
             continue
         packet = getattr(torch.ops.aten, short)
-        rule = _rule(getattr(packet, overload or "default"))
+        rule = rule_of(getattr(packet, overload or "default"))
         assert rule.kind in ("formula", "composite", "without_formula"), full
         found += 1
     assert found > 50

@@ -81,6 +81,62 @@ def test_causal_attention_has_a_second_column() -> None:
     assert count(sdpa, q, q, q).causal == counted.total
 
 
+def math_sdpa(*tensors: Tensor, **options: Any) -> Tensor:
+    return sdpa_kernel(SDPBackend.MATH)(sdpa)(*tensors, **options)
+
+
+# 5 queries and 8 keys of width 4 in 2 x 3 heads; 15 pairs of 40 lie on or below the diagonal
+WIDTHS = (r(2, 3, 5, 4), r(2, 3, 8, 4), r(2, 3, 8, 6))
+BY_PARTS: dict[str, tuple[Callable[[], Any], float]] = {
+    "math": (lambda: math_sdpa(*WIDTHS[:2], WIDTHS[1], is_causal=True), 15 / 40),
+    "dropout": (
+        lambda: sdpa(*WIDTHS[:2], WIDTHS[1], is_causal=True, dropout_p=0.1),
+        15 / 40,
+    ),
+    "values wider than queries": (lambda: sdpa(*WIDTHS, is_causal=True), 15 / 40),
+    "more queries than keys": (
+        # 9 queries, 5 keys: 15 pairs in the square, and 4 rows of 5
+        lambda: math_sdpa(r(1, 2, 9, 4), r(1, 2, 5, 4), r(1, 2, 5, 4), is_causal=True),
+        35 / 45,
+    ),
+    "grouped queries": (
+        lambda: math_sdpa(heads(), heads(2), heads(2), is_causal=True, enable_gqa=True),
+        33 / 64,
+    ),
+    "bfloat16": (
+        lambda: math_sdpa(*(heads(dtype=torch.bfloat16) for _ in range(3)), is_causal=True),
+        33 / 64,
+    ),
+    # masks of the caller's own skip nothing in any backend
+    "triangular mask": (
+        lambda: math_sdpa(
+            heads(), heads(), heads(), attn_mask=torch.ones(T, T, dtype=torch.bool).tril()
+        ),
+        1,
+    ),
+    "triangular mask of numbers": (
+        lambda: math_sdpa(heads(), heads(), heads(), attn_mask=r(T, T).tril()),
+        1,
+    ),
+    "not causal": (lambda: math_sdpa(heads(), heads(), heads()), 1),
+    # a causal call is over when it ends: the products after it are whole
+    "causal, then not": (
+        lambda: math_sdpa(math_sdpa(heads(), heads(), heads(), is_causal=True), heads(), heads()),
+        (33 / 64 + 1) / 2,
+    ),
+}
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.__name__)
+@pytest.mark.parametrize("name", BY_PARTS)
+def test_causal_attention_in_parts_has_the_same_second_column(name: str, mode: Mode) -> None:
+    """Where no fused kernel runs, the masked half of both products is left out as well."""
+    run, share = BY_PARTS[name]
+    with mode():
+        counted = count(run, strict=True)
+    assert counted.causal == round(counted.total * share)
+
+
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.__name__)
 def test_the_multi_head_fast_path_counts_as_the_slow_path(mode: Mode) -> None:
     """nn.MultiheadAttention and the encoder layer count alike, fused or taken apart."""
