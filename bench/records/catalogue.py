@@ -130,6 +130,9 @@ ENERGY_RATIO = _window("infer/energy_ratio", RATIO, "energy ratio", TABLE_IF, LO
 CPU_ENERGY = _window(
     "infer/cpu_energy_j_per_sample", JOULE, "CPU energy per sample", TERMINAL_IF, INTERVAL
 )
+CPU_NET_ENERGY = _window(
+    "infer/cpu_energy_net_j_per_sample", JOULE, "CPU energy above idle per sample"
+)
 TRAIN_ENERGY = _train("train/energy_j", JOULE, "training energy", TABLE_IF, INTERVAL)
 NET_ENERGY = _window("infer/energy_net_j_per_sample", JOULE, "energy above idle per sample")
 MEAN_POWER = _window("infer/energy_mean_power_w", WATT, "mean power")

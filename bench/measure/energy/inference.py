@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bench.measure.energy.joules import joule_metric, net_metric
 from bench.measure.findings import Part
 from bench.measure.inputs import Inputs
 from bench.measure.metrics import interval_metric, metric, missing_metric
@@ -24,6 +25,7 @@ from bench.meters.energy.repeats import WINDOWS, EnergyComparison, compare_energ
 from bench.records.catalogue import (
     COUNTER_RATIO,
     CPU_ENERGY,
+    CPU_NET_ENERGY,
     ENERGY,
     ENERGY_RATIO,
     IDLE_POWER,
@@ -57,9 +59,9 @@ def measure_energy(
     """
     with evaluation_mode(subject.model, baseline):
         gpu, conditions = _gpu_metrics(subject, baseline, inputs, open_meter)
-        cpu = _cpu_metric(subject, subject.model, inputs, open_counter)
+        cpu = _cpu_metrics(subject, subject.model, inputs, open_counter)
     return Part(
-        {**gpu, CPU_ENERGY.at(): cpu},
+        {**gpu, **cpu},
         diagnostics={"energy": [{"point": dict(point), **conditions}]},
     )
 
@@ -77,19 +79,25 @@ def measure_alone(
     open_meter: OpenMeter = EnergyMeter,
     open_counter: OpenCounter = CpuEnergy,
 ) -> Metrics:
-    """Energy per sample of the GPU and of the CPU for `model`, beside no other one."""
+    """Energy per sample of the GPU and of the CPU for `model`, gross and net, beside no other."""
     size = inputs.largest
     with evaluation_mode(model):
-        cpu = _cpu_metric(subject, model, inputs, open_counter)
+        cpu = _cpu_metrics(subject, model, inputs, open_counter)
         try:
             with open_meter(subject.device) as meter:
                 passes = Passes(model, inputs.by_size[size])
                 repeats = repeat(meter, passes, subject.config.energy_window_s)
         except EnergyRefused as refusal:
-            return {ENERGY.at(): missing_metric(ENERGY, refusal.reason), CPU_ENERGY.at(): cpu}
+            return {ENERGY.at(): missing_metric(ENERGY, refusal.reason), **cpu}
     doubt = FAKE if repeats.readings[0].device == "fake" else repeats.reason
-    joules = repeats.interval.map(lambda each: each / inputs.num_issued(size))
-    return {ENERGY.at(): interval_metric(ENERGY, joules, doubt), CPU_ENERGY.at(): cpu}
+    num_samples = inputs.num_issued(size)
+    joules = repeats.interval.map(lambda each: each / num_samples)
+    net_j = _mean([each.net_j / each.num_passes for each in repeats.readings]) / num_samples
+    return {
+        ENERGY.at(): joule_metric(ENERGY, joules, doubt),
+        NET_ENERGY.at(): net_metric(NET_ENERGY, net_j, doubt),
+        **cpu,
+    }
 
 
 class Passes:
@@ -135,8 +143,8 @@ def _board_metrics(compared: EnergyComparison, num_samples: int) -> Metrics:
     net = _mean([each.net_j / each.num_passes for each in readings]) / num_samples
     ratios = [each.integral_ratio for each in readings if each.integral_ratio is not None]
     found: list[tuple[Entry, Metric]] = [
-        (ENERGY, interval_metric(ENERGY, joules, doubt)),
-        (NET_ENERGY, metric(NET_ENERGY, net, doubt)),  # above what the idle board draws
+        (ENERGY, joule_metric(ENERGY, joules, doubt)),
+        (NET_ENERGY, net_metric(NET_ENERGY, net, doubt)),  # above what the idle board draws
         (ENERGY_RATIO, interval_metric(ENERGY_RATIO, compared.ratio, doubt)),
         (MEAN_POWER, metric(MEAN_POWER, _mean([e.mean_power_w for e in readings]), doubt)),
         (IDLE_POWER, metric(IDLE_POWER, _mean([e.idle_w for e in readings]), doubt)),
@@ -179,10 +187,10 @@ def _window(reading: EnergyReading) -> dict[str, Any]:
     }
 
 
-def _cpu_metric(
+def _cpu_metrics(
     subject: Subject, model: nn.Module, inputs: Inputs, open_counter: OpenCounter
-) -> Metric:
-    """Joules of the CPU packages per sample of `model`, or why there are none."""
+) -> Metrics:
+    """Joules of the CPU packages per sample of `model`, gross and net, or why there are none."""
     size = inputs.largest
     passes = Passes(model, inputs.by_size[size])
 
@@ -194,13 +202,18 @@ def _cpu_metric(
 
     try:
         counter = open_counter()
-        # RAPL refuses shorter windows: its counters are updated every millisecond only.
         seconds = max(SHORTEST_S, subject.config.energy_window_s)
         readings = [counter.measure(synchronised_pass, seconds) for _ in range(WINDOWS)]
     except EnergyRefused as refusal:
-        return missing_metric(CPU_ENERGY, refusal.reason)
+        return {CPU_ENERGY.at(): missing_metric(CPU_ENERGY, refusal.reason)}
+    doubt = next((each.reason for each in readings if each.reason), None)
+    num_samples = inputs.num_issued(size)
     joules = mean_interval([each.j_per_pass for each in readings])
-    return interval_metric(CPU_ENERGY, joules.map(lambda each: each / inputs.num_issued(size)))
+    net_j = _mean([each.net_j / each.num_passes for each in readings]) / num_samples
+    return {
+        CPU_ENERGY.at(): joule_metric(CPU_ENERGY, joules.map(lambda j: j / num_samples), doubt),
+        CPU_NET_ENERGY.at(): net_metric(CPU_NET_ENERGY, net_j, doubt),
+    }
 
 
 def _without_gpu(reason: str) -> Metrics:

@@ -15,6 +15,7 @@ import torch
 
 from bench import ranks
 from bench.measure.energy.inference import FAKE, MODULE_ONLY, OpenCounter, OpenMeter
+from bench.measure.energy.joules import joule_metric, net_metric
 from bench.measure.metrics import metric, missing_metric
 from bench.measure.subject import Metrics
 from bench.meters.energy import EnergyMeter, EnergyReading, EnergyRefused
@@ -28,6 +29,7 @@ from bench.records.catalogue import (
     TRAIN_NET_ENERGY,
 )
 from bench.records.record import Metric
+from bench.statistics import Interval
 
 POLL_S = 0.1  # seldom enough for a training of hours, often enough for the cross-check
 
@@ -113,18 +115,20 @@ class TrainingEnergy:
             return {}
         # Power adds up like energy, because all boards share the window of the training.
         values = {
-            TRAIN_NET_ENERGY: [each.net_j for each in self._readings],
             TRAIN_MEAN_POWER: [each.mean_power_w for each in self._readings],
             TRAIN_IDLE_POWER: [each.idle_w for each in self._readings],
         }
         doubt = total.reason
-        return {entry.at(): metric(entry, sum(parts), doubt) for entry, parts in values.items()}
+        net_j = sum(each.net_j for each in self._readings)
+        powers = {entry.at(): metric(entry, sum(parts), doubt) for entry, parts in values.items()}
+        return {TRAIN_NET_ENERGY.at(): net_metric(TRAIN_NET_ENERGY, net_j, doubt), **powers}
 
     def _packages(self) -> Metric:
         """Joules of the CPU packages."""
         if self._cpu is None or self._cpu_refused:
             return missing_metric(TRAIN_CPU_ENERGY, self._cpu_refused or "not measured")
-        return metric(TRAIN_CPU_ENERGY, self._cpu.gross_j)
+        joules = Interval(self._cpu.gross_j, None, None, 1, "none", "one training")
+        return joule_metric(TRAIN_CPU_ENERGY, joules, self._cpu.reason)
 
     def _boards(self) -> Metric:
         """Joules of all boards together; missing where one of them has no reading."""
@@ -139,7 +143,8 @@ class TrainingEnergy:
         doubt = next((reading.reason for reading in readings if reading.reason), None)
         if any(reading.device == "fake" for reading in readings):
             doubt = FAKE
-        return metric(TRAIN_ENERGY, total_j, doubt, low=total_j - half_j, high=total_j + half_j)
+        joules = Interval(total_j, total_j - half_j, total_j + half_j, len(readings), "sum")
+        return joule_metric(TRAIN_ENERGY, joules, doubt)
 
     def _give_up(self, refusal: EnergyRefused) -> None:
         self._refused = refusal.reason

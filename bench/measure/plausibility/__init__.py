@@ -32,7 +32,9 @@ GATES: tuple[Callable[[Metrics, Facts], Doubts], ...] = (
     consistency.ratios,
     consistency.active_params,
     speed.control,
+    energy.zero,
     energy.power,
+    energy.training_power,
 )
 
 

@@ -1,4 +1,4 @@
-"""Plausible joules: power between idle and the board's limit, the counter equal to its power."""
+"""Plausible joules: never 0, power between idle and the limit, the counter equal to its power."""
 
 from __future__ import annotations
 
@@ -14,12 +14,35 @@ from bench.records.catalogue import (
     MEAN_POWER,
     NET_ENERGY,
     POWER_LIMIT,
+    TRAIN_ENERGY,
+    TRAIN_IDLE_POWER,
+    TRAIN_MEAN_POWER,
+    TRAIN_NET_ENERGY,
+    find,
     module_key,
 )
 from bench.records.entry import Entry
 
+JOULES = ENERGY.unit
 CONTROL_MARGIN = 0.02  # how far beyond its interval an A/A energy ratio may lie from 1
 FROM_POWER = (ENERGY, NET_ENERGY, ENERGY_RATIO)  # what an impossible power makes invalid
+TRAINED = (TRAIN_ENERGY, TRAIN_NET_ENERGY)  # the same of a training
+
+
+def zero(metrics: Metrics, facts: Facts) -> Doubts:
+    """A device that ran drew power: 0 J is a counter that did not move."""
+    for key, metric in metrics.items():
+        entry = find(key)  # by key: a task's own score may have any unit
+        if metric.value == 0 and entry is not None and entry.unit == JOULES:
+            yield key, "0 J: the counter did not move"
+
+
+def training_power(metrics: Metrics, facts: Facts) -> Doubts:
+    """Boards that train draw more than idle ones."""
+    mean_w, idle_w = (value(metrics, e.at()) for e in (TRAIN_MEAN_POWER, TRAIN_IDLE_POWER))
+    if mean_w is not None and idle_w is not None and mean_w < BELOW_IDLE * idle_w:
+        for key in (entry.at() for entry in TRAINED if entry.at() in metrics):
+            yield key, f"a mean power of {mean_w:.4g} W, the idle boards draw {idle_w:.4g} W"
 
 
 def power(metrics: Metrics, facts: Facts) -> Doubts:

@@ -45,7 +45,19 @@ class CounterStuck(EnergyRefused):
 
 
 class CounterReset(EnergyRefused):
-    """The counter decreased: the driver was reloaded, or the board reset."""
+    """The counter decreased: the driver was reloaded, or the board or package reset."""
+
+
+class CounterJumped(EnergyRefused):
+    """The counter gained more than its package can draw in that time."""
+
+
+class WrapsMissed(EnergyRefused):
+    """The counter was read so seldom that it may have wrapped unseen."""
+
+
+class NoEnergy(EnergyRefused):
+    """A reading of 0 J or less: whatever the board did, it drew power."""
 
 
 # Names for reasons of invalid readings: the number exists and is kept.

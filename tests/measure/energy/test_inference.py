@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,9 +17,10 @@ from bench.measure.energy.training import TrainingEnergy
 from bench.measure.inputs import Inputs
 from bench.measure.subject import Subject
 from bench.meters.energy import EnergyMeter, EnergyUnsupported
+from bench.meters.energy.rapl import CpuEnergy, CpuReading
 from bench.types import Batch
 from tests.fakes.methods import method_of
-from tests.fakes.nvml import FakeGpu
+from tests.fakes.nvml import FakeClock, FakeGpu
 
 CPU = torch.device("cpu")
 
@@ -33,7 +36,7 @@ class Drawing(nn.Module):
         self.step()
 
 
-def measured(gpu: FakeGpu, device="cuda", **settings):
+def measured(gpu: FakeGpu, device="cuda", open_counter=None, **settings):
     """The part of a model of 10 ms per batch of 4 beside a dense one of 20 ms."""
     batch = Batch(torch.zeros(4, 1), torch.zeros(4))
     return measure_energy(
@@ -42,7 +45,7 @@ def measured(gpu: FakeGpu, device="cuda", **settings):
         Inputs({1: [batch], 4: [batch, batch]}),
         {"k": 1},
         open_meter=lambda where: EnergyMeter("fake", gpu.rig(device)),
-        open_counter=no_rapl,
+        open_counter=open_counter or no_rapl,
     )
 
 
@@ -63,8 +66,44 @@ def no_rapl():
     raise EnergyUnsupported("no RAPL: a virtual machine")
 
 
+class Packages:
+    """One package whose file a test advances; the clock is simulated, a pass takes a second."""
+
+    def __init__(self, root: Path) -> None:
+        folder = root / "intel-rapl:0"
+        folder.mkdir(parents=True)
+        (folder / "name").write_text("package-0")
+        (folder / "max_energy_range_uj").write_text("262143328850")
+        self.root, self.file, self.clock = root, folder / "energy_uj", FakeClock()
+        self.value_uj = self.idle_uj = self.gains_uj = 0
+        self.gain(1_000_000)
+
+    def gain(self, microjoules: int) -> None:
+        self.value_uj += microjoules
+        self.file.write_text(str(self.value_uj))
+
+    def open(self) -> CpuEnergy:
+        counter = CpuEnergy(self.root, self.clock)
+        idle_w, measure = counter.measure_idle_w, counter.measure
+
+        def measure_idle_w() -> float:
+            if counter._idle_w is None:  # measured once, in the first window
+                self.clock.call_at(self.clock.now + 0.5, lambda: self.gain(self.idle_uj))
+            return idle_w()
+
+        def measure_passes(step: Callable[[], None], seconds: float) -> CpuReading:
+            def second() -> None:
+                self.clock.sleep(1.0)
+                self.gain(self.gains_uj)
+
+            return measure(second, seconds)
+
+        counter.measure_idle_w, counter.measure = measure_idle_w, measure_passes  # type: ignore
+        return counter
+
+
 def real(**settings) -> FakeGpu:
-    """A board that does not say that it is simulated."""
+    """A simulated board whose driver does not identify it as one."""
     return FakeGpu(driver="580.1", **settings)
 
 
@@ -102,7 +141,7 @@ def test_a_point_that_is_not_measured_has_a_reason():
 
 
 def test_a_fake_boards_readings_are_invalid_and_labelled():
-    """The numbers stay for inspection; nothing shows them, and the diagnostics say fake."""
+    """The numbers stay for inspection; nothing shows them, and the diagnostics label them fake."""
     found = measured(FakeGpu(), device="fake")
     metrics = found.metrics
     assert metrics["infer/energy_j_per_sample"].value is not None
@@ -212,23 +251,61 @@ def test_a_counter_that_fails_during_training_ends_in_a_reason():
     assert metric.reason.startswith("CounterStuck")
 
 
-def test_a_cpu_counter_that_vanishes_ends_in_a_reason():
+def test_a_cpu_counter_that_vanishes_ends_in_a_reason(tmp_path):
     """It can be read when the training begins and not when it ends: nothing is raised."""
-
-    class Vanishing:
-        num_looks = 0
-
-        def joules(self):
-            self.num_looks += 1
-            if self.num_looks > 1:
-                raise EnergyUnsupported("RAPL: gone")
-            return 0.0
-
-    energy = TrainingEnergy([CPU], open_counter=Vanishing)
-    with energy:
-        pass
+    packages = Packages(tmp_path)
+    with TrainingEnergy([CPU], open_counter=packages.open) as energy:
+        packages.file.unlink()
     metric = energy.metrics()["train/cpu_energy_j"]
-    assert (metric.value, metric.reason) == (None, "EnergyUnsupported: RAPL: gone")
+    assert metric.value is None
+    assert metric.reason.startswith("EnergyUnsupported: RAPL")
+
+
+@pytest.mark.parametrize(("gained_uj", "reason"), [(0, "CounterStuck"), (-500, "CounterReset")])
+def test_packages_without_a_gain_have_no_energy(tmp_path, gained_uj, reason):
+    """A zone that never moved or stepped back: null with its name, at training and inference."""
+    packages = Packages(tmp_path)
+    with TrainingEnergy([CPU], open_counter=packages.open) as energy:
+        packages.gain(gained_uj)
+    gpu = real()
+    packages.gains_uj = gained_uj
+    inferred = measured(gpu, open_counter=packages.open).metrics
+    for metric in (
+        energy.metrics()["train/cpu_energy_j"],
+        inferred["infer/cpu_energy_j_per_sample"],
+    ):
+        assert (metric.value, metric.valid) == (None, False)
+        assert metric.reason.startswith(reason)
+
+
+def test_packages_below_their_own_idle_power_are_invalid(tmp_path):
+    """10 W while idle and 1 W while working: kept with the reason, shown nowhere."""
+    packages = Packages(tmp_path)
+    packages.idle_uj = 10_000_000
+    with TrainingEnergy([CPU], open_counter=packages.open) as energy:
+        packages.clock.sleep(10.0)
+        packages.gain(10_000_000)
+    metric = energy.metrics()["train/cpu_energy_j"]
+    assert (metric.value, metric.shown) == (pytest.approx(10.0), None)
+    assert metric.reason.startswith("Implausible: a mean power of 1 W")
+
+
+def test_packages_at_work_have_gross_and_net_energy(tmp_path):
+    """10 J of a pass over 8 samples in 1 s, 2 W idle: 1.25 J and 1 J per sample."""
+    packages = Packages(tmp_path)
+    packages.idle_uj, packages.gains_uj = 2_000_000, 10_000_000
+    metrics = measured(real(), open_counter=packages.open).metrics
+    assert metrics["infer/cpu_energy_j_per_sample"].shown == pytest.approx(1.25)
+    assert metrics["infer/cpu_energy_net_j_per_sample"].shown == pytest.approx(1.0)
+
+
+def test_a_board_that_draws_no_more_than_idle_has_no_net_energy():
+    """Work of 75 W on a board that idles at 75 W: gross energy stands, net is missing, never 0."""
+    gpu = real(active_w=75.0)
+    metrics = measured(gpu).metrics
+    assert metrics["infer/energy_j_per_sample"].shown is not None
+    net = metrics["infer/energy_net_j_per_sample"]
+    assert net.value is None or net.value > 0
 
 
 def test_without_a_cpu_counter_training_says_why():

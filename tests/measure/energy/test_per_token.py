@@ -124,3 +124,35 @@ def test_a_difference_below_zero_is_no_energy() -> None:
     """1 J whole and 1.5 J to the first token: noise, not a gain."""
     found = measured({GPU: Metric(value=1.0, unit="j")})
     assert (found[TOKEN].value, found[TOKEN].valid) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("energy", "token", "first_j", "shown"),
+    [(GPU, TOKEN, 1.5, None), (CPU, CPU_TOKEN, 0.05, None), (GPU, TOKEN, 1.5, 0.5)],
+)
+def test_tokens_cannot_take_less_than_the_idle_device(energy, token, first_j, shown) -> None:
+    """Five further tokens in which the idle device alone draws 2 J, and 0.1 J of them measured.
+
+    With 2.5 J for them the figure stands: 0.5 J a token.
+    """
+    further_j = 0.1 if shown is None else 5 * shown
+    whole_j, idle_j = first_j + further_j, 2.0 + 0.225  # idle: 2 J, and 0.225 J of the first token
+    net = {GPU: "infer/energy_net_j_per_sample", CPU: "infer/cpu_energy_net_j_per_sample"}[energy]
+    other = CPU if energy == GPU else GPU
+    whole = {
+        energy: Metric(value=whole_j, unit="j"),
+        net: Metric(value=whole_j - idle_j, unit="j"),
+        other: missing("j", "not there"),
+    }
+    found = measured(whole, counter=IdleCounter)[token]
+    assert found.shown == (None if shown is None else pytest.approx(shown, rel=0.02))
+    if shown is None:
+        assert found.reason == "the further tokens took less energy than the idle device"
+
+
+class IdleCounter(Counter):
+    """As `Counter`, and the idle packages draw half of it."""
+
+    def measure(self, step: Any, seconds: float) -> CpuReading:
+        step()
+        return CpuReading(gross_j=0.4, window_s=1.0, num_passes=1, idle_w=0.2)

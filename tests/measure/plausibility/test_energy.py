@@ -41,7 +41,7 @@ def test_a_plausible_reading_stays():
     ],
 )
 def test_an_impossible_one_is_marked_with_its_reason(change, word):
-    """Energy and ratio go, the powers that convict them stay to be seen."""
+    """Energy and ratio go, the powers that contradict them stay visible."""
     checked = check(record(**change), Facts())
     assert {key for key, metric in checked.items() if metric.shown is None} == {ENERGY, RATIO}
     assert word in checked[ENERGY].reason
@@ -60,3 +60,33 @@ def test_the_same_model_draws_its_own_energy():
     assert invalid(record(ratio=1.05), is_control=True) == {RATIO}
     assert invalid(record(ratio=1.02), is_control=True) == set()
     assert invalid(record(ratio=1.05), is_control=False) == set()
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        ENERGY,
+        "infer/cpu_energy_j_per_sample",
+        "infer/module_energy_j_per_sample",
+        "infer/energy_j_per_output_token",
+        "infer/cpu_energy_j_per_output_token",
+        "train/energy_j",
+        "train/cpu_energy_j",
+    ],
+)
+def test_no_energy_is_ever_0(key):
+    """Of boards and packages, at training, inference and per token: withheld, whatever wrote it."""
+    assert invalid({key: Metric(value=0.0, unit="j")}) == {key}
+    assert invalid({key: Metric(value=0.1, unit="j")}) == set()
+
+
+def test_boards_that_train_draw_more_than_idle_ones():
+    """59 W in training and 75 W idle: the joules are withheld."""
+    metrics = {
+        "train/energy_j": Metric(value=590.0, unit="j"),
+        "train/energy_mean_power_w": Metric(value=59.0, unit="w"),
+        "train/energy_idle_power_w": Metric(value=75.0, unit="w"),
+    }
+    assert invalid(metrics) == {"train/energy_j"}
+    metrics["train/energy_mean_power_w"] = Metric(value=61.0, unit="w")
+    assert invalid(metrics) == set()
