@@ -8,17 +8,22 @@ from typing import Any
 from bench.records.catalogue import GENERATED_INPUTS, OUTPUT_TOKENS, PROMPT_TOKENS, QUALITY
 from bench.records.reading import Found, config_block
 from bench.report.tables.numbers import number
+from bench.report.tables.processes import spreads
 from bench.report.tables.sheet import Sheet
 from bench.report.tables.table import Table
 from bench.report.tables.warnings import warning_lines
 
 CONVENTION = (
     "FLOPs: 2 x MAC, executed, padding included (in convolutions also the zero padding).",
-    "Speed-up: dense time / method time on the same inputs, paired in one process, with its 95 % "
-    "interval. No clear difference (tie): the interval contains 1. Realised: speed-up / FLOP "
-    "ratio; 1 where the FLOP saving is fully realised.",
+    "Speed-up: dense time / method time on the same inputs, in paired rounds, with its 95 % "
+    "interval over processes. No clear difference (tie): the interval contains 1. "
+    "Realised: speed-up / FLOP ratio; 1 where the FLOP saving is fully realised.",
 )
-COUNTS = (("rounds", "rounds"), ("num_inputs", "inputs"))  # of the measure profile, with their word
+COUNTS = (
+    ("processes", "processes"),
+    ("rounds", "rounds"),
+    ("num_inputs", "inputs"),
+)  # of the measure profile, with their word
 PRECISION = {"32": "fp32", "16": "fp16", "bf16": "bf16"}
 
 
@@ -112,7 +117,7 @@ def provenance(table: Table) -> list[str]:
     data = _values(table, _data_hash)  # absent in a record of before data was hashed
     if data:
         parts.append(f"data {', '.join(data)}")
-    return [f"Made from {', '.join(parts)}.", *timing_noise(table)]
+    return [f"Made from {', '.join(parts)}.", *timing_noise(table), *process_spread(table)]
 
 
 def timing_noise(table: Table) -> list[str]:
@@ -124,6 +129,19 @@ def timing_noise(table: Table) -> list[str]:
         for size, floor in table.noise_floors.items()
     ]
     return [f"timing noise: identical models differed by {', '.join(floors)}"] if floors else []
+
+
+def process_spread(table: Table) -> list[str]:
+    """What changes between processes, per batch size; [] where each trial was timed in one."""
+    found = spreads(table.found)
+    if not found:
+        return []
+    sizes = ", ".join(f"{number(100 * s.sd, digits=2)} % at batch {b}" for b, s in found.items())
+    freedom = min(spread.df for spread in found.values())
+    return [
+        f"between processes a speed-up differs by {sizes} (standard deviation, pooled over the "
+        f"table with {freedom} degrees of freedom): intervals and bold type count it"
+    ]
 
 
 def _processors(table: Table) -> list[str]:

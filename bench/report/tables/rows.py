@@ -16,6 +16,7 @@ from bench.records.record import DEPENDS_ON_BATCH, UPPER_BOUND, Metric
 from bench.report.tables.cells import aggregate, difference
 from bench.report.tables.grouping import TableKey, current_trials, own_variant, subtitles, table_key
 from bench.report.tables.notes import table_notes, unfinished_line
+from bench.report.tables.processes import with_pooled_intervals
 from bench.report.tables.table import DENSE, Row, Table
 
 
@@ -30,7 +31,7 @@ def tables(found: Iterable[Found]) -> list[Table]:
 
 def _table(key: TableKey, group: Sequence[Found], subtitle: str) -> Table:
     trials: dict[tuple[str, str], list[Found]] = defaultdict(list)
-    for item in group:
+    for item in with_pooled_intervals(group):
         trials[(item.record.labels.method, own_variant(item.record.labels))].append(item)
     kept: list[Found] = []
     left_out: list[str] = []
