@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.records.record import RAW_NAME, RECORD_NAME, BadRecord, Record, read_record
 from bench.records.validation import damage
@@ -115,8 +115,16 @@ def _record_files(dirs: Sequence[Path]) -> list[Path]:
     return list(paths.values())
 
 
-def read_rounds(found: Found, size: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Seconds per pass [K] of the method and of dense, in the K rounds that count at this size.
+class Rounds(NamedTuple):
+    """Paired rounds that count: seconds per pass of both models, and their process, each [K]."""
+
+    method_s: np.ndarray
+    dense_s: np.ndarray
+    process: np.ndarray
+
+
+def read_rounds(found: Found, size: int) -> Rounds | None:
+    """The K rounds that count at this batch size.
 
     None where the batch size was not timed, or no round counts. Raises BadRecord for a damaged
     raw.npz.
@@ -133,21 +141,31 @@ def read_rounds(found: Found, size: int) -> tuple[np.ndarray, np.ndarray] | None
                 return None
             method, dense = (raw[name] for name in names)
             reasons = raw.get(f"reason_b{size}_point0", np.full(method.shape, ""))
-            _check_rounds(method, dense, reasons)
+            # Records of before ratios were replicated come from one process.
+            process = raw.get(f"process_b{size}_point0", np.zeros(method.shape, np.int64))
+            _check_rounds(method, dense, reasons, process)
     except FileNotFoundError:
         return None
     # What numpy raises depends on where the file is cut off.
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise BadRecord(f"{path}: damaged ({error})") from error
     counts = reasons == ""  # a GPU that slowed down: the record's own ratio leaves these out too
-    return (method[counts], dense[counts]) if counts.any() else None
+    return Rounds(method[counts], dense[counts], process[counts]) if counts.any() else None
 
 
-def _check_rounds(method: np.ndarray, dense: np.ndarray, reasons: np.ndarray) -> None:
-    """Raise ValueError or TypeError unless both are K positive finite times, with K reasons."""
+def _check_rounds(
+    method: np.ndarray, dense: np.ndarray, reasons: np.ndarray, process: np.ndarray
+) -> None:
+    """Raise ValueError or TypeError unless both are K positive finite times, with K reasons.
+
+    And K numbers of processes.
+    """
     import numpy as np
 
-    if method.ndim != 1 or len({method.shape, dense.shape, reasons.shape}) > 1 or not method.size:
+    if process.dtype.kind not in "iu":
+        raise TypeError(f"processes numbered by {process.dtype}")
+    shapes = {method.shape, dense.shape, reasons.shape, process.shape}
+    if method.ndim != 1 or len(shapes) > 1 or not method.size:
         raise ValueError(f"rounds of shapes {method.shape} and {dense.shape}")
     # Ratios are taken of their logarithms: 0 s and NaN would pass through to the verdict.
     if not (np.isfinite([method, dense]).all() and min(method.min(), dense.min()) > 0):

@@ -15,7 +15,7 @@ from bench.config import KEY_BLOCKS
 from bench.records.catalogue import QUALITY
 from bench.records.record import Record
 
-IGNORED = {"measure.rounds", "gpu.device"}  # how long, and on which of equal GPUs
+IGNORED = {"measure.rounds", "measure.processes", "gpu.device"}  # how long, on which GPU
 GPU_FACTS = ("name", "driver", "power_limit_w", "memory_bytes")
 MACHINE_FACTS = {
     "cpu_model": "processor",

@@ -98,3 +98,29 @@ def _chosen(own: Spread | None, pooled: Spread | None) -> Spread | None:
         return pooled or own
     limit = pooled.variance * float(fdtri(own.df, pooled.df, 1 - HETEROGENEITY))
     return own if own.variance > limit else pooled
+
+
+def difference_interval(old: ArrayLike, new: ArrayLike) -> Interval:
+    """mean(new) - mean(old) of two independent sets of processes [P1], [P2], by Welch's t.
+
+    The two sides may differ in their number of processes and in how restless they are. No interval
+    with a single process on either side.
+    """
+    sides = [np.asarray(side, dtype=np.float64) for side in (old, new)]
+    value = float(sides[1].mean() - sides[0].mean())
+    number = min(side.size for side in sides)
+    if number < MIN_PROCESSES:
+        reason = "one process: what changes between processes is unknown"
+        return Interval(value, None, None, number, "none", reason)
+    errors = [side.var(ddof=1) / side.size for side in sides]  # squared standard errors
+    total = float(sum(errors))
+    if total == 0:
+        return Interval(
+            value, None, None, number, "none", "equal in all processes: no spread is seen"
+        )
+    # Welch and Satterthwaite's degrees of freedom.
+    df = total**2 / sum(e**2 / (side.size - 1) for e, side in zip(errors, sides, strict=True))
+    half = float(stdtrit(df, (1 + LEVEL) / 2)) * math.sqrt(total)
+    return Interval(
+        value, value - half, value + half, number, f"Welch, {df:.1f} degrees of freedom"
+    )

@@ -141,8 +141,11 @@ def test_rounds_are_read_per_batch_size(write):
     found = read_one(write("a"))
     assert read_rounds(found, 64) is None
     np.savez(found.folder / "raw.npz", **ROUNDS)
-    method, dense = read_rounds(found, 64)
+    method, dense, process = read_rounds(found, 64)
     assert (method.tolist(), dense.tolist()) == ([2.0, 3.0], [1.0, 1.0])
+    assert process.tolist() == [0, 0]  # as before ratios came from several processes
+    np.savez(found.folder / "raw.npz", **ROUNDS, process_b64_point0=[0, 1])
+    assert read_rounds(found, 64).process.tolist() == [0, 1]
     assert read_rounds(found, 1) is None
 
 
@@ -150,7 +153,7 @@ def test_rounds_that_do_not_count_are_left_out(write):
     """A round in which the GPU slowed down is recorded with its reason and not compared."""
     found = read_one(write("a"))
     np.savez(found.folder / "raw.npz", **ROUNDS, reason_b64_point0=["", "HwThermalSlowdown"])
-    method, dense = read_rounds(found, 64)
+    method, dense, _ = read_rounds(found, 64)
     assert (method.tolist(), dense.tolist()) == ([2.0], [1.0])
     np.savez(found.folder / "raw.npz", **ROUNDS, reason_b64_point0=["SwPowerCap"] * 2)
     assert read_rounds(found, 64) is None

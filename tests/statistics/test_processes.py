@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from bench.statistics.processes import (
     Spread,
+    difference_interval,
     pool,
     process_interval,
     process_medians,
@@ -101,3 +102,12 @@ def test_shifting_and_order(values: list[float], shift: float) -> None:
     assert moved.low == pytest.approx(found.low + shift, abs=1e-9)
     again = process_interval(values[::-1])
     assert (again.low, again.high) == pytest.approx((found.low, found.high), abs=1e-12)
+
+
+def test_a_difference_of_two_sets_of_processes_by_hand() -> None:
+    """Variances 0.01 / 3 each: df 4, t = 2.776, half 2.776 sqrt(0.02 / 3)."""
+    found = difference_interval([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
+    half = 2.776445 * math.sqrt(0.02 / 3)
+    assert (found.value, found.low, found.high) == pytest.approx((0.3, 0.3 - half, 0.3 + half))
+    assert difference_interval([0.1], [0.2, 0.3]).low is None
+    assert "no spread" in difference_interval([0.1, 0.1], [0.2, 0.2]).reason

@@ -12,12 +12,47 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bench.statistics import LEVEL, MIN_BOOTSTRAP, NUM_DRAWS, Interval, median_interval
+from bench.records.reading import Rounds
+from bench.statistics import (
+    LEVEL,
+    MIN_BOOTSTRAP,
+    NUM_DRAWS,
+    Interval,
+    median_interval,
+    ratio_interval,
+)
+from bench.statistics.processes import (
+    MIN_PROCESSES,
+    difference_interval,
+    process_interval,
+    process_medians,
+)
 
 
-def log_relative_cost(method_s: ArrayLike, dense_s: ArrayLike) -> np.ndarray:
-    """log(method time / dense time) of each paired round [K]."""
-    return np.log(np.asarray(method_s, float) / np.asarray(dense_s, float))
+def log_relative_costs(rounds: Rounds) -> list[np.ndarray]:
+    """log(method time / dense time) of the paired rounds of each process."""
+    costs = np.log(rounds.method_s / rounds.dense_s)
+    return [costs[rounds.process == number] for number in np.unique(rounds.process)]
+
+
+def session_ratio(baseline: Rounds, candidate: Rounds) -> Interval:
+    """The candidate's relative cost / the baseline's, from the rounds of two sessions.
+
+    Where both were timed in several processes, processes are what is sampled. Rounds of one process
+    on either side are taken as independent, as in records of before.
+    """
+    old, new = log_relative_costs(baseline), log_relative_costs(candidate)
+    if min(len(old), len(new)) < MIN_PROCESSES:
+        return cost_ratio(np.concatenate(old), np.concatenate(new))
+    return difference_interval(process_medians(old), process_medians(new)).map(math.exp)
+
+
+def control_ratio(rounds: Rounds) -> Interval:
+    """The typical ratio of the rounds of one session, of an A/A control for example."""
+    costs = log_relative_costs(rounds)
+    if len(costs) < MIN_PROCESSES:
+        return ratio_interval(np.concatenate(costs))
+    return process_interval(process_medians(costs)).map(math.exp)
 
 
 def cost_ratio(baseline: ArrayLike, candidate: ArrayLike, *, seed: int = 0) -> Interval:

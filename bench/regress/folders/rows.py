@@ -17,7 +17,6 @@ from bench.regress.folders.side import Side, read_rounds
 from bench.regress.gate import ENERGY, QUALITY, TIME, judge
 from bench.regress.quality import quality_row
 from bench.regress.verdict import Row
-from bench.statistics import ratio_interval
 
 DENSE = "dense"
 COUNTED = (catalogue.PARAMS.key, catalogue.FLOPS.key)
@@ -52,10 +51,9 @@ def _time_row(cell: Cell, size: int, old: Found, new: Found) -> Row:
     rounds = [read_rounds(trial, size) for trial in (old, new)]
     if rounds[0] is None or rounds[1] is None:
         return Row(str(cell), name, "inconclusive", TIME, reason="no raw rounds beside the record")
-    costs = [relative_cost.log_relative_cost(*each) for each in rounds if each]
-    ratio = relative_cost.cost_ratio(*costs)
+    ratio = relative_cost.session_ratio(rounds[0], rounds[1])
     # For the reader and the history: absolute times of two sessions are not judged.
-    medians_s = [float(np.median(each[0])) for each in rounds if each]
+    medians_s = [float(np.median(each.method_s)) for each in rounds if each]
     return Row(
         str(cell),
         name,
@@ -158,5 +156,5 @@ def control_rows(side: Side, which: str) -> Iterator[Row]:
             if rounds is None:
                 yield Row(str(cell), name, "inconclusive", TIME, reason="no raw rounds")
                 continue
-            ratio = ratio_interval(relative_cost.log_relative_cost(*rounds))
+            ratio = relative_cost.control_ratio(rounds)
             yield Row(str(cell), name, judge(ratio), TIME, ratio, reason=ratio.reason)

@@ -8,8 +8,6 @@ from operator import attrgetter
 from pathlib import Path
 from statistics import median
 
-import numpy as np
-
 from bench.records import reading
 from bench.records.reading import Found, NoRecords
 from bench.records.record import BadRecord
@@ -68,8 +66,8 @@ def read_side(folder: Path) -> Side:
     return side
 
 
-def read_rounds(trial: Found, size: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Seconds per pass [K] of method and dense at a batch size, see `records.reading`.
+def read_rounds(trial: Found, size: int) -> reading.Rounds | None:
+    """The paired rounds at a batch size that count, see `records.reading`.
 
     Raises BadInput for a damaged raw.npz.
     """
