@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from bench.types import Batch, OneOf, Range, TaskSpec, check_fields
 from methods.trunk.conv import (
     ConvTrunk,
-    as_maps,
     conv_norm,
     initialise,
     num_channels,
     refuse_replacements,
 )
 from methods.trunk.state import State
+from methods.trunk.stem import as_images
 
 
 @dataclass
@@ -53,7 +53,7 @@ class FirstLayer(nn.Module):
         self.scales = nn.ModuleList([stem, *coarser])
 
     def forward(self, batch: Batch) -> State:
-        x, found = as_maps(batch.inputs), []
+        x, found = as_images(batch), []
         for layer in self.scales:
             x = layer(x)  # [B, widths[s], height / 2^s, width / 2^s]
             found.append(x)

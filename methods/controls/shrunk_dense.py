@@ -48,7 +48,7 @@ class ShrunkDense:
                 raise Unsupported(f"feed_share={self.feed_share} leaves no neuron")
             return replace(backbone, hidden_multiple=multiple)
         if hasattr(backbone, "narrowed"):
-            return self._narrowed(spec, backbone)
+            return self._narrow(spec, backbone)
         for name in ("depth", "hidden_multiple", "block_flops"):
             if not hasattr(backbone, name):
                 raise Unsupported(f"{type(backbone).__name__} has no {name} to shrink")
@@ -62,7 +62,7 @@ class ShrunkDense:
             raise Unsupported(f"share={self.share} leaves less than the attention of one block")
         return replace(backbone, depth=depth, hidden_multiple=multiple)
 
-    def _narrowed(self, spec: TaskSpec, backbone: Any) -> Any:
+    def _narrow(self, spec: TaskSpec, backbone: Any) -> Any:
         """The share of the channels whose FLOPs come nearest; channels are whole numbers.
 
         Raises Unsupported where that misses the target by more than a tenth.

@@ -86,13 +86,13 @@ class ExpertChoiceFFN(nn.Module):
                 self.name,
                 axes=TOKEN_CHOICES,
                 probabilities=probability,
-                run=self._picked(probability.detach(), mask),
+                run=self._pick(probability.detach(), mask),
                 cost=self.experts.flops_per_row,
             )
         rows, weights = x.flatten(0, 1), probability.flatten(0, 1)
         return dispatch.mix(rows, run.flatten(0, 1), weights, self.experts, self.backend).view_as(x)
 
-    def _picked(self, probability: Tensor, mask: Tensor | None) -> Tensor:
+    def _pick(self, probability: Tensor, mask: Tensor | None) -> Tensor:
         """Each expert's best tokens, bool like `probability` [B, T, E]."""
         rows = probability.flatten(0, 1)  # [N, E]
         num_real = len(rows) if mask is None else int(mask.sum())

@@ -129,7 +129,7 @@ class MoEFFN(nn.Module):
                 self.name,
                 axes=TOKEN_CHOICES,
                 probabilities=probability,
-                run=best if self._factor is None else self._placed(probability, mask),
+                run=best if self._factor is None else self._apply_capacity(probability, mask),
                 cost=self.experts.flops_per_row,
             )
             weights = self._weights(probability, run, best)
@@ -160,7 +160,7 @@ class MoEFFN(nn.Module):
         noise = torch.empty_like(x).uniform_(1 - self.settings.jitter, 1 + self.settings.jitter)
         return x * noise
 
-    def _placed(self, probability: Tensor, mask: Tensor | None) -> Tensor:
+    def _apply_capacity(self, probability: Tensor, mask: Tensor | None) -> Tensor:
         """The choices that find a place, bool like `probability` [B, T, E]."""
         assert self._factor is not None
         choices = probability.detach().topk(self.top_k, dim=-1).indices  # [B, T, K]

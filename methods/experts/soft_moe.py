@@ -70,7 +70,7 @@ class SoftMoEFFN(nn.Module):
             # Expert first, so that all experts run in one batched product.
             grouped = slots.unflatten(1, (self.num_experts, -1)).transpose(0, 1)  # [E, B, S / E, D]
         with region("expert"):
-            done = self.experts.batched(grouped.flatten(1, 2)).view_as(grouped)
+            done = self.experts.run_batched(grouped.flatten(1, 2)).view_as(grouped)
         with region("combine"):
             return back @ done.transpose(0, 1).flatten(1, 2)  # [B, T, S] @ [B, S, D]
 

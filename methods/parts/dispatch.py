@@ -42,10 +42,10 @@ class Stacked(Groups, Protocol):
     """Groups of equal shape, which can also be computed together."""
 
     def can_sort(self, rows: Tensor) -> bool:
-        """Whether `sorted` serves rows of this kind (dtype, widths)."""
+        """Whether `run_sorted` serves rows of this kind (dtype, widths)."""
         ...
 
-    def sorted(self, rows: Tensor, order: Order) -> Tensor:
+    def run_sorted(self, rows: Tensor, order: Order) -> Tensor:
         """Every group on its part of `rows` [P, D], which are sorted by group; P > 0."""
         ...
 
@@ -149,7 +149,7 @@ def mix(x: Tensor, run: Tensor, weights: Tensor, groups: Groups, backend: str = 
         weight = weight.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
     if len(order.rows) == 0:
         return torch.zeros_like(x)
-    stacked = _stacked(groups, x)
+    stacked = _as_stacked(groups, x)
     if backend == "auto" and stacked is not None and not _prefers_loop(x, order):
         backend = "grouped"
     if backend != "grouped":
@@ -159,7 +159,7 @@ def mix(x: Tensor, run: Tensor, weights: Tensor, groups: Groups, backend: str = 
     return _mix_sorted(x, order, weight, stacked)
 
 
-def _stacked(groups: Groups | Stacked, x: Tensor) -> Stacked | None:
+def _as_stacked(groups: Groups | Stacked, x: Tensor) -> Stacked | None:
     """`groups` if they can be computed together on rows like those of `x`, else None."""
     can_sort = getattr(groups, "can_sort", None)
     return cast(Stacked, groups) if can_sort is not None and can_sort(x) else None
@@ -192,7 +192,7 @@ def _mix_sorted(x: Tensor, order: Order, weight: Tensor, groups: Stacked) -> Ten
     with region("dispatch"):
         rows = x.index_select(0, order.rows)  # [P, ...]
     with region("expert"):
-        result = groups.sorted(rows, order)
+        result = groups.run_sorted(rows, order)
     with region("combine"):
         return torch.zeros_like(x).index_add_(0, order.rows, (result * weight).to(x.dtype))
 

@@ -63,10 +63,10 @@ class ExitModel(nn.Module):
         With a cache, `batch` holds the next tokens; logits are the last one's only, [B, 1, C].
         """
         if self.training:
-            return self._masked(batch)
+            return self._run_masked(batch)
         if self.trunk.spec.causal:
-            return self._tokens_leave(batch, cache)
-        return self._samples_leave(batch)
+            return self._run_tokens(batch, cache)
+        return self._run_samples(batch)
 
     def generate(self, prompt: Batch, num_tokens: int) -> Iterator[Tensor]:
         """The likeliest next tokens, one by one; see `methods.trunk.decoding`."""
@@ -95,7 +95,7 @@ class ExitModel(nn.Module):
             found.append(confidence(head(state)).flatten())
         return torch.stack(found)
 
-    def _masked(self, batch: Batch) -> Output:
+    def _run_masked(self, batch: Batch) -> Output:
         """Everything runs; what a replayed decision let leave keeps its logits.
 
         In a causal trunk also its state, to which later tokens still attend.
@@ -121,7 +121,7 @@ class ExitModel(nn.Module):
                 live = chosen if live is None else live & chosen
         return Output(logits, state.aux_loss, {"exits": exits})
 
-    def _samples_leave(self, batch: Batch) -> Output:
+    def _run_samples(self, batch: Batch) -> Output:
         """Whole samples leave; the batch is compacted to the others."""
         state, logits = self.trunk.stem(batch), torch.empty(0)
         for number, (blocks, head) in enumerate(self.stages()):
@@ -146,7 +146,7 @@ class ExitModel(nn.Module):
                     state = state.select(rows)
         return Output(logits)
 
-    def _tokens_leave(self, batch: Batch, cache: Cache | None) -> Output:
+    def _run_tokens(self, batch: Batch, cache: Cache | None) -> Output:
         """Tokens leave and stay visible; samples without a token left are compacted away."""
         state = self.trunk.begin(batch, cache)
         live = torch.ones(state.x.shape[:2], dtype=torch.bool, device=state.x.device)

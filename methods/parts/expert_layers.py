@@ -99,12 +99,12 @@ class Experts(nn.Module):
         """Whether one grouped GEMM serves rows of this dtype and width."""
         return all(dispatch.can_group(rows, weight) for weight in (self.up, self.down))
 
-    def sorted(self, rows: Tensor, order: Order) -> Tensor:
+    def run_sorted(self, rows: Tensor, order: Order) -> Tensor:
         """Each expert on its part of `rows` [P, D] -> [P, D]."""
         hidden = self._activate(dispatch.grouped_linear(rows, self.up, order.ends))
         return dispatch.grouped_linear(hidden, self.down, order.ends)
 
-    def batched(self, rows: Tensor) -> Tensor:
+    def run_batched(self, rows: Tensor) -> Tensor:
         """Each expert on as many rows as every other: [E, n, D] -> [E, n, D]."""
         return self._activate(rows @ self.up) @ self.down  # two batched products
 

@@ -52,11 +52,11 @@ class EarlyExit:
 
     def build(self, spec: TaskSpec, backbone: Backbone) -> ExitModel:
         """The untrained backbone with exit heads."""
-        return self._with_exits(backbone.build(spec))
+        return self._add_exits(backbone.build(spec))
 
     def convert(self, dense: Trunk, batches: Iterable[Batch]) -> ExitModel:
         """A copy of the trained trunk; exit heads of the final head's shape are copies of it."""
-        model = self._with_exits(deepcopy(dense))
+        model = self._add_exits(deepcopy(dense))
         trained = dense.head.state_dict()
         for head in model.heads:
             # In convolutional trunks inner maps have fewer channels: such a head begins untrained.
@@ -66,7 +66,7 @@ class EarlyExit:
                 head.load_state_dict(trained)
         return model
 
-    def _with_exits(self, trunk: Trunk) -> ExitModel:
+    def _add_exits(self, trunk: Trunk) -> ExitModel:
         model = ExitModel(trunk, self.every, len(self.budgets))
         # Checked before training: a budget below it could only fail in calibration.
         least = model.ends[0] / model.ends[-1]

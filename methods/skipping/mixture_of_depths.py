@@ -52,13 +52,13 @@ class MixtureOfDepths:
 
     def build(self, spec: TaskSpec, backbone: Backbone) -> Trunk:
         """The untrained backbone with every second block routed."""
-        return self._routed(backbone.build(spec))
+        return self._route_blocks(backbone.build(spec))
 
     def convert(self, dense: Trunk, batches: Iterable[Batch]) -> Trunk:
         """A copy of the trained trunk with every second block routed."""
-        return self._routed(deepcopy(dense))
+        return self._route_blocks(deepcopy(dense))
 
-    def _routed(self, trunk: Trunk) -> Trunk:
+    def _route_blocks(self, trunk: Trunk) -> Trunk:
         """`trunk` with every second block routed, in place.
 
         Raises Unsupported where the state is not a row of tokens, or a decoder's.

@@ -79,11 +79,11 @@ class SkipModel(nn.Module):
         if trunk.spec.causal or trunk.spec.kind == "seq2seq":
             raise Unsupported("a sample's gate reads all of its tokens: not causal")
         self.trunk, self.estimator = trunk, settings.estimator
-        widths, self.costs = traced(trunk)
+        widths, self.costs = trace_blocks(trunk)
         if not self.costs:
             raise Unsupported("no block keeps the shape of its input: none can be skipped")
         # Named by block: ModuleDict keys are strings.
-        self.gates = nn.ModuleDict({str(i): gate(widths[i]) for i in self.costs})
+        self.gates = nn.ModuleDict({str(i): make_gate(widths[i]) for i in self.costs})
         self.budget = Budget(settings.cost_weight, settings.budget)
 
     def forward(self, batch: Batch) -> Output:
@@ -98,7 +98,7 @@ class SkipModel(nn.Module):
                 # fp32: noise and log probabilities are too coarse in bf16.
                 logits.append(self.gates[str(i)](mean(state))[:, 0].float())  # [B]
                 gates.append(self._decide(i, logits[-1]))
-            state = state.with_x(self._gated(block, state, gates[-1]))
+            state = state.with_x(self._run_gated(block, state, gates[-1]))
         run = torch.stack([each.run for each in gates], 1)
         stats = {"logits": torch.stack(logits, 1), "run": run}
         return Output(self.trunk.head(state), self._price(gates) if self.training else 0.0, stats)
@@ -124,7 +124,7 @@ class SkipModel(nn.Module):
 
         return binary(logits, self.estimator, training=self.training, decide=obey)  # type: ignore[arg-type]
 
-    def _gated(self, block: nn.Module, state: State, gate: Gate) -> Tensor:
+    def _run_gated(self, block: nn.Module, state: State, gate: Gate) -> Tensor:
         """The block's result for the samples that run it, its input for the others."""
 
         def run(rows: Tensor | None) -> Tensor:
@@ -147,7 +147,7 @@ class SkipModel(nn.Module):
         return self.budget(compute_share(zip(spent, self.costs.values(), strict=True)))
 
 
-def gate(width: int) -> nn.Module:
+def make_gate(width: int) -> nn.Module:
     """A sample's mean [B, width] -> a logit [B, 1]."""
     # 16 hidden units, as in ConvNet-AIG: a gate must cost next to nothing beside its block.
     last = nn.Linear(16, 1)
@@ -161,7 +161,7 @@ def mean(state: State) -> Tensor:
 
 
 @torch.no_grad()
-def traced(trunk: Trunk) -> tuple[list[int], dict[int, float]]:
+def trace_blocks(trunk: Trunk) -> tuple[list[int], dict[int, float]]:
     """The width before each block, and the FLOPs of one sample in each that keeps the shape."""
     # One blank sample through the trunk: only shapes matter.
     kind, was_training = trunk.spec.kind, trunk.training

@@ -58,13 +58,13 @@ class TopkFFN:
 
     def build(self, spec: TaskSpec, backbone: Backbone) -> nn.Module:
         """The same from an untrained backbone."""
-        return self._converted(backbone.build(spec))
+        return self._convert(backbone.build(spec))
 
     def convert(self, dense: Any, batches: Iterable[Batch]) -> nn.Module:
         """A copy of the trained model with its feed-forward layers in blocks."""
-        return self._converted(deepcopy(dense))
+        return self._convert(deepcopy(dense))
 
-    def _converted(self, model: nn.Module) -> nn.Module:
+    def _convert(self, model: nn.Module) -> nn.Module:
         """Raises ValueError where the width does not fit, Unsupported for other layers."""
         layer = count()
         num_layers = swap(
@@ -92,7 +92,7 @@ class TopkFFN:
 
 
 class BlockFFN(nn.Module):
-    """A feed-forward layer whose hidden neurons lie in blocks, of which k run per token."""
+    """A feed-forward layer whose hidden neurons are grouped in blocks, of which k run per token."""
 
     def __init__(
         self, dense: FeedForward, num_blocks: int, k: int, weight: float, *, name: str = "topk"
@@ -121,13 +121,13 @@ class BlockFFN(nn.Module):
                 cost=self.blocks.flops_per_row,
             )
         if self.training:
-            return self._masked(x, score, run)
+            return self._run_masked(x, score, run)
         rows = run.flatten(0, 1)  # [N, E]
         # Weights of 1: the sum over all blocks is the dense layer, not a mixture.
         y = dispatch.mix(x.flatten(0, 1), rows, torch.ones_like(rows, dtype=x.dtype), self.blocks)
         return y.view_as(x) + self.bias
 
-    def _masked(self, x: Tensor, score: Tensor, run: Tensor) -> tuple[Tensor, Tensor]:
+    def _run_masked(self, x: Tensor, score: Tensor, run: Tensor) -> tuple[Tensor, Tensor]:
         """All blocks computed, those that do not run multiplied with 0."""
         hidden = self.blocks.hidden_all(x)  # [B, T, E, h]
         with torch.no_grad():  # how active each block is, as a share of the most active one
@@ -203,7 +203,7 @@ class Blocks(nn.Module):
         """Whether one grouped GEMM serves rows of this dtype and width."""
         return all(dispatch.can_group(rows, weight) for weight in (self.up, self.down))
 
-    def sorted(self, rows: Tensor, order: dispatch.Order) -> Tensor:
+    def run_sorted(self, rows: Tensor, order: dispatch.Order) -> Tensor:
         """Each block on its part of `rows` [P, D] -> [P, D]."""
         hidden = dispatch.grouped_linear(rows, self.up, order.ends)
         hidden = self.activate(hidden + self.bias.index_select(0, order.groups))

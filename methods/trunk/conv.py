@@ -22,6 +22,7 @@ from bench.routing import Cost
 from bench.types import Batch, TaskSpec, Unsupported
 from methods.trunk.costs import layer_flops
 from methods.trunk.state import State
+from methods.trunk.stem import as_images
 from methods.trunk.trunk import Trunk
 
 MakeBlock = Callable[[], nn.Module]
@@ -76,7 +77,7 @@ class MapStem(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, batch: Batch) -> State:
-        return State(self.layers(as_maps(batch.inputs)))  # x [B, C, height, width]
+        return State(self.layers(as_images(batch)))  # x [B, C, height, width]
 
 
 class MapBlock(nn.Module):
@@ -99,11 +100,6 @@ class PoolHead(nn.Module):
 
     def forward(self, state: State) -> Tensor:
         return self.linear(state.x.mean((2, 3)))  # [B, C] -> [B, classes]
-
-
-def as_maps(inputs: Tensor) -> Tensor:
-    """Images as they are, spectrograms [B, mels, frames] as [B, 1, mels, frames]."""
-    return inputs if inputs.dim() == 4 else inputs[:, None]
 
 
 def num_channels(family: str, spec: TaskSpec) -> int:

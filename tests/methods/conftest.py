@@ -59,7 +59,7 @@ def text_built_in_named() -> Callable[[str], Candidate]:
 
 
 @pytest.fixture(autouse=True)
-def seeded() -> None:
+def seed() -> None:
     """Every test draws the same random weights in every run."""
     torch.manual_seed(0)
 

@@ -1,4 +1,4 @@
-"""The example method in docs/reference/contract.md is what the page says it is."""
+"""The example method in docs/reference/contract.md does what the page claims."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "contract.md"
 
 @pytest.fixture
 def model(tiny, tmp_path, monkeypatch):
-    """The page's first Python block as a module, built with gates that are of two minds."""
+    """The page's first Python block as a module, built with gates that open for about half."""
     block = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     (tmp_path / "my_gate_of_the_page.py").write_text(block.group(1), encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -47,6 +47,6 @@ def test_the_examples_gate_learns(model, tiny) -> None:
 
 @torch.no_grad()
 def test_the_example_survives_closed_gates(model, tiny) -> None:
-    """With every gate closed it computes no feed-forward layer and still answers."""
+    """With every gate closed it computes no feed-forward layer and still returns logits."""
     with routing.force("closed"):
         assert model(tiny.batch(1)).logits.isfinite().all()

@@ -1,4 +1,4 @@
-"""Methods on convolutional backbones: they work, or say why they cannot."""
+"""Methods on convolutional backbones: they work, or raise Unsupported with the reason."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _batch(num_samples: int, seed: int = 0) -> Batch:
     return Batch(inputs, torch.randint(5, (num_samples,), generator=generator))
 
 
-def _started(method, backbone) -> nn.Module:
+def _build_model(method, backbone) -> nn.Module:
     """The method's model, from a dense one where it starts there."""
     hooks = resolve(method).hooks
     if hooks.convert is not None:
@@ -44,7 +44,7 @@ def _started(method, backbone) -> nn.Module:
 def _refusal(method, backbone) -> str | None:
     """Why the method cannot work on the backbone; None where it can."""
     try:
-        _started(method, backbone)
+        _build_model(method, backbone)
     except Unsupported as refusal:
         return str(refusal)
     return None
@@ -53,12 +53,12 @@ def _refusal(method, backbone) -> str | None:
 @pytest.mark.parametrize("backbone", [RESNET, MSDNET], ids=["resnet", "msdnet"])
 @pytest.mark.parametrize("name", DOORS)
 def test_a_method_works_or_says_why_not(name: str, backbone) -> None:
-    """Every built-in method answers for images of maps, or raises Unsupported with a reason."""
+    """Every built-in method returns logits for images, or raises Unsupported with a reason."""
     method = DOORS[name].load()()
     if reason := _refusal(method, backbone):
         assert len(reason.split()) > 3
         return
-    model = _started(method, backbone)
+    model = _build_model(method, backbone)
     with torch.no_grad():
         logits = model(_batch(3)).logits
     assert logits.shape == (3, 5)
@@ -67,15 +67,15 @@ def test_a_method_works_or_says_why_not(name: str, backbone) -> None:
 
 @pytest.mark.parametrize("name", sorted(NEED_FEED_FORWARD))
 def test_without_feed_forward_layers_there_is_nothing_to_replace(name: str) -> None:
-    """Methods that replace feed-forward layers say so instead of leaving the network dense."""
+    """Methods that replace feed-forward layers raise instead of leaving the network dense."""
     with pytest.raises(Unsupported, match="feed-forward"):
-        _started(DOORS[name].load()(), RESNET)
+        _build_model(DOORS[name].load()(), RESNET)
 
 
 def test_maps_are_no_tokens_to_pick() -> None:
     """Mixture-of-Depths refuses maps."""
     with pytest.raises(Unsupported, match="tokens"):
-        _started(DOORS["mixture_of_depths"].load()(), RESNET)
+        _build_model(DOORS["mixture_of_depths"].load()(), RESNET)
 
 
 def _exits(backbone) -> nn.Module:
@@ -119,7 +119,7 @@ class TestEarlyExit:
 
     @torch.no_grad()
     def test_skipping_equals_masking(self, backbone) -> None:
-        """With replayed decisions the training path gives the same answers.
+        """With replayed decisions the training path gives the same logits.
 
         Batch norms stay as at inference: their training mode computes something else.
         """
@@ -136,7 +136,7 @@ class TestEarlyExit:
 
     @torch.no_grad()
     def test_open_gates_are_the_dense_model(self, backbone) -> None:
-        """When nobody leaves, the answer is the dense trunk's, bit for bit."""
+        """When no sample leaves, the logits are the dense trunk's, bit for bit."""
         dense = backbone.build(SPEC).eval()
         model = EarlyExit(every=1).convert(dense, [_batch(4)]).eval()
         with routing.force("open"):

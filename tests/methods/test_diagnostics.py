@@ -38,7 +38,7 @@ class _Data:
         return [self.batch]
 
 
-def _described(tiny: Any, model: torch.nn.Module) -> dict[str, Any]:
+def _describe(tiny: Any, model: torch.nn.Module) -> dict[str, Any]:
     batch = tiny.batch(8)
     inputs = Inputs({1: [batch.select(row) for row in torch.arange(8)[:, None]], 8: [batch]})
     subject: Any = SimpleNamespace(model=model, task=_Data(batch))
@@ -51,8 +51,8 @@ def test_one_schema_serves_every_family(built_in) -> None:
 
     A share lies in 0..1, whatever does not apply is null, and all of it fits into JSON.
     """
-    dense = _described(built_in.tiny, Dense().build(built_in.tiny.spec, built_in.backbone))
-    found = _described(built_in.tiny, built_in.model)
+    dense = _describe(built_in.tiny, Dense().build(built_in.tiny.spec, built_in.backbone))
+    found = _describe(built_in.tiny, built_in.model)
     assert found.keys() == dense.keys()
     assert (found["num_gates"] == 0) == (built_in.name in DECIDE_NOTHING)
     for gate in found["gates"]:

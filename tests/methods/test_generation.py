@@ -25,7 +25,7 @@ def _prompt(tiny: Any, num_samples: int = 3) -> Batch:
     return replace(tiny.batch(num_samples), inputs=tiny.batch(num_samples).inputs[:, :8])
 
 
-def _sharpened(model: nn.Module) -> nn.Module:
+def _sharpen(model: nn.Module) -> nn.Module:
     """Weights so large that the likeliest token is likeliest by far."""
     for parameter in model.parameters():
         if parameter.dim() > 1:
@@ -34,7 +34,7 @@ def _sharpened(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def _recomputed(model: nn.Module, prompt: Batch, num_tokens: int) -> Iterator[Tensor]:
+def _recompute(model: nn.Module, prompt: Batch, num_tokens: int) -> Iterator[Tensor]:
     """Greedy decoding that runs everything again for every token."""
     tokens = prompt.inputs
     for _ in range(num_tokens):
@@ -44,7 +44,7 @@ def _recomputed(model: nn.Module, prompt: Batch, num_tokens: int) -> Iterator[Te
 
 
 @torch.no_grad()
-def _generated(model: Any, prompt: Batch, num_tokens: int) -> Tensor:
+def _generate(model: Any, prompt: Batch, num_tokens: int) -> Tensor:
     return torch.stack(list(model.generate(prompt, num_tokens)), 1)  # [B, num_tokens]
 
 
@@ -53,10 +53,10 @@ def _generated(model: Any, prompt: Batch, num_tokens: int) -> Tensor:
 def test_cache_equals_recomputing(tiny_text, settings, num_kv_heads) -> None:
     """Every kind of decoder block generates with a cache what it generates without one."""
     backbone = Transformer(dim=16, depth=2, num_heads=2, num_kv_heads=num_kv_heads, **settings)
-    model, prompt = _sharpened(backbone.build(tiny_text.spec)), _prompt(tiny_text)
-    wanted = torch.stack(list(_recomputed(model, prompt, NUM_TOKENS)), 1)
-    assert wanted.unique(dim=0).shape[0] == 3  # the samples differ
-    assert torch.equal(_generated(model, prompt, NUM_TOKENS), wanted)
+    model, prompt = _sharpen(backbone.build(tiny_text.spec)), _prompt(tiny_text)
+    expected = torch.stack(list(_recompute(model, prompt, NUM_TOKENS)), 1)
+    assert expected.unique(dim=0).shape[0] == 3  # the samples differ
+    assert torch.equal(_generate(model, prompt, NUM_TOKENS), expected)
 
 
 @pytest.mark.parametrize("num_samples", [1, 4])
@@ -64,8 +64,8 @@ def test_methods_generate_what_they_recompute(text_built_in, num_samples) -> Non
     """With its own decisions, every method that generates gives the tokens of recomputing."""
     prompt = _prompt(text_built_in.tiny, num_samples)
     for _, each in text_built_in.at_points():
-        wanted = torch.stack(list(_recomputed(each, prompt, NUM_TOKENS)), 1)
-        assert torch.equal(_generated(each, prompt, NUM_TOKENS), wanted)
+        expected = torch.stack(list(_recompute(each, prompt, NUM_TOKENS)), 1)
+        assert torch.equal(_generate(each, prompt, NUM_TOKENS), expected)
 
 
 @pytest.mark.parametrize("num_samples", [1, 4])
@@ -82,9 +82,9 @@ def test_modern_blocks_generate_what_they_recompute(text_built_in_named, method,
     prompt = _prompt(found.tiny, num_samples)
     tokens = set()
     for _, model in found.at_points():
-        wanted = torch.stack(list(_recomputed(model, prompt, NUM_TOKENS)), 1)
-        assert torch.equal(_generated(model, prompt, NUM_TOKENS), wanted)
-        tokens |= set(wanted.flatten().tolist())
+        expected = torch.stack(list(_recompute(model, prompt, NUM_TOKENS)), 1)
+        assert torch.equal(_generate(model, prompt, NUM_TOKENS), expected)
+        tokens |= set(expected.flatten().tolist())
     assert len(tokens) > 1  # nothing would be found out from one symbol
 
 
@@ -107,12 +107,12 @@ def test_open_gates_generate_the_dense_models_tokens(tiny_text) -> None:
     from methods.skipping.early_exit import EarlyExit
     from methods.sparsity.topk_ffn import TopkFFN
 
-    dense, prompt = _sharpened(tiny_text.backbone.build(tiny_text.spec)), _prompt(tiny_text)
-    wanted = _generated(dense, prompt, NUM_TOKENS)
+    dense, prompt = _sharpen(tiny_text.backbone.build(tiny_text.spec)), _prompt(tiny_text)
+    expected = _generate(dense, prompt, NUM_TOKENS)
     for method in (EarlyExit(), TopkFFN(num_blocks=4, k=1)):
         model = method.convert(dense, []).eval()
         with routing.force("open"):
-            assert torch.equal(_generated(model, prompt, NUM_TOKENS), wanted)
+            assert torch.equal(_generate(model, prompt, NUM_TOKENS), expected)
 
 
 @pytest.mark.parametrize("settings", BLOCKS.values(), ids=BLOCKS)
@@ -121,15 +121,15 @@ def test_open_mixture_of_depths_generates_like_dense_at_zero_scores(tiny_text, s
     from methods.skipping.mixture_of_depths import MixtureOfDepths, RoutedBlock
 
     backbone = Transformer(dim=16, depth=2, num_heads=2, **settings)
-    dense, prompt = _sharpened(backbone.build(tiny_text.spec)), _prompt(tiny_text)
+    dense, prompt = _sharpen(backbone.build(tiny_text.spec)), _prompt(tiny_text)
     model = MixtureOfDepths().convert(dense, []).eval()
     (routed,) = [block for block in model.blocks if isinstance(block, RoutedBlock)]
-    wanted = _generated(dense, prompt, NUM_TOKENS)
+    expected = _generate(dense, prompt, NUM_TOKENS)
     with routing.force("open"):
         nn.init.zeros_(routed.router.weight)
-        assert torch.equal(_generated(model, prompt, NUM_TOKENS), wanted)
+        assert torch.equal(_generate(model, prompt, NUM_TOKENS), expected)
         nn.init.constant_(routed.router.weight, 4.0)
-        assert not torch.equal(_generated(model, prompt, NUM_TOKENS), wanted)
+        assert not torch.equal(_generate(model, prompt, NUM_TOKENS), expected)
 
 
 @pytest.mark.parametrize("name", ["early_exit", "mixture_of_depths"])
@@ -155,7 +155,7 @@ def test_generations_declare_what_they_execute(text_built_in_named, name) -> Non
 
 
 def test_only_language_models_generate(tiny_image) -> None:
-    """A model that predicts no next token says so."""
+    """A model that predicts no next token raises Unsupported."""
     model = tiny_image.backbone.build(tiny_image.spec)
     with pytest.raises(Unsupported, match="language model"):
         model.generate(tiny_image.batch(1), 2)
@@ -164,7 +164,7 @@ def test_only_language_models_generate(tiny_image) -> None:
 def test_generation_ends_with_the_positions(tiny_text) -> None:
     """8 tokens of prompt and 9 that follow fit 16 positions: the last token is never read."""
     model, prompt = tiny_text.backbone.build(tiny_text.spec).eval(), _prompt(tiny_text)
-    assert _generated(model, prompt, 9).shape == (3, 9)
+    assert _generate(model, prompt, 9).shape == (3, 9)
     with pytest.raises(ValueError, match="share 16 positions"):
         model.generate(prompt, 10)
 

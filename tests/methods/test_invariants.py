@@ -1,4 +1,4 @@
-"""What every built-in method promises (docs/reference/contract.md), on tiny tasks of every kind."""
+"""Every built-in method keeps the contracts of docs/reference/contract.md, on tiny tasks."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def test_no_named_variant_breaks_a_contract(path: Path) -> None:
     tasks = (
         {"tiny-labels"} if settings.keys() <= SIZES else {"tiny-labels", "tiny-text", "tiny-pairs"}
     )
-    asked = [each for each in found if each.tiny.spec.name in tasks]
+    chosen = [each for each in found if each.tiny.spec.name in tasks]
     contracts = [contract for contract in CONTRACTS if contract.name not in OF_THE_CODE]
-    findings = [attempt(contract, each) for each in asked for contract in contracts]
+    findings = [attempt(contract, each) for each in chosen for contract in contracts]
     broken = [(f.contract, f.task, f.message) for f in findings if f.answer == "broken"]
     assert findings
     assert broken == []

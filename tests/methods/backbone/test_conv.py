@@ -1,4 +1,4 @@
-"""What every convolutional backbone promises as a trunk, on small images."""
+"""Convolutional backbones as trunks, on small images."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _batch(num_samples: int, *shape: int) -> Batch:
 
 
 def _trunk(backbone, spec: TaskSpec = SPEC):
-    """The trunk with batch norms that do something, in inference mode."""
+    """The trunk with batch norms that are not the identity, in inference mode."""
     trunk = backbone.build(spec)
     for module in trunk.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -64,16 +64,16 @@ def test_a_trunk_is_stem_blocks_and_head(backbone) -> None:
 
 @torch.no_grad()
 def test_samples_can_leave_anywhere(backbone) -> None:
-    """After any block, going on with some samples gives them what they get in the whole batch."""
+    """After any block, continuing with some samples gives them their results of the whole batch."""
     trunk, batch = _trunk(backbone), _batch(4, 3, 16, 16)
-    wanted, state = trunk(batch).logits, trunk.stem(batch)
+    expected, state = trunk(batch).logits, trunk.stem(batch)
     rows = torch.tensor([2, 0])
     for begin in range(len(trunk.blocks) + 1):
         left = state.select(rows)
         assert left.index.tolist() == [2, 0]
         for block in trunk.blocks[begin:]:
             left = block(left)
-        torch.testing.assert_close(trunk.head(left), wanted[rows], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(trunk.head(left), expected[rows], atol=1e-5, rtol=1e-4)
         state = trunk.blocks[begin](state) if begin < len(trunk.blocks) else state
 
 
@@ -90,7 +90,7 @@ def test_blocks_leave_their_input_as_it_was(backbone) -> None:
 
 @torch.no_grad()
 def test_a_head_fits_after_every_block(backbone) -> None:
-    """`new_head(n)` answers for the maps after n blocks; without n for those after all."""
+    """`new_head(n)` fits the maps after n blocks; without n those after all."""
     trunk = _trunk(backbone)
     state = trunk.stem(_batch(2, 3, 16, 16))
     for number, block in enumerate(trunk.blocks, start=1):
@@ -191,13 +191,13 @@ def test_squeeze_and_excitation_by_hand() -> None:
     layer.squeeze.bias.zero_()
     layer.excite.bias.zero_()
     x = torch.tensor([[[[1.0, 3.0]], [[5.0, 7.0]]]])  # [1, 2, 1, 2]
-    wanted = torch.tensor([[[[0.85343, 2.56029]], [[2.5, 3.5]]]])
-    torch.testing.assert_close(layer(x), wanted, atol=1e-4, rtol=1e-4)
+    expected = torch.tensor([[[[0.85343, 2.56029]], [[2.5, 3.5]]]])
+    torch.testing.assert_close(layer(x), expected, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
 def test_dilated_block_adds_behind_the_second_relu() -> None:
-    """With convolutions that give nothing, norm(0 + x) = x / sqrt(1 + 1e-5) comes out."""
+    """With convolutions that return 0, the result is norm(0 + x) = x / sqrt(1 + 1e-5)."""
     block = DilatedBlock(DilatedLayer(3, 1), DilatedLayer(3, 2)).eval()
     for layer in (block.first, block.second):
         nn.init.zeros_(layer.conv.weight)
@@ -213,11 +213,11 @@ def test_res15_dilations_double_every_third_layer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_halvings", "wanted"), [(3, [2, 1, 2, 2]), (2, [1, 1, 2, 2]), (0, [1, 1, 1, 1])]
+    ("num_halvings", "expected"), [(3, [2, 1, 2, 2]), (2, [1, 1, 2, 2]), (0, [1, 1, 1, 1])]
 )
-def test_the_last_strides_are_kept(num_halvings: int, wanted: list[int]) -> None:
-    """Fewer halvings give up the earliest ones."""
-    assert kept_strides([2, 1, 2, 2], num_halvings) == wanted
+def test_the_last_strides_are_kept(num_halvings: int, expected: list[int]) -> None:
+    """Fewer halvings leave out the earliest ones."""
+    assert kept_strides([2, 1, 2, 2], num_halvings) == expected
 
 
 @pytest.mark.parametrize("family", [MobileNetV1, MobileNetV2, EfficientNet])
@@ -237,11 +237,11 @@ def test_more_halvings_than_there_are_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("channels", "wanted"), [(32, 32), (3, 8), (12, 16), (11.9, 16), (36, 40), (18, 24), (8.8, 8)]
+    ("channels", "expected"), [(32, 32), (3, 8), (12, 16), (11.9, 16), (36, 40), (18, 24), (8.8, 8)]
 )
-def test_channels_in_eights(channels: float, wanted: int) -> None:
+def test_channels_in_eights(channels: float, expected: int) -> None:
     """The nearest multiple of 8 unless that loses more than a tenth.
 
     11.9 rounds to 8, less than 0.9 x 11.9 = 10.71: 16. 18 rounds to 16 < 16.2: 24. 8.8: 8 > 7.92.
     """
-    assert in_eights(channels) == wanted
+    assert in_eights(channels) == expected

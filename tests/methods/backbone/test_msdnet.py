@@ -31,20 +31,20 @@ def _mmacs(net: MSDNet, spec: TaskSpec) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("name", "spec", "wanted"),
+    ("name", "spec", "expected"),
     [
         ("msdnet_cifar", CIFAR100, [14.97, 21.71, 28.79, 34.80, 41.69, 46.34, 51.89]),
         ("msdnet", CIFAR100, [6.79, 11.98, 21.94, 33.52, 45.95]),
         ("msdnet_imagenet_4", IMAGENET, [337.21, 654.73, 949.81, 1173.12, 1262.16]),
     ],
 )
-def test_exits_cost_what_the_authors_model_costs(name, spec, wanted) -> None:
+def test_exits_cost_what_the_authors_model_costs(name, spec, expected) -> None:
     """MMAC of convolutions and the own head, as counted on the released model.
 
     Its own counter adds ReLU, pooling, biases and all earlier heads. The middle exits of the last
     two networks are ours: of these only the first, or first, second and last, were counted there.
     """
-    assert _mmacs(backbone(name), spec) == wanted
+    assert _mmacs(backbone(name), spec) == expected
 
 
 @pytest.mark.parametrize(

@@ -31,13 +31,13 @@ def test_equals_huggingface(settings: dict) -> None:
             found.append(state.x)
         logits = trunk(Batch(images, images)).logits
     ends = (0, 2, 3, 5)  # blocks run at the end of the stem and of each stage
-    for end, wanted in zip(ends, theirs.hidden_states, strict=True):
-        torch.testing.assert_close(found[end], wanted, atol=1e-5, rtol=1e-5)
+    for end, expected in zip(ends, theirs.hidden_states, strict=True):
+        torch.testing.assert_close(found[end], expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(logits, theirs.logits, atol=1e-5, rtol=1e-5)
 
 
 def test_v1_and_v15_differ_in_the_stride_only() -> None:
-    """The same weights fit both, and give other answers."""
+    """The same weights fit both, and give other logits."""
     settings = {"bottleneck": True, "shortcut": "projection"}
     one = ResNet([1, 1], [4, 8], stride_in="1x1", **settings).build(SPEC).eval()
     two = ResNet([1, 1], [4, 8], stride_in="3x3", **settings).build(SPEC).eval()

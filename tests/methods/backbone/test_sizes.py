@@ -34,15 +34,15 @@ def _within(counts: int, printed: str) -> bool:
 
 
 def _difference(size: Size) -> tuple[str, float]:
-    """What `size.why` says: which figure differs, and by how many percent."""
+    """The figure that differs according to `size.why`, and by how many percent."""
     found = re.match(r"(parameters|MAC) ([+-][\d.]+) %: \S+", size.why)
-    assert found is not None, f"{size.name}: {size.why!r} does not say what differs"
+    assert found is not None, f"{size.name}: {size.why!r} does not name what differs"
     return found[1], float(found[2])
 
 
 @pytest.mark.parametrize("size", sizes(), ids=lambda s: f"{s.name}-{s.input.replace(' ', '-')}")
 def test_counts_are_the_published_ones(size: Size) -> None:
-    """Parameters and MACs agree with what was published, or differ as much as the table says."""
+    """Parameters and MACs agree with the published ones, or differ as the table states."""
     differs = _difference(size) if size.why else None
     params, macs = count_size(size)
     for name, counts, printed in (("parameters", params, size.params), ("MAC", macs, size.macs)):
@@ -56,7 +56,7 @@ def test_counts_are_the_published_ones(size: Size) -> None:
 
 
 @pytest.mark.parametrize(
-    ("counts", "printed", "wanted"),
+    ("counts", "printed", "expected"),
     [
         (853_018, "0.85 M", True),
         (856_000, "0.85 M", False),
@@ -66,12 +66,12 @@ def test_counts_are_the_published_ones(size: Size) -> None:
         (1_816_500_000, "1.814 G", False),
     ],
 )
-def test_agreement_is_to_the_last_printed_digit(counts: int, printed: str, wanted: bool) -> None:
+def test_agreement_is_to_the_last_printed_digit(counts: int, printed: str, expected: bool) -> None:
     """Half a unit of the last digit or 0.1 % may differ; a whole number is meant exactly.
 
     0.85 M covers 845,000 to 855,000; 0.1 % of 1.814 G is 1.8 M.
     """
-    assert _within(counts, printed) is wanted
+    assert _within(counts, printed) is expected
 
 
 def test_the_page_shows_what_is_counted() -> None:
@@ -81,7 +81,7 @@ def test_the_page_shows_what_is_counted() -> None:
 
 @pytest.mark.parametrize("path", sorted(VARIANTS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_size_is_settings_of_a_family(path) -> None:
-    """A file names its family, sets things that the family has, and says how large it is."""
+    """A file names its family, sets fields that the family has, and states its size."""
     settings = OmegaConf.to_container(OmegaConf.load(path))
     (base,) = settings.pop("defaults")
     defaults = DOORS[base].load()()

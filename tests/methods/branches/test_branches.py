@@ -76,10 +76,10 @@ def test_training_equals_inference_under_replayed_decisions(tiny) -> None:
     model = Branches().build(tiny.spec, tiny.backbone).eval()
     batch = tiny.batch(4)
     with routing.observe() as seen:
-        wanted = model(batch).logits
+        expected = model(batch).logits
     with routing.replay(seen):
         got = model.train()(batch).logits
-    torch.testing.assert_close(got, wanted)
+    torch.testing.assert_close(got, expected)
 
 
 def test_auxiliary_loss_by_hand() -> None:
@@ -132,7 +132,7 @@ def test_a_budget_raises_the_price_of_compute() -> None:
 
 
 def test_forced_gates_are_obeyed() -> None:
-    """Exactly one branch runs: of open gates the dearest, of closed ones the cheapest."""
+    """Exactly one branch runs: of open gates the most expensive, of closed ones the cheapest."""
     ffn, x = layer(), torch.randn(3, 5, 8)
     branches = ffn.branches.each()
     with routing.force("closed"):

@@ -25,7 +25,7 @@ def batch_of(*labels: int) -> Batch:
 
 
 class TwoGates(nn.Module):
-    """Two gates on samples, of 10 and 1 FLOPs; says 1 if exactly one of them is open."""
+    """Two gates on samples, of 10 and 1 FLOPs; predicts 1 if exactly one of them is open."""
 
     def forward(self, batch: Batch) -> Output:
         half = torch.full((len(batch),), 0.4)
@@ -89,13 +89,13 @@ def test_an_exit_is_the_first_that_is_right(exits) -> None:
     """A sample leaves at its earliest right exit, and at the very first where none is right."""
     plain, model, batch = exits
     with torch.no_grad():
-        answers = torch.stack(plain.train()(batch).stats["exits"]).argmax(-1)  # [exits, B]
+        predicted = torch.stack(plain.train()(batch).stats["exits"]).argmax(-1)  # [exits, B]
         plain.eval()
-        right = answers == batch.targets
+        right = predicted == batch.targets
         first = torch.where(right.any(0), right.int().argmax(0), 0)
         assert len(first.unique()) > 1
         logits = model(batch).logits
-        assert torch.equal(logits.argmax(-1), answers.gather(0, first[None])[0])
+        assert torch.equal(logits.argmax(-1), predicted.gather(0, first[None])[0])
 
 
 def test_hindsight_is_a_ceiling(exits) -> None:
@@ -137,7 +137,7 @@ def test_branches_are_chosen_layer_by_layer(tiny_image) -> None:
     ],
 )
 def test_what_cannot_be_known_is_refused(of: str, task: str, why: str, request) -> None:
-    """Exponentially many routes, many targets, or nothing to decide: Unsupported says which."""
+    """Exponentially many routes, many targets, or nothing to decide: Unsupported names which."""
     tiny = request.getfixturevalue(f"tiny_{task}")
     with pytest.raises(Unsupported, match=why):
         resolve(Oracle(of)).hooks.build(tiny.spec, tiny.backbone)

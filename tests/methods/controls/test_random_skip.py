@@ -15,11 +15,11 @@ from methods.experts.moe import MoE
 
 
 def hooks_of(name: str) -> Hooks:
-    """What the control of a method does."""
+    """The work that the control of a method executes."""
     return resolve(RandomSkip(name)).hooks
 
 
-def observed(model, batch) -> tuple[torch.Tensor, routing.Observation]:
+def observe_call(model, batch) -> tuple[torch.Tensor, routing.Observation]:
     """Logits and decisions of one call."""
     with torch.no_grad(), routing.observe() as seen:
         logits = model(batch).logits
@@ -27,7 +27,7 @@ def observed(model, batch) -> tuple[torch.Tensor, routing.Observation]:
 
 
 def decide_about_tokens(run: torch.Tensor) -> torch.Tensor:
-    """What a gate on tokens obeys that would run `run` [B, T]."""
+    """The decision that a gate on tokens gets whose own one is `run` [B, T]."""
     return routing.decide("gate", axes=routing.TOKENS, probabilities=run.float(), run=run, cost=1.0)
 
 
@@ -35,7 +35,7 @@ def decide_about_tokens(run: torch.Tensor) -> torch.Tensor:
 def test_same_budget_other_decisions(tiny, training: bool) -> None:
     """Every token keeps its number of experts, but they are no longer the router's choice."""
     model = hooks_of("moe").build(tiny.spec, tiny.backbone).train(training)
-    _, seen = observed(model, tiny.batch(4))
+    _, seen = observe_call(model, tiny.batch(4))
     shuffled = False
     for decision in seen.decisions:
         assert (decision.run.sum(-1) == 2).all()
@@ -45,7 +45,7 @@ def test_same_budget_other_decisions(tiny, training: bool) -> None:
 
 
 def test_executed_flops_are_those_of_the_other_method(tiny) -> None:
-    """The control executes exactly as many FLOPs as the method that it stands beside."""
+    """The control executes exactly as many FLOPs as the method that it controls."""
     control = hooks_of("moe").build(tiny.spec, tiny.backbone).eval()
     routed = MoE().build(tiny.spec, tiny.backbone).eval()
     batch = tiny.batch(4)
@@ -56,30 +56,30 @@ def test_inference_repeats_itself_and_training_does_not(tiny) -> None:
     """Inference draws the same numbers in every call, training new ones."""
     model = hooks_of("moe").build(tiny.spec, tiny.backbone).eval()
     batch = tiny.batch(4)
-    assert torch.equal(observed(model, batch)[0], observed(model, batch)[0])
+    assert torch.equal(observe_call(model, batch)[0], observe_call(model, batch)[0])
     model.train()
-    assert not torch.equal(observed(model, batch)[0], observed(model, batch)[0])
+    assert not torch.equal(observe_call(model, batch)[0], observe_call(model, batch)[0])
 
 
 @pytest.mark.parametrize("training", [False, True])
 def test_branches_of_a_layer_move_together(tiny, training: bool) -> None:
     """Every sample (every token of a causal model) keeps exactly one branch per layer."""
     model = hooks_of("branches").build(tiny.spec, tiny.backbone).train(training)
-    _, seen = observed(model, tiny.batch(6))
+    _, seen = observe_call(model, tiny.batch(6))
     counts = [decision.run.sum(-1) for decision in seen.decisions]
     assert len(counts) == 4
     assert all((count == 1).all() for count in counts)
 
 
 def test_branches_are_shuffled_among_samples(tiny_image) -> None:
-    """As many samples take each branch as the gate wanted, but not the same ones."""
+    """As many samples take each branch as the gate chose, but not the same ones."""
     model = hooks_of("branches").build(tiny_image.spec, tiny_image.backbone).eval()
     torch.nn.init.normal_(model.blocks[0].ffn.gate.weight, std=9.0)  # a gate of many minds
-    _, seen = observed(model, tiny_image.batch(64))
+    _, seen = observe_call(model, tiny_image.batch(64))
     (first,) = seen.named("branches.0")
-    wanted, taken = first.probabilities.argmax(-1), first.run.int().argmax(-1)
-    assert torch.equal(wanted.bincount(minlength=3), taken.bincount(minlength=3))
-    assert not torch.equal(wanted, taken)
+    expected, taken = first.probabilities.argmax(-1), first.run.int().argmax(-1)
+    assert torch.equal(expected.bincount(minlength=3), taken.bincount(minlength=3))
+    assert not torch.equal(expected, taken)
 
 
 def test_a_causal_token_takes_over_an_earlier_decision(tiny_text) -> None:
@@ -94,19 +94,19 @@ def test_a_causal_token_takes_over_an_earlier_decision(tiny_text) -> None:
 
 
 def test_a_causal_sample_keeps_its_budget_stretch_by_stretch(tiny_text) -> None:
-    """As many tokens of a stretch run as the gate wanted one stretch before, but others."""
+    """As many tokens of a stretch run as the gate chose one stretch before, but others."""
     shuffle, run = Shuffle(seed=0, causal=True), torch.rand(6, 128) < 0.3
     with shuffle.context(tiny_text.batch(6), training=False):
         taken = routing.decide(
             "gate", axes=routing.TOKENS, probabilities=run.float(), run=run, cost=1.0
         )
-    wanted, got = (each.unflatten(1, (16, 8)) for each in (run, taken))
-    assert torch.equal(got[:, 1:].sum(2), wanted[:, :-1].sum(2))
-    assert not torch.equal(got[:, 1:], wanted[:, :-1])
+    expected, got = (each.unflatten(1, (16, 8)) for each in (run, taken))
+    assert torch.equal(got[:, 1:].sum(2), expected[:, :-1].sum(2))
+    assert not torch.equal(got[:, 1:], expected[:, :-1])
 
 
 def test_padding_is_not_drawn(tiny_labels) -> None:
-    """Tokens are shuffled among a sample's real ones, as many as the gate wanted."""
+    """Tokens are shuffled among a sample's real ones, as many as the gate chose."""
     shuffle, batch = Shuffle(seed=0, causal=False), tiny_labels.batch(6)
     run = batch.mask & (torch.arange(16) < 3)  # lengths are 4 at least: three of each sample
     with shuffle.context(batch, training=False):
@@ -122,10 +122,10 @@ def test_the_harness_has_the_last_word(tiny) -> None:
     """Replayed and forced decisions are obeyed instead of random ones."""
     model = hooks_of("moe").build(tiny.spec, tiny.backbone).eval()
     batch = tiny.batch(4)
-    wanted, seen = observed(model, batch)
+    expected, seen = observe_call(model, batch)
     with routing.replay(seen):
-        replayed, again = observed(model.train(), batch)
-    torch.testing.assert_close(replayed, wanted)
+        replayed, again = observe_call(model.train(), batch)
+    torch.testing.assert_close(replayed, expected)
     for one, two in zip(seen.decisions, again.decisions, strict=True):
         assert torch.equal(one.run, two.run)
     assert not routing.is_forced()
@@ -138,7 +138,7 @@ def test_nothing_stays_forced_after_a_failure(tiny) -> None:
         model(None)
     assert not routing.is_forced()
     batch = tiny.batch(2)
-    assert torch.equal(observed(copy.deepcopy(model), batch)[0], observed(model, batch)[0])
+    assert torch.equal(observe_call(copy.deepcopy(model), batch)[0], observe_call(model, batch)[0])
 
 
 def test_hooks_are_the_other_methods(tiny) -> None:
@@ -148,7 +148,7 @@ def test_hooks_are_the_other_methods(tiny) -> None:
     assert resolve(RandomSkip("topk_ffn")).flags.train_share == 0.3
     model = control.convert(tiny.backbone.build(tiny.spec), []).eval()
     control.set_point(model, {"k": 1})
-    _, seen = observed(model, tiny.batch(2))
+    _, seen = observe_call(model, tiny.batch(2))
     assert all((d.run.sum(-1) == 1).all() for d in seen.decisions)
     assert hooks_of("moe").convert is None
 

@@ -26,7 +26,7 @@ BACKBONE = Transformer(dim=128, depth=6, num_heads=4, image_stride=2)
 
 @given(st.floats(0.1, 1.0))
 def test_the_blocks_spend_the_share(share: float) -> None:
-    """The smaller model's blocks spend the wanted share of the dense blocks' FLOPs within 1 %."""
+    """The smaller model's blocks spend the given share of the dense blocks' FLOPs within 1 %."""
     small = ShrunkDense(share).shrink(IMAGE, BACKBONE)
     spent = small.depth * small.block_flops(IMAGE) / (6 * BACKBONE.block_flops(IMAGE))
     assert spent == pytest.approx(share, rel=0.01)
@@ -56,7 +56,7 @@ def test_the_whole_share_is_the_backbone(tiny) -> None:
 
 
 def test_it_builds_and_runs(tiny) -> None:
-    """The smaller model answers like any other."""
+    """The smaller model returns logits like any other."""
     model = ShrunkDense(0.4).build(tiny.spec, tiny.backbone)
     assert len(model.blocks) == 2
     assert model(tiny.batch(2)).logits.isfinite().all()
@@ -92,6 +92,6 @@ def test_too_small_a_share_is_refused() -> None:
 
 
 def test_families_without_depth_are_refused() -> None:
-    """A backbone that cannot say what a block costs is refused with the reason."""
+    """A backbone without a block's cost is refused with the reason."""
     with pytest.raises(Unsupported, match="depth"):
         ShrunkDense().build(IMAGE, torch.nn.Identity())

@@ -32,21 +32,21 @@ def test_output_is_shared_plus_weighted_routed_experts() -> None:
     values, chosen = score.topk(2)
     weights = 2.5 * values / values.sum(-1, keepdim=True)
     experts = ffn.experts.each()
-    wanted = ffn.shared.each()[0](x)
+    expected = ffn.shared.each()[0](x)
     for b in range(2):
         for t in range(3):
             for w, e in zip(weights[b, t], chosen[b, t], strict=True):
-                wanted[b, t] += w * experts[e](x[b, t])
-    torch.testing.assert_close(ffn(x), wanted)
+                expected[b, t] += w * experts[e](x[b, t])
+    torch.testing.assert_close(ffn(x), expected)
 
 
 def test_a_common_bias_changes_nothing() -> None:
     """Adding a constant to every expert's bias leaves selection and outputs unchanged."""
     ffn, x = layer(), torch.randn(2, 9, 8)
-    before, wanted = decisions(ffn, x), ffn(x)
+    before, expected = decisions(ffn, x), ffn(x)
     ffn.bias += 0.7
     assert torch.equal(decisions(ffn, x), before)
-    torch.testing.assert_close(ffn(x), wanted)
+    torch.testing.assert_close(ffn(x), expected)
 
 
 def test_the_bias_selects_but_does_not_weigh() -> None:
@@ -54,8 +54,8 @@ def test_the_bias_selects_but_does_not_weigh() -> None:
     ffn, x = layer(top_k=1), torch.randn(1, 6, 8)
     ffn.bias[3] = 10.0
     assert decisions(ffn, x)[..., 3].all()
-    wanted = ffn.experts.each()[3](x) + ffn.shared.each()[0](x)  # one expert: weight 1
-    torch.testing.assert_close(ffn(x), wanted)
+    expected = ffn.experts.each()[3](x) + ffn.shared.each()[0](x)  # one expert: weight 1
+    torch.testing.assert_close(ffn(x), expected)
 
 
 def test_rebalancing_by_hand() -> None:
@@ -106,8 +106,8 @@ def test_softmax_scores_weigh_as_they_are() -> None:
     ffn, x = layer(scores="softmax", num_shared=0, top_k=1), torch.randn(1, 5, 8)
     best, e = ffn.router(x).softmax(-1).max(-1)
     experts = ffn.experts.each()
-    wanted = torch.stack([best[0, t] * experts[e[0, t]](x[0, t]) for t in range(5)])[None]
-    torch.testing.assert_close(ffn(x), wanted)
+    expected = torch.stack([best[0, t] * experts[e[0, t]](x[0, t]) for t in range(5)])[None]
+    torch.testing.assert_close(ffn(x), expected)
 
 
 def test_balance_loss_by_hand() -> None:
@@ -119,7 +119,7 @@ def test_balance_loss_by_hand() -> None:
 
 
 def test_points_stay_among_the_experts_of_the_best_groups(tiny_image) -> None:
-    """Two of eight groups of two hold four experts: nobody can choose six."""
+    """Two of eight groups of two hold four experts: six cannot be chosen."""
     method = DeepSeekMoE(num_experts=16, num_groups=8, top_groups=2)
     assert [point["top_k"] for point in method.points()] == [3, 1, 2]
     model = method.build(tiny_image.spec, tiny_image.backbone).eval()
@@ -150,7 +150,7 @@ def test_executed_flops_are_declared_plus_shared_and_router() -> None:
 
 
 def test_forced_decisions_are_obeyed() -> None:
-    """With every gate closed only the shared expert answers."""
+    """With every gate closed only the shared expert runs."""
     ffn, x = layer(), torch.randn(2, 3, 8)
     with routing.force("closed"):
         torch.testing.assert_close(ffn(x), ffn.shared.each()[0](x))

@@ -45,8 +45,8 @@ def test_outputs_are_weighted_by_probability() -> None:
         out = ffn(x)
     run = seen.decisions[0].run
     p = ffn.router(x).softmax(-1)
-    wanted = sum((run * p)[..., e : e + 1] * f(x) for e, f in enumerate(ffn.experts.each()))
-    torch.testing.assert_close(out, wanted)
+    expected = sum((run * p)[..., e : e + 1] * f(x) for e, f in enumerate(ffn.experts.each()))
+    torch.testing.assert_close(out, expected)
     lonely = ~run.any(-1)
     assert lonely.any()
     assert torch.equal(out[lonely], torch.zeros_like(out[lonely]))
@@ -56,8 +56,8 @@ def test_factor_e_is_the_dense_mixture() -> None:
     """When every expert takes every token the layer is the softmax mixture."""
     ffn, x = layer(capacity_factor=4.0), torch.randn(2, 5, 8)
     p = ffn.router(x).softmax(-1)
-    wanted = sum(p[..., e : e + 1] * f(x) for e, f in enumerate(ffn.experts.each()))
-    torch.testing.assert_close(ffn(x), wanted)
+    expected = sum(p[..., e : e + 1] * f(x) for e, f in enumerate(ffn.experts.each()))
+    torch.testing.assert_close(ffn(x), expected)
 
 
 def test_executed_flops_are_the_declared_ones() -> None:
@@ -77,7 +77,7 @@ def test_the_router_learns_from_the_task() -> None:
 
 
 def test_results_depend_on_the_batch_and_that_is_declared() -> None:
-    """The same sample can get other experts in other company."""
+    """The same sample can get other experts in another batch."""
     ffn, x = layer(capacity_factor=1.0), torch.randn(6, 4, 8)
     assert not ExpertChoice().batch_invariant
     assert not torch.allclose(ffn(x)[:1], ffn(x[:1]))

@@ -28,21 +28,21 @@ def tokens(*shape: int) -> torch.Tensor:
 def test_dropless_is_the_weighted_sum_of_the_chosen_experts() -> None:
     """Output = sum over the top-k experts of softmax over their logits times the expert."""
     ffn, x = layer(top_k=2), tokens(3, 5)
-    wanted = torch.zeros_like(x)
+    expected = torch.zeros_like(x)
     for b in range(3):
         for t in range(5):
             values, chosen = ffn.router(x[b, t]).topk(2)
             for weight, e in zip(values.softmax(-1), chosen, strict=True):
-                wanted[b, t] += weight * ffn.experts.each()[e](x[b, t])
-    torch.testing.assert_close(ffn(x), wanted)
+                expected[b, t] += weight * ffn.experts.each()[e](x[b, t])
+    torch.testing.assert_close(ffn(x), expected)
 
 
 def test_all_experts_is_the_softmax_mixture() -> None:
     """With k = E the layer is the dense softmax mixture."""
     ffn, x = layer(top_k=4), tokens(2, 3)
     weights = ffn.router(x).softmax(-1)
-    wanted = sum(weights[..., e : e + 1] * f(x) for e, f in enumerate(ffn.experts.each()))
-    torch.testing.assert_close(ffn(x), wanted)
+    expected = sum(weights[..., e : e + 1] * f(x) for e, f in enumerate(ffn.experts.each()))
+    torch.testing.assert_close(ffn(x), expected)
 
 
 def test_without_normalizing_weights_are_the_probabilities() -> None:
@@ -50,8 +50,8 @@ def test_without_normalizing_weights_are_the_probabilities() -> None:
     ffn, x = layer(top_k=1, normalize=False), tokens(2, 3)
     best, e = ffn.router(x).softmax(-1).max(-1)
     experts = ffn.experts.each()
-    wanted = torch.stack([experts[e[i, j]](x[i, j]) for i in range(2) for j in range(3)])
-    torch.testing.assert_close(ffn(x), best[..., None] * wanted.view(2, 3, 8))
+    expected = torch.stack([experts[e[i, j]](x[i, j]) for i in range(2) for j in range(3)])
+    torch.testing.assert_close(ffn(x), best[..., None] * expected.view(2, 3, 8))
 
 
 def test_permuting_tokens_permutes_outputs() -> None:
@@ -64,9 +64,9 @@ def test_permuting_tokens_permutes_outputs() -> None:
 def test_ample_capacity_is_dropless() -> None:
     """With room for every token in every expert the capacity variant drops nothing."""
     ffn, x = layer(top_k=2), tokens(2, 6)
-    wanted = ffn(x)
+    expected = ffn(x)
     ffn.settings.capacity_factor = 2.0  # ceil(2 x 12 x 2 / 4) = 12: all tokens fit
-    torch.testing.assert_close(ffn(x), wanted)
+    torch.testing.assert_close(ffn(x), expected)
 
 
 def test_a_full_expert_drops_later_tokens_to_the_residual() -> None:
@@ -78,7 +78,7 @@ def test_a_full_expert_drops_later_tokens_to_the_residual() -> None:
     assert torch.equal(out[2:], torch.zeros(6, 8))
 
 
-def routed(ffn: MoEFFN, *first: list[float], mask: torch.Tensor | None = None) -> torch.Tensor:
+def route(ffn: MoEFFN, *first: list[float], mask: torch.Tensor | None = None) -> torch.Tensor:
     """What runs, [B, T, E], for samples whose tokens prefer expert 0 with these probabilities.
 
     Of two experts. Tokens are (logit, 0, ...) for a router that adds the first entry to expert 0.
@@ -99,14 +99,14 @@ def test_every_first_choice_is_served_before_any_second() -> None:
     expert 0 is its second choice; token 1 prefers expert 0.
     """
     ffn = layer(num_experts=2, top_k=2, capacity_factor=0.5)
-    assert routed(ffn, [0.12, 0.88]).tolist() == [[[False, True], [True, False]]]
+    assert route(ffn, [0.12, 0.88]).tolist() == [[[False, True], [True, False]]]
 
 
 def test_a_causal_layer_serves_positions_in_order() -> None:
     """There the later token may not displace the earlier one: it gets nothing itself."""
     ffn = layer(num_experts=2, top_k=2, capacity_factor=0.5)
     ffn.causal = True
-    assert routed(ffn, [0.12, 0.88]).tolist() == [[[True, True], [False, False]]]
+    assert route(ffn, [0.12, 0.88]).tolist() == [[[True, True], [False, False]]]
 
 
 def test_a_causal_layer_serves_a_position_of_all_samples_before_the_next() -> None:
@@ -116,16 +116,16 @@ def test_a_causal_layer_serves_a_position_of_all_samples_before_the_next() -> No
     """
     ffn = layer(num_experts=2, top_k=1, normalize=False, capacity_factor=1.0)
     everyone = [0.9, 0.9]
-    assert routed(ffn, everyone, everyone)[..., 0].tolist() == [[True, True], [False, False]]
+    assert route(ffn, everyone, everyone)[..., 0].tolist() == [[True, True], [False, False]]
     ffn.causal = True
-    assert routed(ffn, everyone, everyone)[..., 0].tolist() == [[True, False], [True, False]]
+    assert route(ffn, everyone, everyone)[..., 0].tolist() == [[True, False], [True, False]]
 
 
 def test_padding_takes_no_slot_and_makes_no_room() -> None:
     """Two of four tokens are real: room for ceil(1 x 2 x 1 / 2) = 1, which a real one gets."""
     ffn = layer(num_experts=2, top_k=1, normalize=False, capacity_factor=1.0)
     real = torch.tensor([[False, True, True, False]])
-    run = routed(ffn, [0.9, 0.9, 0.9, 0.9], mask=real)
+    run = route(ffn, [0.9, 0.9, 0.9, 0.9], mask=real)
     assert run[..., 0].tolist() == [[False, True, False, False]]
     assert not run[..., 1].any()
 
@@ -133,20 +133,20 @@ def test_padding_takes_no_slot_and_makes_no_room() -> None:
 def test_weights_are_normalised_before_dropping() -> None:
     """GShard: a token whose second expert is full keeps its first one's 0.88, not 1."""
     ffn = layer(num_experts=2, top_k=2, capacity_factor=0.5)
-    routed(ffn, [0.88, 0.12])  # sets the router
+    route(ffn, [0.88, 0.12])  # sets the router
     x = torch.zeros(1, 2, 8)
     x[..., 0] = torch.tensor([0.88, 0.12]).logit()
     first, second = ffn.experts.each()
-    wanted = torch.stack([0.88 * first(x[0, 0]), 0.88 * second(x[0, 1])])[None]
-    torch.testing.assert_close(ffn(x), wanted)
+    expected = torch.stack([0.88 * first(x[0, 0]), 0.88 * second(x[0, 1])])[None]
+    torch.testing.assert_close(ffn(x), expected)
 
 
 def test_capacity_at_inference_is_another() -> None:
     """Switch trains with a factor of 1 and evaluates with 2: room for 2, then for 4 of 4."""
     settings = {"capacity_factor": 1.0, "eval_capacity_factor": 2.0}
     ffn = layer(num_experts=2, top_k=1, normalize=False, **settings)
-    assert routed(ffn, [0.9] * 4).sum() == 4
-    assert routed(ffn.train(), [0.9] * 4).sum() == 2
+    assert route(ffn, [0.9] * 4).sum() == 4
+    assert route(ffn.train(), [0.9] * 4).sum() == 2
 
 
 def test_with_a_capacity_the_balance_counts_first_choices() -> None:
@@ -155,7 +155,7 @@ def test_with_a_capacity_the_balance_counts_first_choices() -> None:
     First choices only: 2 x (1 x 0.8) = 1.6. Counting both choices f would be (1/2, 1/2): 1.
     """
     ffn = layer(num_experts=2, top_k=2, capacity_factor=9.0, balance_weight=1.0, z_weight=0.0)
-    routed(ffn, [0.8, 0.8])
+    route(ffn, [0.8, 0.8])
     x = torch.zeros(1, 2, 8)
     x[..., 0] = torch.tensor([0.8, 0.8]).logit()
     _, aux_loss = ffn.train()(x)
@@ -190,7 +190,7 @@ def test_only_a_decoders_layers_are_causal(tiny_text, tiny_image, tiny_pairs) ->
 
 
 def test_a_decoders_padding_is_known_by_its_symbol(tiny_pairs) -> None:
-    """Where the task says which symbol fills up, those positions take no slot."""
+    """Where the task names its padding symbol, those positions take no slot."""
     spec = replace(tiny_pairs.spec, decoder_padding=3)
     model = MoE(capacity_factor=9.0).build(spec, tiny_pairs.backbone).eval()
     batch = tiny_pairs.batch(4)
@@ -210,9 +210,9 @@ def test_capacity_depends_on_the_batch_and_says_so() -> None:
 def test_backends_agree(backend: str) -> None:
     """Every backend computes the same layer."""
     ffn, x = layer(top_k=2, activation="swiglu"), tokens(2, 9)
-    wanted = ffn(x)
+    expected = ffn(x)
     ffn.settings.backend = backend
-    torch.testing.assert_close(ffn(x), wanted)
+    torch.testing.assert_close(ffn(x), expected)
 
 
 def test_training_computes_what_inference_computes() -> None:
@@ -237,15 +237,15 @@ def test_aux_loss_is_weight_times_one_at_uniform_routing() -> None:
     ffn = layer(balance_weight=0.5, z_weight=0.25).train()
     torch.nn.init.zeros_(ffn.router.weight)
     _, aux_loss = ffn(tokens(2, 6))
-    wanted = 0.5 * 1 + 0.25 * torch.tensor(4.0).log() ** 2
-    torch.testing.assert_close(aux_loss, wanted)
+    expected = 0.5 * 1 + 0.25 * torch.tensor(4.0).log() ** 2
+    torch.testing.assert_close(aux_loss, expected)
 
 
 def test_z_loss_by_hand() -> None:
     """logits (0, 0) and (ln 3, 0): logsumexp ln 2 and ln 4; the mean of the squares."""
     logits = torch.tensor([[0.0, 0.0], [torch.tensor(3.0).log().item(), 0.0]])
-    wanted = (torch.tensor(2.0).log() ** 2 + torch.tensor(4.0).log() ** 2) / 2
-    torch.testing.assert_close(z_loss(logits), wanted)
+    expected = (torch.tensor(2.0).log() ** 2 + torch.tensor(4.0).log() ** 2) / 2
+    torch.testing.assert_close(z_loss(logits), expected)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_the_task_loss_alone_teaches_the_router(settings: dict) -> None:
 
 
 def test_experts_without_tokens_get_no_gradient() -> None:
-    """An expert that nobody chose has a gradient of exactly zero."""
+    """An expert that no token chose has a gradient of exactly zero."""
     ffn = layer(top_k=1, normalize=False).train()
     x = tokens(1, 1).expand(2, 4, 8)  # equal tokens: one expert
     with routing.observe() as seen:
@@ -347,7 +347,7 @@ def test_bf16_autocast_agrees_roughly() -> None:
     ],
 )
 def test_impossible_settings_are_refused(settings: dict, message: str) -> None:
-    """Settings that cannot work raise ValueError and say why, before anything is built."""
+    """Settings that cannot work raise ValueError with the reason, before anything is built."""
     with pytest.raises(ValueError, match=message):
         MoE(**settings)
 

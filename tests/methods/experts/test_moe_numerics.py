@@ -15,7 +15,7 @@ from methods.experts.moe import MoE, MoEFFN
 BACKENDS = ["loop", "grouped", "dense_masked"]
 
 
-def randomized(block: torch.nn.Module) -> torch.nn.Module:
+def randomize(block: torch.nn.Module) -> torch.nn.Module:
     """The block in inference mode with weights of a size at which routing matters."""
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
@@ -38,15 +38,15 @@ def copy_deepseek(ours: DeepSeekFFN, theirs: torch.nn.Module) -> None:
 
 
 def must_learn_alike(
-    ours: MoEFFN | DeepSeekFFN, got: torch.Tensor, theirs: torch.nn.Module, wanted: torch.Tensor
+    ours: MoEFFN | DeepSeekFFN, got: torch.Tensor, theirs: torch.nn.Module, expected: torch.Tensor
 ) -> None:
     """The gradients of router and experts in a random direction of the outputs are equal."""
-    direction = torch.randn_like(wanted)
+    direction = torch.randn_like(expected)
     mine = torch.autograd.grad(
         (got * direction).sum(), (ours.router.weight, ours.experts.up, ours.experts.down)
     )
     router, up, down = torch.autograd.grad(
-        (wanted * direction).sum(),
+        (expected * direction).sum(),
         (theirs.gate.weight, theirs.experts.gate_up_proj, theirs.experts.down_proj),
     )
     other = (router, up.transpose(1, 2), down.transpose(1, 2))
@@ -58,14 +58,14 @@ def test_mixtral_block(backend: str) -> None:
     """MoE(activation=swiglu) equals MixtralSparseMoeBlock: top-2 of 8, outputs and gradients."""
     config = MixtralConfig(hidden_size=16, intermediate_size=24, num_local_experts=8)
     config._experts_implementation = "eager"
-    theirs = randomized(MixtralSparseMoeBlock(config))
+    theirs = randomize(MixtralSparseMoeBlock(config))
     ours = MoEFFN(16, 24, MoE(activation="swiglu", backend=backend)).eval()
     ours.router.weight.data.copy_(theirs.gate.weight.data)
     copy_experts(ours, theirs)
     x = torch.randn(3, 7, 16)
-    wanted, got = theirs(x), ours(x)
-    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
-    must_learn_alike(ours, got, theirs, wanted)
+    expected, got = theirs(x), ours(x)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
+    must_learn_alike(ours, got, theirs, expected)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -85,7 +85,7 @@ def test_deepseek_v3_block(backend: str) -> None:
         routed_scaling_factor=2.5,
     )
     config._experts_implementation = "eager"
-    theirs = randomized(DeepseekV3MoE(config))
+    theirs = randomize(DeepseekV3MoE(config))
     theirs.gate.e_score_correction_bias.normal_(std=0.2)
     settings = DeepSeekMoE(
         num_experts=16,
@@ -101,9 +101,9 @@ def test_deepseek_v3_block(backend: str) -> None:
     copy_deepseek(ours, theirs)
     ours.bias.copy_(theirs.gate.e_score_correction_bias)
     x = torch.randn(3, 7, 16)
-    wanted, got = theirs(x), ours(x)
-    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
-    must_learn_alike(ours, got, theirs, wanted)
+    expected, got = theirs(x), ours(x)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
+    must_learn_alike(ours, got, theirs, expected)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -120,7 +120,7 @@ def test_deepseek_softmax_block(backend: str) -> None:
         routed_scaling_factor=1.0,
     )
     config._experts_implementation = "eager"
-    theirs = randomized(DeepseekV2Moe(config))
+    theirs = randomize(DeepseekV2Moe(config))
     settings = DeepSeekMoE(
         num_experts=16,
         top_k=6,
@@ -132,6 +132,6 @@ def test_deepseek_softmax_block(backend: str) -> None:
     ours = DeepSeekFFN(16, 8, settings).eval()
     copy_deepseek(ours, theirs)
     x = torch.randn(3, 7, 16)
-    wanted, got = theirs(x), ours(x)
-    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
-    must_learn_alike(ours, got, theirs, wanted)
+    expected, got = theirs(x), ours(x)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
+    must_learn_alike(ours, got, theirs, expected)

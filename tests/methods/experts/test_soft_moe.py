@@ -82,13 +82,13 @@ def test_of_pairs_only_the_encoder_compares_tokens(tiny_pairs) -> None:
 
 
 def test_a_sample_of_padding_only_is_finite_and_changes_no_other() -> None:
-    """Its slots are means of padding, with gradients; the other samples' answers stay."""
+    """Its slots are means of padding, with gradients; the other samples' results stay."""
     ffn, x = layer(), torch.randn(2, 9, 8)
     mask = torch.ones(2, 9, dtype=torch.bool)
-    wanted = ffn(x, mask)[1]
+    expected = ffn(x, mask)[1]
     mask[0] = False
     y = ffn(x, mask)
     assert y.isfinite().all()
-    torch.testing.assert_close(y[1], wanted)
+    torch.testing.assert_close(y[1], expected)
     y.square().sum().backward()
     assert all(p.grad.isfinite().all() for p in ffn.parameters())

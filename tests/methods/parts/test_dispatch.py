@@ -15,7 +15,7 @@ from methods.parts.expert_layers import Experts
 
 
 class Recording(nn.ModuleList):
-    """Groups that remember how many rows each call brought and refuse empty calls."""
+    """Groups that record the number of rows of each call and refuse empty calls."""
 
     def __init__(self, num_groups: int, dim: int) -> None:
         super().__init__(nn.Linear(dim, dim) for _ in range(num_groups))
@@ -73,15 +73,15 @@ def test_where_kept_equals_the_masked_computation() -> None:
     skipping = dispatch.where_kept(lambda rows: layer(x[rows]), x, keep)
     masked = torch.where(keep[:, None], layer(x), x)
     torch.testing.assert_close(skipping, masked)
-    wanted = torch.autograd.grad(masked.square().sum(), (x, layer.weight))
+    expected = torch.autograd.grad(masked.square().sum(), (x, layer.weight))
     got = torch.autograd.grad(skipping.square().sum(), (x, layer.weight))
-    torch.testing.assert_close(got, wanted)
+    torch.testing.assert_close(got, expected)
 
 
 @settings(max_examples=30, deadline=None)
 @given(masks)
 def test_sort_by_group_lists_every_running_pair_once(mask: list[list[bool]]) -> None:
-    """Pairs come sorted by group, rows ascending, and each group's part is known."""
+    """Pairs come sorted by group, rows ascending, with the end of each group's part."""
     run = torch.tensor(mask)
     order = dispatch.sort_by_group(run)
     pairs = list(zip(order.groups.tolist(), order.rows.tolist(), strict=True))
@@ -95,9 +95,9 @@ def test_capacity_rounds_up() -> None:
 
 
 def test_places_are_given_by_choice_then_token_or_by_position() -> None:
-    """Two samples of two tokens, two groups with one place each; 0/1 names the wanted group.
+    """Two samples of two tokens, two groups with one place each; 0/1 names the chosen group.
 
-    First choices: sample 0 wants 0 0, sample 1 wants 1 0; every second choice is the other group.
+    First choices: sample 0 has 0 0, sample 1 has 1 0; every second choice is the other group.
     By choice: token (0, 0) takes group 0, then (1, 0) group 1; both are full. By position the same,
     because position 0 takes both. With two places each, by choice: group 0 goes to the first
     choices (0, 0), (0, 1), and group 1 to (1, 0) and the second choice of (0, 0). By position:
@@ -139,10 +139,10 @@ def test_backends_agree_with_the_definition(activation: str, mask: list[list[boo
     x, weights = torch.randn(len(run), 8), torch.rand(run.shape)
     experts = stack(3, 8, 12, activation=activation)
     with torch.no_grad():
-        wanted = weighted_sum(x, run, weights, experts)
+        expected = weighted_sum(x, run, weights, experts)
         for backend in dispatch.BACKENDS:
             got = dispatch.mix(x, run, weights, experts, backend)
-            torch.testing.assert_close(got, wanted, msg=lambda m, b=backend: f"{b}: {m}")
+            torch.testing.assert_close(got, expected, msg=lambda m, b=backend: f"{b}: {m}")
 
 
 def test_backends_agree_in_gradients() -> None:
@@ -208,8 +208,8 @@ def test_grouped_linear_takes_an_expanded_gradient() -> None:
     x = torch.randn(6, 8)
     dispatch.grouped_linear(x, weight, torch.tensor([2, 6]).int()).sum().backward()
     assert weight.grad is not None
-    wanted = torch.stack([part.sum(0)[:, None].expand(8, 4) for part in (x[:2], x[2:])])
-    torch.testing.assert_close(weight.grad, wanted)
+    expected = torch.stack([part.sum(0)[:, None].expand(8, 4) for part in (x[:2], x[2:])])
+    torch.testing.assert_close(weight.grad, expected)
 
 
 def test_grouped_obeys_autocast() -> None:
@@ -243,7 +243,7 @@ def test_grouped_says_what_it_serves(dtype: torch.dtype, width: int, can: bool) 
 
 
 def test_unknown_backend_is_refused() -> None:
-    """A misspelt backend raises ValueError and names the known ones."""
+    """A misspelt backend raises ValueError, and the message names the choices."""
     with pytest.raises(ValueError, match="dense_masked"):
         dispatch.mix(
             torch.ones(1, 4), torch.ones(1, 1).bool(), torch.ones(1, 1), Recording(1, 4), "magic"
@@ -258,12 +258,12 @@ def test_backends_agree_on_a_gpu(dtype: torch.dtype) -> None:
     run, weights = torch.rand(50, 4) < 0.4, torch.rand(50, 4)
     run[:, 2] = False  # one group without rows
     with torch.no_grad():
-        wanted = dispatch.mix(x.double(), run, weights, experts.double(), "loop")
+        expected = dispatch.mix(x.double(), run, weights, experts.double(), "loop")
         experts = experts.to("cuda", dtype)
         tolerance = 1e-4 if dtype == torch.float32 else 0.05
         for backend in dispatch.BACKENDS:
             got = dispatch.mix(x.to("cuda", dtype), run.cuda(), weights.cuda(), experts, backend)
             assert got.dtype == dtype
             torch.testing.assert_close(
-                got.cpu().double(), wanted, atol=tolerance, rtol=tolerance, msg=f"{backend}"
+                got.cpu().double(), expected, atol=tolerance, rtol=tolerance, msg=f"{backend}"
             )

@@ -108,7 +108,7 @@ def test_reinforce_equals_exact_enumeration() -> None:
         )
 
     exact = -sum(log_p(action).exp() * reward for action, reward in rewards.items())
-    (wanted,) = torch.autograd.grad(exact, logits)
+    (expected,) = torch.autograd.grad(exact, logits)
     surrogate = torch.zeros((), dtype=torch.float64)
     for action, reward in rewards.items():
         loss = gates.reinforce_loss(
@@ -119,7 +119,7 @@ def test_reinforce_equals_exact_enumeration() -> None:
         )
         surrogate = surrogate + log_p(action).exp().detach() * loss
     (got,) = torch.autograd.grad(surrogate, logits)
-    torch.testing.assert_close(got, wanted)
+    torch.testing.assert_close(got, expected)
 
 
 def test_reinforce_entropy_bonus_pulls_to_one_half() -> None:

@@ -1,4 +1,4 @@
-"""Early exit: who leaves, what is left, and what was promised about it."""
+"""Early exit: what leaves, what continues, and the declared cost."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_confidence_is_the_largest_probability() -> None:
 
 
 def test_training_answers_at_every_exit(tiny) -> None:
-    """In training all exits answer, the last one being the model's own."""
+    """In training all exits give logits, the last one being the model's own."""
     output: Output = _model(tiny).train()(tiny.batch(2))
     assert len(output.stats["exits"]) == 4
     assert torch.equal(output.logits, output.stats["exits"][-1])

@@ -1,4 +1,4 @@
-"""Mixture-of-Depths: which tokens a block takes and what becomes of the others."""
+"""Mixture-of-Depths: the tokens that a block takes, and the others unchanged."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def test_the_gate_scales_what_the_block_adds(tiny_image) -> None:
     """At full capacity a routed block gives x + g(r) (block(x) - x)."""
     block, state = _block(tiny_image, 1.0), State(torch.randn(2, 16, 16))
     gate = 2 * block.router(state.x).sigmoid()
-    wanted = state.x + gate * (block.block(state).x - state.x)
-    torch.testing.assert_close(block(state).x, wanted)
+    expected = state.x + gate * (block.block(state).x - state.x)
+    torch.testing.assert_close(block(state).x, expected)
 
 
 def test_the_highest_scores_are_taken(tiny_image) -> None:
@@ -90,7 +90,7 @@ def test_nothing_selected_is_nothing_done(tiny) -> None:
         assert block(state).x is state.x
 
 
-def _calibrated(tiny):
+def _calibrate(tiny):
     method = MixtureOfDepths(0.25, [0.125, 0.5])
     model = method.build(tiny.spec, tiny.backbone).eval()
     method.calibrate(model, [tiny.batch(32, seed) for seed in range(4)])
@@ -99,7 +99,7 @@ def _calibrated(tiny):
 
 def test_inference_is_causal(tiny_text) -> None:
     """Changing token 9 changes no selection and no logits before it; top-k in training may."""
-    _, model = _calibrated(tiny_text)
+    _, model = _calibrate(tiny_text)
     batch = tiny_text.batch(8)
     changed = batch.inputs.clone()
     changed[:, 9] = (changed[:, 9] + 1) % 11
@@ -119,7 +119,7 @@ def test_inference_is_causal(tiny_text) -> None:
 
 def test_thresholds_meet_the_capacity(tiny_text) -> None:
     """On the calibration data each routed block takes the capacity's share, at every point."""
-    method, model = _calibrated(tiny_text)
+    method, model = _calibrate(tiny_text)
     for point in method.points():
         method.set_point(model, point)
         with routing.observe() as seen:

@@ -21,7 +21,7 @@ from methods.skipping.skip_blocks import SkipBlocks, SkipModel
 IMAGE = TaskSpec("i", "image", (1, 8, 8), 5)
 
 
-def gated(tiny, bias: float | None = None, **settings) -> SkipModel:
+def make_gated(tiny, bias: float | None = None, **settings) -> SkipModel:
     """The tiny transformer with gates that begin at `bias`, in inference mode."""
     model = SkipBlocks(**settings).build(tiny.spec, tiny.backbone).eval()
     for each in model.gates.values() if bias is not None else ():
@@ -32,7 +32,7 @@ def gated(tiny, bias: float | None = None, **settings) -> SkipModel:
 
 def test_some_samples_skip_and_their_state_stays(tiny_image) -> None:
     """A block runs for exactly the samples whose gate is open: its calls bring their number."""
-    model, batch = gated(tiny_image, bias=0.0), tiny_image.batch(16)
+    model, batch = make_gated(tiny_image, bias=0.0), tiny_image.batch(16)
     brought: list[int] = []
     for block in model.trunk.blocks:
         block.register_forward_hook(lambda _, args, out: brought.append(len(args[0].x)))
@@ -45,7 +45,7 @@ def test_some_samples_skip_and_their_state_stays(tiny_image) -> None:
 
 def test_a_blocks_cost_is_what_it_executes(tiny_image) -> None:
     """16 tokens of width 16 with H = 32: 16 (8 D^2 + 4 D H) + 4 T^2 D = 81,920 FLOPs per block."""
-    model = gated(tiny_image)
+    model = make_gated(tiny_image)
     assert set(model.costs.values()) == {16 * (8 * 16**2 + 4 * 16 * 32) + 4 * 16**2 * 16}
     with routing.force("open"):
         opened = count(model, tiny_image.batch(3)).total
@@ -61,7 +61,7 @@ def test_blocks_that_change_the_shape_always_run() -> None:
 
 
 def test_what_cannot_be_skipped_is_unsupported(tiny_text, tiny_pairs) -> None:
-    """Language models and pairs look ahead; a multi-scale network's blocks all change the state."""
+    """Gates of text and pairs would read later tokens; all of MSDNet's blocks change the state."""
     for tiny in (tiny_text, tiny_pairs):
         with pytest.raises(Unsupported, match="causal"):
             SkipBlocks().build(tiny.spec, tiny.backbone)
@@ -70,14 +70,14 @@ def test_what_cannot_be_skipped_is_unsupported(tiny_text, tiny_pairs) -> None:
 
 
 def test_an_unknown_estimator_is_refused() -> None:
-    """A misspelt estimator raises ValueError and names the known ones."""
+    """A misspelt estimator raises ValueError, and the message names the choices."""
     with pytest.raises(ValueError, match="reinforce"):
         construct(SkipBlocks, {"estimator": "hardest"})
 
 
 def test_padding_moves_no_gate(tiny_labels) -> None:
     """A gate reads the mean of real tokens only."""
-    model, batch = gated(tiny_labels, bias=0.0), tiny_labels.batch(6)
+    model, batch = make_gated(tiny_labels, bias=0.0), tiny_labels.batch(6)
     inputs = torch.where(batch.mask, batch.inputs, 1)
     same = batch.map(torch.clone)
     same.inputs.copy_(inputs)
@@ -87,15 +87,15 @@ def test_padding_moves_no_gate(tiny_labels) -> None:
 @pytest.mark.parametrize("estimator", ["soft", "straight_through", "gumbel", "masked"])
 def test_the_price_closes_gates(tiny_image, estimator: str) -> None:
     """The penalty's gradient lowers every gate's logit."""
-    model = gated(tiny_image, estimator=estimator, budget=None, cost_weight=1.0).train()
+    model = make_gated(tiny_image, estimator=estimator, budget=None, cost_weight=1.0).train()
     model(tiny_image.batch(8)).aux_loss.backward()
     for each in model.gates.values():
         assert each[2].bias.grad.item() > 0  # descent lowers it
 
 
 def test_a_budget_raises_the_price_until_it_is_met(tiny_image) -> None:
-    """Gates that begin open spend more than the budget: the multiplier grows, in training only."""
-    model = gated(tiny_image, budget=0.3)
+    """Gates open at first spend more than the budget: the multiplier grows, in training only."""
+    model = make_gated(tiny_image, budget=0.3)
     model(tiny_image.batch(8))
     assert model.budget.weight == 0
     model.train()(tiny_image.batch(8))
@@ -104,7 +104,7 @@ def test_a_budget_raises_the_price_until_it_is_met(tiny_image) -> None:
 
 def test_reward_by_hand(tiny_image) -> None:
     """-(cross-entropy + weight x share of the gated FLOPs): four equal blocks, two of them run."""
-    model, batch = gated(tiny_image, budget=None, cost_weight=0.4), tiny_image.batch(2)
+    model, batch = make_gated(tiny_image, budget=None, cost_weight=0.4), tiny_image.batch(2)
     run = torch.tensor([[True, True, False, False], [False, False, False, False]])
     logits = torch.randn(2, 5)
     reward = model.reward(Output(logits, stats={"run": run}), batch, tiny_image.criterion)
@@ -129,7 +129,8 @@ def test_reinforce_learns_to_skip_what_is_priced(tiny_image) -> None:
 def test_greedy_decisions_teach_nothing(tiny_image) -> None:
     """Where the sample equals the greedy decision the advantage is 0, and so is the gradient."""
     method = SkipBlocks(estimator="reinforce", budget=None)
-    model, batch = gated(tiny_image, 0.0, estimator="reinforce", budget=None), tiny_image.batch(8)
+    model = make_gated(tiny_image, 0.0, estimator="reinforce", budget=None)
+    batch = tiny_image.batch(8)
     with routing.observe() as seen:
         model(batch)
     twice = routing.Observation(seen.decisions * 2)  # the sampled pass and the greedy one
@@ -140,7 +141,7 @@ def test_greedy_decisions_teach_nothing(tiny_image) -> None:
 
 
 def test_the_soft_estimator_breaks_what_it_must() -> None:
-    """It trains closed blocks and mixtures that inference does not run, and the kit says so."""
+    """It trains closed blocks and mixtures that inference does not run, and the kit reports it."""
     found, _ = candidates("skip_blocks", SkipBlocks(estimator="soft"))
     findings = [attempt(contract, found[0]) for contract in CONTRACTS]
     broken = [finding.contract for finding in findings if finding.answer == "broken"]

@@ -75,10 +75,10 @@ def test_training_equals_inference_under_replayed_decisions(tiny) -> None:
     model = TopkFFN(num_blocks=4, k=2).build(tiny.spec, tiny.backbone).eval()
     batch = tiny.batch(4)
     with routing.observe() as seen:
-        wanted = model(batch).logits
+        expected = model(batch).logits
     with routing.replay(seen):
         got = model.train()(batch).logits
-    torch.testing.assert_close(got, wanted)
+    torch.testing.assert_close(got, expected)
 
 
 def test_closed_gates_leave_the_output_bias() -> None:
@@ -176,7 +176,7 @@ def test_impossible_settings_are_refused(tiny_image) -> None:
 
 
 def test_executed_flops_are_the_declared_ones() -> None:
-    """Inference executes k blocks per token, both matrices, and besides only the predictor."""
+    """Inference executes k blocks per token, both matrices, and otherwise only the predictor."""
     _, ffn = layer(1)
     with routing.observe() as seen:
         counted = count(ffn, torch.randn(3, 5, 8), strict=True)

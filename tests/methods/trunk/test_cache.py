@@ -67,7 +67,7 @@ def test_who_sees_whom() -> None:
 
 
 def test_some_tokens_ask() -> None:
-    """Of three new tokens after one, the last and the first ask: they see 4 and 2 tokens."""
+    """Of three new tokens after one, the last and the first query: they see 4 and 2 tokens."""
     layer = Layer(num_samples=1, capacity=8)
     one, three = (torch.zeros(1, 1, n, 1) for n in (1, 3))
     Past(layer).extend(one, one)

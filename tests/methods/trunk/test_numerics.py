@@ -20,9 +20,9 @@ NAMES = {"gpt2": (huggingface.gpt2, GPT2), "llama": (huggingface.llama, LLAMA)}
 FULL_HEADS = Transformer(dim=32, depth=2, num_heads=4, rope_theta=500.0, **MODERN)
 
 
-def _close(found: torch.Tensor, wanted: torch.Tensor) -> None:
-    assert wanted.std() > 0.1  # the weights matter
-    torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-5)
+def _close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    assert expected.std() > 0.1  # the weights matter
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -58,7 +58,7 @@ def test_generation(name: str) -> None:
     make, shape = NAMES[name]
     theirs, ours = make(shape, vocab_size=23, length=20)
     prompt = torch.randint(23, (2, 8))
-    wanted = theirs.generate(
+    expected = theirs.generate(
         prompt,
         attention_mask=torch.ones_like(prompt),
         max_new_tokens=12,
@@ -66,12 +66,12 @@ def test_generation(name: str) -> None:
         do_sample=False,
         pad_token_id=0,
     )[:, 8:]
-    assert torch.equal(torch.stack(list(ours.generate(Batch(prompt, prompt), 12)), 1), wanted)
+    assert torch.equal(torch.stack(list(ours.generate(Batch(prompt, prompt), 12)), 1), expected)
 
 
 @torch.no_grad()
 def test_a_token_after_a_cached_prompt() -> None:
-    """Rotary positions go on counting after the tokens that the cache holds."""
+    """Rotary positions continue after the tokens that the cache holds."""
     theirs, ours = huggingface.llama(LLAMA, vocab_size=23, length=12)
     tokens = torch.randint(23, (3, 12))
     cache = Cache(num_samples=3, capacity=12)

@@ -20,16 +20,16 @@ from methods.trunk.state import State
 def test_running_tokens_come_first_and_in_order(rows: list[list[bool]]) -> None:
     """Each sample's running tokens in order, then padding up to the longest sample's number."""
     selection = select_running(torch.tensor(rows))
-    wanted = [[t for t, run in enumerate(row) if run] for row in rows]
-    assert selection.tokens.shape == (len(rows), max(map(len, wanted)))
-    for i, row in enumerate(wanted):
+    expected = [[t for t, run in enumerate(row) if run] for row in rows]
+    assert selection.tokens.shape == (len(rows), max(map(len, expected)))
+    for i, row in enumerate(expected):
         assert selection.tokens[i, : len(row)].tolist() == row
         if selection.valid is not None:
             assert selection.valid[i].tolist() == [
-                k < len(row) for k in range(max(map(len, wanted)))
+                k < len(row) for k in range(max(map(len, expected)))
             ]
-    assert (selection.valid is None) == (len({len(row) for row in wanted}) == 1)
-    assert selection.places.tolist() == [5 * i + t for i, row in enumerate(wanted) for t in row]
+    assert (selection.valid is None) == (len({len(row) for row in expected}) == 1)
+    assert selection.places.tolist() == [5 * i + t for i, row in enumerate(expected) for t in row]
 
 
 @settings(max_examples=50, deadline=None)
@@ -54,7 +54,7 @@ def test_taken_and_put_back_is_unchanged(rows: list[list[bool]]) -> None:
 @pytest.mark.parametrize("settings", [{}, {"positions": "rotary", "num_kv_heads": 1}])
 @pytest.mark.parametrize("with_context", [False, True])
 def test_packed_projections_equal_padded_ones(norm_first, settings, with_context) -> None:
-    """A block that does not know packed tokens gives the same results and gradients."""
+    """A block without support for packed tokens gives the same results and gradients."""
     torch.manual_seed(0)
     spec = TaskSpec("text", "tokens", (7,), 5, vocab_size=5, causal=True)
     dims = {"dim": 8, "depth": 1, "num_heads": 2, "norm_first": norm_first}

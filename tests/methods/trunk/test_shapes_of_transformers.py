@@ -26,15 +26,17 @@ def _pairs(num_samples: int = 2) -> Batch:
     return Batch(inputs, targets, mask=torch.arange(6) < 4, decoder_inputs=targets.roll(1, 1))
 
 
-def _masked(batch: Batch) -> Batch:
+def _with_mask(batch: Batch) -> Batch:
     return replace(batch, mask=batch.mask.expand(len(batch), -1))
 
 
 def test_sinusoids_by_hand() -> None:
     """D = 4: sin p, cos p, sin p / 100, cos p / 100 at p = 2."""
-    wanted = torch.tensor([2.0, 2.0, 0.02, 0.02])
-    wanted = torch.stack([wanted[0].sin(), wanted[1].cos(), wanted[2].sin(), wanted[3].cos()])
-    torch.testing.assert_close(sinusoids(3, 4)[2], wanted)
+    expected = torch.tensor([2.0, 2.0, 0.02, 0.02])
+    expected = torch.stack(
+        [expected[0].sin(), expected[1].cos(), expected[2].sin(), expected[3].cos()]
+    )
+    torch.testing.assert_close(sinusoids(3, 4)[2], expected)
 
 
 def test_rotary_depends_on_distance_only() -> None:
@@ -96,7 +98,7 @@ def test_one_vocabulary_for_all() -> None:
 @pytest.mark.parametrize("backbone", [TINY, MODERN, FIRST], ids=["gpt2", "modern", "first"])
 def test_decoders_do_not_see_the_future(backbone: Transformer) -> None:
     """Changing a decoder input changes no logits before it, and those from it on."""
-    model, batch = backbone.build(PAIRS).eval(), _masked(_pairs())
+    model, batch = backbone.build(PAIRS).eval(), _with_mask(_pairs())
     changed = batch.decoder_inputs.clone()
     changed[:, 3] = (changed[:, 3] + 1) % 7
     before = model(batch).logits
@@ -109,13 +111,13 @@ def test_decoders_do_not_see_the_future(backbone: Transformer) -> None:
 @pytest.mark.parametrize("backbone", [TINY, MODERN, FIRST], ids=["gpt2", "modern", "first"])
 def test_decoders_read_the_source_and_not_its_padding(backbone: Transformer) -> None:
     """A source symbol changes every position's logits; a symbol in the padding none."""
-    model, batch = backbone.build(PAIRS).eval(), _masked(_pairs())
-    wanted = model(batch).logits
+    model, batch = backbone.build(PAIRS).eval(), _with_mask(_pairs())
+    expected = model(batch).logits
     for place, matters in ((1, True), (5, False)):
         inputs = batch.inputs.clone()
         inputs[:, place] = (inputs[:, place] + 1) % 9
         found = model(replace(batch, inputs=inputs)).logits
-        assert torch.allclose(found, wanted, atol=1e-6) != matters
+        assert torch.allclose(found, expected, atol=1e-6) != matters
 
 
 @pytest.mark.parametrize("spec", [TEXT, PAIRS], ids=["text", "pairs"])
@@ -124,7 +126,7 @@ def test_block_flops_are_what_blocks_execute(backbone: Transformer, spec: TaskSp
     """The formula for a block, times the depth, and the head: what the meter counts."""
     model = backbone.build(spec).eval()
     tokens = torch.randint(7, (1, 6))
-    batch = _masked(_pairs(1)) if spec is PAIRS else Batch(tokens, tokens)
+    batch = _with_mask(_pairs(1)) if spec is PAIRS else Batch(tokens, tokens)
     head = 2 * 16 * 7 * (5 if spec is PAIRS else 6)
     with torch.no_grad():
         assert count(model, batch).total == 2 * backbone.block_flops(spec) + head

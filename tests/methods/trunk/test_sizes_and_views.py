@@ -1,4 +1,4 @@
-"""Attention honours the sizes of merged tokens, and shows its keys and class-token scores."""
+"""Attention weighs merged tokens by size, and exposes its keys and class-token scores."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def test_a_merged_pair_weighs_as_two() -> None:
 
 
 def test_padding_and_causality_hold_with_sizes() -> None:
-    """Sizes of one are no sizes: with padding, and where later tokens are hidden."""
+    """Sizes of one change nothing: with padding, and with a causal mask."""
     torch.manual_seed(1)
     x, mask = torch.randn(2, 4, 8), torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]).bool()
     for causal in (False, True):
         given = State(x, mask=mask)
-        wanted = block(causal=causal)(given).x
+        expected = block(causal=causal)(given).x
         found = block(causal=causal)(replace(given, sizes=torch.ones(2, 4))).x
-        torch.testing.assert_close(found[mask], wanted[mask])
+        torch.testing.assert_close(found[mask], expected[mask])
 
 
 def test_a_view_shows_keys_and_the_class_tokens_scores() -> None:

@@ -40,8 +40,8 @@ def test_block_equals_torchs_layer(causal: bool) -> None:
     block = Block(16, Attention(16, 4, causal=causal), FeedForward(16, 32), causal=causal)
     x = torch.randn(3, 7, 16)
     mask = nn.Transformer.generate_square_subsequent_mask(7) if causal else None
-    wanted = _torch_layer(block, 4)(x, src_mask=mask, is_causal=causal)
-    torch.testing.assert_close(block(State(x)).x, wanted)
+    expected = _torch_layer(block, 4)(x, src_mask=mask, is_causal=causal)
+    torch.testing.assert_close(block(State(x)).x, expected)
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -170,7 +170,7 @@ def test_heads_must_divide_the_width() -> None:
 
 
 def test_head_reads_the_mean_or_each_token() -> None:
-    """A pooling head answers for the sample, the other for each token."""
+    """A pooling head gives logits of the sample, the other of each token."""
     x = torch.randn(2, 3, 4)
     pooled, each = Head(4, 5, pool=True), Head(4, 5, pool=False)
     each.load_state_dict(pooled.state_dict())
@@ -179,7 +179,7 @@ def test_head_reads_the_mean_or_each_token() -> None:
 
 
 def test_blocks_start_near_the_identity() -> None:
-    """GPT-2's start: what 2 x depth layers add to the residual stream shrinks with the depth."""
+    """GPT-2's initialisation: additions to the residual stream shrink with the depth."""
     torch.manual_seed(0)
     backbone = Transformer(dim=128, depth=8, num_heads=4)
     block = backbone.build(TaskSpec("i", "image", (1, 16, 16), 2)).blocks[0]

@@ -16,7 +16,7 @@ def _state() -> State:
 
 
 def test_select_keeps_rows_together() -> None:
-    """Selecting samples selects their tokens and masks and remembers who they were."""
+    """Selecting samples selects their tokens and masks and keeps their original indices."""
     chosen = _state().select(torch.tensor([2, 0]))
     assert chosen.x[:, 0, 0].tolist() == [16.0, 0.0]
     assert chosen.mask.sum(1).tolist() == [2, 4]
