@@ -1,5 +1,6 @@
 """What a conditional module shares with the harness: decisions, regions and FLOP formulas.
 
+    announce      what a gate calls, and the decision that it gets back to obey
     decisions     what a gate chose: axes, probabilities, cost, the originals of its rows
     observation   the decisions of a pass, also for some of its samples
     replay        observing gates, forcing them open, closed or random, repeating a recording
@@ -18,6 +19,7 @@ sample in a batch" testable for every method:
         model.train()(batch)          # the masked path takes the same decisions
 """
 
+from bench.routing.announce import announce, decide
 from bench.routing.decisions import (
     SAMPLE_CHOICES,
     SAMPLES,
@@ -27,8 +29,6 @@ from bench.routing.decisions import (
     Axis,
     Cost,
     Decision,
-    announce,
-    decide,
 )
 from bench.routing.formulas import Formula, formulas, register_formula
 from bench.routing.observation import Observation

@@ -7,11 +7,8 @@ Nothing about a decision is guessed from its rank or its gate's name: `axes` nam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
-
-from bench.routing.context import here
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -142,74 +139,3 @@ def _misfit(decision: Decision) -> str:
     if decision.tokens is not None and decision.tokens.shape != run.shape[:2]:
         return f"tokens {list(decision.tokens.shape)}, run {list(run.shape)}"
     return ""
-
-
-def decide(
-    name: str,
-    *,
-    axes: tuple[Axis, ...],
-    probabilities: Tensor,
-    run: Tensor,
-    cost: float | Sequence[float] | Cost,
-    index: Tensor | None = None,
-    tokens: Tensor | None = None,
-    eligible: Tensor | None = None,
-    past: Callable[[], Tensor | None] | None = None,
-    exclusive: bool = False,
-    observed_only: bool = False,
-) -> Tensor:
-    """Announce a decision and return the one to obey (bool, shaped like `run`).
-
-    All as in `Decision`; `cost` is FLOPs of one element, of one element for each unit, or a Cost;
-    `past` is called only where the decision is observed.
-    Raises ValueError while decisions are observed or forced, where axes, shapes and costs do not
-    fit.
-    """
-    if here.choose is None and here.observation is None:
-        return run  # nothing observes: a timed pass builds no Decision
-    if not isinstance(cost, Cost):
-        cost = Cost(tuple(cost) if isinstance(cost, Sequence) else cost)
-    decision = Decision(
-        name,
-        axes,
-        probabilities.detach(),  # a recording must not keep the graph of its pass alive
-        run.detach(),
-        cost,
-        index,
-        tokens,
-        eligible,
-        past() if past is not None else None,
-        exclusive=exclusive,
-        observed_only=observed_only,
-    )
-    return announce(decision).run
-
-
-def announce(decision: Decision) -> Decision:
-    """Announce a decision with a payload, and return the one to obey.
-
-    Its `payload` is None where the harness changed `run`: the method then derives it from `run`.
-    Raises ValueError while decisions are observed or forced, where axes, shapes and costs do not
-    fit.
-    """
-    if here.choose is None and here.observation is None:
-        return decision
-    decision.check()
-    if here.choose is not None and not decision.observed_only:
-        decision = _override(decision, here.choose(decision))
-    if here.observation is not None:
-        # After forcing: FLOPs are declared by what runs, not by what the gate preferred.
-        here.observation.decisions.append(decision)
-    return decision
-
-
-def _override(decision: Decision, answer: Decision | Tensor) -> Decision:
-    """`decision` with the `run` of `answer`; what is not eligible never runs."""
-    if isinstance(answer, Decision):
-        run, payload = answer.run, answer.payload
-    else:
-        run, payload = answer, None  # the gate's own payload belongs to its own `run`
-    if run is decision.run:
-        return decision
-    run = run if decision.eligible is None else run & decision.eligible
-    return replace(decision, run=run, payload=payload)

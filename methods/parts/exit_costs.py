@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from bench.routing import Cost
 from bench.types import Batch
 from methods.trunk.cache import Cache
 from methods.trunk.costs import layer_flops, linear_flops
+from methods.trunk.trunk import Trunk
 
-if TYPE_CHECKING:
-    from methods.parts.exit_model import ExitModel
+
+class WithExits(Protocol):
+    """A model of a trunk with exits, as `methods.parts.exit_model` is one."""
+
+    trunk: Trunk
+    ends: list[int]  # number of blocks run at each exit
+
+    def stages(self) -> Iterator[tuple[Sequence[nn.Module], nn.Module]]:
+        """The blocks up to each exit and the exit's head, in order."""
+        ...
 
 
 class ExitCosts:
     """Costs of the stages between the exits of `model`: blocks, and the head behind them."""
 
-    def __init__(self, model: ExitModel) -> None:
+    def __init__(self, model: WithExits) -> None:
         trunk = model.trunk
         self.dim, self.causal, self.ends = trunk.dim, trunk.spec.causal, model.ends
         blocks = list(trunk.blocks)
@@ -68,9 +79,10 @@ class ExitCosts:
         return num_tokens * per_token + self._head
 
 
-def _trace_stages(model: ExitModel) -> list[int]:
+def _trace_stages(model: WithExits) -> list[int]:
     """FLOPs of each later stage with its head for one sample of feature maps, from shapes."""
-    shadow = deepcopy(model).to("meta").eval()
+    shadow: Any = deepcopy(model)
+    shadow.to("meta").eval()
     inputs = torch.zeros(1, *model.trunk.spec.input_shape, device="meta")
     found: list[int] = []
     with torch.no_grad(), layer_flops(shadow) as calls:
