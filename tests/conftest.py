@@ -1,7 +1,8 @@
-"""What every test shares: one thread, and no silent skip in CI."""
+"""What every test shares: one thread, light garbage collections, and no silent skip in CI."""
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -13,7 +14,9 @@ from hypothesis import settings
 
 CONF = Path(__file__).parents[1] / "conf"
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # two cores are shared: timing tests need quiet
+# Two processes share two cores: a second thread would disturb the tests beside it. Set before torch
+# is imported; processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["WANDB_MODE"] = "offline"
 
 # A shell starts what it runs in the background with SIGINT ignored, and children inherit that.
@@ -38,12 +41,37 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """With CONDBENCH_NO_SKIP set, a skip that is not a GPU's fails the run."""
     if not os.environ.get("CONDBENCH_NO_SKIP"):
         return
+    # Workers of pytest-xdist have no reporter: the process that started them counts every report.
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     skipped = reporter.stats.get("skipped", []) if reporter is not None else []
     bad = [report.nodeid for report in skipped if "needs an NVIDIA GPU" not in str(report.longrepr)]
     if bad:
         print("\nskipped without needing a GPU:", *bad, sep="\n  ")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _light_collections() -> None:
+    """Exclude all that is loaded so far from collections: meters collect garbage before they run.
+
+    A collection looks at every live object. Those of the imported libraries take about a second.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture
+def without_resident_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials in this process leave resident memory out: each would start an interpreter with torch.
+
+    For tests of something else: tests/measure/test_footprint.py reads a real child.
+    """
+    from bench.measure import resident
+
+    def refuse(work: object) -> None:
+        raise resident.RssError("left out of this test")
+
+    monkeypatch.setattr(resident, "start_peak_rss", refuse)
 
 
 class House:

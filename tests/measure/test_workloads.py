@@ -58,9 +58,24 @@ def run(tmp_path: Path) -> Run:
     return records
 
 
-def test_a_trial_generates(run: Run) -> None:
-    """Records of generations: 24 tokens after 24, usual columns for all of it, more per token."""
-    found = run("task=text", "method=moe,expert_choice,random_skip", "workload=generate")
+@pytest.fixture
+def by_hand(tmp_path: Path) -> Run:
+    """The same for the named methods, in this process: no command, queue or fork server starts."""
+
+    def records(methods: str, *words: str) -> dict[str, Record]:
+        plan = make_plan([f"method={methods}", *words, *BRIEF, f"results={tmp_path}"])
+        # A plan has the dense trial too. Where that is not named, a trial trains its own.
+        named = [each for each in plan.trials if each.labels.method in methods.split(",")]
+        found = [trial.run(folder) for folder in write_trials(named)]
+        return {record.labels.method: record for record in found}
+
+    return records
+
+
+def test_a_trial_generates(by_hand: Run) -> None:
+    """Records of generations: 8 tokens after 8, usual columns for all of it, more per token."""
+    methods = "dense,moe,expert_choice,random_skip"
+    found = by_hand(methods, "task=text", "task.length=16", "workload=generate")
     assert {name: record.status for name, record in found.items()} == {
         "dense": "ok",
         "moe": "ok",
@@ -70,7 +85,7 @@ def test_a_trial_generates(run: Run) -> None:
     assert "other tokens of its pass" in str(found["random_skip"].reason)
     dense, moe = found["dense"].metrics, found["moe"].metrics
     for metrics in (dense, moe):
-        assert metrics["infer/num_output_tokens"].shown == 24
+        assert metrics["infer/num_output_tokens"].shown == 8
         for size in (1, 4):
             whole = metrics[f"infer/flops_per_sample_b{size}"].shown
             first = metrics[f"infer/flops_first_token_b{size}"].shown
@@ -78,7 +93,7 @@ def test_a_trial_generates(run: Run) -> None:
             assert whole is not None
             assert first is not None
             assert each is not None
-            assert first + 23 * each == pytest.approx(whole)
+            assert first + 7 * each == pytest.approx(whole)
             for name in ("ttft_ms", "tpot_ms"):
                 assert (metrics[f"infer/{name}_b{size}"].shown or 0) > 0
         # Keys and values: 2 blocks x 2 x 16 channels x 4 bytes
@@ -91,21 +106,10 @@ def test_a_trial_generates(run: Run) -> None:
     assert (moe["infer/flops_share"].shown or 1) < 1
 
 
-@pytest.fixture
-def by_hand(tmp_path: Path) -> Callable[..., Record]:
-    """The record of one tiny trial, run in this process: without the command's start."""
-
-    def record(method: str, *words: str) -> Record:
-        plan = make_plan([f"method={method}", *words, *BRIEF, f"results={tmp_path}"])
-        (folder,) = write_trials([t for t in plan.trials if t.labels.method == method])
-        return trial.run(folder)
-
-    return record
-
-
-def test_a_trial_serves_two_tasks(by_hand: Callable[..., Record]) -> None:
+@pytest.mark.usefixtures("without_resident_child")
+def test_a_trial_serves_two_tasks(by_hand: Run) -> None:
     """The record has each task's own quality, FLOPs and routing, the two of equal size."""
-    moe = by_hand("moe", "task=multitask")
+    moe = by_hand("moe", "task=multitask")["moe"]
     assert moe.quality is not None
     assert moe.quality.more == ["digits", "keywords"]
     whole, *each = (moe.metrics[f"infer/quality{name}"] for name in ("", "_digits", "_keywords"))
@@ -120,9 +124,9 @@ def test_a_trial_serves_two_tasks(by_hand: Callable[..., Record]) -> None:
         assert all(sum(gate["load"]) == pytest.approx(1) for gate in entry["gates"])
 
 
-def test_a_trial_recognises_keywords(by_hand: Callable[..., Record]) -> None:
+def test_a_trial_recognises_keywords(by_hand: Run) -> None:
     """Spectrograms are trained on, evaluated and measured like pictures."""
-    moe = by_hand("moe", "task=keywords")
+    moe = by_hand("moe", "task=keywords")["moe"]
     assert (moe.status, moe.reason) == ("ok", None)
     assert moe.metrics["infer/quality"].shown is not None
     assert moe.metrics["infer/num_unknown_ops"].shown == 0

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -36,11 +35,3 @@ class SimulatedStopwatch:
 def clock() -> SimulatedStopwatch:
     """A fresh simulated clock."""
     return SimulatedStopwatch()
-
-
-@pytest.fixture(autouse=True, scope="package")
-def _light_collections() -> Iterator[None]:
-    """Exclude the imported libraries from collections: each comparison collects garbage first."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
