@@ -39,7 +39,7 @@ def measure_footprint(subject: Subject, inputs: Inputs) -> Part:
     Runs before the dense baseline exists in this process.
     """
     metrics = {
-        PARAMS.at(): metric(PARAMS, count_resident_params(subject.model)),
+        PARAMS.at(): metric(PARAMS, count_resident_params(subject.model, inputs.samples[:1])),
         ACTIVE_PARAMS.at(): _active_params(subject, inputs),
     }
     for size, batches in inputs.by_size.items():

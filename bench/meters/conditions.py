@@ -45,7 +45,9 @@ def evaluation_mode(*models: object) -> Iterator[None]:
     """Evaluation mode for those of `models` that are modules, inference mode for the block."""
     modules = [model for model in models if isinstance(model, nn.Module)]
     # `model.train()` afterwards would unfreeze submodules that were in evaluation mode before.
-    training = [module for root in modules for module in root.modules() if module.training]
+    # A frozen script has no mode at all.
+    every = [module for root in modules for module in root.modules()]
+    training = [module for module in every if getattr(module, "training", False)]
     for module in modules:
         module.eval()
     try:

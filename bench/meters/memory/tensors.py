@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bench.meters.conditions import evaluation_mode
 from bench.meters.guard import MeterStateError
+from bench.meters.memory.attributes import find_kept_tensors, unpack_tensors
 from bench.meters.memory.storages import storage_bytes
 from bench.meters.memory.window import Window, Work, measure_window
 from bench.meters.time.stopwatch import device_of
@@ -26,7 +27,7 @@ class InferenceMemory:
     """Peak of one inference pass: the model's own tensors and what the pass adds, in bytes."""
 
     peak_tensor_bytes: int  # resident + window.peak_bytes
-    resident_bytes: int  # parameters and buffers, each storage once
+    resident_bytes: int  # parameters, buffers and tensors in plain attributes, each storage once
     window: Window
 
 
@@ -63,9 +64,12 @@ def measure_peak_bytes(work: Work, device: torch.device | str = "cpu") -> int:
 
 def measure_inference_memory(model: nn.Module, batch: Any) -> InferenceMemory:
     """Peak tensor memory of `model(batch)` in evaluation and inference mode; runs it twice."""
-    resident = storage_bytes([*model.parameters(), *model.buffers()])
     with evaluation_mode(model):
-        model(batch)
+        # The dry run tells what the model keeps in plain attributes from its last activations.
+        kept = find_kept_tensors(model, lambda: model(batch))
+        resident = storage_bytes(
+            [*model.parameters(), *model.buffers(), *kept, *unpack_tensors(model)]
+        )
         window = measure_window(lambda: model(batch), device_of(batch))
     return InferenceMemory(resident + window.peak_bytes, resident, window)
 

@@ -71,6 +71,47 @@ def test_masked_experts_are_all_active():
     assert count_active_params(model, single(1)) == [count_resident_params(model)]
 
 
+STACK = 2048  # weights [32, 8, 8]
+READS = {
+    # name: (read a part of `weight`, number of weights read)
+    "take": (lambda w: w.take(torch.tensor([3, 700, 2047])), 3),
+    "take along a dimension": (
+        lambda w: w.take_along_dim(torch.tensor([[[1, 2]]]).expand(32, 8, 2), 2),
+        32 * 8 * 2,
+    ),
+    "masked_select": (lambda w: w.masked_select(torch.arange(8) < 3), 32 * 8 * 3),
+    "index": (lambda w: w[torch.tensor([1, 5])], 2 * 64),
+    "mask": (lambda w: w[torch.arange(32) % 8 == 0], 4 * 64),
+    "index_select": (lambda w: w.index_select(1, torch.tensor([0, 7])), 32 * 2 * 8),
+    "gather": (lambda w: w.gather(0, torch.zeros(1, 8, 8, dtype=torch.long)), 64),
+    "select": (lambda w: w[4] * 2, 64),
+    "select, copied": (lambda w: torch.select_copy(w, 0, 4), 64),
+    "slice, copied": (lambda w: torch.slice_copy(w, 0, 2, 5), 3 * 64),
+    "narrow, copied": (lambda w: torch.narrow_copy(w, 0, 2, 3), 3 * 64),
+    "diagonal, copied": (lambda w: torch.diagonal_copy(w, 0, 1, 2), 32 * 8),
+    "diagonal": (lambda w: w.diagonal(0, 1, 2) * 2, 32 * 8),
+    "split": (lambda w: w.split(4)[1] * 2, 4 * 64),
+    "embedding bag": (lambda w: F.embedding_bag(torch.tensor([[1, 2]]), w.view(32, 64)), STACK),
+    "everything": (lambda w: w * 2, STACK),
+}
+
+
+@pytest.mark.parametrize("name", READS)
+def test_a_part_that_is_read_counts_as_that_part(name):
+    """Whichever op takes the part: 3 elements, one expert, a slice, a diagonal."""
+    read, number = READS[name]
+
+    class Part(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(32, 8, 8))
+
+        def forward(self, batch):
+            return read(self.weight)
+
+    assert count_active_params(Part(), single(1)) == [number]
+
+
 def test_a_slice_of_neurons_counts_its_elements():
     """Three of eight rows, read through a transposed, strided view."""
 
