@@ -180,7 +180,7 @@ def _counts(subject: Subject, inputs: Inputs) -> dict[str, float]:
     with torch.inference_mode():
         alone = count_samples(subject.model, inputs.samples)
     counts = {
-        catalogue.PARAMS.key: float(count_resident_params(subject.model)),
+        catalogue.PARAMS.key: float(count_resident_params(subject.model, inputs.samples[:1])),
         catalogue.FLOPS.key: float(np.mean(alone.per_batch)),
     }
     for size, batches in inputs.by_size.items():
