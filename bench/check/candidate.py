@@ -18,8 +18,8 @@ from bench.plugins.hooks import ResolvedMethod, resolve
 from bench.routing import Observation
 from bench.types import Batch, Point
 
-NUM_STEPS = 4  # enough to tell inputs apart; nothing is learned from random targets
-LEARNING_RATE = 0.02
+NUM_STEPS = 4  # enough for gates to tell inputs apart; random targets teach nothing more
+LEARNING_RATE = 0.02  # large, so that a few steps move every weight visibly
 FEW, CROWD = 6, 64  # samples in a batch; methods are measured in batches as large as the second
 
 
@@ -49,7 +49,7 @@ class Candidate:
 
     @property
     def is_batch_invariant(self) -> bool:
-        """Whether a sample's result is said not to depend on its batch."""
+        """Whether a sample's result is declared not to depend on its batch."""
         return self.resolved.flags.batch_invariant
 
     @property
@@ -60,6 +60,7 @@ class Candidate:
     @cached_property
     def model(self) -> nn.Module:
         """The model that contracts share, in inference mode; they leave it as they found it."""
+        # Made once per task: training it takes as long as most contracts.
         return self.made()
 
     def made(self) -> nn.Module:
@@ -67,7 +68,7 @@ class Candidate:
         model = self.untrained()
         if self.trains:
             self.train(model)
-        model.eval()
+        model.eval()  # before calibration, as in a trial: thresholds belong to the inference path
         if self.resolved.hooks.calibrate is not None:
             with torch.no_grad():
                 self.resolved.hooks.calibrate(model, [self.tiny.batch(16, k) for k in range(3)])
@@ -87,7 +88,7 @@ class Candidate:
 
     def dense(self) -> nn.Module:
         """The dense model that a converting method starts from, trained for a few steps."""
-        torch.manual_seed(0)
+        torch.manual_seed(0)  # what convert draws must not depend on how often this was called
         return copy.deepcopy(self._dense)
 
     @cached_property
@@ -101,6 +102,7 @@ class Candidate:
         """Some optimiser steps with the method's own loss and hooks; ends in training mode."""
         model.train()
         hooks = self.resolved.hooks
+        # As in bench.trial.train: the method's own groups, else everything that may learn.
         groups = (
             hooks.param_groups(model, LEARNING_RATE)
             if hooks.param_groups is not None
@@ -128,6 +130,7 @@ class Candidate:
 
     def at_points(self) -> Iterator[tuple[Point, nn.Module]]:
         """The shared model at each operating point in turn; back at the default afterwards."""
+        # Contracts run under every point; a generator restores the default also after an error.
         try:
             for point in self._points or [{}]:
                 if point:
@@ -138,7 +141,7 @@ class Candidate:
 
     def at_default(self) -> None:
         """Set the shared model, if it is made, to its default operating point."""
-        if self._points and "model" in vars(self):
+        if self._points and "model" in vars(self):  # cached_property: not made, nothing to set
             self._set(self._points[0])
 
     def _set(self, point: Point) -> None:
@@ -146,7 +149,7 @@ class Candidate:
         self.resolved.hooks.set_point(self.model, point)
 
     def declared_flops(self, model: nn.Module, seen: Observation) -> float:
-        """FLOPs that the method says the decisions in `seen` spent."""
+        """FLOPs that the method declares for the decisions in `seen`."""
         own = self.resolved.hooks.declared_flops
         return float(own(model, seen)) if own is not None else seen.declared_flops()
 
@@ -161,6 +164,7 @@ def _descend(
     optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE)
     for step in range(num_steps):
         optimizer.zero_grad()
+        # Seeds from 100 on: contracts try other data than was trained on.
         loss(tiny.batch(8, 100 + step), step / num_steps).backward()
         optimizer.step()
         if after is not None:

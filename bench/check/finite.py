@@ -22,7 +22,7 @@ SIZES = (1, FEW, CROWD)
 def finite(candidate: Candidate) -> None:
     """Logits, the training loss and the weights after some steps hold neither NaN nor infinity."""
     fresh = candidate.untrained()
-    if candidate.trains:  # without training the weights are the dense model's, tried below
+    if candidate.trains:  # without training the weights are those that inference tries below
         must_be_finite(candidate, fresh.train(), candidate.tiny.batch(FEW), "before training")
     _must_have_finite_weights(candidate.model)
     for point, model in candidate.at_points():
@@ -38,9 +38,10 @@ def must_be_finite(candidate: Candidate, model: nn.Module, batch: Batch, where: 
     """
     must_answer_finitely(model, batch, where)
     loss = candidate.loss(model, batch)
+    # Before the gradients: those of an infinite loss are NaN, and say less.
     if is_odd(loss.detach()):
         raise Broken(f"{where}: the loss is {loss.item():.3g}")
-    if loss.requires_grad:
+    if loss.requires_grad:  # a method may freeze everything and train nothing
         model.zero_grad()
         loss.backward()
     wrong = [name for name, p in model.named_parameters() if p.grad is not None and is_odd(p.grad)]

@@ -1,4 +1,4 @@
-"""Contracts about FLOPs: what decisions say they cost is executed, and what they skip is saved."""
+"""Contracts about FLOPs: what decisions declare is executed, and what they skip is saved."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class Spent:
 
 
 def spend(candidate: Candidate, model: Any, batch: Batch) -> Spent:
-    """Count one pass. Raises Broken for an operation that nobody can count, torch's or not."""
+    """Count one pass. Raises Broken for an operation without a formula, of torch or not."""
     staying: AbstractContextManager[Any] = staying_in_torch(type(candidate.method))
     if candidate.resolved.flags.reads_targets:
-        staying = nullcontext()  # hindsight knows a sample by its bytes
+        staying = nullcontext()  # hindsight recognises a sample by its bytes, outside torch
         with torch.inference_mode():
-            model(batch)  # it searches when it first meets a sample, and that is no route
+            model(batch)  # the first pass searches for a route, the counted one executes it
     with torch.inference_mode(), routing.observe() as seen, staying:
         counted = count(model, batch)
     if counted.ops_without_formula:
@@ -64,23 +64,24 @@ def executed_is_declared(candidate: Candidate) -> None:
     alone = candidate.tiny.batch(1, 7)
     batches = [candidate.tiny.batch(size) for size in (CROWD, FEW)]  # at all points the first
     dense = candidate.backbone.build(candidate.tiny.spec).eval()
-    with torch.inference_mode():
+    with torch.inference_mode():  # the counts do not depend on weights: untrained is enough
         whole = [count(dense, batch) for batch in batches]
-    _decides_in_a_region(candidate, alone)
+    _must_decide_in_region(candidate, alone)
     for number, (point, model) in enumerate(candidate.at_points()):
-        closed = _declares_truly(candidate, model, alone, f"its own{at(point)}")
-        _can_save(candidate, model, dense, alone, closed)
+        closed = _closed_flops(candidate, model, alone, f"its own{at(point)}")
+        _must_save_when_closed(candidate, model, dense, alone, closed)
         for batch, plain in list(zip(batches, whole, strict=True))[: 1 if number else None]:
             what = f"its own decisions{at(point)} save"
-            _hides_nothing(_saves_in_a_batch(candidate, model, batch, what), plain, batch)
+            _must_hide_no_product(_must_save_in_batch(candidate, model, batch, what), plain, batch)
+    # Own decisions may be all open after four steps; random ones skip for certain.
     with at_random(0.5):
-        _declares_truly(candidate, candidate.model, alone, "random")
+        _closed_flops(candidate, candidate.model, alone, "random")
         for batch in batches:
-            _saves_in_a_batch(candidate, candidate.model, batch, "half of the decisions save")
+            _must_save_in_batch(candidate, candidate.model, batch, "half of the decisions save")
 
 
 class _Regions(list[Decision]):
-    """A list of decisions that remembers in which region each gate announced them."""
+    """A list of decisions that notes in which region each gate announced them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +92,7 @@ class _Regions(list[Decision]):
         self.by_gate.setdefault(decision.name, routing.current_region())
 
 
-def _decides_in_a_region(candidate: Candidate, batch: Batch) -> None:
+def _must_decide_in_region(candidate: Candidate, batch: Batch) -> None:
     regions, model = _Regions(), candidate.model.eval()
     with torch.no_grad(), routing.observe() as seen:
         seen.decisions = regions
@@ -106,8 +107,9 @@ def _decides_in_a_region(candidate: Candidate, batch: Batch) -> None:
             )
 
 
-def _declares_truly(candidate: Candidate, model: Any, batch: Batch, how: str) -> Spent:
+def _closed_flops(candidate: Candidate, model: Any, batch: Batch, how: str) -> Spent:
     """What a pass with closed gates spends. Raises Broken unless the rest is what is declared."""
+    # One sample: in a batch a capacity or a sort could round what a decision costs.
     own = spend(candidate, model, batch)
     must_decide(own.seen)
     with routing.force("closed"):
@@ -125,7 +127,7 @@ def _declares_truly(candidate: Candidate, model: Any, batch: Batch, how: str) ->
     return closed
 
 
-def _can_save(
+def _must_save_when_closed(
     candidate: Candidate, model: nn.Module, dense: nn.Module, batch: Batch, closed: Spent
 ) -> None:
     """Closing gates leaves work out, and what is left is less than the whole dense model.
@@ -145,6 +147,7 @@ def _can_save(
     spent = _outside_gates(closed.counted)
     if spent < whole:
         return
+    # As much as the dense model: legitimate only if all of it still counts for the result.
     with routing.force("closed"):
         used = num_elements(model, moved(model, model(batch).logits))
     needed = num_elements(dense, moved(dense, dense(batch).logits))
@@ -162,8 +165,9 @@ def _outside_gates(counted: FlopCount) -> int:
     return counted.total - sum(counted.by_region.get(name, 0) for name in routing.GATE_REGIONS)
 
 
-def _saves_in_a_batch(candidate: Candidate, model: Any, batch: Batch, what: str) -> Spent:
+def _must_save_in_batch(candidate: Candidate, model: Any, batch: Batch, what: str) -> Spent:
     """What a pass spends. Raises Broken where much less is saved than is declared."""
+    # Both savings are shares of the same open pass, so that fixed costs weigh alike.
     own = spend(candidate, model, batch)
     with routing.force("open"):
         opened = spend(candidate, model, batch)
@@ -171,14 +175,15 @@ def _saves_in_a_batch(candidate: Candidate, model: Any, batch: Batch, what: str)
     executed = (opened.executed - own.executed) / opened.executed
     if executed < declared - routing.SHORTFALL:
         raise Broken(
-            f"masked: in a batch of {len(batch)} {what} {declared:.0%} of the FLOPs by their own "
-            f"account, and {executed:.0%} by the count",
+            f"masked: in a batch of {len(batch)} {what} {declared:.0%} of the FLOPs as declared, "
+            f"and {executed:.0%} as counted",
             gate=own.gate,
         )
     return own
 
 
-def _hides_nothing(own: Spent, dense: FlopCount, batch: Batch) -> None:
+def _must_hide_no_product(own: Spent, dense: FlopCount, batch: Batch) -> None:
+    # A product written as multiplication and sum would be counted as free elementwise work.
     written = own.counted.pointwise_elems
     if may_hide_products(written, dense.pointwise_elems, dense.total, own.counted.total):
         raise Broken(

@@ -1,4 +1,4 @@
-"""Watching functions while a method runs: products of nothing, and numbers that leave torch."""
+"""Modes that inspect every torch function of a method: empty products, numbers leaving torch."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ PRODUCTS = {
     *("addbmm", "baddbmm", "einsum", "tensordot", "conv1d", "conv2d", "conv3d"),
     *("scaled_dot_product_attention", "grouped_mm", "_grouped_mm"),
 }
+# Ways in which numbers leave torch. `item` is not among them: one number is a decision.
 EXITS = {"numpy", "__array__", "tolist", "__dlpack__", "data_ptr"}
 
 
 class _Refusing(TorchFunctionMode):
-    """Raises what `judge(name, tensors)` answers about a function's name and its tensors."""
+    """Raises what `judge(name, tensors)` returns for a function's name and its tensors."""
 
     def __init__(self, judge: Callable[[str, list[Tensor]], Broken | None]) -> None:
         super().__init__()
@@ -31,6 +32,7 @@ class _Refusing(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        # Lists of tensors (cat, stack) are left out: they are no products.
         tensors = [arg for arg in (*args, *(kwargs or {}).values()) if isinstance(arg, Tensor)]
         broken = self.judge(getattr(func, "__name__", ""), tensors)
         if broken is not None:
@@ -45,6 +47,7 @@ def refusing_empty_products(how: str, cls: type) -> TorchFunctionMode:
     """
 
     def judge(name: str, tensors: list[Tensor]) -> Broken | None:
+        # Indexing and copying nothing is legitimate; a product of nothing is a wasted launch.
         if name not in PRODUCTS or all(tensor.numel() for tensor in tensors):
             return None
         return Broken(f"{how} decisions: {name} is called on nothing", line=current_line(cls))
@@ -55,16 +58,17 @@ def refusing_empty_products(how: str, cls: type) -> TorchFunctionMode:
 def staying_in_torch(cls: type) -> TorchFunctionMode:
     """While it is open, counted code that takes several floats out of torch raises Broken.
 
-    An operation's own implementation may: its formula says what it costs.
+    A custom operation's implementation may: its formula gives the cost.
     """
 
     def judge(name: str, tensors: list[Tensor]) -> Broken | None:
+        # Integers may leave: lengths and indices steer Python code, and hold no activations.
         floats = [t.numel() for t in tensors if t.is_floating_point() and t.numel() > 1]
         if name not in EXITS or not floats or not is_counted_here():
             return None
         return Broken(
-            f"{name} takes {floats[0]:,} floats out of torch, where nobody counts what is done to "
-            "them (an op of torch.library with a bench.routing.register_formula would be counted)",
+            f"{name} takes {floats[0]:,} floats out of torch, where no operation is counted "
+            "(an op of torch.library with a bench.routing.register_formula would be)",
             line=current_line(cls),
         )
 

@@ -15,10 +15,11 @@ Gradients = dict[str, Tensor]
 
 
 class Reading(TorchFunctionMode):
-    """Watches functions while a gate's region is open: which tensors they get, what they give."""
+    """Records, while a gate's region is open, which tensors functions read and what they give."""
 
     def __init__(self) -> None:
         super().__init__()
+        # By id: a parameter lives as long as its model, and tensors cannot be compared by value.
         self.read: set[int] = set()
         self.given: list[Tensor] = []
 
@@ -44,6 +45,7 @@ class Severing(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         if routing.current_region() != "router":
             return result
+        # An in-place result cannot be detached: it is the argument, which others may read too.
         in_place = any(result is arg for arg in args)
         learns = isinstance(result, Tensor) and result.requires_grad
         return result.detach() if learns and not in_place else result
@@ -52,11 +54,12 @@ class Severing(TorchFunctionMode):
 def moved(model: nn.Module, *outputs: Tensor) -> set[str]:
     """Names of the parameters with a gradient from random directions of `outputs`."""
     generator = torch.Generator().manual_seed(0)
-    directions = [  # signs, which `masked_path` leaves random
+    # Random signs: a sum of equal weights could cancel. `masked_path` leaves randint random.
+    directions = [
         (2 * torch.randint(2, out.shape, generator=generator) - 1).to(out.dtype) for out in outputs
     ]
     names, parameters = zip(*trainable(model), strict=True)
-    if not any(out.requires_grad for out in outputs):
+    if not any(out.requires_grad for out in outputs):  # autograd.grad would raise
         return set()
     found = torch.autograd.grad(
         outputs, parameters, directions, allow_unused=True, retain_graph=True

@@ -1,4 +1,4 @@
-"""Contracts about what an answer may depend on: the sample, and nothing besides."""
+"""Contracts about the batch: a sample's result depends on that sample and on no other."""
 
 from __future__ import annotations
 
@@ -14,70 +14,74 @@ from bench.check.contract import Broken
 from bench.routing import Observation
 from bench.types import Batch, Point
 
-NUM_TURNS = 3  # of a batch, so that another sample comes first
+NUM_TURNS = 3  # rotations of a batch, each with another sample in first place
 
 
 def alone_is_batched(candidate: Candidate) -> None:
     """A sample alone gets what it gets in a batch: by replayed decisions, and by its own.
 
-    And what it gets in a small batch is what it gets in a large one. A decision within rounding of
-    its threshold may fall either way, once: what breaks in two different batches is no rounding.
+    A small batch gets what the same samples get in a large one. A decision within rounding of its
+    threshold may fall either way: a difference counts only if two different batches show one.
     """
     for point, model in candidate.at_points():
-        first = _found(candidate, model.eval(), point, seed=0)
-        if first and _found(candidate, model, point, seed=1):
+        first = _differences(candidate, model.eval(), point, seed=0)
+        if first and _differences(candidate, model, point, seed=1):
             raise first[0]
 
 
-def _found(candidate: Candidate, model: Any, point: Point, seed: int) -> list[Broken]:
-    """What is found in batches of one seed. Raises Broken for what no rounding explains."""
+def _differences(candidate: Candidate, model: Any, point: Point, seed: int) -> list[Broken]:
+    """Differences in batches of one seed. Raises Broken for one that rounding cannot explain."""
     batch, crowd = candidate.tiny.batch(FEW, seed), candidate.tiny.batch(CROWD, seed)
     together, seen = answer(model, batch)
     for sample in range(len(batch)):
         one = torch.tensor([sample])
+        # With equal decisions only sums in another order remain: no seed excuses more than that.
         with routing.replay(seen.select(one)):
             replayed, _ = answer(model, batch.select(one))
         what = f"a sample alone, with its decisions replayed{at(point)}"
         must_agree(replayed, together[one], what)
     if not candidate.is_batch_invariant:
-        return _follows_one(model, batch) + _follows_one(model, crowd)
-    return _own_decisions(model, batch, together, seen) or _in_a_crowd(model, crowd)
+        # Dependence on the whole batch is declared; dependence on one of its samples is a fault.
+        return _led_by_one(model, batch) + _led_by_one(model, crowd)
+    return _alone_differences(model, batch, together, seen) or _crowd_differences(model, crowd)
 
 
-def _follows_one(model: Any, batch: Batch) -> list[Broken]:
-    """What is found where all samples do what the one in a certain place would do alone.
-
-    A decision may depend on the batch where that is declared; such a one depends on one sample.
-    """
+def _led_by_one(model: Any, batch: Batch) -> list[Broken]:
+    """Gates where all samples run what the sample in one place would run alone."""
+    # Rotating the batch separates "the sample in place 2 leads" from "this sample's content does".
     turns = [torch.arange(len(batch)).roll(-turn) for turn in range(NUM_TURNS)]
     together = [_whole_decisions(model, batch.select(turn)) for turn in turns]
     alone = [_whole_decisions(model, batch.select(torch.tensor([n]))) for n in _near(batch)]
     for gate in sorted(set.intersection(*map(set, [*together, *alone]))):
         leaders = [runs[gate][0] for runs in together]
         alike = all(bool((runs[gate] == runs[gate][:1]).all()) for runs in together)
+        # A gate that is always open, or whose samples differ, is led by none of them.
         if not alike or all(torch.equal(each, leaders[0]) for each in leaders):
             continue
         for place in range(FEW):
             wanted = [alone[(place + turn) % len(alone)][gate][0] for turn in range(NUM_TURNS)]
             if all(map(torch.equal, leaders, wanted)):
-                what = f"in a batch of {len(batch)} all do what sample {place} of the batch wants"
+                what = f"in a batch of {len(batch)} all run what sample {place} of it runs alone"
                 return [Broken(f"gate {gate!r}: {what}", gate=gate)]
     return []
 
 
 def _near(batch: Batch) -> range:
-    """The samples that stand in the first places in one of the turns."""
+    """The samples that are in one of the first places after one of the rotations."""
     return range(min(len(batch), FEW + NUM_TURNS))
 
 
 def _whole_decisions(model: Any, batch: Batch) -> dict[str, Tensor]:
-    """What each gate that is asked about the whole batch runs."""
+    """What each gate that decides about the whole batch runs."""
     _, seen = answer(model, batch)
+    # A call with an index decided about a part of the batch: its rows are not those of the batch.
     return {decision.name: decision.run for decision in seen.decisions if decision.index is None}
 
 
-def _own_decisions(model: Any, batch: Batch, together: Tensor, seen: Observation) -> list[Broken]:
-    """What is found for samples that decide alone otherwise than in the batch."""
+def _alone_differences(
+    model: Any, batch: Batch, together: Tensor, seen: Observation
+) -> list[Broken]:
+    """Samples whose own decisions, or results, are others alone than in the batch."""
     broken: list[Broken] = []
     for sample in range(len(batch)):
         one = torch.tensor([sample])
@@ -85,28 +89,28 @@ def _own_decisions(model: Any, batch: Batch, together: Tensor, seen: Observation
         gate = differing_gate(seen.select(one), decided)
         try:
             what = f"sample {sample} alone is not what it is in a batch of {len(batch)}"
-            must_agree(alone, together[one], _whose_fault(what, gate), gate)
+            must_agree(alone, together[one], _with_cause(what, gate), gate)
         except Broken as found:
+            # Collected, not raised: the caller looks for a second one before it blames the method.
             broken.append(found)
     return broken
 
 
-def _in_a_crowd(model: Any, crowd: Batch) -> list[Broken]:
-    """What is found when the first few samples of `crowd` are a batch of their own."""
+def _crowd_differences(model: Any, crowd: Batch) -> list[Broken]:
+    """Whether the first few samples of `crowd` are others as a batch of their own."""
     few = torch.arange(FEW)
     together, seen = answer(model, crowd)
     part, decided = answer(model, crowd.select(few))
     gate = differing_gate(seen.select(few), decided)
     try:
         what = f"{FEW} samples are not what they are in a batch of {len(crowd)}"
-        must_agree(part, together[few], _whose_fault(what, gate), gate)
+        must_agree(part, together[few], _with_cause(what, gate), gate)
     except Broken as found:
         return [found]
     return []
 
 
-def _whose_fault(what: str, gate: str | None) -> str:
-    decides = (
-        f"gate {gate!r} decides otherwise" if gate else "the same decisions give another result"
-    )
-    return f"{what}: {decides} (batch_invariant = False declares it, where that is the method)"
+def _with_cause(what: str, gate: str | None) -> str:
+    """`what`, with the gate that decided otherwise, or that none did."""
+    cause = f"gate {gate!r} decides otherwise" if gate else "equal decisions give another result"
+    return f"{what}: {cause} (batch_invariant = False declares it, where that is the method)"

@@ -18,27 +18,27 @@ def no_look_ahead(candidate: Candidate) -> None:
     if not (spec.causal or spec.kind == "seq2seq"):
         raise NotDefined("the whole sample has one label")
     batch = candidate.tiny.batch(FEW, 3)
+    # Of a pair the target side is predicted token by token; the source is known as a whole.
     key = "inputs" if batch.decoder_inputs is None else "decoder_inputs"
-    tokens: Tensor = getattr(batch, key)
+    tokens: Tensor = getattr(batch, key)  # [B, T]
     half = tokens.shape[1] // 2
     changed = tokens.clone()
+    # Every later token becomes another one: adding 1 leaves none as it was.
     changed[:, half:] = (changed[:, half:] + 1) % spec.num_outputs
     for point, model in candidate.at_points():
         before, seen = answer(model.eval(), batch)
         after, decided = answer(model, replace(batch, **{key: changed}))
-        gate = differing_gate(_first(seen, half), _first(decided, half))
+        # Gates first: a decision that looks ahead is the cause, other logits its consequence.
+        gate = differing_gate(_first_tokens(seen, half), _first_tokens(decided, half))
         if gate is not None:
             what = f"decides before position {half} by what follows{at(point)}"
             raise Broken(f"gate {gate!r} {what}", gate=gate)
-        what = f"other tokens from position {half} on change what is said before it{at(point)}"
+        what = f"other tokens from position {half} on change the predictions before it{at(point)}"
         must_agree(after[:, :half], before[:, :half], what)
 
 
-def _first(seen: Observation, num_tokens: int) -> Observation:
+def _first_tokens(seen: Observation, num_tokens: int) -> Observation:
     """Decisions about the first tokens only; those about whole samples as they are."""
     return Observation(
-        [
-            replace(d, run=d.run[:, :num_tokens] if d.run.dim() > 1 else d.run)
-            for d in seen.decisions
-        ]
+        [replace(d, run=d.run[:, :num_tokens] if d.per_token else d.run) for d in seen.decisions]
     )

@@ -1,4 +1,4 @@
-"""The training path without what makes training differ besides masking: noise and statistics."""
+"""The training path with nothing random in it: only masking makes it differ from inference."""
 
 from __future__ import annotations
 
@@ -19,25 +19,28 @@ def masked_path(model: nn.Module) -> Iterator[nn.Module]:
     Normalisation by batch statistics and dropout stay as at inference; afterwards everything,
     buffers included, is as before.
     """
+    # Buffers too: a pass in training mode counts loads and moves running means.
     before = copy.deepcopy(model.state_dict())
     model.train()
     for module in model.modules():
+        # Batch statistics would make a sample depend on its batch, which inference does not.
         if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)):
             module.eval()
     try:
-        with _Calm():
+        with _Noiseless():
             yield model
     finally:
         model.load_state_dict(before)
         model.eval()
 
 
-class _Calm(TorchFunctionMode):
+class _Noiseless(TorchFunctionMode):
     """Random numbers are the mean of their distribution: jitter multiplies by one, noise adds 0."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        # Drawn all the same, so that shape, dtype and device are those of the real call.
         drawn = func(*args, **(kwargs or {}))
         mean = _MEANS.get(getattr(func, "__name__", ""))
         return drawn if mean is None else mean(drawn, args, kwargs or {})
@@ -70,7 +73,8 @@ def _filled(drawn: Tensor, mean: float) -> Tensor:
         return drawn.fill_(mean)
 
 
-# By the names under which torch hands functions and methods to a function mode.
+# By the names under which torch hands functions and methods to a function mode. randint is left
+# out: the kit itself draws directions with it, and a random integer has no neutral value.
 _MEANS: dict[str, Mean] = {
     "rand": _always(0.5),
     "rand_like": _always(0.5),

@@ -19,6 +19,7 @@ def padding_ignored(candidate: Candidate) -> None:
     batch = candidate.tiny.batch(FEW)
     if batch.mask is None:
         raise NotDefined("no padding in this kind of task")
+    # Other symbols, not zeros: an embedding of symbol 0 may happen to be neutral.
     scribbled = torch.where(batch.mask, batch.inputs, (batch.inputs + 1) % VOCABULARY)
     others = replace(batch, inputs=scribbled)
     for point, model in candidate.at_points():
@@ -57,6 +58,7 @@ def _emptied(batch: Batch, num_samples: int) -> Batch:
 
 def _must_suit_dense(candidate: Candidate, batch: Batch) -> None:
     """Raises NotDefined where the backbone itself gives no finite answer to such a batch."""
+    # A foreign backbone may attend to nothing and return NaN: that is no fault of the method.
     dense = candidate.backbone.build(candidate.tiny.spec)
     for training in (True, False):
         try:

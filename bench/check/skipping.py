@@ -1,4 +1,4 @@
-"""Contracts about skipping: it changes nothing, and it survives any decision."""
+"""Contracts about skipping: it changes no result, and works with any decision."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bench.check.source_lines import current_line
 
 
 def open_is_dense(candidate: Candidate) -> None:
-    """A converted model with every gate open answers as the dense one, and leaves it as it was."""
+    """A converted model with every gate open is the dense one, and leaves that as it was."""
     convert = candidate.resolved.hooks.convert
     if convert is None:
         raise NotDefined("built from scratch, not from a dense model")
@@ -28,6 +28,7 @@ def open_is_dense(candidate: Candidate) -> None:
     before = copy.deepcopy(dense.state_dict())
     torch.manual_seed(0)
     model = convert(dense, [candidate.tiny.batch(4)]).eval()
+    # The dense model is shared by all methods of a task: changing it would change its baseline.
     for key, value in dense.eval().state_dict().items():
         if not torch.equal(value, before[key]):
             raise Broken(f"convert changed the dense model's {key}: it must work on a copy")
@@ -35,7 +36,7 @@ def open_is_dense(candidate: Candidate) -> None:
         opened, wanted = model(batch).logits, dense(batch).logits
     if candidate.resolved.flags.open_is_dense:
         must_agree(opened, wanted, "with every gate open the model is not the dense one")
-    elif not are_close(opened, wanted):
+    elif not are_close(opened, wanted):  # undeclared: mixtures and scaled blocks never are
         raise NotDefined("open gates are another model (open_is_dense is not declared)")
 
 
@@ -46,6 +47,7 @@ def is_masking(candidate: Candidate) -> None:
         for how, choosing in _choices():
             with choosing, torch.no_grad(), routing.observe() as seen:
                 skipped = model.eval()(batch).logits
+            # The masked path computes everything, and multiplies by the same decisions.
             with masked_path(model), torch.no_grad(), routing.replay(seen):
                 masked = model(batch).logits
             what = f"inference and training disagree on {how} decisions{at(point)}"
@@ -54,8 +56,9 @@ def is_masking(candidate: Candidate) -> None:
 
 
 def _choices() -> Iterator[tuple[str, AbstractContextManager[None]]]:
-    """The gates' own decisions, and random ones: a gate that is always open proves little."""
+    """The gates' own decisions, and random ones."""
     yield "its own", nullcontext()
+    # After four steps many gates are still always open: random decisions reach the other paths.
     yield "random", at_random(0.5)
 
 
@@ -66,9 +69,10 @@ def at_random(share: float) -> AbstractContextManager[None]:
 
 def never_empty(candidate: Candidate) -> None:
     """Nothing is called on an empty tensor and all logits are finite, whatever is decided."""
+    # An empty call costs a kernel launch for nothing, and some kernels reject it on a GPU.
     for point, model in candidate.at_points():
         for how in ("own", "open", "closed", "random"):
-            for size in (1, 3):
+            for size in (1, 3):  # alone, whole branches get no sample at all
                 with _forced(how), _refusing_empty(candidate, how), torch.no_grad():
                     logits = model.eval()(candidate.tiny.batch(size)).logits
                 if not logits.isfinite().all():
@@ -93,6 +97,7 @@ def _refusing_empty(candidate: Candidate, how: str) -> Iterator[None]:
                 line=current_line(type(candidate.method)),
             )
 
+    # Hooks see modules; products of functions, such as F.linear, are seen by the function mode.
     handles = [m.register_forward_pre_hook(refuse) for m in candidate.model.modules()]
     try:
         with refusing_empty_products(how, type(candidate.method)):

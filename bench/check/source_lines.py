@@ -1,4 +1,4 @@
-"""Which line to look at: where a gate announces its decision, where an error left the method."""
+"""Which line to look at: where a gate announces its decision, where a method raised an error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HARNESS = str(Path(routing.__file__).parent) + os.sep
 
 
 class _Sites(list[Decision]):
-    """A list of decisions that remembers from where each gate announced them."""
+    """A list of decisions that notes from where each gate announced them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,10 +27,11 @@ class _Sites(list[Decision]):
 
     def append(self, decision: Decision) -> None:
         super().append(decision)
+        # The nearest frame outside bench.routing is the method's call of decide.
         frame: FrameType | None = sys._getframe(1)
         while frame is not None and frame.f_code.co_filename.startswith(HARNESS):
             frame = frame.f_back
-        if frame is not None:
+        if frame is not None:  # the first call's line: later ones come from the same place
             line = f"{frame.f_code.co_filename}:{frame.f_lineno}"
             self.lines.setdefault(decision.name, f"{line}, where gate {decision.name!r} decides")
 
@@ -40,9 +41,9 @@ def gate_line(candidate: Candidate, gate: str | None) -> str:
     sites = _Sites()
     try:
         with torch.no_grad(), routing.observe() as seen:
-            seen.decisions = sites
+            seen.decisions = sites  # decisions are appended to whatever list is there
             candidate.model.eval()(candidate.tiny.batch(2))
-    except Exception:  # what is being reported may be that very error
+    except Exception:  # the finding to report may be that very error
         return class_line(type(candidate.method))
     first = next(iter(sites.lines), "")
     return sites.lines.get(gate or first) or class_line(type(candidate.method))
@@ -68,6 +69,7 @@ def current_line(cls: type) -> str:
 
 def _innermost(frames: traceback.StackSummary, cls: type) -> str:
     home = str(Path(_source(cls)).parent) + os.sep
+    # The method's whole package: an error deep in a helper file is better named there.
     own = [frame for frame in frames if frame.filename.startswith(home)]
     return f"{own[-1].filename}:{own[-1].lineno}, in {own[-1].name}" if own else class_line(cls)
 

@@ -23,6 +23,7 @@ def candidates(name: str, method: Any) -> tuple[list[Candidate], dict[str, str]]
     for tiny in TINY.values():
         tried = [Candidate(name, method, tiny, backbone) for backbone in backbones.values()]
         reasons: list[str] = []
+        # A lazy search: the first backbone that takes the method is enough.
         served = next((each for each in tried if _serves(each, reasons)), None)
         if served is None:
             refused[tiny.spec.name] = [*reasons, "no backbone is installed"][0]

@@ -16,9 +16,10 @@ from torch import Tensor
 from bench import plugins
 from bench.types import Batch, Output, TaskSpec
 
+# Primes, and a power of two: a mixed-up axis changes a shape instead of fitting by accident.
 NUM_CLASSES, VOCABULARY, LENGTH = 5, 11, 16
-QUICKEST = ("transformer", "resnet")  # for tokens, and for feature maps
-# Fields by which backbones say their size; what a backbone does not have is left out.
+QUICKEST = ("transformer", "resnet")  # tried first: for tokens, and for feature maps
+# Fields that size a backbone; what a backbone does not have is left out.
 SIZES = {
     "dim": 16,
     "depth": 4,
@@ -38,6 +39,7 @@ class Tiny:
 
     def batch(self, num_samples: int, seed: int = 0) -> Batch:
         """Random inputs and targets."""
+        # A generator of its own: data must not depend on what a model drew before.
         generator = torch.Generator().manual_seed(seed)
 
         def symbols(high: int, *shape: int) -> Tensor:
@@ -52,6 +54,7 @@ class Tiny:
         tokens = symbols(VOCABULARY, spec.input_shape[0] + 1)
         if spec.causal:
             return Batch(tokens[:, :-1], tokens[:, 1:])
+        # At least 4 real tokens; `only_padding` tries samples with none.
         lengths = torch.randint(4, LENGTH + 1, (num_samples, 1), generator=generator)
         real = torch.arange(spec.input_shape[0]) < lengths
         return Batch(tokens[:, :-1], symbols(spec.num_outputs), mask=real)
@@ -60,6 +63,7 @@ class Tiny:
         """Padded sources, and targets shifted right for the decoder."""
         assert self.spec.target_length is not None
         source, target = symbols(VOCABULARY, LENGTH), symbols(VOCABULARY, self.spec.target_length)
+        # Symbol 0 begins every target: the decoder predicts a token from those before it.
         start = torch.zeros_like(target[:, :1])
         real = torch.arange(LENGTH) < symbols(LENGTH - 3, 1) + 4
         return Batch(
@@ -99,7 +103,7 @@ def tiny_backbones() -> dict[str, Any]:
     for name, plugin in plugins.choices("backbone").items():
         try:
             found[name] = shrunk(plugin.load())
-        except plugins.BrokenPlugin:
+        except plugins.BrokenPlugin:  # of another distribution: the method is what is tried
             continue
     order = [*QUICKEST, *sorted(found)]
     return dict(sorted(found.items(), key=lambda item: order.index(item[0])))

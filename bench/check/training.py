@@ -1,4 +1,4 @@
-"""Contracts about training: gates learn, skipped parts do not, and a run can be repeated."""
+"""Contracts about training: gates learn, and skipped parts do not."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ def gates_learn(candidate: Candidate) -> None:
     if not candidate.trains:
         raise NotDefined("training free")
     model = candidate.untrained()
+    # A copy to compare with: a gate may get gradients that its optimiser never applies.
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     with Reading() as reading, routing.observe() as seen:
         total = _gradients_of_steps(candidate, model)
+    # A gate's parameters are those that a function read while the gate's region was open.
     gates = {name for name, p in trainable(model) if id(p) in reading.read}
     silent = [name for name, _ in trainable(model) if name not in total or not total[name].any()]
-    deaf = [name for name in silent if name in gates or _only_decides(candidate, model, name)]
-    if deaf:
-        raise Broken(f"no gradient reaches {', '.join(deaf)}, which a gate decides by")
+    # A decision computed outside its region shows by its effect: decisions move, logits do not.
+    untaught = [name for name in silent if name in gates or _only_decides(candidate, model, name)]
+    if untaught:
+        raise Broken(f"no gradient reaches {', '.join(untaught)}, which a gate decides by")
     if not (gates and seen.decisions):
         raise NotDefined("no gate with parameters of its own (region 'router')")
     candidate.train(model, num_steps=1)  # for gradients that came after the last step
@@ -42,12 +45,13 @@ def gates_learn(candidate: Candidate) -> None:
 def _gradients_of_steps(candidate: Candidate, model: nn.Module) -> Gradients:
     """Magnitudes of the gradients after each of some steps, summed."""
     total: Gradients = {}
+    # Several values of `progress`: a method may teach its gates in a part of training only.
     for seed, progress in enumerate((0.0, 0.5, 1.0)):
         candidate.train(model, num_steps=1)  # what starts at zero gets a chance to leave it
         model.zero_grad()
         candidate.loss(model, candidate.tiny.batch(8, seed), progress).backward()
         for name, gradient in gradients(model).items():
-            if not gradient.isfinite().all():
+            if not gradient.isfinite().all():  # of this step's progress: `finite` tried 0.5
                 raise Broken(f"the gradient of {name} is not finite at progress {progress}")
             total[name] = total.get(name, torch.zeros_like(gradient)) + gradient.abs()
     return total
@@ -61,6 +65,7 @@ def _only_decides(candidate: Candidate, model: nn.Module, name: str) -> bool:
     with routing.observe() as seen:
         wanted = model(batch).logits
     before = parameter.clone()
+    # Any other value will do: replayed decisions keep the logits, free ones may change.
     parameter.normal_(generator=torch.Generator().manual_seed(0))
     try:
         with routing.replay(seen):
@@ -79,6 +84,7 @@ def skipped_learn_nothing(candidate: Candidate) -> None:
     What it gets through a gate, which it helps to decide, is left out.
     """
     model, batch = candidate.model, candidate.tiny.batch(6)
+    # Skipped is what moves the logits when every gate is open and does not when all are closed.
     with routing.observe() as seen, routing.force("open"):
         skipped = moved(model.eval(), model(batch).logits)
     if not seen.decisions:
@@ -87,7 +93,8 @@ def skipped_learn_nothing(candidate: Candidate) -> None:
         skipped -= moved(model, model(batch).logits)
     with masked_path(model), routing.force("closed"), Severing(), Reading() as reading:
         taught = skipped & moved(model, model(batch).logits)
-        taught -= moved(model, *reading.given)  # exits: their answers are what they decide by
+        # An exit's head decides by its own logits, and legitimately learns through them.
+        taught -= moved(model, *reading.given)
     if taught:
         raise Broken(
             f"every gate is closed, and yet {', '.join(sorted(taught))} get a gradient through the "

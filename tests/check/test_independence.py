@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bench.check.independence import _follows_one
+from bench.check.independence import _led_by_one
 from bench.routing import SAMPLES, decide, region
 from bench.types import Batch, Output
 
@@ -27,7 +27,7 @@ class Deciding(nn.Module):
 def found(choose) -> list[str]:
     inputs = torch.tensor([1.0, -1.0, 1.0, -1.0, -1.0, 1.0])  # places 0 to 2 differ in turn
     batch = Batch(inputs, torch.zeros(6, dtype=torch.long))
-    return [str(each) for each in _follows_one(Deciding(choose), batch)]
+    return [str(each) for each in _led_by_one(Deciding(choose), batch)]
 
 
 def test_one_sample_that_decides_for_all_is_named() -> None:
@@ -35,7 +35,7 @@ def test_one_sample_that_decides_for_all_is_named() -> None:
     for place in (0, 2):
         (message,) = found(lambda x, p=place: (x[min(p, len(x) - 1)] > 0).expand(len(x)))
         assert (
-            message == f"gate 'gate': in a batch of 6 all do what sample {place} of the batch wants"
+            message == f"gate 'gate': in a batch of 6 all run what sample {place} of it runs alone"
         )
 
 
