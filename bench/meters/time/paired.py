@@ -27,7 +27,7 @@ from bench.meters.guard import refuse_if_watched
 from bench.meters.time.clocks import StateReader, state_reader
 from bench.meters.time.rounds import Round, run_rounds
 from bench.meters.time.stopwatch import Stopwatch, device_of, stopwatch_for
-from bench.meters.time.warmup import WarmUp, warm_up
+from bench.meters.time.warmup import WarmUp, stays_steady, warm_up
 from bench.statistics import interquartile_range, num_outliers, ratio_interval
 
 Model = Callable[[Any], object]
@@ -45,7 +45,7 @@ class PairedTiming:
     ci_low: float | None
     ci_high: float | None
     noise_floor: float | None  # of this machine and session, from `control`
-    steady: bool  # the warm-up ended because times had settled
+    steady: bool  # times had settled in the warm-up, and stayed so in the rounds
     rounds: tuple[Round, ...]  # all of them, invalid ones included
     num_samples: int  # per pass
     num_passes: tuple[int, int]  # per block: candidate, baseline
@@ -131,6 +131,7 @@ def compare(
         graphs = _num_graphs()
         stack.enter_context(gc_disabled())  # after the warm-up, whose garbage it collects
         timed = run_rounds(passes, repeats, rounds, watch, read)
+    warm = replace(warm, steady=stays_steady(warm, _seconds(timed)))
     num_samples = sum(len(batch) for batch in batches)
     timing = _without_ratio(timed, warm, repeats, num_samples, _num_graphs() - graphs)
     return _with_ratio(replace(timing, noise_floor=noise_floor), rounds)
@@ -166,6 +167,12 @@ def _passes(model: Model, batches: Sequence[Any]) -> Callable[[int], None]:
                 model(batch)
 
     return run
+
+
+def _seconds(rounds: Sequence[Round]) -> tuple[list[float], list[float]]:
+    """Seconds of a pass of candidate and baseline in each valid round."""
+    valid = [each for each in rounds if each.reason is None]
+    return [each.candidate_s for each in valid], [each.baseline_s for each in valid]
 
 
 def _without_ratio(

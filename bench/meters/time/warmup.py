@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median, quantiles
@@ -20,6 +20,10 @@ MIN_TURNS, FEW_TURNS, LONG_S = 10, 6, 3.0  # turns at least; FEW where they took
 NEXT_TURNS = 5  # between two checks; FEW_TURNS // 2 where those took LONG_S
 MAX_POINTS = 64  # of a trend, medians of neighbouring turns: its cost grows with their square
 CAP = 20  # stop after this many times the requested warm-up: 60 s for the standard 3 s
+# Between the last turns, which alternate, and timed blocks of one model: caches are worth less.
+MAX_CHANGE = 1.5
+SURE_TREND = 2.58  # z of rounds: noise without drift exceeds it in one session of a hundred
+MIN_ROUNDS = 6
 
 Passes = tuple[Callable[[int], None], ...]
 
@@ -40,18 +44,42 @@ def warm_up(passes: Passes, watch: Stopwatch, warmup_s: float) -> WarmUp:
     third is left out; the rest makes two windows. Settled: the medians of each model's windows
     differ by less than 2 % (windows of 1.5 s; less in proportion where they are shorter), or the
     middle halves of both windows overlap and the turns show no trend: that is the machine's noise,
-    which waiting does not reduce. Where passes are long, six are enough. Times that never settle
-    give `steady=False` after 20 times `warmup_s`.
+    which waiting does not reduce. Where passes are long, six are enough. The first turn, which
+    compiles and loads, counts as a turn but not as time. Times that never settle give
+    `steady=False` after 20 times `warmup_s`. A start that is slow for longer than all of this shows
+    in the rounds that follow: `stays_steady`.
     """
     turns = _Turns(passes, watch)
-    turns.run(warmup_s, MIN_TURNS, FEW_TURNS)
+    turns.run(0.0, 1, 1)
+    turns.run(warmup_s, MIN_TURNS - 1, FEW_TURNS - 1)
     while True:
         steady = all(_has_settled(times, turns.window_s) for times in turns.later_times())
-        spent_s = turns.ends_s[-1] - turns.start_s
-        if steady or spent_s >= CAP * warmup_s:
+        if steady or turns.ends_s[-1] - turns.ends_s[0] >= CAP * warmup_s:
             latest = (times[len(times) // 2 :] for times in turns.later_times())
+            spent_s = turns.ends_s[-1] - turns.start_s
             return WarmUp(steady, spent_s, tuple(map(median, latest)))
         turns.run(warmup_s / 2, NEXT_TURNS, FEW_TURNS // 2)
+
+
+def stays_steady(warm: WarmUp, rounds: Sequence[Sequence[float]]) -> bool:
+    """Whether the timed rounds go on as the warm-up ended; False where that was not steady.
+
+    `rounds`: seconds of a pass of each model, by round. A model whose whole warm-up was its slow
+    start gets faster in them (or slower: a clock that falls): its second half differs from its
+    first beyond noise, or all of it from the end of the warm-up by half and more.
+    """
+    return warm.steady and all(
+        _goes_on(list(times), pass_s)
+        for times, pass_s in zip(rounds, warm.pass_s, strict=True)
+        if len(times) >= MIN_ROUNDS
+    )
+
+
+def _goes_on(times: list[float], pass_s: float) -> bool:
+    change = median(times) / pass_s
+    if not 1 / MAX_CHANGE < change < MAX_CHANGE:
+        return False
+    return _has_settled(times, WINDOW_S, SURE_TREND)
 
 
 class _Turns:
@@ -84,14 +112,14 @@ class _Turns:
         return (self.ends_s[-1] - self.ends_s[len(self.ends_s) // 3]) / 2
 
 
-def _has_settled(times: list[float], window_s: float) -> bool:
+def _has_settled(times: list[float], window_s: float, max_trend: float = NO_TREND) -> bool:
     before, after = times[: len(times) // 2], times[len(times) // 2 :]
     change = abs(median(after) / median(before) - 1)
     if change < TOLERANCE * min(1.0, window_s / WINDOW_S):
         return True
     # Overlapping interquartile ranges alone would accept a steady drift inside wide noise.
     (low, _, high), (new_low, _, new_high) = (quantiles(x, n=4) for x in (before, after))
-    return low <= new_high and new_low <= high and _trend(times) < NO_TREND
+    return low <= new_high and new_low <= high and _trend(times) < max_trend
 
 
 def _trend(times: list[float]) -> float:

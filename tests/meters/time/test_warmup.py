@@ -7,8 +7,10 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
-from bench.meters.time.warmup import CAP, warm_up
+from bench.meters.time.paired import compare
+from bench.meters.time.warmup import CAP, WarmUp, stays_steady, warm_up
 
 
 def passes(clock, seconds):
@@ -111,3 +113,65 @@ def test_long_passes_need_fewer_of_them(clock):
 
     assert warm_up((run, run), clock, 0.3).steady
     assert calls == [1] * 12
+
+
+def test_a_long_first_pass_is_no_warm_up(clock):
+    """A first pass of 5 s (it compiles) leaves the requested time to the passes after it."""
+    calls = itertools.count()
+
+    def run(num_passes):
+        clock.advance(5.0 if next(calls) < 2 else 0.010 + 0.010 * math.exp(-(clock.now - 10) / 0.2))
+
+    warm = warm_up((run, run), clock, 1.0)
+    assert warm.steady
+    assert warm.elapsed_s >= 10 + 1.0
+    assert warm.pass_s == pytest.approx((0.010, 0.010), rel=0.02)
+
+
+WARM = WarmUp(True, 1.0, (0.010, 0.020))
+
+
+@pytest.mark.parametrize(
+    ("candidate", "steady"),
+    [
+        ([0.010] * 20, True),
+        ([0.011, 0.009] * 10, True),  # noise
+        ([0.0095] * 20, True),  # blocks of one model are a little faster than turns
+        ([0.010] * 10 + [0.005] * 10, False),  # the slow start ends inside the rounds
+        ([0.005] * 20, False),  # or between the warm-up and the first round
+        ([0.010] * 18 + [0.005] * 2, True),  # two odd rounds are outliers
+        ([0.010 * 0.99**k for k in range(20)], False),  # it still falls, by 1 % a round
+        ([0.020] * 20, False),  # the clocks fell
+        ([0.005] * 5, True),  # too few rounds to tell
+    ],
+)
+def test_rounds_show_a_start_that_was_slower_than_the_whole_warm_up(candidate, steady):
+    """The warm-up saw the same slow time throughout and called it steady."""
+    assert stays_steady(WARM, (candidate, [0.020] * len(candidate))) is steady
+    assert not stays_steady(WarmUp(False, 1.0, (0.010, 0.020)), (candidate, candidate))
+
+
+@pytest.mark.parametrize("scatter", [0.005, 0.02, 0.1])
+def test_noise_in_rounds_is_no_slow_start(scatter):
+    """At most 8 of 200 sessions without any drift lose their mark."""
+    lost = 0
+    for seed in range(200):
+        noise = np.random.default_rng(seed)
+        rounds = [[each * noise.lognormal(0, scatter) for _ in range(20)] for each in WARM.pass_s]
+        lost += not stays_steady(WARM, rounds)
+    assert lost <= 8
+
+
+def test_a_comparison_says_that_a_slow_start_reached_into_its_rounds(clock):
+    """A plateau of 50 ms for three seconds, ten times the warm-up, then 10 ms."""
+
+    def model(batch):
+        clock.advance(0.050 if clock.now < 3 else 0.010)
+
+    def other(batch):
+        clock.advance(0.020)
+
+    batches = [torch.zeros(1)]
+    settings = {"rounds": 20, "warmup_s": 0.3, "block_ms": 50, "stopwatch": clock}
+    assert not compare(model, other, batches, read_state=lambda: None, **settings).steady
+    assert compare(other, other, batches, read_state=lambda: None, **settings).steady
