@@ -87,7 +87,7 @@ def _try(contract: Contract, found: list[Candidate], verdict: Verdict) -> list[C
         verdict.findings.append(finding)
         verdict.plugin_formula_ops |= candidate.plugin_formula_ops
         # A prerequisite that raised by itself is a typo rather than NaN: the others show the rest.
-        if contract.prerequisite and finding.answer == "broken" and not finding.error:
+        if contract.prerequisite and finding.outcome == "broken" and not finding.error:
             verdict.stopped.append(candidate.task)
         else:
             left.append(candidate)
@@ -109,7 +109,7 @@ def attempt(contract: Contract, candidate: Candidate) -> Finding:
     finally:
         # A contract may break at another point. What set_point raises was found by at_points.
         with suppress(Exception):
-            candidate.at_default()
+            candidate.set_default()
     return Finding(contract.name, task, "kept")
 
 

@@ -61,11 +61,11 @@ class Candidate:
     def model(self) -> nn.Module:
         """The model that contracts share, in inference mode; they leave it as they found it."""
         # Made once per task: training it takes as long as most contracts.
-        return self.made()
+        return self.make()
 
-    def made(self) -> nn.Module:
+    def make(self) -> nn.Module:
         """A new model: trained for a few steps, calibrated, in inference mode."""
-        model = self.untrained()
+        model = self.make_untrained()
         if self.trains:
             self.train(model)
         model.eval()  # before calibration, as in a trial: thresholds belong to the inference path
@@ -74,7 +74,7 @@ class Candidate:
                 self.resolved.hooks.calibrate(model, [self.tiny.batch(16, k) for k in range(3)])
         return model
 
-    def untrained(self, seed: int = 0) -> nn.Module:
+    def make_untrained(self, seed: int = 0) -> nn.Module:
         """A new model as `convert` or `build` leaves it."""
         torch.manual_seed(seed)
         hooks = self.resolved.hooks
@@ -137,9 +137,9 @@ class Candidate:
                     self._set(point)
                 yield point, self.model
         finally:
-            self.at_default()
+            self.set_default()
 
-    def at_default(self) -> None:
+    def set_default(self) -> None:
         """Set the shared model, if it is made, to its default operating point."""
         if self._points and "model" in vars(self):  # cached_property: not made, nothing to set
             self._set(self._points[0])

@@ -20,10 +20,12 @@ from bench.check import (
 from bench.check.contract import Contract
 
 CONTRACTS = (
-    Contract("finite", "answers, losses and weights are finite", finite.finite, prerequisite=True),
+    Contract("finite", "logits, losses and weights are finite", finite.finite, prerequisite=True),
     Contract("open_is_dense", "all gates open: the dense model", skipping.open_is_dense),
     Contract(
-        "skipping_is_masking", "inference = training on replayed decisions", skipping.is_masking
+        "skipping_is_masking",
+        "inference = training on replayed decisions",
+        skipping.equals_masking,
     ),
     Contract(
         "executed_is_declared",
@@ -33,7 +35,7 @@ CONTRACTS = (
     Contract("never_empty", "forced open, closed or random: no empty call", skipping.never_empty),
     Contract("alone_is_batched", "a sample alone = in a batch", independence.alone_is_batched),
     Contract("no_memory", "the same input costs the same again", leakage.no_memory),
-    Contract("unseen_is_seen", "counting changes no answer", leakage.unseen_is_seen),
+    Contract("unseen_is_seen", "counting changes no result", leakage.unseen_is_seen),
     Contract("targets_unread", "a forward pass never reads targets", leakage.targets_unread),
     Contract("no_look_ahead", "nothing depends on later tokens", look_ahead.no_look_ahead),
     Contract("padding_ignored", "padding changes nothing", padding.padding_ignored),
@@ -46,5 +48,5 @@ CONTRACTS = (
     Contract("default_point", "trained, it is at the first point", repeatability.default_point),
     Contract("same_seed", "same seed, same training", repeatability.same_seed),
     Contract("round_trip", "state_dict and settings restore the model", repeatability.round_trip),
-    Contract("bf16", "trains and answers under bfloat16 autocast", repeatability.bf16),
+    Contract("bf16", "trains and infers under bfloat16 autocast", repeatability.bf16),
 )

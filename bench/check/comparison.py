@@ -15,7 +15,7 @@ from bench.types import Batch, Point
 CLOSE = 1e-4  # absolute and relative: float32, logits of order one
 
 
-def answer(model: Any, batch: Batch) -> tuple[Tensor, Observation]:
+def run_pass(model: Any, batch: Batch) -> tuple[Tensor, Observation]:
     """Logits and decisions of one pass, in the mode that the model is in."""
     with torch.no_grad(), routing.observe() as seen:
         return model(batch).logits, seen

@@ -28,7 +28,7 @@ class Contract:
     """One promise of reference/contract.md; `attempt` raises Broken or NotDefined, or returns.
 
     Where a `prerequisite` is broken on a task, later contracts mean nothing there: compared with
-    NaN, every answer differs.
+    NaN, every result differs.
     """
 
     name: str

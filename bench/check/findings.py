@@ -13,7 +13,7 @@ PROMISES = {
     SPELLING: "every hook has its name from the contract",
     **{contract.name: contract.promise for contract in CONTRACTS},
 }
-Answer = Literal["kept", "broken", "not defined"]
+Outcome = Literal["kept", "broken", "not defined"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Finding:
 
     contract: str
     task: str
-    answer: Answer
+    outcome: Outcome
     message: str = ""
     line: str = ""  # to look at, where it is broken
     error: str = ""  # type of an exception that the method raised by itself
@@ -43,7 +43,7 @@ class Verdict:
     @property
     def broken(self) -> list[Finding]:
         """What does not hold."""
-        return [finding for finding in self.findings if finding.answer == "broken"]
+        return [finding for finding in self.findings if finding.outcome == "broken"]
 
     @property
     def ok(self) -> bool:
@@ -66,10 +66,10 @@ class Verdict:
         """What one contract found; nothing where an earlier one showed the same error."""
         findings = [finding for finding in self.findings if finding.contract == name]
         head = f"{name:<22} {PROMISES[name]}"
-        broken = [finding for finding in findings if finding.answer == "broken"]
+        broken = [finding for finding in findings if finding.outcome == "broken"]
         if broken:
             return [] if name in self._repeated() else _broken_lines(head, broken)
-        if any(finding.answer == "kept" for finding in findings):
+        if any(finding.outcome == "kept" for finding in findings):
             return [f"  kept     {head}"]
         return [f"  -        {name:<22} {findings[0].message}"]
 
@@ -93,7 +93,7 @@ class Verdict:
     def _summary(self) -> str:
         names = dict.fromkeys(finding.contract for finding in self.findings)
         broken = {finding.contract for finding in self.broken}
-        kept = {f.contract for f in self.findings if f.answer == "kept"} - broken
+        kept = {f.contract for f in self.findings if f.outcome == "kept"} - broken
         others = len(names) - len(broken) - len(kept)
         return f"{len(kept)} kept, {len(broken)} broken, {others} not applicable"
 

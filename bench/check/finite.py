@@ -1,4 +1,4 @@
-"""A contract before all others: answers, losses and weights are finite numbers.
+"""A contract before all others: logits, losses and weights are finite numbers.
 
 It is tried first, because NaN differs from itself: every comparison of a broken model would find a
 difference, and blame targets, later tokens or padding.
@@ -21,7 +21,7 @@ SIZES = (1, FEW, CROWD)
 
 def finite(candidate: Candidate) -> None:
     """Logits, the training loss and the weights after some steps hold neither NaN nor infinity."""
-    fresh = candidate.untrained()
+    fresh = candidate.make_untrained()
     if candidate.trains:  # without training the weights are those that inference tries below
         must_be_finite(candidate, fresh.train(), candidate.tiny.batch(FEW), "before training")
     _must_have_finite_weights(candidate.model)

@@ -14,7 +14,7 @@ from bench.check.candidate import CROWD, FEW, Candidate
 from bench.check.comparison import at, must_decide
 from bench.check.contract import Broken
 from bench.check.function_modes import staying_in_torch
-from bench.check.gradients import moved, num_elements
+from bench.check.gradients import num_elements, parameters_moving
 from bench.check.skipping import at_random
 from bench.meters.flops.counter import FlopCount, count
 from bench.meters.flops.elementwise import may_hide_products
@@ -25,7 +25,7 @@ LINEAR = 0.01  # how far executed FLOPs may be from the declared ones, as a shar
 
 
 @dataclass(frozen=True)
-class Spent:
+class PassCost:
     """One pass: what was counted, FLOPs that its decisions declare, and the decisions."""
 
     counted: FlopCount
@@ -43,7 +43,7 @@ class Spent:
         return self.seen.decisions[0].name if self.seen.decisions else None
 
 
-def spend(candidate: Candidate, model: Any, batch: Batch) -> Spent:
+def count_pass(candidate: Candidate, model: Any, batch: Batch) -> PassCost:
     """Count one pass. Raises Broken for an operation without a formula, of torch or not."""
     staying: AbstractContextManager[Any] = staying_in_torch(type(candidate.method))
     if candidate.resolved.flags.reads_targets:
@@ -56,7 +56,7 @@ def spend(candidate: Candidate, model: Any, batch: Batch) -> Spent:
         names = ", ".join(sorted(counted.ops_without_formula))
         raise Broken(f"{names}: no FLOP formula (bench.routing.register_formula adds one)")
     candidate.plugin_formula_ops.update(counted.by_plugin)
-    return Spent(counted, candidate.declared_flops(model, seen), seen)
+    return PassCost(counted, candidate.declared_flops(model, seen), seen)
 
 
 def executed_is_declared(candidate: Candidate) -> None:
@@ -107,13 +107,13 @@ def _must_decide_in_region(candidate: Candidate, batch: Batch) -> None:
             )
 
 
-def _closed_flops(candidate: Candidate, model: Any, batch: Batch, how: str) -> Spent:
+def _closed_flops(candidate: Candidate, model: Any, batch: Batch, how: str) -> PassCost:
     """What a pass with closed gates spends. Raises Broken unless the rest is what is declared."""
     # One sample: in a batch a capacity or a sort could round what a decision costs.
-    own = spend(candidate, model, batch)
+    own = count_pass(candidate, model, batch)
     must_decide(own.seen)
     with routing.force("closed"):
-        closed = spend(candidate, model, batch)
+        closed = count_pass(candidate, model, batch)
     executed = own.executed - closed.executed
     # Where exactly one choice runs, closed gates run the cheapest, and declare it.
     declared = own.declared - closed.declared
@@ -121,21 +121,25 @@ def _closed_flops(candidate: Candidate, model: Any, batch: Batch, how: str) -> S
         raise Broken(
             f"a sample alone, {how} decisions: they declare {declared:,.0f} FLOPs, but "
             f"{executed:,} are executed above the {closed.executed:,} with every gate closed"
-            + (" (computed and masked, or decide's answer is not obeyed)" if not executed else ""),
+            + (
+                " (computed and masked, or the result of decide is not obeyed)"
+                if not executed
+                else ""
+            ),
             gate=own.gate,
         )
     return closed
 
 
 def _must_save_when_closed(
-    candidate: Candidate, model: nn.Module, dense: nn.Module, batch: Batch, closed: Spent
+    candidate: Candidate, model: nn.Module, dense: nn.Module, batch: Batch, closed: PassCost
 ) -> None:
     """Closing gates leaves work out, and what is left is less than the whole dense model.
 
     Unless parts beyond the dense model are what the gates skip: then all of that still counts.
     """
     with routing.force("open"):
-        opened = spend(candidate, model, batch)
+        opened = count_pass(candidate, model, batch)
     if opened.executed == closed.executed:
         raise Broken(
             f"masked: {opened.executed:,} FLOPs are executed with every gate open and with every "
@@ -149,8 +153,8 @@ def _must_save_when_closed(
         return
     # As much as the dense model: legitimate only if all of it still counts for the result.
     with routing.force("closed"):
-        used = num_elements(model, moved(model, model(batch).logits))
-    needed = num_elements(dense, moved(dense, dense(batch).logits))
+        used = num_elements(model, parameters_moving(model, model(batch).logits))
+    needed = num_elements(dense, parameters_moving(dense, dense(batch).logits))
     if used < needed:
         raise Broken(
             f"with every gate closed {spent:,} FLOPs are executed besides the gates' own, as many "
@@ -165,12 +169,12 @@ def _outside_gates(counted: FlopCount) -> int:
     return counted.total - sum(counted.by_region.get(name, 0) for name in routing.GATE_REGIONS)
 
 
-def _must_save_in_batch(candidate: Candidate, model: Any, batch: Batch, what: str) -> Spent:
+def _must_save_in_batch(candidate: Candidate, model: Any, batch: Batch, what: str) -> PassCost:
     """What a pass spends. Raises Broken where much less is saved than is declared."""
     # Both savings are shares of the same open pass, so that fixed costs weigh alike.
-    own = spend(candidate, model, batch)
+    own = count_pass(candidate, model, batch)
     with routing.force("open"):
-        opened = spend(candidate, model, batch)
+        opened = count_pass(candidate, model, batch)
     declared = (opened.declared - own.declared) / opened.executed
     executed = (opened.executed - own.executed) / opened.executed
     if executed < declared - routing.SHORTFALL:
@@ -182,7 +186,7 @@ def _must_save_in_batch(candidate: Candidate, model: Any, batch: Batch, what: st
     return own
 
 
-def _must_hide_no_product(own: Spent, dense: FlopCount, batch: Batch) -> None:
+def _must_hide_no_product(own: PassCost, dense: FlopCount, batch: Batch) -> None:
     # A product written as multiplication and sum would be counted as free elementwise work.
     written = own.counted.pointwise_elems
     if may_hide_products(written, dense.pointwise_elems, dense.total, own.counted.total):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bench import routing
 from bench.check.candidate import Candidate
-from bench.check.comparison import CLOSE, answer, at
+from bench.check.comparison import CLOSE, at, run_pass
 from bench.check.contract import Broken, NotDefined
 from bench.routing import Observation
 from bench.types import Batch, Unsupported
@@ -46,7 +46,7 @@ def _difference(candidate: Candidate, model: Any, seed: int, where: str) -> Brok
         raise NotDefined(str(refusal)) from refusal
     # One pass over everything; the last token has no successor to predict.
     whole = torch.cat([prompt.inputs, tokens[:, :-1]], 1)
-    logits, seen = answer(model, Batch(whole, whole))
+    logits, seen = run_pass(model, Batch(whole, whole))
     logits = logits[:, -NUM_TOKENS:]
     for gate, run in _by_token(seen).items():
         found = _by_token(cached).get(gate)

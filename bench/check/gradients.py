@@ -51,7 +51,7 @@ class Severing(TorchFunctionMode):
         return result.detach() if learns and not in_place else result
 
 
-def moved(model: nn.Module, *outputs: Tensor) -> set[str]:
+def parameters_moving(model: nn.Module, *outputs: Tensor) -> set[str]:
     """Names of the parameters with a gradient from random directions of `outputs`."""
     generator = torch.Generator().manual_seed(0)
     # Random signs: a sum of equal weights could cancel. `masked_path` leaves randint random.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bench import routing
 from bench.check.candidate import CROWD, FEW, Candidate
-from bench.check.comparison import answer, at, differing_gate, must_agree
+from bench.check.comparison import at, differing_gate, must_agree, run_pass
 from bench.check.contract import Broken
 from bench.routing import Observation
 from bench.types import Batch, Point
@@ -32,12 +32,12 @@ def alone_is_batched(candidate: Candidate) -> None:
 def _differences(candidate: Candidate, model: Any, point: Point, seed: int) -> list[Broken]:
     """Differences in batches of one seed. Raises Broken for one that rounding cannot explain."""
     batch, crowd = candidate.tiny.batch(FEW, seed), candidate.tiny.batch(CROWD, seed)
-    together, seen = answer(model, batch)
+    together, seen = run_pass(model, batch)
     for sample in range(len(batch)):
         one = torch.tensor([sample])
         # With equal decisions only sums in another order remain: no seed excuses more than that.
         with routing.replay(seen.select(one)):
-            replayed, _ = answer(model, batch.select(one))
+            replayed, _ = run_pass(model, batch.select(one))
         what = f"a sample alone, with its decisions replayed{at(point)}"
         must_agree(replayed, together[one], what)
     if not candidate.is_batch_invariant:
@@ -73,7 +73,7 @@ def _near(batch: Batch) -> range:
 
 def _whole_decisions(model: Any, batch: Batch) -> dict[str, Tensor]:
     """What each gate that decides about the whole batch runs."""
-    _, seen = answer(model, batch)
+    _, seen = run_pass(model, batch)
     # A call with an index decided about a part of the batch: its rows are not those of the batch.
     return {decision.name: decision.run for decision in seen.decisions if decision.index is None}
 
@@ -85,7 +85,7 @@ def _alone_differences(
     broken: list[Broken] = []
     for sample in range(len(batch)):
         one = torch.tensor([sample])
-        alone, decided = answer(model, batch.select(one))
+        alone, decided = run_pass(model, batch.select(one))
         gate = differing_gate(seen.select(one), decided)
         try:
             what = f"sample {sample} alone is not what it is in a batch of {len(batch)}"
@@ -99,8 +99,8 @@ def _alone_differences(
 def _crowd_differences(model: Any, crowd: Batch) -> list[Broken]:
     """Whether the first few samples of `crowd` are others as a batch of their own."""
     few = torch.arange(FEW)
-    together, seen = answer(model, crowd)
-    part, decided = answer(model, crowd.select(few))
+    together, seen = run_pass(model, crowd)
+    part, decided = run_pass(model, crowd.select(few))
     gate = differing_gate(seen.select(few), decided)
     try:
         what = f"{FEW} samples are not what they are in a batch of {len(crowd)}"

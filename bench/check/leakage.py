@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.check.candidate import CROWD, FEW, Candidate
-from bench.check.comparison import answer, at, differing_gate
+from bench.check.comparison import at, differing_gate, run_pass
 from bench.check.contract import Broken, NotDefined
 from bench.check.masked_path import masked_path
 from bench.meters.flops.counter import count
@@ -85,9 +85,9 @@ def targets_unread(candidate: Candidate) -> None:
 def _must_ignore_targets(model: Any, batch: Batch, others: Batch, what: str) -> None:
     # The same seed for both: noise in training must not look like a dependence on the targets.
     torch.manual_seed(0)
-    logits, seen = answer(model, batch)
+    logits, seen = run_pass(model, batch)
     torch.manual_seed(0)
-    changed, decided = answer(model, others)
+    changed, decided = run_pass(model, others)
     gate = differing_gate(seen, decided)
     if gate is not None:
         raise Broken(f"{what}: gate {gate!r} decides by them", gate=gate)
@@ -117,7 +117,7 @@ def _must_agree_observed(model: Any, batch: Batch, where: str) -> None:
     with torch.inference_mode():
         results = {
             "in inference mode": logits(plain),
-            "observed": logits(lambda model, batch: answer(model, batch)[0]),
+            "observed": logits(lambda model, batch: run_pass(model, batch)[0]),
             "counted": logits(lambda model, batch: count(model, batch).result.logits),
         }
     for how, found in results.items():

@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from bench.check.candidate import FEW, Candidate
-from bench.check.comparison import answer, at, differing_gate, must_agree
+from bench.check.comparison import at, differing_gate, must_agree, run_pass
 from bench.check.contract import Broken, NotDefined
 from bench.routing import Observation
 
@@ -26,8 +26,8 @@ def no_look_ahead(candidate: Candidate) -> None:
     # Every later token becomes another one: adding 1 leaves none as it was.
     changed[:, half:] = (changed[:, half:] + 1) % spec.num_outputs
     for point, model in candidate.at_points():
-        before, seen = answer(model.eval(), batch)
-        after, decided = answer(model, replace(batch, **{key: changed}))
+        before, seen = run_pass(model.eval(), batch)
+        after, decided = run_pass(model, replace(batch, **{key: changed}))
         # Gates first: a decision that looks ahead is the cause, other logits its consequence.
         gate = differing_gate(_first_tokens(seen, half), _first_tokens(decided, half))
         if gate is not None:

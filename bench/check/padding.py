@@ -1,4 +1,4 @@
-"""Contracts about padding: it changes no answer, and a sample may consist of nothing else."""
+"""Contracts about padding: it changes no result, and a sample may consist of nothing else."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from bench.check.candidate import FEW, Candidate
-from bench.check.comparison import answer, at, differing_gate, must_agree
+from bench.check.comparison import at, differing_gate, must_agree, run_pass
 from bench.check.contract import Broken, NotDefined
 from bench.check.finite import must_answer_finitely, must_be_finite
 from bench.check.tiny_tasks import VOCABULARY
@@ -15,7 +15,7 @@ from bench.types import Batch
 
 
 def padding_ignored(candidate: Candidate) -> None:
-    """What stands where the mask is false changes no answer."""
+    """What stands where the mask is false changes no result."""
     batch = candidate.tiny.batch(FEW)
     if batch.mask is None:
         raise NotDefined("no padding in this kind of task")
@@ -23,14 +23,14 @@ def padding_ignored(candidate: Candidate) -> None:
     scribbled = torch.where(batch.mask, batch.inputs, (batch.inputs + 1) % VOCABULARY)
     others = replace(batch, inputs=scribbled)
     for point, model in candidate.at_points():
-        wanted, seen = answer(model.eval(), batch)
-        found, decided = answer(model, others)
+        wanted, seen = run_pass(model.eval(), batch)
+        found, decided = run_pass(model, others)
         what = f"other symbols in the padding{at(point)}"
         must_agree(found, wanted, what, differing_gate(seen, decided))
 
 
 def only_padding(candidate: Candidate) -> None:
-    """Samples of padding only get finite answers and a finite loss, as in the dense model.
+    """Samples of padding only get finite logits and a finite loss, as in the dense model.
 
     Real data has empty inputs. A softmax or a mean over no token is NaN, and one such sample in a
     batch makes the whole training step NaN.
@@ -44,7 +44,9 @@ def only_padding(candidate: Candidate) -> None:
         for point, model in candidate.at_points():
             must_answer_finitely(model.eval(), batch, f"inference, {what}{at(point)}")
         if candidate.trains:
-            must_be_finite(candidate, candidate.untrained().train(), batch, f"training, {what}")
+            must_be_finite(
+                candidate, candidate.make_untrained().train(), batch, f"training, {what}"
+            )
 
 
 def _emptied(batch: Batch, num_samples: int) -> Batch:
@@ -57,7 +59,7 @@ def _emptied(batch: Batch, num_samples: int) -> Batch:
 
 
 def _must_suit_dense(candidate: Candidate, batch: Batch) -> None:
-    """Raises NotDefined where the backbone itself gives no finite answer to such a batch."""
+    """Raises NotDefined where the backbone itself gives no finite result for such a batch."""
     # A foreign backbone may attend to nothing and return NaN: that is no fault of the method.
     dense = candidate.backbone.build(candidate.tiny.spec)
     for training in (True, False):

@@ -9,7 +9,7 @@ import torch
 
 from bench import routing
 from bench.check.candidate import Candidate
-from bench.check.comparison import answer, must_agree
+from bench.check.comparison import must_agree, run_pass
 from bench.check.contract import Broken, NotDefined
 from bench.check.gradients import gradients
 from bench.plugins.settings import as_json, construct
@@ -22,14 +22,14 @@ ROUGH = 0.1
 def same_seed(candidate: Candidate) -> None:
     """Building and training twice from one seed gives bit-equal weights and buffers."""
     # Bit for bit: a trial that is resumed or compared relies on it.
-    one, two = candidate.model.state_dict(), candidate.made().state_dict()
+    one, two = candidate.model.state_dict(), candidate.make().state_dict()
     different = [key for key in one if not torch.equal(one[key], two[key])]
     if different:
         raise Broken(f"two runs from one seed differ in {', '.join(different[:4])}")
 
 
 def default_point(candidate: Candidate) -> None:
-    """A trained and calibrated model answers as at the first of its operating points.
+    """A trained and calibrated model computes what it does at the first of its operating points.
 
     The first one is measured as the default: a model that is left at another would be measured
     there before anything sets it.
@@ -37,8 +37,8 @@ def default_point(candidate: Candidate) -> None:
     if candidate.resolved.hooks.points is None:
         raise NotDefined("one operating point")
     batch, model = candidate.tiny.batch(5), candidate.model.eval()
-    candidate.at_default()
-    (wanted, _), (found, _) = answer(model, batch), answer(candidate.made(), batch)
+    candidate.set_default()
+    (wanted, _), (found, _) = run_pass(model, batch), run_pass(candidate.make(), batch)
     must_agree(found, wanted, "a trained model is not at the first point")
 
 
@@ -51,7 +51,7 @@ def round_trip(candidate: Candidate) -> None:
         raise Broken(f"the method cannot be made from its own settings: {error}") from error
     model, batch = candidate.model.eval(), candidate.tiny.batch(5)
     # Another seed, so that what the state_dict leaves out is another number.
-    other = again.untrained(seed=9).eval()
+    other = again.make_untrained(seed=9).eval()
     try:
         other.load_state_dict(copy.deepcopy(model.state_dict()), strict=True)
     except RuntimeError as error:
@@ -74,7 +74,7 @@ def bf16(candidate: Candidate) -> None:
     if not gap <= ROUGH:  # written so that NaN is broken too
         raise Broken(f"bfloat16 moves the logits by {gap:.0%} of their spread, equal decisions")
     if candidate.trains:
-        trained = candidate.untrained().train()
+        trained = candidate.make_untrained().train()
         with autocast:
             loss = candidate.loss(trained, batch)
         loss.backward()

@@ -40,7 +40,7 @@ def open_is_dense(candidate: Candidate) -> None:
         raise NotDefined("open gates are another model (open_is_dense is not declared)")
 
 
-def is_masking(candidate: Candidate) -> None:
+def equals_masking(candidate: Candidate) -> None:
     """What inference skips equals the training path with the same decisions replayed."""
     batch = candidate.tiny.batch(6)
     for point, model in candidate.at_points():

@@ -41,7 +41,7 @@ def candidates(name: str, method: Any) -> tuple[list[Candidate], dict[str, str]]
 def _serves(candidate: Candidate, reasons: list[str]) -> bool:
     """Whether method and backbone take the task; a refusal's reason is added to `reasons`."""
     try:
-        candidate.untrained()
+        candidate.make_untrained()
     except Unsupported as refusal:
         reasons.append(str(refusal))
         return False

@@ -102,14 +102,14 @@ def tiny_backbones() -> dict[str, Any]:
     found = {}
     for name, plugin in plugins.choices("backbone").items():
         try:
-            found[name] = shrunk(plugin.load())
+            found[name] = shrink(plugin.load())
         except plugins.BrokenPlugin:  # of another distribution: the method is what is tried
             continue
     order = [*QUICKEST, *sorted(found)]
     return dict(sorted(found.items(), key=lambda item: order.index(item[0])))
 
 
-def shrunk(cls: Any) -> Any:
+def shrink(cls: Any) -> Any:
     """A backbone of class `cls` with the sizes that it has a field for made small."""
     names = {field.name for field in dataclasses.fields(cls)}
     return cls(**{name: size for name, size in SIZES.items() if name in names})

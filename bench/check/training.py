@@ -9,7 +9,14 @@ from bench import routing
 from bench.check.candidate import Candidate
 from bench.check.comparison import differing_gate
 from bench.check.contract import Broken, NotDefined
-from bench.check.gradients import Gradients, Reading, Severing, gradients, moved, trainable
+from bench.check.gradients import (
+    Gradients,
+    Reading,
+    Severing,
+    gradients,
+    parameters_moving,
+    trainable,
+)
 from bench.check.masked_path import masked_path
 
 ROUGH = 0.1  # how far bfloat16 may move the logits, as a share of their spread
@@ -19,7 +26,7 @@ def gates_learn(candidate: Candidate) -> None:
     """A training step's gradients are finite; what a gate decides by gets one, and its steps."""
     if not candidate.trains:
         raise NotDefined("training free")
-    model = candidate.untrained()
+    model = candidate.make_untrained()
     # A copy to compare with: a gate may get gradients that its optimiser never applies.
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     with Reading() as reading, routing.observe() as seen:
@@ -86,15 +93,15 @@ def skipped_learn_nothing(candidate: Candidate) -> None:
     model, batch = candidate.model, candidate.tiny.batch(6)
     # Skipped is what moves the logits when every gate is open and does not when all are closed.
     with routing.observe() as seen, routing.force("open"):
-        skipped = moved(model.eval(), model(batch).logits)
+        skipped = parameters_moving(model.eval(), model(batch).logits)
     if not seen.decisions:
         raise NotDefined("announces no decision")
     with routing.force("closed"):
-        skipped -= moved(model, model(batch).logits)
+        skipped -= parameters_moving(model, model(batch).logits)
     with masked_path(model), routing.force("closed"), Severing(), Reading() as reading:
-        taught = skipped & moved(model, model(batch).logits)
+        taught = skipped & parameters_moving(model, model(batch).logits)
         # An exit's head decides by its own logits, and legitimately learns through them.
-        taught -= moved(model, *reading.given)
+        taught -= parameters_moving(model, *reading.given)
     if taught:
         raise Broken(
             f"every gate is closed, and yet {', '.join(sorted(taught))} get a gradient through the "

@@ -50,7 +50,7 @@ def first_broken(name: str, contract: str) -> Finding | None:
     cls = next(getattr(module, name) for module in modules if hasattr(module, name))
     found, _ = candidates(name, cls())
     findings = (attempt(tried, candidate) for candidate in found)
-    return next((finding for finding in findings if finding.answer == "broken"), None)
+    return next((finding for finding in findings if finding.outcome == "broken"), None)
 
 
 def line_of(text: str) -> int:
@@ -64,7 +64,7 @@ def test_an_honest_method_keeps_every_contract() -> None:
     verdict = checked("Honest")
     assert verdict.ok, "\n".join(verdict.lines())
     assert {f.task for f in verdict.findings} >= {"tiny-image", "tiny-text", "tiny-labels"}
-    assert all(f.message for f in verdict.findings if f.answer == "not defined")
+    assert all(f.message for f in verdict.findings if f.outcome == "not defined")
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_an_honest_method_keeps_every_contract() -> None:
     [
         ("MaskingMethod", "executed_is_declared", "but 0 are executed above"),
         ("FirstDecidesMethod", "alone_is_batched", "decides otherwise"),
-        ("DisobedientMethod", "executed_is_declared", "or decide's answer is not obeyed"),
+        ("DisobedientMethod", "executed_is_declared", "or the result of decide is not obeyed"),
         ("LeakyMethod", "skipped_learn_nothing", "lets skipped parts through"),
         ("LooksAheadMethod", "no_look_ahead", "decides before position 8 by what follows"),
         ("CallsEmptyMethod", "never_empty", "is called on nothing"),

@@ -108,7 +108,7 @@ def test_a_misspelt_hook_is_broken_with_a_suggestion() -> None:
 def test_a_sample_of_padding_only_must_stay_finite() -> None:
     """A mean over no token is NaN, and the dense model's is not."""
     answers = {finding.task: finding for finding in found("MeanOfReal", "only_padding")}
-    assert answers["tiny-image"].answer == "not defined"
+    assert answers["tiny-image"].outcome == "not defined"
     assert answers["tiny-labels"].message == (
         "inference, one of 6 samples is padding only: logits of 1 of 6 samples are not finite"
     )
@@ -129,7 +129,7 @@ def test_a_method_that_refuses_its_own_defaults_cannot_be_checked() -> None:
 def test_a_method_that_ends_the_program_is_broken() -> None:
     """sys.exit in a plugin is a finding, not the end of the kit."""
     (first, *_) = found("Quitting", "finite")
-    assert (first.answer, first.message) == ("broken", "SystemExit: 3")
+    assert (first.outcome, first.message) == ("broken", "SystemExit: 3")
 
 
 def test_every_line_is_handed_out_when_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:

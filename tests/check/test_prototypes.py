@@ -22,5 +22,5 @@ def test_a_prototype_keeps_every_contract(name: str, tasks: set[str]) -> None:
     verdict = check(Plugin("method", name.lower(), target, "tests", "0"))
     assert verdict.ok, "\n".join(verdict.lines())
     assert {finding.task for finding in verdict.findings} == tasks
-    kept = {f.contract for f in verdict.findings if f.answer == "kept"}
+    kept = {f.contract for f in verdict.findings if f.outcome == "kept"}
     assert {"skipping_is_masking", "executed_is_declared", "never_empty"} <= kept

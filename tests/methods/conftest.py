@@ -18,7 +18,7 @@ class Tiny(kit.Tiny):
 
     @property
     def backbone(self) -> Transformer:
-        return kit.shrunk(Transformer)
+        return kit.shrink(Transformer)
 
 
 TINY = {name: Tiny(task.spec) for name, task in kit.TINY.items()}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench import routing
-from bench.check.flops import spend
+from bench.check.flops import count_pass
 from bench.meters.flops.counter import count
 from methods.controls.dense import Dense
 from methods.controls.shrunk_dense import ShrunkDense
@@ -18,9 +18,9 @@ def test_decisions_cost_what_they_declare_to_the_flop(built_in) -> None:
     """At batch 1, executed FLOPs above those with closed gates are the declared ones, exactly."""
     batch = built_in.tiny.batch(1)
     for _, model in built_in.at_points():
-        own = spend(built_in, model, batch)
+        own = count_pass(built_in, model, batch)
         with routing.force("closed"):
-            closed = spend(built_in, model, batch)
+            closed = count_pass(built_in, model, batch)
         assert own.executed - closed.executed == own.declared - closed.declared
 
 

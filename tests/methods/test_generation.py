@@ -77,7 +77,7 @@ def test_modern_blocks_generate_what_they_recompute(text_built_in_named, method,
     found = replace(text_built_in_named(method), backbone=backbone)
     if method == "topk_ffn":  # its blocks of hidden units have no gate
         with pytest.raises(Unsupported, match="of the form W2 f"):
-            found.untrained()
+            found.make_untrained()
         found = replace(found, backbone=replace(backbone, activation="gelu", bias=True))
     prompt = _prompt(found.tiny, num_samples)
     tokens = set()

@@ -29,8 +29,8 @@ OF_THE_CODE = {"no_memory", "unseen_is_seen", "targets_unread", "same_seed"}  # 
 def test_every_contract_is_kept(built_in, contract: Contract) -> None:
     """No contract is broken, and none is silently passed over where it applies."""
     finding = attempt(contract, built_in)
-    assert finding.answer != "broken", f"{finding.message}\nlook at {finding.line}"
-    if finding.answer == "not defined":
+    assert finding.outcome != "broken", f"{finding.message}\nlook at {finding.line}"
+    if finding.outcome == "not defined":
         assert finding.message
         remembers = contract.name == "no_memory" and hasattr(built_in.method, "reads_targets")
         assert contract.name not in ALWAYS_APPLY or remembers
@@ -52,6 +52,6 @@ def test_no_named_variant_breaks_a_contract(path: Path) -> None:
     chosen = [each for each in found if each.tiny.spec.name in tasks]
     contracts = [contract for contract in CONTRACTS if contract.name not in OF_THE_CODE]
     findings = [attempt(contract, each) for each in chosen for contract in contracts]
-    broken = [(f.contract, f.task, f.message) for f in findings if f.answer == "broken"]
+    broken = [(f.contract, f.task, f.message) for f in findings if f.outcome == "broken"]
     assert findings
     assert broken == []

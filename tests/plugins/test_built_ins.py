@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args, get_origin
 import pytest
 
 from bench import plugins
-from bench.check.tiny_tasks import TINY, shrunk
+from bench.check.tiny_tasks import TINY, shrink
 from bench.plugins import Plugin, construct, defaults
 from bench.plugins.annotations import setting_types
 from bench.plugins.hooks import resolve
@@ -84,7 +84,7 @@ def test_odd_values_are_refused_in_a_sentence_or_build(
 
 def _refusal(cls: type, settings: dict[str, Any]) -> str:
     """Why a method with these settings cannot be had on tiny images; "" where it can."""
-    spec, backbone = TINY["image"].spec, shrunk(Transformer)
+    spec, backbone = TINY["image"].spec, shrink(Transformer)
     try:
         hooks = resolve(construct(cls, settings)).hooks
         if hooks.convert is not None:

@@ -144,7 +144,7 @@ def test_the_soft_estimator_breaks_what_it_must() -> None:
     """It trains closed blocks and mixtures that inference does not run, and the kit reports it."""
     found, _ = candidates("skip_blocks", SkipBlocks(estimator="soft"))
     findings = [attempt(contract, found[0]) for contract in CONTRACTS]
-    broken = [finding.contract for finding in findings if finding.answer == "broken"]
+    broken = [finding.contract for finding in findings if finding.outcome == "broken"]
     assert broken == ["skipping_is_masking", "skipped_learn_nothing"]
 
 
