@@ -99,6 +99,13 @@ class Sparse(nn.Module):
         return F.linear(x.reshape(-1, D), self.weight)
 
 
+class Grid(nn.Module):
+    """The grid of a spatial transformer: a product inside an op that is named like a constant."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.affine_grid(x[:, :2, :3], [B, 1, T, D], align_corners=False)
+
+
 @dataclass(frozen=True)
 class Case:
     """A module on a random input [B, T, D], and the closed form of its FLOPs."""
@@ -127,6 +134,8 @@ CASES = (
     Case("LSTM", lambda: nn.LSTM(D, D, batch_first=True), 2 * 4 * LAYER),
     Case("matrix times vector", Matvec, 2 * D * D),
     Case("linear layer, CSR, 64 of 4,096 stored", Sparse, LAYER // D),
+    # T x D points [x, y, 1] of each sample times a 3 x 2 matrix
+    Case("affine_grid of a spatial transformer", Grid, 2 * B * T * D * 3 * 2),
     # forward, gradient of the input, gradient of the weight: each sums D / 16 channels x 3 places
     Case("grouped convolution, fwd + bwd", Backward, 3 * 2 * B * T * D * (D // 16) * 3),
 )

@@ -12,14 +12,9 @@ from bench.measure.inputs import Inputs
 from bench.measure.metrics import metric, missing_metric
 from bench.measure.subject import Metrics, Subject
 from bench.meters.flops.counter import CONVENTION, FlopCount, count
-from bench.meters.flops.crosscheck import (
-    FvcoreCount,
-    ProfilerCount,
-    macs_fvcore,
-    profiler_excess,
-    run_profiler,
-)
+from bench.meters.flops.crosscheck import FvcoreCount, macs_fvcore, profiler_excess
 from bench.meters.flops.formulas import version
+from bench.meters.flops.profiled import ProfilerCount, run_profiler
 from bench.meters.flops.stray_kernels import count_stray_kernels
 from bench.records.catalogue import DECLARED_FLOPS, FLOPS, FLOPS_PROFILER, MACS_FVCORE
 from bench.records.record import Metric
@@ -97,7 +92,7 @@ def _profile(model: nn.Module, inputs: Inputs) -> tuple[ProfilerCount, dict[str,
     seen = probed[0].seen
     return seen, {
         "profiler_flops": seen.by_op,
-        "has_sparse_operands": seen.has_sparse,  # which the profiler takes for dense ones
+        "sparse_products": seen.num_sparse,  # left out: shapes do not show what is stored
         "unseen_flops": max(each.unseen for each in probed),
     }
 
@@ -105,9 +100,9 @@ def _profile(model: nn.Module, inputs: Inputs) -> tuple[ProfilerCount, dict[str,
 def _probe(model: nn.Module, batch: Batch) -> _Probed:
     """One batch under both counters, one after the other: they would see each other's work."""
     with torch.inference_mode():
-        by_op = count(model, batch).by_op
+        counted = count(model, batch)
         seen = run_profiler(model, batch)
-    return _Probed(seen, profiler_excess(by_op, seen))
+    return _Probed(seen, profiler_excess(counted, seen))
 
 
 def _macs(fvcore: FvcoreCount) -> Metric:

@@ -46,9 +46,9 @@ class FlopCount:
     """Executed FLOPs of one call, by region and op, and what could not be counted.
 
     `causal` is the total without the masked half of causal attention. `by_plugin` is the part of
-    `by_op` that rests on plugins' formulas, which cannot be verified. `pointwise_elems` counts
-    elements written by elementwise ops, `bytes_touched` operands read and results written.
-    `result` is the call's return value.
+    `by_op` that rests on plugins' formulas, which cannot be verified, `by_sparse` the part with a
+    sparse operand. `pointwise_elems` counts elements written by elementwise ops, `bytes_touched`
+    operands read and results written. `result` is the call's return value.
     """
 
     total: int
@@ -60,6 +60,7 @@ class FlopCount:
     bytes_touched: int
     num_ops: int
     by_plugin: Mapping[str, int]
+    by_sparse: Mapping[str, int]
     result: Any = None
 
     @property
@@ -172,5 +173,6 @@ def _flop_count(tally: Tally, result: Any) -> FlopCount:
         bytes_touched=tally.num_bytes,
         num_ops=tally.num_ops,
         by_plugin=dict(tally.by_plugin),
+        by_sparse=dict(tally.by_sparse),
         result=result,
     )

@@ -29,7 +29,7 @@ from bench.meters.flops.dispatch_state import caller_state, run_whole
 from bench.meters.flops.formulas import FORMULAS
 from bench.meters.flops.math_attention import MathAttention
 from bench.meters.flops.rules import Rule, Rules, leaf_rule
-from bench.meters.flops.sparse import num_stored
+from bench.meters.flops.sparse import is_sparse, num_stored
 from bench.meters.flops.tally import OUTSIDE, Tally
 
 
@@ -93,6 +93,8 @@ class Ledger(TorchDispatchMode):
             self.tally.book_by_plugin(rule.name, cost)
         elif cost is None and rule.kind == "formula":
             self.tally.flag(rule.name)
+        elif cost is not None and any(map(_is_sparse, args)):
+            self.tally.book_sparse(rule.name, cost)
         masked = self.attention.masked_flops(rule.name, args, cost.full if cost else 0)
         written = output if output is not None else args[:1]  # in-place ops over lists return None
         elements = _elements(written) if rule.counts_elements else 0
@@ -142,6 +144,10 @@ def _plugin_cost(
     if flops < 0:
         raise ValueError(f"the formula of {name} returned {flops}: work cannot be negative")
     return Cost(flops, flops)
+
+
+def _is_sparse(value: Any) -> bool:
+    return isinstance(value, Tensor) and is_sparse(value)
 
 
 def _bytes_touched(rule: Rule, args: tuple, kwargs: dict, output: Any) -> int:

@@ -54,6 +54,7 @@ class Tally:
     formulas: Mapping[Any, routing.Formula] = field(default_factory=dict)  # plugins', by op
     flops: Counter[tuple[str, str]] = field(default_factory=Counter)  # (region, op)
     by_plugin: Counter[str] = field(default_factory=Counter)  # of these, by plugins' formulas
+    by_sparse: Counter[str] = field(default_factory=Counter)  # of these, with a sparse operand
     without_formula: Counter[str] = field(default_factory=Counter)
     masked: int = 0  # FLOPs on the causally masked half of attention
     elements: int = 0  # written by elementwise ops
@@ -76,6 +77,11 @@ class Tally:
         """Record that these FLOPs rest on a plugin's formula; `book` adds them to the total."""
         with self.lock:
             self.by_plugin[op] += cost.full
+
+    def book_sparse(self, op: str, cost: Cost) -> None:
+        """Record that these FLOPs have a sparse operand; `book` adds them to the total."""
+        with self.lock:
+            self.by_sparse[op] += cost.full
 
     def book(
         self, op: str, cost: Cost | None, elements: int, num_bytes: int, masked: int = 0

@@ -36,12 +36,35 @@ def in_a_thread(x: Tensor) -> None:
 
 mha = nn.MultiheadAttention(64, 4, batch_first=True).eval()
 convolution, bilinear = nn.Conv2d(2, 4, 3), nn.Bilinear(3, 4, 6)
+volume, sequence = nn.Conv3d(2, 4, 3, stride=2), nn.Conv1d(2, 4, 3, padding=1, groups=2)
+lstm, gru = nn.LSTM(4, 5), nn.GRU(4, 5, bidirectional=True)
 TOKENS, ENDS = r(2, 32, 64), torch.tensor([4, 4, 20], dtype=torch.int32)
 VISIBLE: dict[str, Callable[[], object]] = {
     "fused multi-head attention": lambda: mha(TOKENS, TOKENS, TOKENS),
     "grouped_mm": lambda: torch._grouped_mm(r(24, 16), r(3, 16, 8), ENDS),
     "mixture of experts as a loop": lambda: moe_loop(r(24, 16)),
     "convolution": lambda: convolution(r(2, 2, 8, 8)),
+    "convolution of one image": lambda: convolution(r(2, 8, 8)),
+    "convolution of a volume": lambda: volume(r(2, 2, 8, 8, 9)),
+    "grouped convolution of a sequence": lambda: sequence(r(2, 2, 9)),
+    "complex convolution": lambda: nn.functional.conv2d(
+        r(1, 2, 6, 6, dtype=torch.cfloat), r(3, 2, 3, 3, dtype=torch.cfloat)
+    ),
+    "grid of a spatial transformer": lambda: nn.functional.affine_grid(
+        r(2, 2, 3), [2, 1, 4, 5], align_corners=False
+    ),
+    "fused attention": lambda: nn.functional.scaled_dot_product_attention(
+        r(2, 3, 5, 4), r(2, 3, 7, 4), r(2, 3, 7, 4)
+    ),
+    "math attention": lambda: nn.functional.scaled_dot_product_attention(
+        r(2, 3, 5, 4), r(2, 3, 7, 4), r(2, 3, 7, 6), is_causal=True
+    ),
+    "recurrent": lambda: (lstm(r(3, 2, 4)), gru(r(3, 2, 4))),
+    "vectors": lambda: (r(3, 4) @ r(4), r(4).dot(r(4)), torch.addr(r(3, 4), r(3), r(4))),
+    "in place": lambda: (
+        r(3, 5).addmm_(r(3, 4), r(4, 5)),
+        r(2, 3, 5).baddbmm_(TOKENS[:, :3, :4], TOKENS[:, :4, :5]),
+    ),
     "bilinear": lambda: bilinear(r(5, 3), r(5, 4)),
     "distances": lambda: torch.cdist(r(30, 8), r(40, 8)),
     "another thread": lambda: in_a_thread(r(5, 6)),
@@ -170,4 +193,4 @@ def test_a_convolution_under_autocast_is_seen_once(dtype: torch.dtype) -> None:
     """Autocast's convolution calls itself with cast operands: 2 x (2 x 6 x 6 x 4) x 18 FLOPs."""
     with torch.no_grad(), torch.autocast("cpu", dtype):
         seen = profiler_flops(convolution, r(2, 2, 8, 8))
-    assert seen == {"aten::conv2d": 2 * (2 * 6 * 6 * 4) * (2 * 9)}
+    assert seen == {"aten::convolution": 2 * (2 * 6 * 6 * 4) * (2 * 9)}
