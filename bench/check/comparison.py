@@ -1,4 +1,4 @@
-"""Comparing answers and decisions of two passes, with the words for what differs."""
+"""Comparing logits and decisions of two passes, with the words for what differs."""
 
 from __future__ import annotations
 

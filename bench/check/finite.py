@@ -28,7 +28,7 @@ def finite(candidate: Candidate) -> None:
     for point, model in candidate.at_points():
         for size in SIZES:
             where = f"inference, batch of {size}{at(point)}"
-            must_answer_finitely(model.eval(), candidate.tiny.batch(size), where)
+            must_have_finite_logits(model.eval(), candidate.tiny.batch(size), where)
 
 
 def must_be_finite(candidate: Candidate, model: nn.Module, batch: Batch, where: str) -> None:
@@ -36,7 +36,7 @@ def must_be_finite(candidate: Candidate, model: nn.Module, batch: Batch, where: 
 
     Leaves the model's gradients empty.
     """
-    must_answer_finitely(model, batch, where)
+    must_have_finite_logits(model, batch, where)
     loss = candidate.loss(model, batch)
     # Before the gradients: those of an infinite loss are NaN, and say less.
     if is_odd(loss.detach()):
@@ -50,7 +50,7 @@ def must_be_finite(candidate: Candidate, model: nn.Module, batch: Batch, where: 
         raise Broken(f"{where}: the gradient of {wrong[0]} is not finite")
 
 
-def must_answer_finitely(model: Any, batch: Batch, where: str) -> None:
+def must_have_finite_logits(model: Any, batch: Batch, where: str) -> None:
     """Raises Broken, with the share of samples, unless all logits are finite."""
     with torch.no_grad():
         logits = model(batch).logits

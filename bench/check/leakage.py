@@ -31,7 +31,7 @@ def no_memory(candidate: Candidate) -> None:
     batch, other = candidate.tiny.batch(2, 1), candidate.tiny.batch(2, 2)
 
     def cost(*batches: Batch) -> list[int]:
-        # FLOPs, not time: a cached answer costs none, whatever the machine is doing.
+        # FLOPs, not time: a cached result costs none, whatever the machine is doing.
         with torch.inference_mode():
             return [count(model, each).total for each in batches]
 

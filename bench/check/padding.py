@@ -9,7 +9,7 @@ import torch
 from bench.check.candidate import FEW, Candidate
 from bench.check.comparison import at, differing_gate, must_agree, run_pass
 from bench.check.contract import Broken, NotDefined
-from bench.check.finite import must_answer_finitely, must_be_finite
+from bench.check.finite import must_be_finite, must_have_finite_logits
 from bench.check.tiny_tasks import VOCABULARY
 from bench.types import Batch
 
@@ -42,7 +42,7 @@ def only_padding(candidate: Candidate) -> None:
     for what, batch in cases.items():
         _must_suit_dense(candidate, batch)
         for point, model in candidate.at_points():
-            must_answer_finitely(model.eval(), batch, f"inference, {what}{at(point)}")
+            must_have_finite_logits(model.eval(), batch, f"inference, {what}{at(point)}")
         if candidate.trains:
             must_be_finite(
                 candidate, candidate.make_untrained().train(), batch, f"training, {what}"
@@ -64,6 +64,6 @@ def _must_suit_dense(candidate: Candidate, batch: Batch) -> None:
     dense = candidate.backbone.build(candidate.tiny.spec)
     for training in (True, False):
         try:
-            must_answer_finitely(dense.train(training), batch, "the dense model")
+            must_have_finite_logits(dense.train(training), batch, "the dense model")
         except Broken as found:
             raise NotDefined(str(found)) from found
