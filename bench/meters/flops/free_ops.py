@@ -163,8 +163,18 @@ NO_WORK = _words(_NO_WORK)
 ALLOCATES = _words(_ALLOCATES)
 GATHERS = _words(_GATHERS)
 ELEMENTWISE = _words(_ELEMENTWISE)
-# Free of FLOPs, but what they write is computed: it joins the elements of elementwise ops.
-WRITTEN: frozenset[str] = frozenset()
+# Free of FLOPs, but what they write joins the elements of elementwise ops: a product can be made
+# of any op that multiplies, squares or interpolates, one element per multiply-accumulate.
+WRITTEN = _words(
+    _NORMALISATION,
+    _POOLING_AND_RESAMPLING,
+    _QUANTISATION,
+    """
+    _logcumsumexp _segment_reduce _sparse_csr_prod cumprod dist index_reduce linalg__powsum
+    linalg_vector_norm logcumsumexp logsumexp native_norm norm polar powsum prod renorm repeat
+    scatter_reduce segment_reduce std std_mean var var_mean
+    """,
+)
 FREE = GATHERS | _words(
     _MOVES,
     _REDUCTIONS,
