@@ -33,6 +33,8 @@ def collect_facts(subject: Subject, crosscheck: dict[str, Any], dense: DenseCost
         unseen_flops=crosscheck.get("unseen_flops", 0),
         untracked_kernels=tuple(crosscheck.get("untracked_kernels", ())),
         dense_elems=dense.pointwise_elems,
+        batch_elems=crosscheck.get("pointwise_elems_in_batch"),
+        flop_doubts=tuple(crosscheck.get("doubts", ())),
     )
 
 

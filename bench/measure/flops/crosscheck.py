@@ -82,6 +82,7 @@ def _notes(own: FlopCount) -> list[str]:
 class _Probed(NamedTuple):
     seen: ProfilerCount
     unseen: int
+    elems: float  # written by elementwise work, per sample
 
 
 def _profile(model: nn.Module, inputs: Inputs) -> tuple[ProfilerCount, dict[str, Any]]:
@@ -94,6 +95,7 @@ def _profile(model: nn.Module, inputs: Inputs) -> tuple[ProfilerCount, dict[str,
         "profiler_flops": seen.by_op,
         "sparse_products": seen.num_sparse,  # left out: shapes do not show what is stored
         "unseen_flops": max(each.unseen for each in probed),
+        "pointwise_elems_in_batch": probed[-1].elems,  # per sample
     }
 
 
@@ -102,7 +104,7 @@ def _probe(model: nn.Module, batch: Batch) -> _Probed:
     with torch.inference_mode():
         counted = count(model, batch)
         seen = run_profiler(model, batch)
-    return _Probed(seen, profiler_excess(counted, seen))
+    return _Probed(seen, profiler_excess(counted, seen), counted.pointwise_elems / len(batch))
 
 
 def _macs(fvcore: FvcoreCount) -> Metric:

@@ -22,6 +22,7 @@ GATES: tuple[Callable[[Metrics, Facts], Doubts], ...] = (
     consistency.intervals,
     speed.achieved_flops,
     flops.unseen,
+    flops.none,
     flops.hidden,
     memory.peaks,
     memory.resident,

@@ -24,6 +24,8 @@ class Facts:
     unseen_flops: int = 0  # of one call: torch's profiler saw them, the ledger did not
     untracked_kernels: tuple[str, ...] = ()  # names of GPU kernels that no counter sees
     dense_elems: float | None = None  # that the dense model's elementwise work writes, per sample
+    batch_elems: float | None = None  # that the model's own writes per sample of a batch
+    flop_doubts: tuple[str, ...] = ()  # observations that no FLOP figure survives, in words
 
 
 def value(metrics: Metrics, key: str) -> float | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from bench.measure.plausibility.facts import Doubts, Facts, Metrics, same, values
+from bench.measure.plausibility.facts import Doubts, Facts, Metrics, same, value, values
 from bench.meters.flops.elementwise import may_hide_products
 from bench.records.catalogue import (
     FLOPS,
+    FLOPS_BATCHED,
     FLOPS_PROFILER,
     FLOPS_SHARE,
     POINTWISE_ELEMS,
@@ -18,12 +19,28 @@ OF_FLOPS = tuple(f"infer/{x}" for x in ("flops_", "tau_", "realised_", "saving_r
 
 def unseen(metrics: Metrics, facts: Facts) -> Doubts:
     """Work that one counter saw was executed, whatever the other counted."""
-    if facts.unseen_flops:
+    if facts.flop_doubts:
+        why = facts.flop_doubts[0]
+    elif facts.unseen_flops:
         why = f"torch's profiler saw {facts.unseen_flops:.3g} FLOPs more in one call"
     elif facts.untracked_kernels:
         why = f"GPU kernels that no torch operation launched: {', '.join(facts.untracked_kernels)}"
     else:
         return
+    yield from _all_of_flops(metrics, why)
+
+
+def none(metrics: Metrics, facts: Facts) -> Doubts:
+    """A result that took no product at all came from where no counter looks.
+
+    Or from memory: a table of answers has no FLOPs, and is no method.
+    """
+    keys = [FLOPS.at(), *(key for key in metrics if FLOPS_BATCHED.match(key) is not None)]
+    if any(value(metrics, key) == 0 for key in keys):
+        yield from _all_of_flops(metrics, "the model executed no FLOPs: its work was not seen")
+
+
+def _all_of_flops(metrics: Metrics, why: str) -> Doubts:
     for key in metrics:
         if key.startswith(OF_FLOPS) and key != FLOPS_PROFILER.at():
             yield key, why
@@ -35,6 +52,7 @@ def hidden(metrics: Metrics, facts: Facts) -> Doubts:
     if found is None or facts.dense_elems is None or not found[2]:
         return
     elems, flops, share = found  # per sample alone; flops / share: the dense model's
+    elems = max(elems, facts.batch_elems or 0)  # products may hide in batches only
     # Dense models have elementwise work too: only a multiple of theirs can hide products.
     if not may_hide_products(elems, facts.dense_elems, flops / share, flops):
         return
