@@ -13,6 +13,7 @@ from bench.measure.blind import without_targets
 from bench.measure.inputs import Inputs
 from bench.measure.subject import Metrics, Subject
 from bench.meters.flops.counter import count_samples
+from bench.meters.flops.novel import make_novel
 from bench.records.catalogue import FLOPS_BATCHED
 from bench.routing import SHORTFALL
 
@@ -47,8 +48,9 @@ def _why_remembered(subject: Subject, metrics: Metrics, size: int) -> str | None
     if size < MIN_SAMPLES or subject.method.flags.reads_targets:
         return None
     known = metrics[FLOPS_BATCHED.at(size)].value
-    # Of the calibration split: no meter has called the model on it.
-    batch = next(iter(subject.task.batches("calibration", size))).to(subject.device)
+    # Mixtures of calibration samples: the samples themselves were given to `calibrate`.
+    given = next(iter(subject.task.batches("calibration", size))).to(subject.device)
+    batch = make_novel(given)
     with torch.inference_mode():
         new = count_samples(subject.model, [without_targets(batch)]).total / len(batch)
     if known is None or known * MAX_COST_RATIO >= new:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -80,8 +81,12 @@ class Task:
         return [Batch(torch.arange(8.0 * DIM).view(8, DIM), torch.zeros(8).long())]
 
 
-def test_new_inputs_show_a_model_that_only_remembers() -> None:
-    """Met before it was first counted, a batch costs 0 FLOPs, always; a new one 128 a sample."""
+@pytest.mark.parametrize("calibrates", [False, True])
+def test_new_inputs_show_a_model_that_only_remembers(calibrates: bool) -> None:
+    """Met before it was first counted, a batch costs 0 FLOPs, always; a new one 128 a sample.
+
+    Also where the model met all of the calibration split: mixtures of its samples are new.
+    """
     batch = Batch(torch.ones(8, DIM), torch.zeros(8).long())
     inputs = Inputs({1: [batch.select(torch.tensor([0]))], 8: [batch]})
     for model, why in ((Looking(), "something remembers them"), (Tiring(99), None)):
@@ -89,6 +94,8 @@ def test_new_inputs_show_a_model_that_only_remembers() -> None:
             model, method_of(), Task(), torch.device("cpu"), MeasureConfig(), nn.Module, False
         )
         for each in (*inputs.by_size[1], *inputs.by_size[8]):
+            model(each)
+        for each in Task().batches("calibration", 8) if calibrates else ():
             model(each)
         metrics = dict(measure_cost(subject, inputs, DenseCost({1: 128.0, 8: 128.0})).metrics)
         found = why_cost_changed(subject, inputs, metrics)

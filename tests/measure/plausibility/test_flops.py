@@ -20,7 +20,10 @@ SHOWN = {
 }
 
 
-def reasons(facts: Facts = Facts(), **changed: float) -> dict[str, str]:
+NO_FACTS = Facts()
+
+
+def reasons(facts: Facts = NO_FACTS, **changed: float) -> dict[str, str]:
     """Why each metric is invalid, with `changed` values at `infer/...`."""
     values = SHOWN | {f"infer/{name}": value for name, value in changed.items()}
     found = check({key: Metric(value=value, unit="1") for key, value in values.items()}, facts)
