@@ -118,7 +118,8 @@ class Draw:
             return noise.argsort(-1)
         shuffled = noise.masked_fill(~real, 2.0).argsort(-1)  # real tokens first, in random order
         places = (~real).byte().argsort(dim=-1, stable=True)  # real tokens first, in order
-        return torch.empty_like(places).scatter(-1, places, shuffled)
+        # Zeros, though all are overwritten: the FLOP meter flags reads of memory that no op wrote.
+        return torch.zeros_like(places).scatter(-1, places, shuffled)
 
     def _real(self, decision: Decision) -> Tensor | None:
         """Which tokens are real, bool [n, T]; None where all are, or for whole samples."""
