@@ -106,7 +106,7 @@ class Config:
         check_fields(self)
 
 
-def typed(raw: Mapping[str, Any]) -> Config:
+def as_config(raw: Mapping[str, Any]) -> Config:
     """The Config that `raw` (trial.json's `config`) describes, nested blocks included.
 
     Raises TypeError for unknown keys and values of another type, ValueError for a value out of

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from bench.config import MIN_PROCESSES
 from bench.plan.matrix import Plan, make_plan
 from bench.plan.planned import PlannedTrial
-from bench.plan.staleness import MOVE_IT, Foreign, State, judge, write_trials
+from bench.plan.staleness import MOVE_IT, Foreign, State, find_states, write_trials
 from bench.records import environment
 from bench.records.record import LOG_NAME, RECORD_NAME
 from bench.records.redaction import printable, printable_lines
@@ -48,7 +48,7 @@ def run(overrides: Sequence[str], *, plan_only: bool) -> int:
     plan = make_plan(overrides)
     for line in plan.left_out:
         print(printable_lines(f"left out: {line}"), file=sys.stderr)
-    states = judge(plan.trials, plan.retries)
+    states = find_states(plan.trials, plan.retries)
     # Flushed: standard output may be a pipe, and the trials below take minutes to hours.
     print(headline(plan, states), flush=True)
     if plan_only:

@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from bench.config import Config, GpuConfig, MeasureConfig, TrainConfig, typed
+from bench.config import Config, GpuConfig, MeasureConfig, TrainConfig, as_config
 
 
 def test_defaults_are_valid_and_round_trip_through_dicts() -> None:
     """The default Config survives a trip through nested dicts, as trial.json makes it."""
-    assert typed(asdict(Config())) == Config()
+    assert as_config(asdict(Config())) == Config()
 
 
 def test_nested_blocks_become_their_dataclasses() -> None:
     """train, measure and gpu are typed again when read from JSON."""
-    config = typed({"train": {"steps": 5}, "gpu": {"kind": "one"}})
+    config = as_config({"train": {"steps": 5}, "gpu": {"kind": "one"}})
     assert config.train == TrainConfig(steps=5)
     assert config.gpu == GpuConfig(kind="one")
     assert config.measure == MeasureConfig()
@@ -26,7 +26,7 @@ def test_nested_blocks_become_their_dataclasses() -> None:
 def test_unknown_keys_are_refused() -> None:
     """A key that the block does not have is a TypeError."""
     with pytest.raises(TypeError, match="stepz"):
-        typed({"train": {"stepz": 5}})
+        as_config({"train": {"stepz": 5}})
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_unknown_keys_are_refused() -> None:
 def test_values_out_of_range_are_refused_by_key(raw: dict[str, Any], message: str) -> None:
     """A value out of range is a ValueError that names the key as one writes it."""
     with pytest.raises(ValueError, match="^" + message.replace(".", r"\.").replace("[", r"\[")):
-        typed(raw)
+        as_config(raw)
 
 
 @pytest.mark.parametrize(
@@ -69,10 +69,10 @@ def test_values_out_of_range_are_refused_by_key(raw: dict[str, Any], message: st
 def test_values_of_another_type_are_refused_by_key(raw: dict[str, Any], message: str) -> None:
     """A trial.json written by hand is read as strictly as an override."""
     with pytest.raises(TypeError) as caught:
-        typed(raw)
+        as_config(raw)
     assert str(caught.value).startswith(message)
 
 
 def test_zero_steps_mean_untrained_weights() -> None:
     """Training may be left out altogether."""
-    assert typed({"train": {"steps": 0}}).train.steps == 0
+    assert as_config({"train": {"steps": 0}}).train.steps == 0

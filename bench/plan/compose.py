@@ -4,15 +4,14 @@
         composed = composer.compose(["method=moe"])     # once per combination of choices
         composer.expand(composed, axes)                 # once per combination of plain values
 
-A schema is a plugin's dataclass; it is imported and registered when it is chosen.
+A schema is a plugin's dataclass; it is imported and registered when it is chosen, so that a plan
+pays for the plugins in it and not for all that are installed.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import enum
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
@@ -31,8 +30,8 @@ from bench.config import Config
 from bench.plan import overrides
 from bench.plan.explain import PlanError, explain
 from bench.plan.overrides import COMMAND_LINE, Axis
+from bench.plan.typed_nodes import as_json, assign, make_schema
 from bench.plugins import Plugin, PluginError
-from bench.plugins.annotations import setting_types
 
 CONF = "bench.conf"  # the package that holds conf/
 UNTYPED = "_untyped"  # stands in for a plugin while only an experiment's sweep is read
@@ -70,11 +69,12 @@ class Composer:
 
     def __init__(self) -> None:
         self.known = {kind: plugins.choices(kind) for kind in plugins.GROUPS}
-        self.schemas: dict[tuple[str, type | None], Plugin] = {}
-        self.checked: dict[tuple[Any, str, str], Any] = {}
-        self.own_settings: dict[str, dict[str, Any]] = {}
+        self.schemas: dict[tuple[str, type | None], Plugin] = {}  # by kind and class
+        # Values as OmegaConf converted them, by the block's type, the key and the value's text.
+        self.values_by_case: dict[tuple[Any, str, str], Any] = {}
+        self.settings_by_choice: dict[str, dict[str, Any]] = {}
         self.loader = GlobalHydra.instance().config_loader()
-        store = ConfigStore.instance()
+        store = ConfigStore.instance()  # one per process, whatever was composed before
         store.store(name="condbench", node=Config)
         for kind in plugins.GROUPS:
             store.repo.pop(kind, None)  # of an earlier plan in this process
@@ -86,16 +86,18 @@ class Composer:
         return sorted({*files, *self.known.get(group, ())})
 
     def _files(self, group: str) -> list[str]:
+        # Folders below a group are groups to Hydra: experiment/paper/NAME is a choice here.
         folders = self.loader.list_groups(group)
         inner = [f"{name}/{file}" for name in folders for file in self._files(f"{group}/{name}")]
         return [*self.loader.get_group_options(group), *inner]
 
-    def swept_by(self, experiment: str) -> dict[str, Axis]:
+    def sweep_axes(self, experiment: str) -> dict[str, Axis]:
         """The axes under hydra.sweeper.params of a chosen experiment ("experiment=NAME")."""
         # Which plugins the sweep will choose is not known yet: their settings stay unchecked.
         config = self.compose(
             [experiment, *(f"{kind}={UNTYPED}" for kind in plugins.GROUPS)], hydra=True
         )
+        # Hydra would expand these itself in a multirun; here the plan does, without launching.
         params = config.hydra.sweeper.get("params") or {}
         source = f"conf/{experiment.replace('=', '/')}.yaml, hydra.sweeper.params"
         swept = [f"{key}={value}" for key, value in params.items()]
@@ -105,6 +107,7 @@ class Composer:
 
     def compose(self, arguments: Sequence[str], *, hydra: bool = False) -> DictConfig:
         """One typed configuration. Raises BrokenPlugin, and what Hydra raises."""
+        # Plugins on the command line first; those of files show as missing, one by one.
         for kind, _, name in (text.partition("=") for text in arguments):
             if name in self.known.get(kind, {}):
                 self._register(self.known[kind][name])
@@ -122,33 +125,26 @@ class Composer:
     def _register(self, plugin: Plugin) -> None:
         if plugin in self.schemas.values():
             return
-        cls = plugin.load()
-        try:
-            # First our own check: OmegaConf's errors do not name the field, or are no errors.
-            setting_types(cls)
-            node = OmegaConf.structured(cls)
-        except (TypeError, OmegaConfBaseException) as error:
-            cause = " ".join(str(error).split())
-            raise plugin.broken(f"its settings cannot be typed: {cause}") from error
-        _drop_computed(node)
+        cls, node = make_schema(plugin)
         ConfigStore.instance().store(group=plugin.kind, name=plugin.name, node=node)
         self.schemas[plugin.kind, cls] = plugin
 
-    def chosen(self, arguments: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
+    def compose_named(self, arguments: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
         """One typed configuration, and which choice of each group it comes from."""
         config = self.compose(arguments, hydra=True)
         names = {kind: str(config.hydra.runtime.choices[kind]) for kind in plugins.GROUPS}
-        with open_dict(config):
+        with open_dict(config):  # Hydra's own settings are no part of a trial
             del config["hydra"]
         return config, names
 
     def settings(self, kind: str, name: str) -> dict[str, Any]:
-        """What conf/<kind>/<name>.yaml says, without an experiment or an override."""
+        """The settings in conf/<kind>/<name>.yaml, without an experiment or an override."""
         choice = f"{kind}={name}"
-        if choice not in self.own_settings:
+        if choice not in self.settings_by_choice:
+            # The other kinds stay untyped: their plugins need not be imported for this one.
             others = [f"{other}={UNTYPED}" for other in plugins.GROUPS if other != kind]
-            self.own_settings[choice] = _plain(self.compose([choice, *others])[kind])
-        return self.own_settings[choice]
+            self.settings_by_choice[choice] = as_json(self.compose([choice, *others])[kind])
+        return self.settings_by_choice[choice]
 
     def plugins_of(self, config: DictConfig) -> dict[str, Plugin]:
         """The plugin behind each typed block. Raises PlanError for a variant of none."""
@@ -172,14 +168,15 @@ class Composer:
         unset = OmegaConf.missing_keys(config) - {axis.key for axis in axes}
         if unset:
             raise PlanError(_no_value(unset))
-        interpolated = _plain(config, resolve=False) != (base := _plain(config))
+        # With ${...} one value may change others, so that each combination is resolved anew.
+        interpolated = as_json(config, resolve=False) != (base := as_json(config))
         for values in product(*(axis.values for axis in axes)):
             pairs = list(zip(axes, values, strict=True))
             if interpolated:
                 changed = copy.deepcopy(config)
                 for axis, value in pairs:
-                    _assign(changed, axis, value)
-                yield _plain(changed)
+                    assign(changed, axis, value)
+                yield as_json(changed)
                 continue
             resolved = base
             for axis, value in pairs:
@@ -189,11 +186,12 @@ class Composer:
     def _check(self, config: DictConfig, axis: Axis, value: Any) -> Any:
         """`value` as the key's type holds it."""
         block = axis.key.partition(".")[0]
+        # The block's class: the same key may have another type in another method.
         typed_by = OmegaConf.get_type(config, block) if block in config else None
         case = (typed_by, axis.key, repr(value))
-        if case not in self.checked:
-            self.checked[case] = _assign(config, axis, value)
-        return self.checked[case]
+        if case not in self.values_by_case:
+            self.values_by_case[case] = assign(config, axis, value)
+        return self.values_by_case[case]
 
 
 def _no_value(keys: Iterable[str]) -> str:
@@ -203,7 +201,7 @@ def _no_value(keys: Iterable[str]) -> str:
 def _missing(
     error: MissingConfigException, arguments: Sequence[str], choices: overrides.Choices
 ) -> str:
-    """What a defaults list asks for and nothing offers."""
+    """A sentence for a name in a defaults list that is neither a file nor a plugin."""
     kind, _, name = str(error.missing_cfg_file).rpartition("/")
     if not kind:  # the primary configuration itself
         return f"{' '.join(str(error).split())} Is condbench installed (pip install -e .)?"
@@ -214,50 +212,6 @@ def _file(arguments: Sequence[str]) -> str:
     """The experiment file among the overrides; conf where there is none."""
     files = [f"conf/{text.replace('=', '/')}.yaml" for text in arguments if "experiment=" in text]
     return files[0] if files else "conf"
-
-
-def _assign(config: DictConfig, axis: Axis, value: Any) -> Any:
-    """Set one value in place and return it as JSON holds it. Raises PlanError."""
-    where = f"{axis.source}, {axis.key}={value}"
-    *blocks, leaf = axis.key.split(".")
-    node: Any = config
-    try:
-        for block in blocks:
-            node = node[block]
-        if not isinstance(node, DictConfig):
-            raise PlanError(f"{where}: {'.'.join(blocks)} is one value and has no keys")
-        if dataclasses.is_dataclass(OmegaConf.get_type(node, leaf)):
-            raise PlanError(f"{where}: {axis.key} is a block: set its keys one by one")
-        node[leaf] = value
-    except OmegaConfBaseException as error:
-        raise PlanError(explain(error, where)) from error
-    held = node[leaf]
-    if isinstance(held, enum.Enum):
-        return held.name
-    if held is None or isinstance(held, str | int | float):  # by far the most
-        return held
-    return _plain(OmegaConf.create({leaf: held}))[leaf]
-
-
-def _drop_computed(node: DictConfig) -> None:
-    """Take out fields that are no settings (`field(init=False)`), in nested dataclasses too.
-
-    OmegaConf makes a key of every field. A structured config refuses to lose keys, hence its
-    content is changed directly; the type of the node stays that of the class.
-    """
-    content: dict[Any, Any] = node.__dict__["_content"]
-    cls = OmegaConf.get_type(node)
-    for each in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
-        inner = content.get(each.name)
-        if not each.init:
-            content.pop(each.name, None)
-        elif isinstance(inner, DictConfig) and dataclasses.is_dataclass(OmegaConf.get_type(inner)):
-            _drop_computed(inner)
-
-
-def _plain(config: DictConfig, *, resolve: bool = True) -> Any:
-    content = OmegaConf.to_container(config, resolve=resolve, enum_to_str=True)
-    return json.loads(json.dumps(content, default=str))
 
 
 def _with(config: dict[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Composition errors in one sentence: what is wrong, where, and what could stand there instead.
+"""Composition errors in one sentence: what is wrong, where, and which values are possible.
 
-The errors are recognised by what they carry, so that Hydra stays out of this room.
+Errors are recognised by their attributes, so that Hydra is not imported here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ OWN_KEYS = "a value that only some methods have is a named variant: conf/method/
 
 
 class PlanError(Exception):
-    """Nothing can be planned; the message says what is wrong, where, and the way out."""
+    """Nothing can be planned; the message holds what is wrong, where, and the way out."""
 
 
 def explain(error: BaseException, where: str) -> str:
@@ -24,9 +24,10 @@ def explain(error: BaseException, where: str) -> str:
     `where` is used unless the error itself names a file.
     """
     mark = getattr(error, "problem_mark", None)
-    if mark is not None:  # YAML
+    if mark is not None:  # of YAML: file and line are exact
         problem = getattr(error, "problem", "not readable")
         return f"{mark.name}, line {mark.line + 1}: not readable as YAML: {problem}"
+    # Hydra prefixes errors inside a file with its name in the configuration's tree.
     found = re.match(r"In '(.+?)': (.*)", str(error), re.DOTALL)
     where = f"conf/{found.group(1)}.yaml" if found else where
     cause = _cause(error)
@@ -37,7 +38,8 @@ def explain(error: BaseException, where: str) -> str:
 
 
 def _cause(error: BaseException) -> Any:
-    """The error among `error` and those behind it that knows which key it is about."""
+    """The error among `error` and its causes that holds the key that it is about."""
+    # Hydra wraps OmegaConf's error once or twice; the innermost has key, node and type.
     seen: BaseException | None = error
     while seen is not None:
         if getattr(seen, "msg", None) and hasattr(seen, "full_key"):
@@ -47,11 +49,12 @@ def _cause(error: BaseException) -> Any:
 
 
 def _value_error(cause: Any) -> str:
-    first = str(cause.msg).partition("\n")[0]
+    first = str(cause.msg).partition("\n")[0]  # then come the key and types, in lines of their own
     if not first.startswith("Key "):
         return f"{cause.full_key}: {first}" if cause.full_key else first
+    # Without its package line an experiment's keys land below `experiment`, which is no block.
     if cause.full_key == "experiment":
-        return "the file must begin with the line '# @package _global_' and say something"
+        return "the file must begin with the line '# @package _global_' and set a key"
     block = str(cause.full_key or cause.key).rpartition(".")[0]
     sentence = unknown("key", str(cause.key), _keys(cause), block)
     return f"{sentence} ({OWN_KEYS})" if block.startswith("method") else sentence

@@ -41,7 +41,9 @@ UNINVOLVED = (
     "bench.records.layout",
     "bench.plugins",
 )
+# Packages whose version may change a number. Hydra, pandas and W&B cannot.
 KEY_PACKAGES = ("python", "torch", "pytorch-lightning", "numpy")
+# Blocks of the configuration that a trained dense model depends on.
 DENSE_BLOCKS = ("task", "backbone", "seed", "train", "gpu")
 
 
@@ -53,6 +55,7 @@ def key_of(content: Any) -> str:
 def canonical(content: Any) -> str:
     """JSON with sorted keys and no spaces. Raises ValueError for NaN and infinity."""
     try:
+        # Without allow_nan=False json writes NaN, which other readers of JSON reject.
         return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except ValueError as error:
         raise ValueError(
@@ -78,7 +81,7 @@ def closure(module: str, distribution: str = "") -> dict[str, str]:
     a source folder. Packages count with their `__init__`.
     """
     home = module.partition(".")[0]
-    return _followed(_with_parents(module), _Own(home, distribution), parents=True)
+    return _follow(_with_parents(module), _Own(home, distribution), parents=True)
 
 
 def training_closure() -> dict[str, str]:
@@ -87,18 +90,18 @@ def training_closure() -> dict[str, str]:
     A package's `__init__` counts only where it is imported itself: that of `bench.measure` would
     bring in every meter, and each of their changes would train all dense models again.
     """
-    return _followed(TRAINING_ROOMS, _Own("bench", ""), parents=False)
+    return _follow(TRAINING_ROOMS, _Own("bench", ""), parents=False)
 
 
-def _followed(start: Iterable[str], own: _Own, *, parents: bool) -> dict[str, str]:
+def _follow(start: Iterable[str], own: _Own, *, parents: bool) -> dict[str, str]:
     found: dict[str, str] = {}
-    waiting = list(start)
+    waiting = list(start)  # a worklist, because imports may be circular
     while waiting:
         name = waiting.pop()
         path = source_path(name)
         if name in found or name in UNINVOLVED or path is None:
             continue
-        state = path.stat()
+        state = path.stat()  # part of the cache's key: an edited file is parsed again
         found[name], imports = _read(name, path, state.st_mtime_ns, state.st_size)
         for each in imports:
             if own(each.partition(".")[0]):
@@ -111,7 +114,7 @@ class _Own:
 
     def __init__(self, home: str, distribution: str) -> None:
         self._known = {"bench": False, "methods": home != "bench", home: True}
-        self._listed = _listed(distribution)
+        self._listed = _installed_modules(distribution)
         self._place = _place(home)
 
     def __call__(self, top: str) -> bool:
@@ -122,8 +125,8 @@ class _Own:
         return self._known[top]
 
 
-def _listed(distribution: str) -> set[str]:
-    """The top-level modules that a distribution says it installs; an editable one says nothing."""
+def _installed_modules(distribution: str) -> set[str]:
+    """The top-level modules that a distribution installs; of an editable one nothing is listed."""
     try:
         files = metadata.files(distribution) if distribution else None
     except metadata.PackageNotFoundError:
@@ -138,6 +141,7 @@ def _place(top: str) -> Path | None:
     if path is None:
         return None
     folder = path.parent.parent if path.name == "__init__.py" else path.parent
+    # Next to one another in site-packages lie packages of different distributions.
     return None if folder.name in ("site-packages", "dist-packages") else folder
 
 
@@ -145,6 +149,7 @@ def source_path(module: str) -> Path | None:
     """The source file of a module, found without executing anything but its top-level package."""
     top, *rest = module.split(".")
     try:
+        # Of a dotted name find_spec would import the parents: only the top is looked up.
         spec = importlib.util.find_spec(top)
     except ValueError:  # a module in memory that came from no file
         return None
@@ -169,6 +174,7 @@ def _read(module: str, path: Path, mtime_ns: int, size: int) -> tuple[str, froze
     content = path.read_bytes()
     if path.suffix != ".py":  # a compiled module
         return hashlib.sha256(content).hexdigest(), frozenset()
+    # The syntax tree: comments, docstrings and formatting do not make results stale.
     tree = ast.parse(content)
     imports = frozenset(_imports(tree, module, is_package=path.name == "__init__.py"))
     _strip_docstrings(tree)
@@ -179,7 +185,7 @@ def _imports(tree: ast.AST, module: str, *, is_package: bool) -> Iterator[str]:
     package = module.split(".") if is_package else module.split(".")[:-1]
     for node in ast.walk(tree):
         names: Iterable[str] = ()
-        if isinstance(node, ast.Import):
+        if isinstance(node, ast.Import):  # inside functions too: heavy imports stand there
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             start = package[: len(package) - node.level + 1] if node.level else []

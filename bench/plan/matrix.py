@@ -14,7 +14,7 @@ from itertools import product
 from typing import Any
 
 from bench import plugins
-from bench.config import Config, typed
+from bench.config import Config, as_config
 from bench.plan import overrides
 from bench.plan.compose import Composer, composing
 from bench.plan.explain import PlanError
@@ -49,31 +49,33 @@ class Refused:
 
 
 def make_plan(arguments: Sequence[str] = ()) -> Plan:
-    """Every trial that the override strings ask for, and the dense trials that these need.
+    """Every trial that the override strings describe, and the dense trials that these need.
 
     No argument means the quickstart. Reads conf/, plugins and data; writes nothing. Raises
-    PlanError, with one sentence for a person.
+    PlanError, with one sentence for each reason.
     """
     with composing() as composer:
         return _plan(composer, arguments or [f"experiment={DEFAULT_EXPERIMENT}"])
 
 
 def _plan(composer: Composer, arguments: Sequence[str]) -> Plan:
+    # The experiment is taken out: its own sweep is read first, and the command line wins over it.
     given = overrides.read(arguments, COMMAND_LINE, composer.choices)
     experiments = given.pop("experiment", None)
     maker, cells = TrialMaker(), []
     refused: dict[str, list[str]] = {}  # each complaint, and the cells that it is about
     for experiment in experiments.values if experiments else [None]:
-        for made in _matrix(composer, maker, experiment, given):
+        for made in _cells(composer, maker, experiment, given):
             if isinstance(made, Refused):
                 refused.setdefault(made.why, []).append(made.cell)
             else:
                 cells.append(made)
+    # A refused cell leaves the others: a sweep over many settings need not be exact.
     left_out = [_complaint(why, about) for why, about in refused.items()]
     if not cells:
         raise PlanError("\n".join(left_out) or "the sweep is empty: there is no trial to plan")
     retries = {trial.config["retry"] for trial, _ in cells} - {""}
-    return Plan(_dense_first(cells), left_out, retries)
+    return Plan(_order_dense_first(cells), left_out, retries)
 
 
 def _complaint(why: str, cells: Sequence[str]) -> str:
@@ -82,31 +84,34 @@ def _complaint(why: str, cells: Sequence[str]) -> str:
     return f"{cells[0]}{more}: {why}" if cells[0] else why
 
 
-def _matrix(
+def _cells(
     composer: Composer, maker: TrialMaker, experiment: str | None, given: dict[str, Axis]
 ) -> Iterator[Cell | Refused]:
     """The cells of one experiment; what cannot be planned yields the reason."""
     start = [experiment] if experiment else []
-    axes = {**composer.swept_by(experiment), **given} if experiment else given
+    axes = {**composer.sweep_axes(experiment), **given} if experiment else given
+    # Hydra composes each combination of choices once, which takes 0.1 s; plain values are cheap.
     values = [axis for axis in axes.values() if not axis.composed]
     groups = [axis for axis in axes.values() if axis.composed]
     dense = plugins.find("method", "dense")
     for choices in product(*(axis.values for axis in groups)):
         chose = list(zip(groups, choices, strict=True))
         try:
-            config, names = composer.chosen([*start, *choices])
+            config, names = composer.compose_named([*start, *choices])
             chosen = composer.plugins_of(config)
             variants = _variants(composer, chosen, names)
             points = product(*(axis.values for axis in values))
             for resolved, point in zip(composer.expand(config, values), points, strict=True):
                 takes = [*chose, *zip(values, point, strict=True)]
-                yield _cell(maker, _named(resolved, experiment), chosen, dense, variants, takes)
-        except BrokenPlugin as error:
+                yield _cell(
+                    maker, _name_after_file(resolved, experiment), chosen, dense, variants, takes
+                )
+        except BrokenPlugin as error:  # of this combination only
             yield Refused("", str(error))
 
 
-def _swept(takes: Pairs) -> str:
-    """What tells one cell from the others: "method=moe task.length=1"."""
+def _cell_name(takes: Pairs) -> str:
+    """The values that only this cell takes: "method=moe task.length=1"."""
     swept = [(axis, value) for axis, value in takes if len(axis.values) > 1]
     return " ".join(str(v) if axis.composed else f"{axis.key}={v}" for axis, v in swept)
 
@@ -131,25 +136,26 @@ def _cell(
     takes: Pairs,
 ) -> Cell | Refused:
     try:
-        typed(config)
-        layout.check_name(config["name"])
+        as_config(config)
+        layout.check_name(config["name"])  # a folder: nothing that leads out of the tree
         dense_twin = maker.dense_twin(config, chosen, dense, variants)
         return maker.make(config, chosen, variants), dense_twin
     except (ValueError, LookupError) as error:
-        return Refused(_swept(takes), str(error))
+        return Refused(_cell_name(takes), str(error))
     except TypeError as error:  # +key=value, past the schema
-        return Refused(_swept(takes), f"{COMMAND_LINE}: {error}")
+        return Refused(_cell_name(takes), f"{COMMAND_LINE}: {error}")
 
 
-def _named(config: dict[str, Any], experiment: str | None) -> dict[str, Any]:
+def _name_after_file(config: dict[str, Any], experiment: str | None) -> dict[str, Any]:
     """An experiment file that does not say its name is called like the file."""
     if experiment is None or config["name"] != Config.name:
         return config
     return {**config, "name": experiment.rpartition("=")[2].rpartition("/")[2]}
 
 
-def _dense_first(cells: Iterable[Cell]) -> list[PlannedTrial]:
+def _order_dense_first(cells: Iterable[Cell]) -> list[PlannedTrial]:
     """Trials grouped by the dense trial they need, that one first; each once in each place."""
+    # The dense model's trial trains and stores the checkpoint that the others wait for.
     groups: dict[Place, dict[Place, PlannedTrial]] = {}
     for trial, dense in cells:
         group = groups.setdefault(_place(dense), {_place(dense): dense})

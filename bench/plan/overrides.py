@@ -3,7 +3,7 @@
     method=moe,dense   a choice of a group: part of the composition
     seed=0,1           a plain value: set on the composed result
     seed=range(3)      the same; so are choice(...) and glob(...)
-    +key=v  ++key=v    Hydra's own business: part of the composition
+    +key=v  ++key=v    left to Hydra: part of the composition
 
 An experiment's hydra.sweeper.params come through the same door.
 """
@@ -22,6 +22,7 @@ from bench.plan.explain import PlanError
 from bench.plugins import GROUPS, unknown
 
 COMMAND_LINE = "command line"
+# Groups whose values are names of files or plugins, and cost a composition each.
 CHOICE_GROUPS = ("experiment", *GROUPS, "gpu", "measure", "workload")
 Choices = Callable[[str], list[str]]  # the choices of a group
 
@@ -41,6 +42,7 @@ def read(overrides: Iterable[str], source: str, choices: Choices) -> dict[str, A
 
     `choices(group)` lists a group's choices. Raises PlanError.
     """
+    # A dict keeps the place of the first and the value of the last, as Hydra does.
     axes = (_axis(_parsed(text, source), source, choices) for text in overrides)
     return {axis.key: axis for axis in axes}
 
@@ -63,12 +65,13 @@ def _axis(override: Override, source: str, choices: Choices) -> Axis:
     if key in CHOICE_GROUPS:
         known = choices(key)
         for value in values:
-            if isinstance(value, list):
+            if isinstance(value, list):  # Hydra would merge several choices into one
                 raise PlanError(
                     f"{source}: {key}={value}: several are written a,b without brackets"
                 )
             if str(value) not in known:
                 raise PlanError(f"{source}: {unknown(key, str(value), known)}")
+    # A prefix (+, ++) makes the whole key differ from its name.
     composed = key in CHOICE_GROUPS or key != override.key_or_group
     return Axis(key, [f"{key}={v}" for v in values] if composed else values, source, composed)
 
@@ -76,7 +79,7 @@ def _axis(override: Override, source: str, choices: Choices) -> Axis:
 def _values(override: Override, source: str, choices: Choices) -> list[Any]:
     if not override.is_sweep_override():
         return [override.value()]
-    if not override.is_discrete_sweep():
+    if not override.is_discrete_sweep():  # interval(0, 1) is for optimisers
         raise PlanError(f"{source}: {override.input_line}: a matrix needs values, not an interval")
     value = override.value()
     if isinstance(value, Glob):
@@ -86,7 +89,7 @@ def _values(override: Override, source: str, choices: Choices) -> list[Any]:
 
 
 def _unquoted(value: Any) -> Any:
-    if isinstance(value, QuotedString):
+    if isinstance(value, QuotedString):  # outside a sweep Hydra removes the quotes itself
         return value.text
     if isinstance(value, list):
         return [_unquoted(each) for each in value]

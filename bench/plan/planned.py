@@ -70,13 +70,15 @@ class TrialMaker:
         plugins: Mapping[str, Plugin],
         variants: Mapping[str, Variant] = NO_VARIANTS,
     ) -> PlannedTrial:
-        """The trial that `config` describes with the plugins, and variants of them, of each kind.
+        """The trial that `config` describes, of a plugin of each kind or a variant of one.
 
         Raises BrokenPlugin for a task that cannot find its data, LookupError for a GPU that is not
         there, and ValueError for settings that a plugin refuses or that JSON cannot hold.
         """
+        # First: every later step may call a plugin, and assumes settings that it accepts.
         for kind, plugin in plugins.items():
             self._check(plugin, config[kind])
+        # Observed from the driver, never taken from the configuration.
         device = "cpu" if config["gpu"]["kind"] == "cpu" else "cuda"
         hardware = self._once(("hardware", device), lambda: environment.hardware_class(device))
         whole = self._identity(config, plugins, hardware)
@@ -100,6 +102,7 @@ class TrialMaker:
         variants: Mapping[str, Variant] = NO_VARIANTS,
     ) -> PlannedTrial:
         """The same trial with the dense method, which the others start from or compare with."""
+        # Everything but the method: with a named task or backbone it is that variant's dense model.
         same = {block: config[block] for block in KEY_BLOCKS if block != "method"}
         others = {kind: variant for kind, variant in variants.items() if kind != "method"}
         names = tuple(sorted((kind, variant.name) for kind, variant in others.items()))
@@ -118,6 +121,7 @@ class TrialMaker:
         hardware: str,
         device: str,
     ) -> Labels:
+        # A label shows what differs from the choice's own settings, a named variant's included.
         named = {k: Variant(p.name, self._defaults(p)) for k, p in plugins.items()} | {**variants}
         defaults = {kind: variant.settings for kind, variant in named.items()}
         return Labels(
@@ -134,6 +138,7 @@ class TrialMaker:
     def _identity(
         self, config: Config, plugins: Mapping[str, Plugin], hardware: str
     ) -> dict[str, Any]:
+        # A control's results change with the code of the method that it controls.
         involved = {**plugins, **self._controlled(config["method"])}
         code = {kind: self._code(plugin) for kind, plugin in involved.items()}
         code["harness"] = self._once("harness", lambda: identity.code_hash(identity.MEASURING_ROOM))
@@ -150,8 +155,9 @@ class TrialMaker:
         }
 
     def _checkpoint(self, whole: dict[str, Any]) -> str:
-        """Where the dense model lies; how and with which method it is measured plays no part."""
+        """Where the dense model is stored; how and with which method it is measured is no part."""
         config, code = whole["config"], whole["code"]
+        # Not the code of the meters of inference: changing those must not train all models again.
         content = {block: config[block] for block in identity.DENSE_BLOCKS}
         content["entry_points"] = {k: config["entry_points"][k] for k in ("task", "backbone")}
         content["code"] = {
@@ -214,13 +220,14 @@ class TrialMaker:
         return self._once(("defaults", plugin.target), lambda: defaults(plugin.load()))
 
     def _once(self, what: Any, find: Any) -> Any:
+        # Hashing code and data takes seconds, and a plan may hold ten thousand trials.
         if what not in self._shared:
             self._shared[what] = find()
         return self._shared[what]
 
 
 def _made(plugin: Plugin, settings: Config) -> Any:
-    """The plugin's instance, and what it says of itself judged: hooks, points, recipe."""
+    """The plugin's instance, with what it declares checked: hooks, points, recipe."""
     made = construct(plugin.load(), settings)
     if plugin.kind == "method":
         hooks = resolve(made).hooks

@@ -1,8 +1,8 @@
-"""What is already measured: which trials are done, which are missing, which are stale and why.
+"""What is already measured: which trials are done, missing or stale, and why.
 
     done        a record, ok or skipped, under the same key
-    failed      a record that says so under the same key; retry=failed runs it again
-    again       asked for by retry=failed or retry=invalid
+    failed      a record of a failure under the same key; retry=failed runs it again
+    again       requested by retry=failed or retry=invalid
     stale       a record of the same cell and seed, but of another configuration, code or version
     to do       nothing yet
     in the way  a damaged or foreign file where the record belongs; nothing overwrites it
@@ -36,7 +36,7 @@ MOVE_IT = "move it away or delete it, then run again"
 
 @dataclass(frozen=True)
 class State:
-    """What a plan knows about one trial, and why."""
+    """Whether one trial is done, and why."""
 
     kind: Kind
     why: str = ""
@@ -47,9 +47,9 @@ class State:
         return self.kind in RUNNING
 
 
-def judge(trials: Sequence[PlannedTrial], retries: Collection[str] = ()) -> list[State]:
+def find_states(trials: Sequence[PlannedTrial], retries: Collection[str] = ()) -> list[State]:
     """The state of each trial; `retries` holds "failed", "invalid" or both. Writes nothing."""
-    planned = {trial.key for trial in trials}
+    planned = {trial.key for trial in trials}  # trials of one plan do not outdate one another
     siblings: dict[Path, list[Path]] = {}  # each cell's folder is listed once
     return [_state(trial, retries, planned, siblings) for trial in trials]
 
@@ -62,13 +62,14 @@ def _state(
 ) -> State:
     try:
         found = read_state(trial.folder)
-    except NotADirectoryError:  # writing will say what stands there
+    except NotADirectoryError:  # writing the folder will name the file in its place
         found = None
     except (BadRecord, OSError) as error:
         return State("in the way", f"{error}; {MOVE_IT}")
     if found is None:
         return _without_record(trial, planned, siblings)
     key, status = found
+    # The folder's name holds 8 digits of the key: another key there is a copy or a collision.
     if key != trial.key:
         path = trial.folder / RECORD_NAME
         return State("in the way", f"{path}: the record of another trial; {MOVE_IT}")
@@ -116,6 +117,7 @@ def _nearest_difference(
         for folder in siblings[cell]
         if folder.name.startswith(prefix) and (identity := _identity(folder, planned)) is not None
     ]
+    # The fewest differences: the result that the user most likely meant to reuse.
     return "; ".join(sorted(earlier, key=len)[0]) if earlier else ""
 
 
@@ -134,8 +136,9 @@ def _identity(folder: Path, planned: Collection[str]) -> dict[str, Any] | None:
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     """What differs between two identities, one phrase each: "torch 2.12.0 -> 2.13.0"."""
-    old, new = dict(_flat(before)), dict(_flat(now))
+    old, new = dict(_flatten(before)), dict(_flatten(now))
     targets = now["config"]["entry_points"]
+    # Flattened to dotted paths, so that a difference is named by the key that one would override.
     for path in sorted(old.keys() | new.keys()):
         if old.get(path) == new.get(path):
             continue
@@ -147,18 +150,18 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
         elif block == "data":
             yield f"data of {targets['task'].partition(':')[0]} changed"
         else:
-            yield f"{name or block} {_shown(old, path)} -> {_shown(new, path)}"
+            yield f"{name or block} {_value_text(old, path)} -> {_value_text(new, path)}"
 
 
-def _flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in content.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from _flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 
 
-def _shown(flat: dict[str, Any], path: str) -> str:
+def _value_text(flat: dict[str, Any], path: str) -> str:
     if path not in flat:
         return "none"
     value = flat[path]
@@ -166,7 +169,7 @@ def _shown(flat: dict[str, Any], path: str) -> str:
 
 
 class Foreign(Exception):
-    """A file that is not ours stands where trial.json belongs; the message names it."""
+    """A foreign file is where trial.json belongs; the message names it."""
 
 
 def write_trials(trials: Sequence[PlannedTrial]) -> list[Path]:
@@ -175,6 +178,7 @@ def write_trials(trials: Sequence[PlannedTrial]) -> list[Path]:
     Raises Foreign, before anything is written, where another trial's or an unreadable trial.json
     is in the way, and OSError where the results folder cannot be written.
     """
+    # All are checked before the first is written: a plan is started whole or not at all.
     for trial in trials:
         path = trial.folder / TRIAL_NAME
         if path.exists() and _key(path) != trial.key:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from bench.config import Config, typed
+from bench.config import Config, as_config
 from bench.plugins import construct
 from bench.records import environment, layout
 from bench.records.record import TRIAL_NAME, Labels
@@ -73,7 +73,8 @@ def read_trial(folder: Path) -> Trial:
     path = folder / TRIAL_NAME
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        config, labels, key = typed(raw["config"]), Labels.model_validate(raw["labels"]), raw["key"]
+        config, key = as_config(raw["config"]), raw["key"]
+        labels = Labels.model_validate(raw["labels"])
         return Trial(
             folder=folder,
             key=key,

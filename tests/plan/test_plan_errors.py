@@ -167,7 +167,7 @@ def test_a_file_that_is_no_text_is_named(house: House, byte: bytes) -> None:
 def test_a_gpu_that_is_not_there_is_named(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """gpu=one on a machine without a driver is refused before anything runs."""
     monkeypatch.setattr(environment, "gpus", list)
-    assert refused("gpu=one") == "no NVIDIA GPU: the driver does not answer (choose gpu=cpu)"
+    assert refused("gpu=one") == "no NVIDIA GPU: NVML finds no driver (choose gpu=cpu)"
 
 
 def test_a_forgotten_package_line_is_named(house: House) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from bench.plan import identity, staleness
 from bench.plan.matrix import make_plan
-from bench.plan.staleness import Foreign, differences, judge, write_trials
+from bench.plan.staleness import Foreign, differences, find_states, write_trials
 from bench.records.record import RECORD_NAME, TRIAL_NAME, Metric, Record, write_record
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def record(trial: PlannedTrial, status: str = "ok", **fields: object) -> None:
 
 def state(trial: PlannedTrial, *retries: str) -> State:
     """The trial's state in a plan of its own."""
-    return judge([trial], retries)[0]
+    return find_states([trial], retries)[0]
 
 
 def test_a_trial_without_a_record_is_to_do(house: House) -> None:
@@ -147,7 +147,7 @@ def test_trials_of_one_plan_do_not_outdate_each_other(house: House) -> None:
     """Two profiles planned together are two trials, whichever was measured first."""
     record(planned("measure=quick"))
     trials = make_plan(["measure=quick,standard"]).trials
-    assert [found.kind for found in judge(trials)] == ["done", "to do"]
+    assert [found.kind for found in find_states(trials)] == ["done", "to do"]
 
 
 def test_the_nearest_earlier_result_explains(house: House) -> None:
@@ -207,7 +207,7 @@ def test_a_cell_that_cannot_be_listed_is_in_the_way(
     def refuse(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    other = planned("measure.rounds=9")
+    other = planned("measure.rounds=8")
     monkeypatch.setattr(Path, "iterdir", refuse)
     found = state(other)
     assert (found.kind, found.runs) == ("in the way", False)
