@@ -186,7 +186,6 @@ def _raw_rounds(timing: ReplicatedTiming, size: int) -> dict[str, np.ndarray]:
         f"candidate_s_b{size}": np.array([each.candidate_s for each in timing.rounds]),
         f"baseline_s_b{size}": np.array([each.baseline_s for each in timing.rounds]),
     }
-    # Arrays of a CPU's rounds have none of these keys, instead of columns of NaN.
     # A CPU's rounds have none of these keys, instead of columns of NaN.
     if any(each.candidate_device_s is not None for each in timing.rounds):
         for name in ("candidate_device_s", "baseline_device_s"):

@@ -4,7 +4,7 @@ choices     entry points become choices: methods, backbones and tasks
 annotations which types the settings of a plugin's dataclass may have
 settings    from JSON to these types, within their ranges
 hooks       a method resolved once into what it does and what it is
-extras      the same for a task's optional data
+points      operating points, checked as a method declares them
 """
 
 from bench.plugins.choices import (
