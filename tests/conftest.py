@@ -7,6 +7,8 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,7 @@ class House:
         self.source = root / "fakehouse" / "__init__.py"
         self.conf = root / "fakeconf"
         self.entry_points = root / "fakehouse-1.0.dist-info" / "entry_points.txt"
+        self.num_servers: list[int] = []  # of every run that would have started processes to time
         variants = shutil.ignore_patterns("method", "task", "backbone")  # of other plugins
         shutil.copytree(CONF, self.conf, ignore=variants)
         self.source.parent.mkdir()
@@ -99,6 +102,12 @@ class House:
         with self.entry_points.open("a") as file:
             file.write("\n".join(lines) + "\n")
 
+    @contextmanager
+    def serve(self, num_processes: int) -> Iterator[None]:
+        """Stands in for the servers of a run, interpreters with torch that nothing would use."""
+        self.num_servers.append(num_processes)
+        yield
+
     def experiment(self, name: str, text: str) -> None:
         """Write conf/experiment/NAME.yaml with the line that every experiment begins with."""
         path = self.conf / "experiment" / f"{name}.yaml"
@@ -110,6 +119,7 @@ class House:
 def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
     """A house of fake plugins, the only ones that the planner finds."""
     from bench import plugins
+    from bench.meters.time import replicas
     from bench.plan import compose
 
     made = House(tmp_path / "house")
@@ -119,5 +129,6 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
     for kind in plugins.GROUPS:
         monkeypatch.setitem(plugins.GROUPS, kind, f"fakehouse.{kind}")
     monkeypatch.setattr(compose, "CONF", "fakeconf")
+    monkeypatch.setattr(replicas, "servers_of_a_run", made.serve)
     monkeypatch.chdir(tmp_path)
     return made

@@ -249,6 +249,14 @@ def test_a_single_process_is_noted_before_anything_trains(
     assert "note: measure" not in capsys.readouterr().out
 
 
+def test_one_set_of_processes_serves_every_trial_of_a_run(launcher: Launcher, house: House) -> None:
+    """As many as the trial with the most of them times in; none where one process is enough."""
+    cli.main(["run", "method=dense", "measure.processes=1", QUIET])
+    assert house.num_servers == []
+    cli.main(["run", "method=dense", "measure.processes=2,3", QUIET])
+    assert house.num_servers == [3]
+
+
 def test_an_unwritable_results_folder_is_named(
     launcher: Launcher, capsys: pytest.CaptureFixture[str]
 ) -> None:
