@@ -94,7 +94,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], P
     ("more", "reason"),
     [
         (NAN_AT_THE_END, "Diverged in phase train: after the last step "),
-        (INFINITE_POINT, "ValueError in phase train: Method.points()[0]['threshold'] is inf: must be"),
+        (
+            INFINITE_POINT,
+            "ValueError in phase train: Method.points()[0]['threshold'] is inf: must be",
+        ),
         (TWO_LINES, "RuntimeError in phase calibrate: first second"),
     ],
     ids=["weights are NaN after the last step", "a point that is not finite", "two lines"],
