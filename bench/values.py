@@ -1,4 +1,4 @@
-"""Values that are given from outside, judged when they are given: ranges, numbers and texts.
+"""Values from outside, checked where they are given: ranges, numbers and texts.
 
     num_experts: Annotated[int, Range(1)] = 8       the range of a setting
     check_fields(settings)                          raises ValueError: num_experts=0: must be ...
@@ -94,7 +94,7 @@ def check_limits(annotation: Any, name: str, value: Any) -> None:
     Limits inside lists, dicts and options count too. A limit is any object in `Annotated` with a
     method `problem(value) -> str`.
     """
-    if value is None:
+    if value is None:  # whether null is possible is a question of the type, not of the range
         return
     kind, inner = get_origin(annotation), get_args(annotation)
     if kind is Annotated:
@@ -104,6 +104,7 @@ def check_limits(annotation: Any, name: str, value: Any) -> None:
                 raise ValueError(f"{name}={value!r}: {problem}")
         check_limits(inner[0], name, value)
     elif kind in (Union, UnionType):
+        # Limits ignore values of another option's type: see Range.problem.
         for option in inner:
             check_limits(option, name, value)
     elif kind is dict and isinstance(value, Mapping):
@@ -140,6 +141,7 @@ def as_text(name: str, value: Any) -> str:
 def as_number(name: str, value: Any, allowed: Range | None = None) -> float:
     """`value` as a float. Raises TypeError unless it is a number, ValueError if not `allowed`."""
     number = as_scalar(value)
+    # A bool is an int for Python; as a score or a size it is a mistake.
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise TypeError(f"{name} is {value!r}, which is not a number")
     if allowed is not None and (problem := allowed.problem(number)):
@@ -149,7 +151,7 @@ def as_number(name: str, value: Any, allowed: Range | None = None) -> float:
 
 def as_whole(name: str, value: Any, allowed: Range | None = None) -> int:
     """`value` as an int. Raises TypeError and ValueError like `as_number`, also for 1.5."""
-    number = as_number(name, value, allowed)
+    number = as_number(name, value, allowed)  # 3e2 and numpy's integers are whole as well
     if not number.is_integer():
         raise ValueError(f"{name} is {number}, which is not a whole number")
     return int(number)

@@ -1,10 +1,10 @@
-"""Entry points become choices: methods, backbones and tasks, ours and everybody's alike.
+"""Entry points become choices: methods, backbones and tasks, built in or installed.
 
     [project.entry-points."condbench.methods"]
     top1_moe = "my_moe:Top1MoE"
 
-A plugin is a dataclass of its settings. Names are known without importing anything; a class is
-imported when it is asked for. One that cannot be imported is named with its cause.
+A plugin is a dataclass of its settings. Names are listed without importing anything; a class is
+imported when it is used. One that cannot be imported is named with the cause.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
 
 
 class PluginError(Exception):
-    """A plugin that is unknown or named twice; the message says what the choices are."""
+    """A plugin that is unknown or named twice; the message lists the choices."""
 
 
 class BrokenPlugin(PluginError):
@@ -64,7 +64,7 @@ class Plugin:
         return loaded
 
     def broken(self, cause: str) -> BrokenPlugin:
-        """The error that says why this plugin cannot be used."""
+        """The error with the reason why this plugin cannot be used."""
         origin = f"{self.distribution} {self.version}, {self.target}"
         return BrokenPlugin(f"{self.kind} {self.name!r} ({origin}) cannot be used: {cause}")
 
@@ -75,10 +75,12 @@ def choices(kind: str) -> dict[str, Plugin]:
     Raises PluginError when two distributions give one name to different classes.
     """
     found: dict[str, Plugin] = {}
+    # Metadata only: importing every installed plugin would load torch, and run foreign code.
     for point in metadata.entry_points(group=GROUPS[kind]):
         dist = point.dist
         name, version = (dist.name, dist.version) if dist else ("unknown", "0")
         plugin = Plugin(kind, point.name, point.value.replace(" ", ""), name, version)
+        # An editable install may list the same entry point twice, which is no conflict.
         other = found.setdefault(plugin.name, plugin)
         if other.target != plugin.target:
             raise PluginError(
@@ -116,5 +118,5 @@ def summary(plugin: Plugin) -> str:
 
 
 def first_sentence(text: str) -> str:
-    """Up to the first full stop that a capital letter follows: "et al. 2021" goes on."""
+    """Up to the first full stop before a capital letter: "et al. 2021" does not end one."""
     return re.split(r"(?<=\.)\s(?=[A-Z])", text)[0]

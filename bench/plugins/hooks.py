@@ -8,7 +8,7 @@ All code that works with a method reads these two; none probes the plugin itself
 stands in front of another method names it `inner` and changes its model in `wrap(model, spec)`:
 hooks and flags that the control does not define are those of the inner method.
 
-What a method declares is judged here, once, before anything is built: hooks that cannot be called
+What a method declares is checked here, once, before anything is built: hooks that cannot be called
 as documented, flags of another type, operating points that no record can hold.
 """
 
@@ -81,6 +81,7 @@ ARGUMENTS = {
     "points": "",
     "set_point": "model, point",
     "declared_flops": "model, observation",
+    "wrap": "model, spec",
 }
 SIMILAR = 0.8  # of difflib's ratio: `calibrte` and `batch_invarient`, not `capacity`
 
@@ -94,9 +95,10 @@ def resolve(method: Any) -> ResolvedMethod:
     and `declared_flops` raise the same for what they return.
     """
     inner = getattr(method, "inner", None)
-    below = resolve(inner) if inner is not None else None
+    below = resolve(inner) if inner is not None else None  # controls of controls resolve too
     hooks = {name: _hook(method, name, below) for name in HOOKS}
     if below is not None and hasattr(method, "wrap"):
+        _check_callable(method.wrap, "wrap", f"{type(method).__name__}.wrap")
         hooks |= _wrapped(method.wrap, below.hooks)
     if (hooks["points"] is None) != (hooks["set_point"] is None):
         raise TypeError("points() and set_point(model, point) come together: one is missing")
@@ -107,16 +109,15 @@ def resolve(method: Any) -> ResolvedMethod:
 
 
 def _hook(method: Any, name: str, below: ResolvedMethod | None) -> Any:
-    missing = object()
-    found = getattr(method, name, missing)
+    missing = object()  # None is a value: it switches off a hook of the inner method
+    found: Any = getattr(method, name, missing)
     if found is missing:
         return None if below is None else getattr(below.hooks, name)
     if found is None:
         return None
     owner = f"{type(method).__name__}.{name}"
-    if not callable(found):
-        raise TypeError(f"{owner} is {found!r}, which cannot be called")
-    _check_arguments(found, name, owner)
+    _check_callable(found, name, owner)
+    # What these two return ends up in the record, which holds Python's numbers and text only.
     if name == "points":
         return lambda: checked_points(found(), f"{owner}()")
     if name == "declared_flops":
@@ -124,8 +125,10 @@ def _hook(method: Any, name: str, below: ResolvedMethod | None) -> Any:
     return found
 
 
-def _check_arguments(hook: Callable[..., Any], name: str, owner: str) -> None:
-    """Raise TypeError unless the hook takes what it will be called with."""
+def _check_callable(hook: Any, name: str, owner: str) -> None:
+    """Raise TypeError unless the hook takes the arguments that it will be called with."""
+    if not callable(hook):
+        raise TypeError(f"{owner} is {hook!r}, which cannot be called")
     try:
         signature = inspect.signature(hook)
     except ValueError:  # some callables written in C have none
@@ -163,7 +166,7 @@ def _flags(method: Any, below: ResolvedMethod | None) -> Flags:
 
 
 def _switch(name: str, value: Any) -> bool:
-    """A bool. Whatever else is there would count as true, a method without @property included."""
+    """A bool. Anything else would count as true, also a method without @property."""
     plain = as_scalar(value)
     if not isinstance(plain, bool):
         raise TypeError(f"{name} is {value!r}: True or False is needed, or a @property of it")
@@ -179,6 +182,7 @@ def _phrase(name: str, value: Any) -> str:
 def _suspects(method: Any) -> tuple[str, ...]:
     """Public names that are nearly a hook's or a flag's, such as `calibrte`: "calibrte: ..."."""
     known = (*HOOKS, *FLAGS, *CONTROL)
+    # A setting has its name on the command line: `point` is as good a name as any.
     settings = {each.name for each in dataclasses.fields(method)} - set(FLAGS)
     names = {name for name in dir(method) if not name.startswith("_")} - set(known) - settings
     near = ((name, difflib.get_close_matches(name, known, 1, SIMILAR)) for name in sorted(names))

@@ -52,7 +52,7 @@ def as_json(settings: Any) -> dict[str, Any]:
 
 def _construct(cls: type, settings: Mapping[str, Any], prefix: str) -> Any:
     hints = setting_types(cls)
-    for name in settings.keys() - hints.keys():
+    for name in sorted(settings.keys() - hints.keys()):
         raise TypeError(unknown("setting", prefix + name, [prefix + each for each in hints]))
     made = {name: _typed(hints[name], prefix + name, value) for name, value in settings.items()}
     # Before the class is called: its own code may divide by what is out of range. Defaults are
@@ -121,7 +121,7 @@ def _single(hint: Any, name: str, value: Any) -> Any:
 
 
 def _typed_tuple(inner: tuple[Any, ...], name: str, value: Any) -> tuple[Any, ...]:
-    if not inner or inner[-1] is Ellipsis:
+    if not inner or inner[-1] is Ellipsis:  # tuple, tuple[int, ...]: any number of elements
         return tuple(_typed(inner[0] if inner else Any, name, each) for each in value)
     if len(inner) != len(value):
         raise TypeError(f"{name}={list(value)}: declared with {len(inner)} elements")
@@ -130,6 +130,7 @@ def _typed_tuple(inner: tuple[Any, ...], name: str, value: Any) -> tuple[Any, ..
 
 def _option(options: tuple[Any, ...], name: str, value: Any) -> Any:
     """`value` as the first option that takes it, one of exactly its type before the others."""
+    # 3 for `float | int` must stay the integer 3, and "3" for `int | str` the text.
     ordered = sorted(options, key=lambda option: option is not type(value))
     problems = []
     for option in ordered:
@@ -152,6 +153,7 @@ def _key(hint: Any, name: str, key: Any) -> Any:
 
 
 def _through_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    # `default=str` for paths; annotations that JSON cannot hold were refused before.
     found: dict[str, Any] = json.loads(json.dumps(_plain(values), default=str))
     return found
 

@@ -170,3 +170,10 @@ def test_misspelt_hooks_are_suspects() -> None:
         "batch_invarient: did you mean 'batch_invariant'?",
         "calibrte: did you mean 'calibrate'?",
     )
+
+
+def test_a_wrap_with_other_arguments_is_refused() -> None:
+    """A control's way around the inner method's model is checked like a hook."""
+    method = with_attributes(inner=Plain(), wrap=lambda self, model: model)
+    with pytest.raises(TypeError, match=r"Made.wrap\(model\) is called as wrap\(model, spec\)"):
+        resolve(method)
