@@ -16,6 +16,15 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from bench.meters.flops.rules import Rule
 
+# They return their first argument with some elements replaced, as their in-place forms fill it. An
+# honest caller fills all of an empty tensor so; which elements were left cannot be told from here.
+_FILLS = frozenset(
+    f"aten::{name}"
+    for name in (
+        *("scatter", "index_copy", "index_put", "index_fill", "masked_scatter", "masked_fill"),
+        *("slice_scatter", "select_scatter", "diagonal_scatter", "as_strided_scatter"),
+    )
+)
 _MANY = 64  # storages; above, those that are gone are dropped from the list
 
 
@@ -66,6 +75,8 @@ class Unwritten:
 def _is_read(rule: Rule, name: str, arguments: dict[str, Any]) -> bool:
     if name in rule.writes:
         return rule.reads_what_it_writes and not name.startswith("out")
+    if name == "self" and rule.name in _FILLS:
+        return False
     # What is added to a product is ignored where its factor is 0, and often not initialised.
     return not (name in ("self", "input") and arguments.get("beta", 1) == 0)
 

@@ -104,6 +104,12 @@ def allocated() -> dict[str, Callable[[], Any]]:
         "out=": lambda: torch.mm(X, WEIGHT.T, out=torch.empty(4, 8)) + BIAS,
         "foreach": lambda: torch._foreach_copy_([torch.empty(4, 16)], [X])[0] + 1,
         "rows": rows,
+        "rows in new memory": lambda: (
+            torch.empty(4, 16).index_copy(0, torch.arange(4), X) @ WEIGHT.T
+        ),
+        "a permutation turned round": lambda: torch.empty(4, dtype=torch.long).scatter(
+            0, torch.tensor([2, 0, 1, 3]), torch.arange(4)
+        ),
         "a cache that is older": cached,
         "ignored where beta is 0": lambda: torch.baddbmm(
             torch.empty(1, 4, 8), X[None], WEIGHT.T[None], beta=0
