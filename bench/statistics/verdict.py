@@ -1,4 +1,4 @@
-"""What speed-up and quality together mean. Report, answers and README use this and nothing else.
+"""What speed-up and quality together mean: the one function for it.
 
     judge(speedup, loss, tolerance) -> Verdict
 

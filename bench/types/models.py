@@ -51,7 +51,9 @@ class Block(Protocol):
 
     def __call__(self, state: Any) -> Any: ...
 
-    def mix(self, state: Any, context: Any = None, mask: Tensor | None = None) -> Any:
+    def mix(
+        self, state: Any, context: Any = None, mask: Tensor | None = None, view: Any = None
+    ) -> Any:
         """The attention half: the tokens of `state` look at those of `context` (default: theirs).
 
         `view=AttentionView(...)` is filled with keys and class-token scores.

@@ -23,7 +23,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,7 +32,6 @@ from typing import Any
 VARIABLE = "CONDBENCH_REPLICAS"  # the folder of a run's sockets, for its trials
 SERVER = "bench.meters.time.replica_server"
 HEADER = struct.Struct("!Q")  # length of a message in bytes
-START_TIMEOUT_S = 60.0  # for importing torch on a busy machine
 
 
 class ReplicaError(RuntimeError):
@@ -162,10 +160,3 @@ def _exactly(connection: socket.socket, length: int) -> bytes:
             raise EOFError("the process at the other end is gone")
         parts += part
     return bytes(parts)
-
-
-def wait_until_ready(servers: Servers) -> float:
-    """Seconds until every server has answered once: for studies of what starting costs."""
-    begin = time.monotonic()
-    Replicas(servers.folder, len(servers.processes)).run(int, START_TIMEOUT_S)
-    return time.monotonic() - begin
