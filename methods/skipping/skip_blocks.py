@@ -168,14 +168,15 @@ def trace_blocks(trunk: Trunk) -> tuple[list[int], dict[int, float]]:
     blank = torch.zeros(1, *trunk.spec.input_shape, device=next(trunk.parameters()).device)
     inputs = blank.long() if kind == "tokens" else blank
     state, widths, costs = trunk.eval().stem(Batch(inputs, inputs)), list[int](), dict[int, float]()
+    pairs = [cost.pair for cost in trunk.block_costs()]
     for i, block in enumerate(trunk.blocks):
         with layer_flops(block) as calls:
             new = block(state)
         widths.append(state.x.shape[1] if state.x.dim() == 4 else state.x.shape[2])
         # A multi-scale state's finer maps change even where x keeps its shape.
         if new.x.shape == state.x.shape and type(new) is State:
-            pairs = state.x.shape[1] ** 2 if hasattr(block, "attention") else 0
-            costs[i] = sum(calls) + 4.0 * pairs * trunk.dim  # attention's two products
+            # Attention's products are no layers: the trunk declares what a pair of tokens costs.
+            costs[i] = sum(calls) + pairs[i] * state.x.shape[1] ** 2
         state = new
     trunk.train(was_training)
     return widths, costs
