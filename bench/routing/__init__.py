@@ -3,7 +3,8 @@
     announce      what a gate calls, and the decision that it gets back to obey
     decisions     what a gate chose: axes, probabilities, cost, the originals of its rows
     observation   the decisions of a pass, also for some of its samples
-    replay        observing gates, forcing them open, closed or random, repeating a recording
+    replay        observing gates, overriding their decisions, repeating a recording
+    forcing       all gates open, all closed, or a random choice of the same budget
     regions       the part of the work in progress: router, dispatch, expert, ...
     formulas      what a custom operation costs
     context       what of all this is active in a thread
@@ -30,10 +31,11 @@ from bench.routing.decisions import (
     Cost,
     Decision,
 )
+from bench.routing.forcing import Force, force
 from bench.routing.formulas import Formula, formulas, register_formula
 from bench.routing.observation import Observation
 from bench.routing.regions import GATE_REGIONS, REGIONS, current_region, region, watch_regions
-from bench.routing.replay import Force, force, is_forced, observe, override, replay
+from bench.routing.replay import is_forced, observe, override, replay
 
 # How far the executed saving of a batch may fall short of what its decisions declare, as a share of
 # all FLOPs. A method beyond it masks or pads instead of skipping, and is labelled so.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.routing.context import here
 from bench.routing.decisions import Axis, Cost, Decision
@@ -19,7 +19,7 @@ def decide(
     axes: tuple[Axis, ...],
     probabilities: Tensor,
     run: Tensor,
-    cost: float | Sequence[float] | Cost,
+    cost: float | Sequence[float] | Tensor | Cost,
     index: Tensor | None = None,
     tokens: Tensor | None = None,
     eligible: Tensor | None = None,
@@ -36,14 +36,12 @@ def decide(
     """
     if here.choose is None and here.observation is None:
         return run  # nothing observes: a timed pass builds no Decision
-    if not isinstance(cost, Cost):
-        cost = Cost(tuple(cost) if isinstance(cost, Sequence) else cost)
     decision = Decision(
         name,
         axes,
         probabilities.detach(),  # a recording must not keep the graph of its pass alive
         run.detach(),
-        cost,
+        cost if isinstance(cost, Cost) else _cost_of_elements(cost),
         index,
         tokens,
         eligible,
@@ -66,10 +64,17 @@ def announce(decision: Decision) -> Decision:
     decision.check()
     if here.choose is not None and not decision.observed_only:
         decision = _override(decision, here.choose(decision))
+    decision.check_eligible()
     if here.observation is not None:
         # After forcing: FLOPs are declared by what runs, not by what the gate preferred.
         here.observation.decisions.append(decision)
     return decision
+
+
+def _cost_of_elements(cost: float | Sequence[float] | Tensor) -> Cost:
+    # Arrays and tensors become numbers of Python: a scalar has `tolist` as well.
+    each: Any = cost.tolist() if hasattr(cost, "tolist") else cost
+    return Cost(tuple(each) if isinstance(each, list | tuple) else each)
 
 
 def _override(decision: Decision, answer: Decision | Tensor) -> Decision:

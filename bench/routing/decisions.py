@@ -7,6 +7,7 @@ Nothing about a decision is guessed from its rank or its gate's name: `axes` nam
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -115,6 +116,14 @@ class Decision:
         if wrong:
             raise ValueError(f"gate {self.name!r}: {wrong}")
 
+    def check_eligible(self) -> None:
+        """Raises ValueError, naming the gate, where elements run that are not eligible.
+
+        Of the decision that is obeyed: a gate's own may be overridden by a replay.
+        """
+        if self.eligible is not None and bool((self.run & ~self.eligible).any()):
+            raise ValueError(f"gate {self.name!r}: elements run that are not eligible")
+
 
 def _misfit(decision: Decision) -> str:
     """What does not fit; empty where everything does. Axes first: the rest is read by them."""
@@ -132,10 +141,47 @@ def _misfit(decision: Decision) -> str:
         return f"probabilities {list(decision.probabilities.shape)}, run {list(run.shape)}"
     if decision.exclusive and axes[-1] != "choice":
         return "exclusive decisions have choices as their last axis"
-    if len(decision.costs()) != (1 if decision.unit is None else run.shape[-1]):
-        return f"{len(decision.costs())} costs for {run.shape[-1]} units"
-    if decision.eligible is not None and decision.eligible.shape != run.shape:
-        return f"eligible {list(decision.eligible.shape)}, run {list(run.shape)}"
-    if decision.tokens is not None and decision.tokens.shape != run.shape[:2]:
-        return f"tokens {list(decision.tokens.shape)}, run {list(run.shape)}"
+    return _misfit_of_costs(decision) or _misfit_of_frame(decision)
+
+
+def _misfit_of_costs(decision: Decision) -> str:
+    run, costs = decision.run, decision.costs()
+    if decision.unit is not None and not run.shape[-1]:
+        return f"run {list(run.shape)} has no {decision.unit}"
+    if len(costs) != (1 if decision.unit is None else run.shape[-1]):
+        return f"{len(costs)} costs for {run.shape[-1]} units"
+    for cost in (*costs, decision.cost.pair, decision.cost.sample):
+        # A whole vector as the cost of every unit would be multiplied as a matrix.
+        if not _is_finite(cost):
+            return f"cost {cost!r}: finite numbers are needed, of units that differ a tuple"
+    return ""
+
+
+def _is_finite(value: object) -> bool:
+    try:
+        return math.isfinite(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _misfit_of_frame(decision: Decision) -> str:
+    """What does not fit of the tensors beside `run`: broadcast, they would give wrong numbers."""
+    run, eligible, payload = decision.run, decision.eligible, decision.payload
+    beside = {
+        "index": (decision.index, run.shape[:1]),
+        "tokens": (decision.tokens, run.shape[:2]),
+        "eligible": (eligible, run.shape),
+        "past": (decision.past, run.shape[:1]),
+    }
+    for name, (tensor, shape) in beside.items():
+        if tensor is not None and tensor.shape != shape:
+            return f"{name} {list(tensor.shape)}, run {list(run.shape)}"
+    for name in ("index", "tokens"):  # a mask would select rows where numbers are meant
+        tensor = beside[name][0]
+        if tensor is not None and str(tensor.dtype) != "torch.int64":
+            return f"{name} is {tensor.dtype}, not int64"
+    if payload is not None and payload.shape[: run.dim()] != run.shape:
+        return f"payload {list(payload.shape)}, run {list(run.shape)}"
+    if eligible is not None and str(eligible.dtype) != "torch.bool":
+        return f"eligible is {eligible.dtype}, not bool"
     return ""

@@ -1,20 +1,19 @@
-"""Observing gates, forcing them open, closed or random, and replaying recorded decisions."""
+"""Observing gates, overriding their decisions, and replaying recorded ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace as changed
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from bench.routing.context import here
 from bench.routing.decisions import Decision
 from bench.routing.observation import Observation
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Tensor
 
-Force = Literal["open", "closed", "random"]
 Choose = Callable[[Decision], "Decision | Tensor"]
 
 
@@ -49,68 +48,14 @@ def is_forced() -> bool:
 
 
 @contextmanager
-def force(
-    how: Force, *, share: float | None = None, generator: Generator | None = None
-) -> Iterator[None]:
-    """Make every gate run all (`open`), none (`closed`) or a random choice.
-
-    Where exactly one choice runs, open takes the most expensive and closed the cheapest. Random
-    keeps the budget: each row's own number of running elements, each choice's number of elements
-    where choices are exclusive or steps nested; with `share`, each element runs with that
-    probability.
-    """
-    with override(_force_all(how, share, generator)):
-        yield
-
-
-@contextmanager
 def replay(observation: Observation) -> Iterator[None]:
     """Make every gate repeat what was recorded, by gate name and order of calls.
 
-    Raises KeyError inside for a gate, or a further call of one, that was not recorded.
+    Samples and tokens that were not recorded do not run. Raises KeyError inside for a gate, or a
+    further call of one, that was not recorded; ValueError where it decides about another shape.
     """
     with override(_repeat(observation)):
         yield
-
-
-def _force_all(how: Force, share: float | None, generator: Generator | None) -> Choose:
-    import torch  # not at the top: reading records imports this package without torch
-
-    def choose(decision: Decision) -> Tensor:
-        run = decision.run
-        if decision.exclusive and how != "random":
-            # All or none would be no choice: a model may compute nothing sensible with either.
-            costs = torch.tensor(decision.costs())  # [G]
-            only = costs.argmax() if how == "open" else costs.argmin()
-            return torch.zeros_like(run).index_fill(-1, only.to(run.device), True)
-        if how == "open":
-            return torch.ones_like(run)
-        if how == "closed":
-            return torch.zeros_like(run)
-        # Drawn on the CPU, so that a seed means the same decisions on every device.
-        noise = torch.rand(run.shape, generator=generator, device="cpu").to(run.device)
-        if decision.exclusive and share is not None:
-            return torch.zeros_like(run).scatter(-1, noise.argmax(-1, keepdim=True), True)
-        if decision.exclusive or decision.unit == "step":
-            # Whole rows move: units drawn one by one would break one-of-G and first-k-of-G.
-            return _shuffle_rows(run, noise)
-        return noise < share if share is not None else _draw_as_many(run, noise)
-
-    return choose
-
-
-def _shuffle_rows(run: Tensor, noise: Tensor) -> Tensor:
-    """The rows of `run` [..., G] in another order: elements take over one another's choices."""
-    order = noise[..., 0].flatten().argsort()  # one random number for each row, [n] or [n T]
-    return run.flatten(0, -2)[order].view_as(run)
-
-
-def _draw_as_many(run: Tensor, noise: Tensor) -> Tensor:
-    """A random choice with as many running elements in each row (or in all, for [n])."""
-    if run.dim() == 1:
-        return _draw_as_many(run[None], noise[None])[0]
-    rank = noise.argsort(-1).argsort(-1)  # the inverse of a sort is each element's rank
-    return rank < run.sum(-1, keepdim=True)
 
 
 def _repeat(observation: Observation) -> Choose:
@@ -125,10 +70,16 @@ def _repeat(observation: Observation) -> Choose:
                 f"replay: gate {decision.name!r} decided {call + 1} times, "
                 f"but the recording holds {len(recorded)}"
             )
-        run = _in_frame(recorded[call].run, recorded[call], decision, False)
+        run = _in_frame(recorded[call].run, recorded[call], decision, 0)
+        if run.shape != decision.run.shape:  # another batch or model: the rest would broadcast it
+            raise ValueError(
+                f"replay: gate {decision.name!r} was recorded as {list(run.shape)}, "
+                f"and decides {list(decision.run.shape)}"
+            )
         payload = recorded[call].payload
         if payload is not None:
-            payload = _in_frame(payload, recorded[call], decision, -1)  # -1 names no token
+            names_none = -1 if payload.dtype.is_signed else 0  # -1 names no token
+            payload = _in_frame(payload, recorded[call], decision, names_none)
         return changed(decision, run=run, payload=payload)
 
     return choose
@@ -140,7 +91,7 @@ def _in_frame(values: Tensor, recorded: Decision, current: Decision, fill: float
     Samples and tokens that the recorded decision does not cover get `fill`: they do not run.
     """
     values = _in_samples(values, recorded.index, current.index, len(current.run), fill)
-    if not current.per_token or (recorded.tokens is None and current.tokens is None):
+    if not (current.per_token and recorded.per_token) or _same(recorded.tokens, current.tokens):
         return values
     before = recorded.tokens
     if before is not None:  # its rows move with those of `values`
@@ -148,12 +99,21 @@ def _in_frame(values: Tensor, recorded: Decision, current: Decision, fill: float
     return _in_tokens(values, before, current.tokens, current.run.shape[1], fill)
 
 
+def _same(before: Tensor | None, now: Tensor | None) -> bool:
+    """Whether both frames are equal. Rows that share an original stay apart only in this case."""
+    if before is None or now is None:
+        return before is now
+    return before.shape == now.shape and bool((before == now).all())
+
+
 def _in_samples(
     values: Tensor, before: Tensor | None, now: Tensor | None, num_rows: int, fill: float
 ) -> Tensor:
     """Rows of the samples `before` as rows of the samples `now` (None: the whole batch)."""
+    if _same(before, now):
+        return values
     if before is None:
-        return values if now is None else values[now]
+        before = _all_of(now, len(values))
     # A frame that holds every sample named on either side; the whole batch's size is not recorded.
     last = [int(index.max()) + 1 for index in (before, now) if index is not None and len(index)]
     full = values.new_full((max([*last, num_rows]), *values.shape[1:]), fill)
@@ -165,11 +125,19 @@ def _in_tokens(
     values: Tensor, before: Tensor | None, now: Tensor | None, num_tokens: int, fill: float
 ) -> Tensor:
     """Columns of the tokens `before` [n, S] as columns of the tokens `now` [n, T] (None: all)."""
-    if before is not None:
-        last = [int(t.max()) + 1 for t in (before, now) if t is not None and t.numel()]
-        full = values.new_full((len(values), max([*last, num_tokens]), *values.shape[2:]), fill)
-        values = full.scatter(1, _wide(before, values), values)
+    if before is None:
+        before = _all_of(now, values.shape[1]).expand(values.shape[:2])
+    last = [int(t.max()) + 1 for t in (before, now) if t is not None and t.numel()]
+    full = values.new_full((len(values), max([*last, num_tokens]), *values.shape[2:]), fill)
+    values = full.scatter(1, _wide(before, values), values)
     return values[:, :num_tokens] if now is None else values.gather(1, _wide(now, values))
+
+
+def _all_of(like: Tensor | None, number: int) -> Tensor:
+    """0 to `number` - 1, on the device of `like`."""
+    import torch
+
+    return torch.arange(number, device=None if like is None else like.device)
 
 
 def _wide(tokens: Tensor, values: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -144,6 +145,69 @@ def test_samples_and_tokens_of_another_frame_together() -> None:
         assert obeyed(alone).tolist() == [[False, False, True]]
 
 
+def test_rows_that_share_an_original_are_replayed_in_their_own_frame() -> None:
+    """Two rows of sample 0, two tokens at position 0: each repeats its own decision."""
+    index, tokens = torch.tensor([0, 0, 1]), torch.tensor([[0, 0, 1]])
+    with routing.observe() as seen:
+        obeyed(decision([1, 0, 1], routing.SAMPLES, index=index))
+        obeyed(decision([[1, 0, 1]], routing.TOKENS, tokens=tokens))
+    with routing.replay(seen):
+        rows = obeyed(decision([0, 0, 0], routing.SAMPLES, index=index.clone()))
+        columns = obeyed(decision([[0, 0, 0]], routing.TOKENS, tokens=tokens.clone()))
+    assert rows.tolist() == [True, False, True]
+    assert columns.tolist() == [[True, False, True]]
+
+
+def test_what_a_recording_of_all_does_not_cover_does_not_run() -> None:
+    """Recorded about two samples and two tokens; sample 3 and token 5 are further ones."""
+    with routing.observe() as seen:
+        obeyed(decision([1, 1], routing.SAMPLES))
+        obeyed(decision([[1, 1]], routing.TOKENS))
+    with routing.replay(seen):
+        rows = obeyed(decision([0, 0], routing.SAMPLES, index=torch.tensor([1, 3])))
+        columns = obeyed(decision([[0, 0]], routing.TOKENS, tokens=torch.tensor([[5, 0]])))
+    assert rows.tolist() == [True, False]
+    assert columns.tolist() == [[False, True]]
+
+
+def test_a_recording_of_another_shape_is_refused() -> None:
+    """One sample would be broadcast to three."""
+    with routing.observe() as seen:
+        obeyed(decision([1], routing.SAMPLES))
+    wanted = r"gate 'gate' was recorded as \[1\], and decides \[3\]"
+    with routing.replay(seen), pytest.raises(ValueError, match=wanted):
+        obeyed(decision([0, 0, 0], routing.SAMPLES))
+
+
+@pytest.mark.parametrize("payload", [[[True, False]], [[5, 7]]])
+def test_a_payload_without_a_sign_is_filled_with_nothing(payload: list) -> None:
+    """-1 names no token; in bool it would be true, in uint8 255."""
+    kind = torch.bool if payload == [[True, False]] else torch.uint8
+    values, tokens = torch.tensor(payload, dtype=kind), torch.tensor([[2, 0]])
+    with routing.observe() as seen:
+        obeyed(decision([[1, 1]], routing.TOKENS, tokens=tokens, payload=values))
+    other = decision([[0, 0, 0]], routing.TOKENS, payload=torch.zeros(1, 3, dtype=kind))
+    with routing.replay(seen):
+        found = routing.announce(other).payload
+    assert found is not None
+    assert found.tolist() == [[payload[0][1], 0, payload[0][0]]]
+
+
+@pytest.mark.parametrize("make", [np.array, torch.tensor, list])
+def test_costs_may_be_an_array(make) -> None:
+    """10, 20 and 40 FLOPs as array, tensor or list: 10 + 40 of two samples."""
+    run = torch.tensor([[1, 0, 0], [0, 0, 1]]).bool()
+    with routing.observe() as seen:
+        routing.decide(
+            "g",
+            axes=routing.SAMPLE_CHOICES,
+            probabilities=run.float(),
+            run=run,
+            cost=make([10.0, 20.0, 40.0]),
+        )
+    assert seen.declared_flops() == 50
+
+
 @pytest.mark.parametrize(
     ("run", "axes", "more", "why"),
     [
@@ -156,6 +220,16 @@ def test_samples_and_tokens_of_another_frame_together() -> None:
         ([[1, 0]], ("sample", "token"), {"exclusive": True}, "choices as their last axis"),
         ([[1, 0]], ("sample", "token"), {"tokens": torch.zeros(1, 3)}, r"tokens \[1, 3\]"),
         ([[1, 0]], ("sample", "token"), {"eligible": torch.ones(1, 1)}, r"eligible \[1, 1\]"),
+        ([[1, 0]], ("sample", "token"), {"eligible": torch.ones(1, 2)}, "eligible is torch.float"),
+        ([[1, 0]], ("sample", "token"), {"eligible": torch.eye(2)[1:].bool()}, "not eligible"),
+        ([[1, 0]], ("sample", "token"), {"tokens": torch.ones(1, 2)}, "tokens is .*, not int64"),
+        ([[1, 0]], ("sample", "token"), {"index": torch.tensor([0, 1])}, r"index \[2\]"),
+        ([[1, 0]], ("sample", "token"), {"index": torch.tensor([True])}, "index is torch.bool"),
+        ([[1], [1]], ("sample", "token"), {"past": torch.ones(2, 1)}, r"past \[2, 1\]"),
+        ([[1, 0]], ("sample", "token"), {"payload": torch.ones(1)}, r"payload \[1\]"),
+        ([[1, 0]], ("sample", "token"), {"cost": Cost(float("nan"))}, "cost nan: finite"),
+        ([[1, 0]], ("sample", "choice"), {"cost": Cost(np.ones(2))}, "cost array.*: finite"),
+        ([[], []], ("sample", "choice"), {}, r"run \[2, 0\] has no choice"),
     ],
 )
 def test_what_does_not_fit_is_named(run: list, axes: tuple, more: dict, why: str) -> None:
