@@ -8,7 +8,7 @@ kernel was replaced, has no rule but `without_formula`: its name and tags say wh
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch._ops import OpOverload
@@ -30,6 +30,25 @@ class Rule(NamedTuple):
     writes: frozenset[str] = frozenset()  # arguments that it writes to
     reads: bool = True  # elements of its arguments, not their shapes alone
     reads_what_it_writes: bool = False  # in place, as add_; unlike copy_
+
+    def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of a call by their names in the schema."""
+        # Not strict: the dispatcher leaves trailing arguments out where they have their defaults.
+        return dict(zip(self.argument_names, args, strict=False)) | kwargs
+
+    def read_in(self, arguments: dict[str, Any]) -> list[Any]:
+        """The arguments whose elements a call reads."""
+        return [value for name, value in arguments.items() if self._is_read(name, arguments)]
+
+    def written_in(self, arguments: dict[str, Any]) -> list[Any]:
+        """The arguments that a call writes to."""
+        return [arguments[name] for name in self.writes & arguments.keys()]
+
+    def _is_read(self, name: str, arguments: dict[str, Any]) -> bool:
+        if name in self.writes:
+            return self.reads and self.reads_what_it_writes and not name.startswith("out")
+        # What is added to a product is ignored where its factor is 0, and often not initialised.
+        return self.reads and not (name in ("self", "input") and arguments.get("beta", 1) == 0)
 
 
 class Rules:

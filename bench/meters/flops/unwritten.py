@@ -43,13 +43,13 @@ class Unwritten:
         """
         if not self._allocated or not rule.reads:
             return False
-        # Not strict: the dispatcher leaves trailing arguments out where they have their defaults.
-        arguments = dict(zip(rule.argument_names, args, strict=False)) | kwargs
-        read = [value for name, value in arguments.items() if _is_read(rule, name, arguments)]
-        unwritten = any(self._holds(tensor) for tensor in _tensors(read))
-        for name in rule.writes & arguments.keys():
-            for tensor in _tensors(arguments[name]):
-                self._allocated.pop(_address(tensor), None)
+        arguments = rule.arguments(args, kwargs)
+        read = rule.read_in(arguments)
+        if rule.name in _FILLS:
+            read = read[1:]  # the first is `self`
+        unwritten = any(self._holds(tensor) for tensor in dense_tensors(read))
+        for tensor in dense_tensors(rule.written_in(arguments)):
+            self._allocated.pop(_address(tensor), None)
         return unwritten
 
     def note_allocated(self, rule: Rule, output: Any) -> None:
@@ -60,37 +60,30 @@ class Unwritten:
             gone = [key for key, reference in self._allocated.items() if reference.expired()]
             for key in gone:
                 del self._allocated[key]
-        for tensor in _tensors(output):
+        for tensor in dense_tensors(output):
             self._allocated[_address(tensor)] = StorageWeakRef(tensor.untyped_storage())
 
     def is_in(self, value: Any) -> bool:
         """Whether tensors of a result lie in memory that nothing was written to."""
-        return bool(self._allocated) and any(self._holds(tensor) for tensor in _tensors(value))
+        return bool(self._allocated) and any(self._holds(tensor) for tensor in dense_tensors(value))
 
     def _holds(self, tensor: Tensor) -> bool:
         reference = self._allocated.get(_address(tensor))
         return reference is not None and not reference.expired() and tensor.numel() > 0
 
 
-def _is_read(rule: Rule, name: str, arguments: dict[str, Any]) -> bool:
-    if name in rule.writes:
-        return rule.reads_what_it_writes and not name.startswith("out")
-    if name == "self" and rule.name in _FILLS:
-        return False
-    # What is added to a product is ignored where its factor is 0, and often not initialised.
-    return not (name in ("self", "input") and arguments.get("beta", 1) == 0)
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """The dense tensors in a value; lists, tuples and mappings are searched."""
+def dense_tensors(value: Any) -> Iterator[Tensor]:
+    """The dense tensors in a value; lists, tuples, mappings and batches are searched."""
     if isinstance(value, Tensor):
         if value.layout is torch.strided and not value.is_nested:
             yield value
     elif isinstance(value, (tuple, list)):
         for part in value:
-            yield from _tensors(part)
+            yield from dense_tensors(part)
     elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
+        yield from dense_tensors(list(value.values()))
+    elif hasattr(value, "__dataclass_fields__"):
+        yield from dense_tensors(list(vars(value).values()))
 
 
 def _address(tensor: Tensor) -> int:
