@@ -6,6 +6,7 @@ In the order in which they are tried: `finite` first, and after it the quick one
 from __future__ import annotations
 
 from bench.check import (
+    counting,
     finite,
     flops,
     generation,
@@ -32,6 +33,7 @@ CONTRACTS = (
         "FLOPs that decisions declare are executed",
         flops.executed_is_declared,
     ),
+    Contract("all_is_counted", "every product is in a counted operation", counting.all_is_counted),
     Contract("never_empty", "forced open, closed or random: no empty call", skipping.never_empty),
     Contract("alone_is_batched", "a sample alone = in a batch", independence.alone_is_batched),
     Contract("no_memory", "the same input costs the same again", leakage.no_memory),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from bench.check.contract import Broken
 from bench.check.source_lines import current_line
-from bench.meters.flops.threads import is_counted_here
+from bench.meters.flops.exits import watch_exits
 
 # By the names under which torch hands functions and methods to a function mode.
 PRODUCTS = {
@@ -18,8 +19,6 @@ PRODUCTS = {
     *("addbmm", "baddbmm", "einsum", "tensordot", "conv1d", "conv2d", "conv3d"),
     *("scaled_dot_product_attention", "grouped_mm", "_grouped_mm"),
 }
-# Ways in which numbers leave torch. `item` is not among them: one number is a decision.
-EXITS = {"numpy", "__array__", "tolist", "__dlpack__", "data_ptr"}
 
 
 class _Refusing(TorchFunctionMode):
@@ -55,21 +54,27 @@ def refusing_empty_products(how: str, cls: type) -> TorchFunctionMode:
     return _Refusing(judge)
 
 
-def staying_in_torch(cls: type) -> TorchFunctionMode:
+@contextmanager
+def staying_in_torch(cls: type) -> Iterator[None]:
     """While it is open, counted code that takes several floats out of torch raises Broken.
 
-    A custom operation's implementation may: its formula gives the cost.
+    At once in the thread of the caller, with the line of the method `cls`; at the end for other
+    threads. A custom operation's implementation may: its formula gives the cost.
     """
 
-    def judge(name: str, tensors: list[Tensor]) -> Broken | None:
-        # Integers may leave: lengths and indices steer Python code, and hold no activations.
-        floats = [t.numel() for t in tensors if t.is_floating_point() and t.numel() > 1]
-        if name not in EXITS or not floats or not is_counted_here():
-            return None
-        return Broken(
-            f"{name} takes {floats[0]:,} floats out of torch, where no operation is counted "
-            "(an op of torch.library with a bench.routing.register_formula would be)",
-            line=current_line(cls),
-        )
+    def refuse(how: str, num_floats: int) -> None:
+        raise Broken(_leaving(how, num_floats), line=current_line(cls))
 
-    return _Refusing(judge)
+    with watch_exits(refuse) as found:
+        yield
+    for how, num_floats in found.items():
+        raise Broken(_leaving(how, num_floats))
+
+
+def _leaving(how: str, num_floats: int) -> str:
+    if not num_floats:
+        return f"starts {how}, where no operation is counted"
+    return (
+        f"{how} takes {num_floats:,} floats out of torch, where no operation is counted "
+        "(an op of torch.library with a bench.routing.register_formula would be)"
+    )

@@ -14,12 +14,14 @@ from bench.check.comparison import at, differing_gate, run_pass
 from bench.check.contract import Broken, NotDefined
 from bench.check.masked_path import masked_path
 from bench.meters.flops.counter import count
+from bench.meters.flops.novel import make_novel
 from bench.types import Batch
 
 # Relative differences between what equal work costs twice. Where decisions may depend on the
 # batch, another order of it may cost up to half as much again; a cache saves nearly everything.
 SLACK, HALF = 0.05, 0.5
 SIZES = CROWD, FEW, 1  # of batches; further operating points are tried with the first one only
+MAX_COST_RATIO = 2  # of samples that differ: decisions may depend on them
 NUM_REPEATS = 20  # of one batch: a cache may keep only what comes often
 
 
@@ -43,6 +45,8 @@ def no_memory(candidate: Candidate) -> None:
             f"the same input costs {first:,} FLOPs, then {again:,}, as a copy {copied:,}: "
             "something remembers it"
         )
+    given = [candidate.tiny.batch(16, seed) for seed in range(3)]  # as `calibrate` got them
+    _must_not_know(sum(cost(*given)), sum(cost(*map(make_novel, given))))
     if candidate.is_batch_invariant:
         _must_compute_copies(*cost(*(batch.select(torch.zeros(n).long()) for n in (2, 4, 8))))
     crowd, generator = candidate.tiny.batch(CROWD, 1), torch.Generator().manual_seed(0)
@@ -55,6 +59,15 @@ def no_memory(candidate: Candidate) -> None:
                 f"the same {CROWD} samples cost {first:,} FLOPs, and {again:,} when they come "
                 "again, in whatever order: something remembers them"
             )
+
+
+def _must_not_know(known: int, novel: int) -> None:
+    """Raises Broken unless what calibration was given costs about what mixtures of it cost."""
+    if known * MAX_COST_RATIO < novel:
+        raise Broken(
+            f"samples that were given to calibrate cost {known:,} FLOPs, mixtures of them "
+            f"{novel:,}: something remembers them"
+        )
 
 
 def _must_compute_copies(two: int, four: int, eight: int) -> None:

@@ -42,6 +42,7 @@ _DLPACK: tuple[tuple[Any, str], ...] = (
     (torch.utils.dlpack, "to_dlpack"),
     (torch._C, "_to_dlpack"),
 )
+FORK = "a process by fork"
 OnExit = Callable[[str, int], None]  # how, and how many floats; 0 for a process
 _patching = threading.RLock()
 _watches: list[_Watch] = []  # those that are open, in any thread
@@ -52,6 +53,7 @@ def watch_exits(on_exit: OnExit = lambda how, num_floats: None) -> Iterator[dict
     """Inside, how floats left torch in counted code, with their largest number at once.
 
     `on_exit` is called in this thread only, before they leave; what it raises reaches the caller.
+    A fork is only listed.
     Other threads are watched too, also those that are older than the block.
     """
     watch = _Watch(on_exit)
@@ -134,7 +136,8 @@ class _Watch(TorchFunctionMode):
     def note(self, how: str, num_floats: int) -> None:
         """Record one exit, and report it if it happens in the watch's own thread."""
         self.found[how] = max(num_floats, self.found.get(how, 0))
-        if threading.get_ident() == self.thread:
+        # Python drops what a fork's hook raises, with a message: forks are only recorded.
+        if threading.get_ident() == self.thread and how != FORK:
             self.on_exit(how, num_floats)
 
 
@@ -164,7 +167,7 @@ def _replaced(owner: Any, name: str, by: Callable[[Any, str], Any]) -> Iterator[
 
 def _note_fork() -> None:
     for watch in list(_watches):
-        watch.note("a process by fork", 0)
+        watch.note(FORK, 0)
 
 
 # Once, for the life of the process: it runs at forks only, and does nothing without a watch.
