@@ -19,10 +19,12 @@ from bench.config import NUM_SEEDS
 from bench.measure import Subject
 from bench.measure.energy.training import TrainingEnergy
 from bench.measure.generation import refuse_unsupported
+from bench.measure.metrics import metric, missing_metric
 from bench.measure.training_probe import TrainingProbe
 from bench.meters.conditions import pinned_threads
 from bench.plugins.hooks import DEFAULT_HOOKS, Hooks, ResolvedMethod, resolve
-from bench.records.record import Metric, missing
+from bench.records.catalogue import DENSE_TIME, TRAIN_LOSS, TRAIN_STEPS, TRAIN_TIME
+from bench.records.record import Metric
 from bench.trial.dense_start import DenseStart, dense_start
 from bench.trial.train import Training, fit, resolve_recipe
 from bench.trial.trial import Trial
@@ -131,14 +133,14 @@ def _train_method(
         model = method.hooks.convert(
             start.model, list(task.batches("calibration", CALIBRATION_BATCH))
         )
-        dense_s = start.metrics["train/time_s"]
+        dense_s = start.metrics[TRAIN_TIME.at()]
     else:
         _seed_all(trial.config.seed)
         model = method.hooks.build(task.spec, backbone)
-        dense_s = missing("s", "trained from scratch, not from the dense model")
+        dense_s = missing_metric(DENSE_TIME, "trained from scratch, not from the dense model")
     share = method.flags.train_share
     metrics = _train(trial, task, method.hooks, share, model, report_progress)
-    return model, {**metrics, "train/dense_time_s": dense_s}
+    return model, {**metrics, DENSE_TIME.at(): dense_s}
 
 
 def _load_dense(
@@ -195,11 +197,11 @@ def _training_metrics(
     no_step = "training free: the method takes no training step"
     unprobed = no_step if training.num_steps == 0 else "too few training steps to probe one"
     return {
-        "train/time_s": Metric(value=training.time_s, unit="s"),
-        "train/num_steps": Metric(value=training.num_steps, unit="count"),
-        "train/loss": missing("nat", no_step)
+        TRAIN_TIME.at(): metric(TRAIN_TIME, training.time_s),
+        TRAIN_STEPS.at(): metric(TRAIN_STEPS, training.num_steps),
+        TRAIN_LOSS.at(): missing_metric(TRAIN_LOSS, no_step)
         if training.loss is None
-        else Metric(value=training.loss, unit="nat"),
+        else metric(TRAIN_LOSS, training.loss),
         **probe.metrics(unprobed),
         **energy.metrics(no_step if training.num_steps == 0 else None),
     }

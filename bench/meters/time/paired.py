@@ -145,13 +145,14 @@ def run_control(model: Model, batches: Sequence[Any], **settings: Any) -> Paired
     deviation from 1 inside the interval: smaller differences are not resolved on this machine in
     this session. None without an interval.
     """
-    timing = compare(model, _copy_or_same(model), batches, **settings)
+    timing = compare(model, copy_or_same(model), batches, **settings)
     if timing.ci_low is None or timing.ci_high is None:
         return timing
     return replace(timing, noise_floor=max(abs(timing.ci_low - 1), abs(timing.ci_high - 1)))
 
 
-def _copy_or_same(model: Model) -> Model:
+def copy_or_same(model: Model) -> Model:
+    """A copy of the model, elsewhere in memory; the model itself where it cannot be copied."""
     try:
         return deepcopy(model)
     except Exception:  # a model may hold anything: locks, generators, tensors with a history

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 
 from bench.meters.conditions import pinned_threads
-from bench.meters.time.paired import Model, PairedTiming, compare
+from bench.meters.time.paired import Model, PairedTiming, compare, copy_or_same
 from bench.meters.time.replicas import Replicas
 from bench.meters.time.rounds import Round
 from bench.statistics.intervals import Interval, num_outliers
@@ -60,7 +59,7 @@ class PairedWork:
 
     def _time(self, batches: Sequence[Any]) -> Pair:
         paired = partial(compare, batches=batches, block_ms=self.block_ms)
-        warmup_s, other = self.warmup_s, _copy_or_same(self.baseline)
+        warmup_s, other = self.warmup_s, copy_or_same(self.baseline)
         if self.candidate is self.baseline:
             timing = paired(self.candidate, other, rounds=self.rounds, warmup_s=warmup_s)
             return Pair(timing, timing)
@@ -161,10 +160,3 @@ def replicate(work: PairedWork, replicas: Replicas | None) -> dict[int, Replicat
         size: ReplicatedTiming(tuple(each[size] for each in found), work.rounds)
         for size in work.batches
     }
-
-
-def _copy_or_same(model: Model) -> Model:
-    try:
-        return deepcopy(model)
-    except Exception:  # a model may hold anything: locks, generators, tensors with a history
-        return model
