@@ -45,7 +45,7 @@ class Range:
             "at most": (self.le, self.le is None or value <= self.le),
             "below": (self.lt, self.lt is None or value < self.lt),
         }
-        finite = math.isfinite(value)
+        finite = _is_finite(value)
         if finite and all(holds for _, holds in limits.values()):
             return ""
         words = [f"{word} {limit}" for word, (limit, _) in limits.items() if limit is not None]
@@ -72,6 +72,14 @@ class OneOf:
 
 
 FINITE = Range()
+
+
+def _is_finite(value: float) -> bool:
+    """Whether `value` is finite as a float; an integer of 400 digits is not."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def check_fields(settings: Any) -> None:
@@ -104,9 +112,11 @@ def check_limits(annotation: Any, name: str, value: Any) -> None:
                 raise ValueError(f"{name}={value!r}: {problem}")
         check_limits(inner[0], name, value)
     elif kind in (Union, UnionType):
-        # Limits ignore values of another option's type: see Range.problem.
-        for option in inner:
+        # A text is outside no range of numbers, and a number none of several texts.
+        for option in _options_of(value, inner):
             check_limits(option, name, value)
+    elif not inner:
+        return  # `list`, typing.List or tuple[()]: elements without a type have no limits
     elif kind is dict and isinstance(value, Mapping):
         for key, each in value.items():
             check_limits(inner[0], f"{name}'s key", key)
@@ -116,6 +126,27 @@ def check_limits(annotation: Any, name: str, value: Any) -> None:
         each_has_own = kind is tuple and inner[-1] is not Ellipsis
         for number, each in enumerate(value):
             check_limits(inner[number] if each_has_own else inner[0], name, each)
+
+
+def _options_of(value: Any, options: tuple[Any, ...]) -> list[Any]:
+    """The options of a union that `value` is one of: "auto" is outside no range of numbers.
+
+    A whole number is one of float's where the union has no int.
+    """
+    exact = [option for option in options if _class_of(option) is type(value)]
+    if exact or isinstance(value, bool):
+        return exact
+    return [each for each in options if isinstance(value, _class_of(each))] or [
+        each for each in options if _class_of(each) is float and isinstance(value, int)
+    ]
+
+
+def _class_of(annotation: Any) -> type:
+    """The class of an annotation's values: `list` of `Annotated[list[int], ...]`."""
+    bare = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    found = get_origin(bare) or bare
+    # A union inside Annotated, or Any, may hold anything.
+    return found if isinstance(found, type) and found is not UnionType else object
 
 
 def encodable(text: str) -> str:
@@ -146,7 +177,10 @@ def as_number(name: str, value: Any, allowed: Range | None = None) -> float:
         raise TypeError(f"{name} is {value!r}, which is not a number")
     if allowed is not None and (problem := allowed.problem(number)):
         raise ValueError(f"{name} is {number}: {problem}")
-    return float(number)
+    try:
+        return float(number)
+    except OverflowError as error:
+        raise ValueError(f"{name} is {number}, which no float can hold") from error
 
 
 def as_whole(name: str, value: Any, allowed: Range | None = None) -> int:

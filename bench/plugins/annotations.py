@@ -40,7 +40,12 @@ def setting_types(cls: Any) -> dict[str, Any]:
         raise TypeError(f"{what}: {type(error).__name__}: {error}") from error
     found = {each.name: hints[each.name] for each in dataclasses.fields(cls) if each.init}
     for name, hint in found.items():
-        _check_annotation(hint, f"{cls.__name__}.{name}")
+        where = f"{cls.__name__}.{name}"
+        try:
+            _check_annotation(hint, where)
+        except RecursionError:
+            why = "a dataclass that holds itself has no end of settings"
+            raise TypeError(f"{where}: {why}") from None
     return found
 
 

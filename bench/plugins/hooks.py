@@ -94,12 +94,16 @@ def resolve(method: Any) -> ResolvedMethod:
     without `points`, and for a flag of another type; ValueError for a flag out of range. `points`
     and `declared_flops` raise the same for what they return.
     """
-    inner = getattr(method, "inner", None)
+    inner = _attribute(method, "inner", None)
     below = resolve(inner) if inner is not None else None  # controls of controls resolve too
     hooks = {name: _hook(method, name, below) for name in HOOKS}
-    if below is not None and hasattr(method, "wrap"):
-        _check_callable(method.wrap, "wrap", f"{type(method).__name__}.wrap")
-        hooks |= _wrapped(method.wrap, below.hooks)
+    if below is not None and (wrap := _attribute(method, "wrap", None)) is not None:
+        _check_callable(wrap, "wrap", f"{type(method).__name__}.wrap")
+        for name in ("build", "convert"):  # of its own, it would never be called
+            if _attribute(method, name, None) is not None:
+                owner = type(method).__name__
+                raise TypeError(f"{owner} has wrap() in place of build, and {name}() as well")
+        hooks |= _wrapped(wrap, below.hooks)
     if (hooks["points"] is None) != (hooks["set_point"] is None):
         raise TypeError("points() and set_point(model, point) come together: one is missing")
     if hooks["build"] is None and hooks["convert"] is None:
@@ -108,9 +112,23 @@ def resolve(method: Any) -> ResolvedMethod:
     return ResolvedMethod(method, Hooks(**hooks), _flags(method, below), _suspects(method))
 
 
+def _attribute(method: Any, name: str, default: Any) -> Any:
+    """An attribute, or `default` where there is none.
+
+    Raises TypeError where there is one that cannot be read: to `getattr` a property with a
+    misspelt name inside looks like a hook that is left out.
+    """
+    try:
+        return getattr(method, name)
+    except AttributeError as error:
+        if inspect.getattr_static(method, name, error) is error:
+            return default
+        raise TypeError(f"{type(method).__name__}.{name} cannot be read: {error}") from error
+
+
 def _hook(method: Any, name: str, below: ResolvedMethod | None) -> Any:
     missing = object()  # None is a value: it switches off a hook of the inner method
-    found: Any = getattr(method, name, missing)
+    found: Any = _attribute(method, name, missing)
     if found is missing:
         return None if below is None else getattr(below.hooks, name)
     if found is None:
@@ -155,7 +173,7 @@ def _wrapped(wrap: Callable[..., Any], inner: Hooks) -> dict[str, Any]:
 
 def _flags(method: Any, below: ResolvedMethod | None) -> Flags:
     defaults = Flags() if below is None else below.flags
-    found = {name: getattr(method, name, getattr(defaults, name)) for name in FLAGS}
+    found = {name: _attribute(method, name, getattr(defaults, name)) for name in FLAGS}
     owner = type(method).__name__
     switches = ("batch_invariant", "open_is_dense", "reads_targets")
     return Flags(

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Union, cast, get_args, get_origin
 
 from bench.plugins.annotations import is_enum, setting_types, type_name, without_limits
 from bench.plugins.choices import unknown
-from bench.values import check_limits
+from bench.values import as_number, check_limits
 
 # JSON has text for keys; what is declared is restored from it.
 KEYS: dict[Any, Callable[[str], Any]] = {
@@ -112,7 +112,7 @@ def _single(hint: Any, name: str, value: Any) -> Any:
     if hint is Path and isinstance(value, str):
         return Path(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return as_number(name, value)
     # For Python True is the integer 1; a setting that was declared as a number is not a switch.
     mistaken = isinstance(value, bool) and hint is not bool
     if isinstance(hint, type) and isinstance(value, hint) and not mistaken:

@@ -177,3 +177,38 @@ def test_a_wrap_with_other_arguments_is_refused() -> None:
     method = with_attributes(inner=Plain(), wrap=lambda self, model: model)
     with pytest.raises(TypeError, match=r"Made.wrap\(model\) is called as wrap\(model, spec\)"):
         resolve(method)
+
+
+def test_a_control_without_wrap_is_the_inner_method() -> None:
+    """None counts as left out, here as for every hook."""
+    control = dataclass(type("Made", (), {"inner": Plain(), "wrap": None}))()
+    assert resolve(control).hooks.build("a task", "a trunk") == "a trunk for a task"
+
+
+@pytest.mark.parametrize("name", ["build", "convert"])
+def test_what_a_wrap_would_hide_is_refused(name: str) -> None:
+    """The control's own build would never be called."""
+
+    def wrap(self: Any, model: Any, spec: Any) -> Any:
+        return model
+
+    method = with_attributes(
+        **{"inner": Plain(), "wrap": wrap, "build": None, name: lambda self, a, b: None}
+    )
+    with pytest.raises(TypeError, match=rf"Made has wrap\(\) in place of build, and {name}\(\)"):
+        resolve(method)
+
+
+@pytest.mark.parametrize("name", ["loss", "batch_invariant", "inner"])
+def test_a_property_that_fails_is_not_a_hook_left_out(name: str) -> None:
+    """A misspelt name inside raises AttributeError, which getattr takes for "no such hook"."""
+    broken = property(lambda self: self.no_such_setting)
+    with pytest.raises(TypeError, match=rf"Made.{name} cannot be read: .*no_such_setting"):
+        resolve(with_attributes(**{name: broken}))
+
+
+@pytest.mark.parametrize("huge", [10**400, -(10**400)])
+def test_numbers_that_no_float_holds_are_refused(huge: int) -> None:
+    """Figures and tables are made of floats."""
+    with pytest.raises(ValueError, match=r"Pointed.points\(\)\[0\]\['k'\] is .*: must be finite"):
+        resolve(Pointed([{"k": huge}])).hooks.points()

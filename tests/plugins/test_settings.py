@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import builtins
 import enum
 import re
 import sys
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -255,3 +257,56 @@ def test_an_element_with_a_field_without_init_is_refused() -> None:
     Whole.__annotations__["parts"] = list[Part]
     with pytest.raises(TypeError, match=r"^Whole.parts: Part.made is a field\(init=False\)"):
         setting_types(Whole)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "good", "bad"),
+    [
+        (Annotated[str, OneOf("auto")] | Annotated[int, Range(1)], ["auto", 5], ["b", 0]),
+        (Annotated[int, Range(1)] | Annotated[float, Range(0, 1)], [5, 0.5], [0, 1.5]),
+        (Annotated[int, Range(1)] | list[Annotated[float, Range(0, 1)]], [3, [0.5]], [0, [2.0]]),
+        (Annotated[int | None, Range(1)] | str, [None, 2, "all"], [0]),
+        (Annotated[float, Range(0, 1)] | None, [None, 1], [2]),
+    ],
+)
+def test_a_union_applies_the_limits_of_the_option_that_a_value_is(
+    annotation: Any, good: list[Any], bad: list[Any]
+) -> None:
+    """A number is none of several texts, a share no number of experts."""
+    cls = dataclass(type("Made", (), {"__annotations__": {"x": annotation}}))
+    for value in good:
+        assert construct(cls, {"x": value}).x == value
+    for value in bad:
+        with pytest.raises(ValueError, match=r"^x="):
+            construct(cls, {"x": value})
+
+
+@pytest.mark.parametrize("name", ["List", "Dict", "Tuple"])
+def test_containers_without_a_type_of_elements_have_no_limits(name: str) -> None:
+    """`typing.List` has an origin as list[int] has, and no arguments."""
+    value = {"a": 1} if name == "Dict" else [1, "b"]
+    for annotation in (getattr(typing, name), getattr(builtins, name.lower())):
+        cls = dataclass(type("Made", (), {"__annotations__": {"x": annotation}}))
+        wanted = tuple(value) if name == "Tuple" else value
+        assert construct(cls, {"x": value}).x == wanted
+
+
+@pytest.mark.parametrize("annotation", [float, Annotated[int, Range(1)], float | None])
+def test_an_integer_that_no_float_holds_is_refused_by_name(annotation: Any) -> None:
+    """Comparisons and figures are made with floats."""
+    cls = dataclass(type("Made", (), {"__annotations__": {"x": annotation}}))
+    with pytest.raises(ValueError, match=r"^x.*(which no float can hold|finite)$"):
+        construct(cls, {"x": 10**400})
+
+
+@dataclass
+class Tree:
+    """A dataclass that holds itself."""
+
+    child: Tree | None = None
+
+
+def test_a_dataclass_that_holds_itself_is_refused_by_name() -> None:
+    """OmegaConf would descend without end."""
+    with pytest.raises(TypeError, match=r"^Tree.child: a dataclass that holds itself"):
+        construct(Tree, {})
