@@ -1,7 +1,10 @@
-"""A server that forks one replica per connection: python -m bench.meters.time.replica_server FD.
+"""A server that forks one replica per connection.
+
+    python -m bench.meters.time.replica_server FD SOCKET
 
 It has imported torch and has started no thread, so that a fork is safe. It ends when its standard
-input does, that is with the process that started it. A replica ends when its client does.
+input does, that is with the process that started it, and removes its socket. A replica ends when
+its client does.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ import signal
 import socket
 import sys
 import threading
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch  # noqa: F401  # imported for the replicas
@@ -44,7 +49,7 @@ def _answer(connection: socket.socket) -> None:
     code = 1
     try:
         stream = io.BytesIO(receive(connection))
-        sys.path[:] = pickle.load(stream)  # plugins of the client are importable here too
+        pickle.load(stream).adopt()  # first: the work's plugins are found by the client's path
         work = pickle.load(stream)
         threading.Thread(target=_end_with_client, args=(connection,), daemon=True).start()
         answer: dict[str, Any] = {"ok": True, "result": work()}
@@ -68,4 +73,11 @@ def _end_with_client(connection: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    place = Path(sys.argv[2])
+    try:
+        serve(socket.socket(fileno=int(sys.argv[1])))
+    finally:
+        # An owner that was killed removes nothing; the last server to end removes the folder.
+        place.unlink(missing_ok=True)
+        with suppress(OSError):
+            place.parent.rmdir()

@@ -29,8 +29,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.meters.time.surroundings import surroundings
+
 VARIABLE = "CONDBENCH_REPLICAS"  # the folder of a run's sockets, for its trials
 SERVER = "bench.meters.time.replica_server"
+LONGEST_FOLDER = 80  # bytes of TMPDIR; a socket's whole name has 107 at most
 HEADER = struct.Struct("!Q")  # length of a message in bytes
 
 
@@ -51,8 +54,8 @@ class Replicas:
         Raises ReplicaError where `work` cannot be sent, fails, or takes longer than `timeout_s`.
         """
         try:
-            # Two messages in one: the path must be set before the work can be read.
-            payload = pickle.dumps(sys.path) + pickle.dumps(work)
+            # Two messages in one: the first must be adopted before the second can be read.
+            payload = pickle.dumps(surroundings()) + pickle.dumps(work)
         except Exception as error:  # a model's own __reduce__ may raise anything
             raise ReplicaError(f"the models cannot be sent to another process: {error}") from error
         return [self._ask(number, payload, timeout_s) for number in range(self.num_processes)]
@@ -65,7 +68,7 @@ class Replicas:
                 connection.connect(str(place))
                 send(connection, payload)
                 answer = pickle.loads(receive(connection))
-            except (OSError, EOFError) as error:
+            except Exception as error:  # what a result raises when it is read, too
                 raise ReplicaError(f"replica {number}: {type(error).__name__}: {error}") from error
         if not answer["ok"]:
             raise ReplicaError(f"replica {number}: {answer['error']}")
@@ -82,38 +85,56 @@ class Servers:
     def close(self) -> None:
         """End the servers and remove their folder."""
         for process in self.processes:
+            # The end of its standard input would do, but a child that was forked from this process
+            # may hold the other end open, and a server that still imports torch reads nothing.
+            process.terminate()
             if process.stdin is not None:
-                process.stdin.close()  # a server ends when its standard input does
+                process.stdin.close()
         for process in self.processes:
             process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def start_servers(num_processes: int) -> Servers:
-    """Start `num_processes` servers and return at once: connections wait until they are ready."""
-    servers = Servers(Path(tempfile.mkdtemp(prefix="condbench-")))  # mode 700
-    for number in range(num_processes):
-        place = socket_path(servers.folder, number)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
-            # Listening before the server runs: its clients need not try again and again.
-            listening.bind(str(place))
-            listening.listen()
-            servers.processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", SERVER, str(listening.fileno())],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.DEVNULL,
-                    pass_fds=[listening.fileno()],
-                )
-            )
+    """Start `num_processes` servers and return at once: connections wait until they are ready.
+
+    Raises OSError where there is no room for a folder, a socket or a process.
+    """
+    servers = Servers(_make_folder())
+    try:
+        for number in range(num_processes):
+            servers.processes.append(_start_server(socket_path(servers.folder, number)))
+    except BaseException:  # Ctrl-C included: what has started would be left
+        servers.close()
+        raise
     return servers
+
+
+def _make_folder() -> Path:
+    """A new folder with mode 700, under /tmp where TMPDIR is too long for a socket's name."""
+    is_short = len(os.fsencode(tempfile.gettempdir())) <= LONGEST_FOLDER
+    return Path(tempfile.mkdtemp(prefix="condbench-", dir=None if is_short else "/tmp"))
+
+
+def _start_server(place: Path) -> subprocess.Popen[bytes]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        # Listening before the server runs: its clients need not try again and again.
+        listening.bind(str(place))
+        listening.listen()
+        return subprocess.Popen(
+            [sys.executable, "-m", SERVER, str(listening.fileno()), str(place)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[listening.fileno()],
+            start_new_session=True,  # a terminal's Ctrl-C would end it in mid-import, noisily
+        )
 
 
 @contextmanager
 def open_replicas(num_processes: int) -> Iterator[Replicas]:
     """The replicas of the run that this process belongs to, or some of its own."""
     place = os.environ.get(VARIABLE)
-    if place is not None and socket_path(Path(place), num_processes - 1).exists():
+    if place and all(is_served(Path(place), number) for number in range(num_processes)):
         yield Replicas(Path(place), num_processes)
         return
     servers = start_servers(num_processes)
@@ -133,6 +154,16 @@ def servers_of_a_run(num_processes: int) -> Iterator[None]:
     finally:
         os.environ.pop(VARIABLE, None)
         servers.close()
+
+
+def is_served(folder: Path, number: int) -> bool:
+    """Whether server `number` accepts connections; a socket outlives a server that was killed."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        try:
+            connection.connect(str(socket_path(folder, number)))
+        except OSError:
+            return False
+        return True
 
 
 def socket_path(folder: Path, number: int) -> Path:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -80,6 +81,114 @@ def test_too_long_is_an_error_and_the_replica_ends(three: Replicas) -> None:
     assert three.run(os.getpid, timeout_s=30)
 
 
+class Unreadable:
+    """A result that fails where it is read."""
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return int, ("no number",)
+
+
+def test_a_result_that_cannot_be_read_is_an_error_of_the_replica(three: Replicas) -> None:
+    """Timing falls back to one process after a ReplicaError, and after nothing else."""
+    with pytest.raises(ReplicaError, match="replica 0: ValueError: invalid literal"):
+        three.run(Unreadable)
+
+
+def test_a_replica_has_the_environment_of_its_client(
+    three: Replicas, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The trial's GPU is named there; the server has that of the run, which started it before."""
+    three.run(int)  # the servers have started, with another environment
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-of-the-trial")
+    monkeypatch.delenv("HOME")
+    monkeypatch.chdir(tmp_path)
+    for name, wanted in (("CUDA_VISIBLE_DEVICES", "GPU-of-the-trial"), ("HOME", None)):
+        assert three.run(partial(os.getenv, name)) == [wanted] * 3
+    assert three.run(os.getcwd) == [str(tmp_path)] * 3
+
+
+def shout() -> None:
+    os.write(2, b"a warning of the model\n")
+
+
+def test_output_of_a_replica_goes_into_the_trial_s_log(three: Replicas, tmp_path: Path) -> None:
+    """The terminal of the run, which the servers have, shows its progress."""
+    place = tmp_path / "log.txt"
+    before = os.dup(2)
+    log = os.open(place, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    try:
+        os.dup2(log, 2)
+        three.run(shout)
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(log)
+    assert place.read_text() == "a warning of the model\n" * 3
+
+
+def gone(process: int) -> bool:
+    """Whether a process ends within 30 s."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_dead_server_is_an_error_and_others_are_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket outlives its server; a trial with a stale variable has servers of its own."""
+    servers = start_servers(1)
+    try:
+        servers.processes[0].kill()
+        servers.processes[0].wait()
+        with pytest.raises(ReplicaError, match="replica 0: Connection"):
+            Replicas(servers.folder, 1).run(int, timeout_s=30)
+        monkeypatch.setenv(replicas.VARIABLE, str(servers.folder))
+        with open_replicas(1) as own:
+            assert own.folder != servers.folder
+        assert not own.folder.exists()
+    finally:
+        servers.close()
+
+
+def test_closing_does_not_wait_for_children_that_hold_the_pipe() -> None:
+    """A data loader's worker, forked from the owner, has the end of the servers' input too."""
+    servers = start_servers(1)
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    try:
+        begin = time.monotonic()
+        servers.close()
+        assert time.monotonic() - begin < 30
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_a_start_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither a folder nor the servers that had started."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(replicas.sys, "executable", str(tmp_path / "no python"))
+    with pytest.raises(FileNotFoundError):
+        start_servers(2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_long_tmpdir_is_no_obstacle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The name of a socket has 107 bytes at most."""
+    deep = tmp_path / ("long" * 30)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    servers = start_servers(1)
+    servers.close()
+    assert servers.folder.parent == Path("/tmp")
+
+
 @pytest.mark.soak
 def test_a_run_leaves_its_servers_to_its_trials() -> None:
     """Inside, `open_replicas` finds them by the environment; afterwards nothing is left."""
@@ -103,24 +212,19 @@ import sys
 from bench.meters.time.replicas import Replicas, start_servers
 import os
 servers = start_servers(1)
-print(*Replicas(servers.folder, 1).run(os.getppid), flush=True)
+print(*Replicas(servers.folder, 1).run(os.getppid), servers.folder, flush=True)
 sys.stdin.read()
 """
 
 
 @pytest.mark.soak
 def test_servers_end_with_their_owner() -> None:
-    """Also when the owner is killed and can clean up nothing."""
+    """Also when the owner is killed and can clean up nothing: their folder goes with them."""
     command = [sys.executable, "-c", OWNER]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
-        server = int(owner.stdout.readline())
+        number, place = owner.stdout.readline().decode().split()
+        server, folder = int(number), Path(place)
         os.kill(server, 0)
         owner.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        try:
-            os.kill(server, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.05)
-    raise AssertionError("the server has outlived its owner")
+    assert gone(server)
+    assert not folder.exists()
