@@ -47,9 +47,9 @@ class Loss:
 def judge(speedup: Interval | None, loss: Loss | None, tolerance: float) -> Verdict:
     """The verdict on one row. `speedup` is dense time / method time with its interval.
 
-    Raises ValueError for a negative tolerance.
+    Raises ValueError for a negative tolerance, and for NaN.
     """
-    if tolerance < 0:
+    if not tolerance >= 0:
         raise ValueError(f"a tolerance is a loss that is accepted, 0 or more, not {tolerance}")
     if speedup is None or speedup.low is None or speedup.high is None or loss is None:
         return Verdict.CANNOT_TELL

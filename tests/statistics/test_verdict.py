@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from bench.statistics import Interval
@@ -40,5 +42,20 @@ def test_what_is_missing_decides_nothing() -> None:
     """No speed-up, or no loss, is no verdict."""
     assert judge(None, Loss(0, -1, 0.5), 1.0) is Verdict.CANNOT_TELL
     assert judge(speed(*FASTER), None, 1.0) is Verdict.CANNOT_TELL
-    with pytest.raises(ValueError, match="0 or more, not -1"):
-        judge(None, None, -1)
+    for tolerance in (-1, math.nan):
+        with pytest.raises(ValueError, match=f"0 or more, not {tolerance}"):
+            judge(None, None, tolerance)
+
+
+@pytest.mark.parametrize("known", [FASTER, SLOWER])
+def test_nan_decides_nothing(known: tuple) -> None:
+    """Every comparison with NaN is false; none of them may end in a verdict."""
+    nan = math.nan
+    assert judge(speed(*known), Loss(nan, nan, nan), 1.0) is Verdict.CANNOT_TELL
+    assert judge(speed(nan, nan, nan), Loss(0.0, -0.5, 0.5), 1.0) is Verdict.CANNOT_TELL
+
+
+def test_bounds_that_touch_a_limit() -> None:
+    """A loss of exactly the tolerance is kept; a speed-up of exactly 1 is none."""
+    assert judge(speed(*FASTER), Loss(0.0, 0.0, 0.0), 0.0) is Verdict.PAYS
+    assert judge(speed(1.0, 1.0, 1.0), Loss(0.0, 0.0, 0.0), 0.0) is Verdict.NO_GAIN

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from bench.records.catalogue import REALISED, SAVING_REALISED, SPEEDUP, TAU
+from bench.records.entry import Entry
 from bench.records.reading import Found
 from bench.records.record import Metric, PointResult
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 Metrics = dict[str, Metric]
 Medians = dict[int, list[float]]  # log ratio of each process, by batch size
+# A foreign record may hold anything: a ratio of a billion is no timing, and one such value would
+# widen the intervals of all other trials.
+LARGEST_LOG = math.log(1e9)
+LONGEST_SIZE = 9  # digits of a batch size
 
 
 def spreads(found: Sequence[Found]) -> dict[int, Spread]:
@@ -60,6 +65,7 @@ def _pooled(item: Found, common: Mapping[int, Spread]) -> Found:
 
 def _widen(metrics: Metrics, size: int, medians: Sequence[float], common: Spread) -> None:
     """Replace the interval of the speed-up, and of what is made of it, in place."""
+    from bench.statistics.intervals import MIN_TAU
     from bench.statistics.processes import process_interval
 
     found = process_interval(medians, common).map(math.exp)
@@ -70,13 +76,12 @@ def _widen(metrics: Metrics, size: int, medians: Sequence[float], common: Spread
     metrics[SPEEDUP.at(size)] = _bounded(speedup, *bounds)
     if tau is None or not tau.shown or tau.shown <= 0:
         return
-    of_tau = tau.shown
-    for entry, share in (
-        (REALISED, lambda sigma: sigma / of_tau),
-        (SAVING_REALISED, lambda sigma: (1 - 1 / sigma) / (1 - 1 / of_tau)),
-    ):
+    of_tau = float(tau.shown)
+    shares: dict[Entry, Callable[[float], float]] = {REALISED: lambda sigma: sigma / of_tau}
+    if of_tau > MIN_TAU:  # below, the trial left the share out: there is hardly any saving
+        shares[SAVING_REALISED] = lambda sigma: (1 - 1 / sigma) / (1 - 1 / of_tau)
+    for entry, share in shares.items():
         metric = metrics.get(entry.at(size))
-        # The trial left out the share of a saving where there is hardly any saving.
         if metric is not None and metric.shown is not None:
             metrics[entry.at(size)] = _bounded(metric, *map(share, bounds))
 
@@ -96,7 +101,13 @@ def _sizes(point: Mapping[str, Any]) -> Iterator[tuple[int, list[float]]]:
     # Diagnostics are free-form: anything may stand there in a foreign record.
     for name, details in point.items():
         medians = details.get("process_log_ratios") if isinstance(details, dict) else None
-        if not (name.startswith("b") and name[1:].isdecimal() and isinstance(medians, list)):
+        size = name.removeprefix("b")
+        if not (name != size and size.isdecimal() and len(size) <= LONGEST_SIZE):
             continue
-        if medians and all(type(m) in (int, float) and math.isfinite(m) for m in medians):
-            yield int(name[1:]), [float(m) for m in medians]
+        if isinstance(medians, list) and medians and all(map(_is_log_ratio, medians)):
+            yield int(size), [float(m) for m in medians]
+
+
+def _is_log_ratio(value: object) -> bool:
+    # NaN compares false; so does an integer of any length, without an overflow.
+    return type(value) in (int, float) and abs(cast(float, value)) <= LARGEST_LOG

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.records.reading import Found
-from bench.records.record import PointResult
+from bench.records.record import Metric, PointResult
 from bench.report.tables.processes import spreads, with_pooled_intervals
 
 STEADY = [math.log(r) for r in (1.50, 1.51, 1.52)]
@@ -50,9 +50,46 @@ def test_bounds_are_those_of_processes_with_t_of_four(make) -> None:
     assert first.metrics["infer/speedup_b1"] == found[0].record.metrics["infer/speedup_b1"]
 
 
-@pytest.mark.parametrize("odd", [None, [], ["1"], [math.inf], [True], {"a": 1}, "1.5"])
+ODD = [None, [], ["1"], [math.inf], [True], {"a": 1}, "1.5", [[0.1], [0.2]], [math.nan, 0.1]]
+HUGE = [[1000.0, 1001.0], [-1000.0, -1001.0], [10**400, 1], [1e308, -1e308], [0.0, 600.0, -600.0]]
+
+
+@pytest.mark.parametrize("odd", ODD + HUGE)
 def test_foreign_diagnostics_change_nothing(make, odd: object) -> None:
     """What is not a list of numbers is left out; an older record has none."""
     found = [trial(make, "moe", odd), Found(make(method="branches"), Path("b"))]
     assert spreads(found) == {}
     assert with_pooled_intervals(found) == found
+
+
+@pytest.mark.parametrize("name", ["64", "b", "b-1", "b" + "9" * 5000, "b6.4"])
+def test_what_is_no_batch_size_is_left_out(make, name: str) -> None:
+    """Also a number with more digits than Python turns into an integer."""
+    found = trial(make, "moe", STEADY)
+    found.record.diagnostics["timing"] = {"point0": {name: {"process_log_ratios": STEADY}}}
+    assert spreads([found]) == {}
+
+
+def test_points_and_batch_sizes_are_pooled_apart(make) -> None:
+    """Two trials and a second operating point share the spread of their batch size alone."""
+    first, second = (trial(make, "moe", STEADY) for _ in range(2))
+    timing = first.record.diagnostics["timing"]
+    timing["point0"]["b1"] = {"process_log_ratios": OTHER}
+    timing["point1"] = {"b64": {"process_log_ratios": OTHER}}  # of a point that is not measured
+    pooled = spreads([first, second])
+    assert {size: spread.df for size, spread in pooled.items()} == {1: 2, 64: 4}
+    point = first.record.points[0]
+    both = first.record.model_copy(update={"points": [point, point]})
+    assert spreads([Found(both, first.folder), second])[64].df == 6
+
+
+def test_extreme_intervals_have_finite_bounds(make) -> None:
+    """Two processes that differ by as much as a timing can, beside a FLOP ratio of 1."""
+    found = trial(make, "moe", [-20.0, 20.0], share=1.0)
+    saving = Metric(value=0.5, unit="1")
+    found.record.points[0].metrics["infer/saving_realised_b64"] = saving
+    (only,) = with_pooled_intervals([found])
+    metrics = only.record.points[0].metrics
+    assert metrics["infer/saving_realised_b64"] == saving
+    for metric in metrics.values():
+        assert all(math.isfinite(x) for x in (metric.low, metric.high) if x is not None)
