@@ -18,6 +18,7 @@ from bench.measure.findings import DEFAULT, Findings, Part, merge
 from bench.measure.flops.cost import DenseCost
 from bench.measure.generation import as_workload
 from bench.measure.inputs import choose_inputs, further_inputs
+from bench.measure.judged import Judged
 from bench.measure.plausibility import Facts
 from bench.measure.resident import Resident
 from bench.measure.subject import Metrics, OnPhase, Subject
@@ -52,6 +53,7 @@ class Run:
         self.inputs = choose_inputs(
             subject.task, config.num_inputs, config.batch_sizes, subject.device, blind=self.blind
         )
+        self.judged = Judged()  # at the default point, which is evaluated first
         # Starts its child at once: it measures while this process evaluates quality.
         self.resident = Resident(self.subject, self.inputs)
         self.findings = Findings(

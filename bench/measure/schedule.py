@@ -28,6 +28,7 @@ from bench.measure.findings import DEFAULT, Findings, Part
 from bench.measure.flops.cost import measure_cost
 from bench.measure.flops.crosscheck import measure_crosscheck, measure_declared_excess
 from bench.measure.flops.distribution import measure_distribution
+from bench.measure.flops.judged import measure_judged
 from bench.measure.flops.saving import measure_saving
 from bench.measure.footprint import measure_footprint
 from bench.measure.generation import without_generating
@@ -76,7 +77,7 @@ SCHEDULE = (
     # Quality first: the resident child computes beside it, and nothing here is timed.
     Stage(
         EACH_POINT,
-        [Meter(lambda run: measure_quality(run.trained, run.point), "evaluate")],
+        [Meter(lambda run: measure_quality(run.trained, run.point, run.judged), "evaluate")],
     ),
     # Memory while the method's model is alone in this process.
     Stage(
@@ -85,6 +86,7 @@ SCHEDULE = (
             Meter(lambda run: measure_footprint(run.subject, run.inputs), "memory"),
             Meter(lambda run: Part(notes=method_notes(run.trained.method.flags))),
             Meter(lambda run: measure_crosscheck(run.subject, run.inputs)),
+            Meter(lambda run: measure_judged(run.trained, run.judged)),
             # The child would share the cores with what is timed, so the trial waits here.
             Meter(lambda run: run.resident.wait()),
         ],

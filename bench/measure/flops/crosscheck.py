@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from bench.measure.findings import Part
+from bench.measure.flops.outside import NUM_PROBED, find_outside_work
 from bench.measure.inputs import Inputs
 from bench.measure.metrics import metric, missing_metric
 from bench.measure.subject import Metrics, Subject
@@ -21,7 +22,6 @@ from bench.records.record import Metric
 from bench.types import Batch
 
 NAME = "flop_crosscheck"  # of the entry in the diagnostics
-NUM_PROBED = 3  # inputs alone; with one batch of the largest size
 NO_PROFILER = missing_metric(FLOPS_PROFILER, "the profiler's FLOPs are read on a CPU")
 
 
@@ -32,14 +32,15 @@ def measure_crosscheck(subject: Subject, inputs: Inputs) -> Part:
     rests on a plugin's formulas, the operators that fvcore met and did not count, and the
     profiler's count by operator: where they differ, one of them is wrong. `unseen_flops` is what
     the profiler saw and the ledger did not, the most of a few inputs and a batch; on a GPU
-    `untracked_kernels` are those that no torch operation launched.
+    `untracked_kernels` are those that no torch operation launched. `doubts` are signs of work
+    outside torch, in words.
     """
     sample, model = inputs.samples[0], subject.model
     with torch.inference_mode():
         own = count(model, sample)
     # Outside inference mode: fvcore traces the model, which needs ordinary tensors.
     fvcore = macs_fvcore(model, sample)
-    details = _details(own, fvcore)
+    details = _details(own, fvcore) | {"doubts": find_outside_work(subject, inputs)}
     metrics = {MACS_FVCORE.at(): _macs(fvcore), FLOPS_PROFILER.at(): NO_PROFILER}
     if subject.device.type == "cpu":
         seen, more = _profile(model, inputs)

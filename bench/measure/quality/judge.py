@@ -9,6 +9,7 @@ import torch
 
 from bench.measure.blind import model_to_evaluate
 from bench.measure.findings import Part
+from bench.measure.judged import Judged
 from bench.measure.subject import Metrics, Subject
 from bench.records.catalogue import QUALITY, quality_key
 from bench.records.record import Metric, QualityLabel, missing
@@ -18,9 +19,12 @@ EVALUATION_BATCH = 64
 CHANCE_MARGIN = 0.1  # relative: how much better than guessing a model must be
 
 
-def measure_quality(subject: Subject, point: Point) -> Part:
-    """Quality at `point`; raw: the score of every sample, where the task has one."""
-    quality = evaluate(subject, point)
+def measure_quality(subject: Subject, point: Point, judged: Judged | None = None) -> Part:
+    """Quality at `point`; raw: the score of every sample, where the task has one.
+
+    `judged` keeps the first batch that the task gives to the model.
+    """
+    quality = evaluate(subject, point, judged)
     raw = {}
     if quality.per_sample is not None:
         raw["quality"] = np.asarray(quality.per_sample)  # [N] in data order, to compare pairwise
@@ -32,7 +36,7 @@ def measure_quality(subject: Subject, point: Point) -> Part:
     )
 
 
-def evaluate(subject: Subject, point: Point) -> Quality:
+def evaluate(subject: Subject, point: Point, judged: Judged | None = None) -> Quality:
     """The task's own evaluation at `point`, in data order, with real skipping.
 
     The model gets its inputs only: see `blind`.
@@ -41,7 +45,8 @@ def evaluate(subject: Subject, point: Point) -> Quality:
     batches = (b.to(subject.device) for b in subject.task.batches("test", EVALUATION_BATCH))
     with subject.at(point) as model, torch.inference_mode():
         model.eval()  # `Blind` hands everything but the call on to the model
-        return subject.task.evaluate(model_to_evaluate(subject), batches)
+        called = model_to_evaluate(subject)
+        return subject.task.evaluate(judged.listen(called) if judged else called, batches)
 
 
 def quality_metric(quality: Quality) -> Metric:

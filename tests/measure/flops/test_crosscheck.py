@@ -20,6 +20,7 @@ from bench.measure.findings import Part
 from bench.measure.flops.crosscheck import measure_crosscheck
 from bench.measure.inputs import Inputs
 from bench.types import Batch, Output
+from tests.fakes.methods import method_of
 
 DIM, NUM_SAMPLES = 8, 4
 
@@ -46,7 +47,7 @@ def given(model: nn.Module) -> tuple[SimpleNamespace, Inputs]:
     signs = torch.tensor([1.0, -1.0, 1.0, -1.0])
     batch = Batch(signs[:, None].expand(-1, DIM).contiguous(), torch.zeros(4, dtype=torch.long))
     singles = [batch.select(torch.tensor([n])) for n in range(NUM_SAMPLES)]
-    subject = SimpleNamespace(model=model.eval(), device=torch.device("cpu"))
+    subject = SimpleNamespace(model=model.eval(), device=torch.device("cpu"), method=method_of())
     return subject, Inputs({1: singles, NUM_SAMPLES: [batch]})
 
 
@@ -265,3 +266,18 @@ def test_a_model_that_fvcore_cannot_trace_is_missing_with_its_reason() -> None:
     found = measure_crosscheck(*given(Refuses())).metrics
     assert found["infer/macs_fvcore"].value is None
     assert "no tracing here" in found["infer/macs_fvcore"].reason
+
+
+def test_work_outside_torch_is_a_doubt_in_words() -> None:
+    """A product in NumPy: the 64 floats of a weight leave, 32 of a batch of results come in."""
+    weight = torch.ones(DIM, DIM)
+
+    class ByNumpy(nn.Module):
+        def forward(self, batch: Batch) -> Output:
+            product = batch.inputs.numpy() @ weight.numpy()
+            return Output(torch.from_numpy(product) + batch.inputs @ weight)
+
+    leaving, coming = details_of(measure_crosscheck(*given(ByNumpy())))["doubts"]
+    assert leaving.startswith("64 floats leave torch by numpy in one call")
+    assert coming.startswith("32 floats that depend on the input come into torch in one call")
+    assert details_of(measure_crosscheck(*given(Halves())))["doubts"] == []
