@@ -41,14 +41,15 @@ lint: $(VENV)/.dev ## ruff, mypy and the import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint suite ## lint and the deterministic test suite (<= 15 min)
+test: lint suite ## lint and the deterministic test suite (<= 4 min on two cores)
 
 # TORCH=oldest or newest: instead of the pinned version, a bound of the range in pyproject.toml.
 TORCH_oldest := torch==2.11.0
 TORCH_newest := --upgrade torch
 suite: $(VENV)/.dev ## the deterministic test suite without lint
 	$(if $(TORCH),$(PIP) install $(or $(TORCH_$(TORCH)),$(error TORCH is oldest or newest)))
-	$(BIN)/python -m pytest -m 'not soak' -p no:cacheprovider --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not soak' -p no:cacheprovider --durations=15 \
+	  -n 2 --dist worksteal
 
 soak: $(VENV)/.dev ## tests with real processes, a browser and LaTeX (<= 30 min)
 	$(BIN)/python -m pytest -m soak -p no:cacheprovider --durations=15

@@ -39,7 +39,8 @@ sides = "sometimes:Sides"
 MATRIX = ("task=sides", "backbone=small", "method=sometimes,picky,raising,unimportable")
 BRIEF = (
     *("train.steps=20", "measure.rounds=3", "measure.num_inputs=16", "measure.batch_sizes=[1,16]"),
-    *("measure.warmup_s=0.01", "measure.block_ms=1", "wandb.mode=disabled", "name=try"),
+    *("measure.processes=2", "measure.warmup_s=0.01", "measure.block_ms=1"),
+    *("wandb.mode=disabled", "name=try"),
 )
 
 
