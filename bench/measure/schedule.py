@@ -29,6 +29,7 @@ from bench.measure.flops.cost import measure_cost
 from bench.measure.flops.crosscheck import measure_crosscheck, measure_declared_excess
 from bench.measure.flops.distribution import measure_distribution
 from bench.measure.flops.judged import measure_judged
+from bench.measure.flops.precision import measure_precision
 from bench.measure.flops.saving import measure_saving
 from bench.measure.footprint import measure_footprint
 from bench.measure.generation import without_generating
@@ -104,6 +105,10 @@ SCHEDULE = (
                     run.metrics[FLOPS.at()].reason,
                     run.further_inputs(),
                 )
+            ),
+            Meter(
+                lambda run: measure_precision(run.subject, run.baseline, run.inputs),
+                when=at_default,
             ),
             # Passes with forced gates: the default point is enough to see whether gates skip.
             Meter(lambda run: measure_saving(run.subject, run.inputs, run.dense), when=at_default),

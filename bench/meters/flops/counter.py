@@ -61,6 +61,7 @@ class FlopCount:
     num_ops: int
     by_plugin: Mapping[str, int]
     by_sparse: Mapping[str, int]
+    by_format: Mapping[str, int]  # number format of the narrowest operand: see `formats`
     result: Any = None
 
     @property
@@ -174,5 +175,6 @@ def _flop_count(tally: Tally, result: Any) -> FlopCount:
         num_ops=tally.num_ops,
         by_plugin=dict(tally.by_plugin),
         by_sparse=dict(tally.by_sparse),
+        by_format=dict(tally.by_format),
         result=result,
     )

@@ -26,6 +26,7 @@ from bench import routing
 from bench.meters.flops import control_flow
 from bench.meters.flops.call import Call, Cost
 from bench.meters.flops.dispatch_state import caller_state, run_whole
+from bench.meters.flops.formats import number_format
 from bench.meters.flops.formulas import FORMULAS
 from bench.meters.flops.math_attention import MathAttention
 from bench.meters.flops.rules import Rule, Rules, leaf_rule
@@ -95,6 +96,8 @@ class Ledger(TorchDispatchMode):
             self.tally.flag(rule.name)
         elif cost is not None and any(map(_is_sparse, args)):
             self.tally.book_sparse(rule.name, cost)
+        if cost is not None:
+            self.tally.book_format(number_format((*args, *kwargs.values())), cost)
         masked = self.attention.masked_flops(rule.name, args, cost.full if cost else 0)
         written = output if output is not None else args[:1]  # in-place ops over lists return None
         elements = _elements(written) if rule.counts_elements else 0

@@ -55,6 +55,7 @@ class Tally:
     flops: Counter[tuple[str, str]] = field(default_factory=Counter)  # (region, op)
     by_plugin: Counter[str] = field(default_factory=Counter)  # of these, by plugins' formulas
     by_sparse: Counter[str] = field(default_factory=Counter)  # of these, with a sparse operand
+    by_format: Counter[str] = field(default_factory=Counter)  # FLOPs by the narrowest operand's
     without_formula: Counter[str] = field(default_factory=Counter)
     masked: int = 0  # FLOPs on the causally masked half of attention
     elements: int = 0  # written by elementwise ops
@@ -77,6 +78,11 @@ class Tally:
         """Record that these FLOPs rest on a plugin's formula; `book` adds them to the total."""
         with self.lock:
             self.by_plugin[op] += cost.full
+
+    def book_format(self, number_format: str, cost: Cost) -> None:
+        """Record in which number format these FLOPs are; `book` adds them to the total."""
+        with self.lock:
+            self.by_format[number_format] += cost.full
 
     def book_sparse(self, op: str, cost: Cost) -> None:
         """Record that these FLOPs have a sparse operand; `book` adds them to the total."""
