@@ -70,7 +70,7 @@ def watch(model: Any, batches: Iterable[Batch]) -> list[Frame]:
             model(batch)
         num_calls: dict[str, int] = defaultdict(int)
         # A network that drops tokens decides about fewer and fewer: the longest row has all.
-        num_tokens = max((d.run.shape[1] for d in seen.decisions if d.per_token), default=0)
+        num_tokens = max((_length(d) for d in seen.decisions if d.per_token), default=0)
         for decision in seen.decisions:
             num_calls[decision.name] += 1
             number = num_calls[decision.name]
@@ -80,6 +80,13 @@ def watch(model: Any, batches: Iterable[Batch]) -> list[Frame]:
             gate.add(run, probability, _real(batch, run, decision.per_token))
     frames = [_joined(name, each) for name, each in parts.items()]
     return [frame for frame in frames if frame is not None]
+
+
+def _length(decision: Decision) -> int:
+    """Tokens of the longest sample that a decision shows: by its row, or by their positions."""
+    tokens = decision.tokens
+    last = 0 if tokens is None or not tokens.numel() else int(tokens.max()) + 1
+    return max(decision.run.shape[1], last)
 
 
 def _placed(decision: Decision, num_samples: int, num_tokens: int) -> tuple[Tensor, Tensor]:

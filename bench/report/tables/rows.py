@@ -31,18 +31,24 @@ def tables(found: Iterable[Found]) -> list[Table]:
 
 def _table(key: TableKey, group: Sequence[Found], subtitle: str) -> Table:
     trials: dict[tuple[str, str], list[Found]] = defaultdict(list)
-    for item in with_pooled_intervals(group):
+    for item in group:
         trials[(item.record.labels.method, own_variant(item.record.labels))].append(item)
+    names: list[tuple[str, str]] = []  # of each kept trial
     kept: list[Found] = []
     left_out: list[str] = []
-    rows: list[Row] = []
     # Dense first: it is the reference of all other rows.
     for method, variant in sorted(trials, key=lambda name: (name[0] != DENSE, *name)):
         # Trials of older code are named and left out: a mean over both would mean nothing.
         current, old = current_trials(trials[(method, variant)])
         kept += current
+        names += [(method, variant)] * len(current)
         left_out += [f"{item.folder}: {why}" for item, why in old]
-        rows += _rows(method, variant, [item for item in current if item.record.status == "ok"])
+    # After stale trials are gone: only trials of the table share their spread between processes.
+    kept = with_pooled_intervals(kept)
+    finished: dict[tuple[str, str], list[Found]] = {name: [] for name in names}
+    for name, item in zip(names, kept, strict=True):
+        finished[name] += [item] if item.record.status == "ok" else []
+    rows = [row for name, trials_of_row in finished.items() for row in _rows(*name, trials_of_row)]
     _compare_quality(rows)
     # A failed trial has no quality; the others of a table share task and direction.
     labels = [item.record.quality for item in kept if item.record.quality is not None]

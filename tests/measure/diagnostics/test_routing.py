@@ -173,6 +173,19 @@ def test_tokens_that_are_left_stand_in_the_frame_of_all() -> None:
     assert second.probability[0, 1].isnan()
 
 
+def test_tokens_may_be_dropped_before_the_first_gate() -> None:
+    """A gate about tokens 1 and 4 alone: the frame reaches to position 4."""
+
+    class Dropped(nn.Module):
+        def forward(self, batch: Batch) -> None:
+            run = torch.tensor([[True, False]])
+            left = torch.tensor([[1, 4]])
+            decide("late", axes=TOKENS, run=run, probabilities=run.float(), cost=1.0, tokens=left)
+
+    (late,) = watch(Dropped(), [Batch(torch.zeros(1, 5), torch.zeros(1))])
+    assert late.run.tolist() == [[False, True, False, False, False]]
+
+
 def test_without_decisions_everything_says_why() -> None:
     """A model without gates has the same fields, null, each with its reason."""
     found, full = routed([]), routed([("a", [1, 0, 1, 0], [0.5] * 4, None)])
