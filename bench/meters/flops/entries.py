@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 from bench.meters.flops.control_flow import INTERPRETERS, interpret_control_flow
 from bench.meters.flops.dispatch_state import caller_state
 from bench.meters.flops.rules import Rules
+from bench.meters.flops.threads import watch_other_threads
 from bench.meters.flops.unwritten import dense_tensors
 from bench.meters.guard import refuse_if_dispatch_watched
 
@@ -38,13 +39,14 @@ def count_entries(fn: Callable[[Any], object], inputs: Sequence[Any]) -> int:
     """The most floats that one call brings into torch from outside, and that depend on its input.
 
     Runs `fn` twice on each of `inputs`, of which there must be two at least for constants to show.
+    0 where a pass worked in other threads: a count follows those, this does not.
     Raises MeterStateError under a dispatch mode or a profiler.
     """
     refuse_if_dispatch_watched("floats from outside")
     known = _Memory()
     entries: list[dict[Digest, int]] = []
     changed = 0
-    with interpret_control_flow(_is_watched_here):
+    with interpret_control_flow(_is_watched_here), watch_other_threads() as others:
         for each in inputs:
             for is_counted in (False, True):
                 with _Pass(known, each) as seen:
@@ -52,6 +54,10 @@ def count_entries(fn: Callable[[Any], object], inputs: Sequence[Any]) -> int:
                 if is_counted:
                     entries.append(seen.entries)
                 changed = max(changed, seen.num_changed)
+        # Before the block ends, which adds older threads that were busy: their results do come in.
+        has_sent_work = bool(others)
+    if has_sent_work:
+        return 0  # their operations were not seen, and what they wrote looks like an entry
     often = Counter(digest for found in entries for digest in found)
     fresh = (sum(n for key, n in found.items() if often[key] == 1) for found in entries)
     return max([changed, *fresh])

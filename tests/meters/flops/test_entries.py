@@ -6,6 +6,7 @@ import ctypes
 import queue
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -134,6 +135,16 @@ HONEST: dict[str, Callable[[Tensor], object]] = {
 def test_constants_and_indices_are_no_results(name: str) -> None:
     """What is the same whatever the input, what is an integer, and what torch computed."""
     assert entries(HONEST[name]) == 0
+
+
+def test_threads_of_the_model_leave_it_open() -> None:
+    """A pool that the pass starts computes with counted operations, which this does not see."""
+
+    def pooled(x: Tensor) -> Tensor:
+        with ThreadPoolExecutor(2) as pool:
+            return torch.cat(list(pool.map(lambda rows: rows @ WEIGHT, x.split(1)))) * 2
+
+    assert entries(pooled) == 0
 
 
 def test_the_largest_call_counts() -> None:
