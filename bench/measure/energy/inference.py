@@ -92,7 +92,7 @@ def measure_alone(
     doubt = FAKE if repeats.readings[0].device == "fake" else repeats.reason
     num_samples = inputs.num_issued(size)
     joules = repeats.interval.map(lambda each: each / num_samples)
-    net_j = _mean([each.net_j / each.num_passes for each in repeats.readings]) / num_samples
+    net_j = _mean([each.net_j_per_pass for each in repeats.readings]) / num_samples
     return {
         ENERGY.at(): joule_metric(ENERGY, joules, doubt),
         NET_ENERGY.at(): net_metric(NET_ENERGY, net_j, doubt),
@@ -140,7 +140,7 @@ def _board_metrics(compared: EnergyComparison, num_samples: int) -> Metrics:
     # Before any other doubt: a simulated board must never enter a table.
     doubt = FAKE if readings[0].device == "fake" else compared.reason
     joules = compared.candidate.interval.map(lambda each: each / num_samples)
-    net = _mean([each.net_j / each.num_passes for each in readings]) / num_samples
+    net = _mean([each.net_j_per_pass for each in readings]) / num_samples
     ratios = [each.integral_ratio for each in readings if each.integral_ratio is not None]
     found: list[tuple[Entry, Metric]] = [
         (ENERGY, joule_metric(ENERGY, joules, doubt)),
@@ -176,7 +176,12 @@ def _window(reading: EnergyReading) -> dict[str, Any]:
         "idle_j": reading.idle_j,
         "window_s": reading.window_s,
         "num_passes": reading.num_passes,
+        "num_phases": reading.num_phases,
         "uncertainty": reading.uncertainty,
+        "chance": reading.chance,
+        "lag": reading.lag,
+        "apart": reading.apart,
+        "polled": reading.polled,
         "integral_j": reading.integral_j,
         "temperature_c": list(reading.temperature_c),
         "sm_mhz": reading.state.sm_mhz if reading.state else None,

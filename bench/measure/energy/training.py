@@ -31,7 +31,7 @@ from bench.records.catalogue import (
 from bench.records.record import Metric
 from bench.statistics import Interval
 
-POLL_S = 0.1  # seldom enough for a training of hours, often enough for the cross-check
+POLL_S = 0.05  # seldom enough for a training of hours, often enough for the cross-check
 
 
 class TrainingEnergy:
@@ -65,6 +65,8 @@ class TrainingEnergy:
                 self._windows.append(meter.span(POLL_S))
             for window in self._windows:
                 window.begin()
+            for window in self._windows:
+                window.start_work()  # not before all of them are ready
         except EnergyRefused as refusal:
             self._give_up(refusal)
         # By itself: a machine without NVIDIA's driver may still have RAPL, and the reverse.
@@ -77,6 +79,8 @@ class TrainingEnergy:
     def __exit__(self, kind: object, *error: object) -> None:
         try:
             if kind is None:  # a training that failed has no energy worth reading
+                for window in self._windows:
+                    window.stop_work()  # ending one takes a second, in which the others idle
                 self._readings = [window.end() for window in self._windows]
         except EnergyRefused as refusal:
             self._refused = refusal.reason

@@ -18,7 +18,7 @@ from bench.meters.energy.refusals import CounterReset, CounterStuck
 
 NUM_PERIODS = 5  # without an update: stuck
 NUM_TRIES = 5  # for a sharp edge
-SHARP = 0.1  # largest width of a sharp edge, in periods
+SHARP = 0.15  # largest width of a sharp edge, in periods
 MIN_SHARP = 3  # sharp neighbours below which all count
 
 
@@ -27,8 +27,8 @@ class Edge:
     """An update of the counter: its new value, and the two reads between which it changed."""
 
     energy_mj: int
-    before_s: float  # of the last read with the old value
-    after_s: float  # of the first read with this one
+    before_s: float  # the last read with the old value began
+    after_s: float  # the first read with this one ended
 
     @property
     def time_s(self) -> float:
@@ -51,11 +51,12 @@ def wait_for_edge(
 
     Raises CounterStuck after `timeout_s` and CounterReset when the counter decreases.
     """
-    old_mj = board.energy_mj()
     begun_s = before_s = clock.now_s()
+    old_mj = board.energy_mj()
     while True:
         meanwhile()
-        # A read takes up to a millisecond: the update may have been at any time within it.
+        # A read takes up to a millisecond, and longer where the thread is descheduled in it: its
+        # value is of some moment between the two times.
         read_s = clock.now_s()
         new_mj = board.energy_mj()
         now_s = clock.now_s()
@@ -64,7 +65,7 @@ def wait_for_edge(
             return Edge(new_mj, before_s, now_s)
         if read_s - begun_s > timeout_s:  # not `now_s`: this thread may have slept after the read
             raise CounterStuck(f"at {old_mj} mJ for {read_s - begun_s:.2g} s")
-        before_s = now_s
+        before_s = read_s
 
 
 def refuse_backwards(before_mj: int, after_mj: int) -> None:
@@ -79,7 +80,7 @@ def wait_for_sharp_edge(
     period_s: float,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> Edge:
-    """An update located to a tenth of the counter's period; on a busy host the best of five.
+    """An update located to a seventh of the counter's period; on a busy host the best of five.
 
     Raises as `wait_for_edge` does, with a limit of five periods for each.
     """

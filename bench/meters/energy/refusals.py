@@ -44,6 +44,10 @@ class CounterStuck(EnergyRefused):
     """The counter was not updated for five periods."""
 
 
+class CounterLags(EnergyRefused):
+    """Seconds after the work the counter still shows its power: what it lacks is unknown."""
+
+
 class CounterReset(EnergyRefused):
     """The counter decreased: the driver was reloaded, or the board or package reset."""
 
@@ -63,3 +67,4 @@ class NoEnergy(EnergyRefused):
 # Names for reasons of invalid readings: the number exists and is kept.
 IMPLAUSIBLE = "Implausible"  # mean power below idle or above the board's limit
 INCONSISTENT = "Inconsistent"  # counter and integrated power differ by more than 5 %
+UNCERTAIN = "Uncertain"  # an uncertainty of more than 10 %

@@ -41,11 +41,30 @@ class Repeats:
     def uncertainty(self) -> float:
         """Relative, 95 %, of the mean: of repetition and of the windows, not of the sensor."""
         repeats = mean_interval(self.j_per_pass)
-        # The windows' own uncertainties are independent: in their mean they shrink with the root.
-        own = max(reading.uncertainty for reading in self.readings) / math.sqrt(len(self.readings))
-        if repeats.value is None or repeats.high is None:
-            return own
-        return math.hypot(repeats.high / repeats.value - 1, own)
+        spread = 0.0
+        if repeats.value is not None and repeats.high is not None:
+            spread = repeats.high / repeats.value - 1
+        return math.hypot(spread, self.chance) + self.lag + abs(self.apart) + self.polled
+
+    @property
+    def chance(self) -> float:
+        """Of the windows: independent, so that it shrinks with the root of their number."""
+        return max(reading.chance for reading in self.readings) / math.sqrt(len(self.readings))
+
+    @property
+    def lag(self) -> float:
+        """Alike in every window: no repetition makes it smaller."""
+        return max(reading.lag for reading in self.readings)
+
+    @property
+    def apart(self) -> float:
+        """Counter less power, the mean over windows."""
+        return float(np.mean([reading.apart for reading in self.readings]))
+
+    @property
+    def polled(self) -> float:
+        """Independent in every window, as `chance` is."""
+        return max(reading.polled for reading in self.readings) / math.sqrt(len(self.readings))
 
     @property
     def interval(self) -> Interval:
@@ -76,19 +95,19 @@ class EnergyComparison:
         """Baseline joules / candidate joules of a pass: above 1 the candidate draws less.
 
         Student's t over the logarithms of neighbouring windows, widened by the windows' own
-        uncertainty. Both use one sensor, so that its 5 % cancels.
+        uncertainty. Both use one sensor: its 5 % cancels, and so does what both lack by its lag, or
+        have in common in disagreeing with the power.
         """
-        logs = np.log(self.baseline.j_per_pass / self.candidate.j_per_pass)
-        own = [
-            math.hypot(ours.uncertainty, theirs.uncertainty)
-            for ours, theirs in zip(self.candidate.readings, self.baseline.readings, strict=True)
-        ]
+        ours, theirs = self.candidate, self.baseline
+        logs = np.log(theirs.j_per_pass / ours.j_per_pass)
         mean, num = float(logs.mean()), len(logs)
         if num < 2:
             return Interval(math.exp(mean), None, None, num, "none", "one window has no interval")
-        # Half a width by repetition; the two parts are independent and add in squares.
+        # Half a width by repetition; independent parts add in squares.
         spread = float(logs.std(ddof=1)) / math.sqrt(num) * stats.t.ppf((1 + LEVEL) / 2, num - 1)
-        half = math.hypot(spread, max(own) / math.sqrt(num))
+        chance = math.hypot(ours.chance, theirs.chance, ours.polled, theirs.polled)
+        common = abs(ours.lag - theirs.lag) + abs(ours.apart - theirs.apart)
+        half = math.hypot(spread, chance) + common
         return Interval(mean, mean - half, mean + half, num, "student t").map(math.exp)
 
 

@@ -113,7 +113,8 @@ def _wave(
 
     result: Result = {"wave_s": wave_s, "phase": phase}
     try:
-        reading = meter.measure(step, seconds)
+        # One stretch: rests would change the phase that is studied here.
+        reading = meter.measure(step, seconds, meter.pauses_s()[:1])
     except EnergyRefused as refusal:
         return {**result, "refused": refusal.reason}
     return {

@@ -36,7 +36,8 @@ class Trace:
 
 def record_trace(meter: EnergyMeter, step: Step, seconds: float) -> Trace:
     """Measure `step` for `seconds` while a second thread samples everything, tail included."""
-    rig, calibration, pause_s = meter.rig, meter.calibration(seconds, step), meter.pause_s()
+    rig, calibration = meter.rig, meter.calibration(seconds, step)
+    pause_s = meter.pauses_s()[0]  # one phase: a replay cannot repeat what happens in the rests
     polling = rig.start_polling(FINE_S)
     ended_s = begin_s = rig.clock.now_s()
 
@@ -47,7 +48,7 @@ def record_trace(meter: EnergyMeter, step: Step, seconds: float) -> Trace:
         ended_s = rig.clock.now_s()  # of the last pass, in the end
 
     try:
-        reading = meter.measure(timed_step, seconds, pause_s)
+        reading = meter.measure(timed_step, seconds, [pause_s])
         # A replay waits for an update after the work, too.
         rig.clock.sleep(2 * calibration.update_period_s)
     finally:

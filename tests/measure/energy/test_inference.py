@@ -233,6 +233,24 @@ def test_several_boards_are_summed_only_if_all_are_valid():
     assert metric.reason.startswith("EnergyUnsupported: MIG")
 
 
+def test_boards_of_one_process_share_the_time_of_the_training():
+    """Waiting for one board's counter, before and after, is no part of another one's window."""
+    clocks = [real(), real()]
+    clocks[1].clock = clocks[0].clock  # two boards on one machine
+    boards = iter(clocks)
+    energy = TrainingEnergy(
+        [CPU, CPU], lambda where: EnergyMeter("fake", next(boards).rig("cuda")), no_rapl
+    )
+    with energy:
+        for gpu in clocks:
+            gpu.set_power(500.0)
+        clocks[0].clock.sleep(5.0)
+        for gpu in clocks:
+            gpu.set_power(75.0)
+    assert [each.window_s for each in energy._readings] == pytest.approx([5.0, 5.0], abs=0.02)
+    assert energy.metrics()["train/energy_j"].shown == pytest.approx(5000, rel=0.005)
+
+
 def test_processes_that_train_together_read_a_board_each(monkeypatch):
     """Each has the only context on its board: 2500 J here and as much in the other process. If
     the other's is refused there is no sum."""

@@ -31,8 +31,25 @@ def test_an_edge_is_located_to_the_distance_of_two_reads():
     assert found.width_s <= 0.003
 
 
+def test_a_read_that_is_descheduled_after_its_value_hides_no_update():
+    """A read returns 40 ms after its value: an update in between lies within the edge found."""
+    gpu = FakeGpu(latency_s=0.0)
+    rig = gpu.rig()
+    read, delays = rig.board.energy_mj, iter([0.0] * 95 + [0.04] + [0.0] * 1000)
+
+    def slow_read() -> int:
+        value_mj = read()
+        gpu.clock.sleep(0.001 + next(delays))
+        return value_mj
+
+    rig.board.energy_mj = slow_read  # type: ignore[method-assign]
+    found = wait_for_edge(rig.board, gpu.clock, 1.0)
+    assert found.before_s <= 1000.1 <= found.after_s
+    assert found.width_s > 0.04
+
+
 def test_a_wide_edge_is_followed_by_a_sharp_one():
-    """The first update falls into a sleep of 90 ms; the next is located to 1 ms."""
+    """The first update falls into a sleep of 90 ms; the next is located to a few ms."""
     gpu = FakeGpu()
     rig = gpu.rig()
     naps = iter([0.0, 0.09, *[0.0] * 1000])
@@ -41,7 +58,7 @@ def test_a_wide_edge_is_followed_by_a_sharp_one():
 
 
 def test_without_a_sharp_edge_the_sharpest_counts():
-    """Reads 40 ms apart never locate an update to a tenth of 100 ms: five tries, then the best."""
+    """Reads 40 ms apart never locate an update to 15 of 100 ms: five tries, then the best."""
     gpu = FakeGpu()
     rig = gpu.rig()
     found = wait_for_sharp_edge(rig.board, gpu.clock, 0.1, lambda: gpu.clock.sleep(0.04))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pynvml
 import pytest
@@ -51,20 +52,55 @@ def test_windows_of_both_models_alternate():
     assert order == [a, b, b, a, a, b, b, a, a, b]
 
 
-def test_work_begins_at_different_moments_of_the_counters_period():
-    """The first passes of eight windows differ in phase by more than half of the 100 ms."""
-    gpu = FakeGpu()
-    phases: list[float] = []
+@pytest.mark.parametrize("update_s", [0.02, 0.1])
+def test_work_begins_at_every_phase_of_the_counters_period(update_s):
+    """The eight stretches of a window lie apart: no gap between phases is a quarter of a period."""
+    gpu = FakeGpu(update_s=update_s)
+    starts: list[float] = []
+    ended_s = 0.0
 
     def step() -> None:
-        phases.append((gpu.clock.now - gpu.begun_s) % gpu.update_s)
-        gpu.work(2.5)()
+        nonlocal ended_s
+        if gpu.clock.now > ended_s:  # a rest lies between
+            starts.append((gpu.clock.now - gpu.begun_s) / update_s % 1)
+        gpu.work(0.013)()
+        ended_s = gpu.clock.now
 
     meter = EnergyMeter("fake", gpu.rig())
     meter.calibrate(2.0)
-    for _ in range(8):
-        meter.measure(step, 2.0)
-    assert max(phases) - min(phases) > 0.05
+    assert meter.measure(step, 2.5).num_phases == len(starts) == 8
+    phases = sorted(starts)
+    gaps = [b - a for a, b in pairwise([*phases, phases[0] + 1])]
+    assert max(gaps) < 0.25
+
+
+def test_windows_begin_at_different_phases():
+    """Each window has a first phase of its own, in an order of its own."""
+    meter = EnergyMeter("fake", FakeGpu().rig())
+    first, second = meter.pauses_s(), meter.pauses_s()
+    assert len(set(first) | set(second)) == 16
+    assert sorted(first) != first
+    assert 0 <= min(first) < max(first) < 0.101  # of a calibrated period
+
+
+def test_long_passes_leave_fewer_stretches():
+    """Passes of 1 s in a window of 2.5 s: three of them, and no more than the window asks for."""
+    gpu = FakeGpu()
+    reading = EnergyMeter("fake", gpu.rig()).measure(gpu.work(1.0), 2.5)
+    assert (reading.num_passes, reading.num_phases) == (3, 3)
+    assert reading.j_per_pass == pytest.approx(500, rel=0.005)
+    assert reading.work_s == pytest.approx(3.0, rel=0.01)
+
+
+def test_rests_are_no_part_of_a_pass():
+    """Gross energy is of the whole window; a pass of 0.1 s at 500 W stays 50 J, 42.5 J net."""
+    gpu = FakeGpu()
+    reading = EnergyMeter("fake", gpu.rig()).measure(gpu.work(0.1), 2.5)
+    assert reading.j_per_pass == pytest.approx(50, rel=0.002)
+    assert reading.net_j_per_pass == pytest.approx(42.5, rel=0.005)
+    assert reading.mean_power_w == pytest.approx(500, rel=0.005)
+    assert reading.rest_s > 0.1
+    assert reading.gross_j == pytest.approx(500 * reading.work_s + 75 * reading.rest_s, rel=0.005)
 
 
 def warming(c_per_s: float, until_s: float = 1e9):
@@ -120,24 +156,6 @@ def test_throttling_under_load_is_recorded_although_it_ends_with_the_load():
 
     meter = EnergyMeter("fake", replace(gpu.rig(), launches=Queue()))
     assert meter.measure(gpu.work(0.1), 2.0).state.events == ("HwThermalSlowdown",)
-
-
-def test_a_part_time_sensor_is_detected():
-    """25 of 100 ms sampled, a load of 50 ms work and 50 ms pause: the counter must be wrong.
-
-    The integrated power differs from it.
-    """
-    gpu = FakeGpu(part_s=0.025)
-    meter = EnergyMeter("fake", gpu.rig())
-
-    def half_busy() -> None:
-        gpu.work(0.05)()
-        gpu.clock.sleep(0.05)
-
-    reading = meter.measure(half_busy, 5.0)
-    truth_j = 5.0 * (500 + 75) / 2
-    assert abs(reading.gross_j / truth_j - 1) > 0.2
-    assert not reading.valid
 
 
 def test_one_invalid_window_makes_the_whole_invalid():

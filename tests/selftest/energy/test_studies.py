@@ -140,7 +140,7 @@ def test_a_replayed_recording_has_the_same_energy(tmp_path):
         trace = read_trace(path.parent, path.stem)
         replay = ReplayedGpu(trace)
         seconds = 20 * trace.calibration.update_period_s
-        reading = replay.meter().measure(replay.rest_of_work(), seconds, trace.pause_s)
+        reading = replay.meter().measure(replay.rest_of_work(), seconds, [trace.pause_s])
         assert reading.gross_j == pytest.approx(trace.gross_j, rel=0.01), path
 
 
