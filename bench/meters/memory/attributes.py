@@ -101,6 +101,8 @@ def _found(value: Any, visited: set[int], depth: int) -> Iterator[Tensor | torch
         return
     if isinstance(value, _SCALARS) or value is None or depth > _MAX_DEPTH or id(value) in visited:
         return
+    if type(value).__module__.startswith("bench.") and not isinstance(value, nn.Module):
+        return  # batches and recorded decisions, which the harness hands to a model
     visited.add(id(value))
     for inner in _inside(value):
         yield from _found(inner, visited, depth + 1)

@@ -194,6 +194,22 @@ def test_masks_and_tables_are_memory_and_no_parameters():
     assert measure_inference_memory(model, batch).resident_bytes == 4 * DIM + DIM * DIM
 
 
+def test_what_the_harness_hands_to_a_model_is_none_of_it():
+    """A batch that the model keeps, or decisions that it replays, are no weights."""
+
+    class Keeps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.batches = {0: Batch(torch.randn(4, DIM), torch.zeros(4))}
+
+        def forward(self, batch):
+            return batch.inputs * 2
+
+    model, batch = Keeps(), one()
+    assert count_resident_params(model, [batch]) == 0
+    assert measure_inference_memory(model, batch).resident_bytes == 0
+
+
 class OnInputs(nn.Module):
     """A module that takes tensors, as a model that takes batches."""
 
