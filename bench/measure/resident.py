@@ -49,7 +49,7 @@ class Resident:
             else:
                 return Part(
                     {
-                        PEAK_RSS.at(): metric(PEAK_RSS, reading.peak_rss_bytes),
+                        PEAK_RSS.at(): metric(PEAK_RSS, reading.peak_rss_bytes, reading.reason),
                         WARM_RSS.at(): metric(WARM_RSS, reading.rss_after_warmup_bytes),
                     }
                 )

@@ -19,15 +19,19 @@ import importlib
 import io
 import json
 import pickle
+import resource
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 CHILD = "bench.meters.memory.resident"  # the module that a child interpreter runs
 FROM_PIPE = "the workload of a pipe"  # in place of a target; no module can have this name
+SAMPLE_S = 0.01  # between looks at the resident size
+SLACK_BYTES = 4 * 2**20  # the kernel adds up the pages of its processors now and then only
 NO_MESSAGE = "no message on stderr"
 
 
@@ -46,6 +50,19 @@ class RssReading:
     peak_rss_bytes: int
     rss_after_warmup_bytes: int
     cleared: bool
+    swapped_bytes: int = 0  # of the child: no part of what is resident
+    has_children: bool = False  # the work ran processes of its own, which are not in the reading
+
+    @property
+    def reason(self) -> str | None:
+        """The reason why the peak is not that of the measured run; None if it is."""
+        if not self.cleared:
+            return "the kernel cleared no high-water mark: the peak contains building the model"
+        if self.has_children:
+            return "memory of the processes that the work started was not seen"
+        if self.swapped_bytes:
+            return f"{self.swapped_bytes} bytes of the process were swapped out"
+        return None
 
 
 def measure_peak_rss(
@@ -113,18 +130,64 @@ class RssChild:
 
 
 def measure_here(workload: Callable[[], object]) -> RssReading:
-    """Run `workload` dry, then measured, in this process. Meant for a fresh process only."""
+    """Run `workload` dry, then measured, in this process.
+
+    Raises RssError in any process but a fresh child: one that ran anything else before reads too
+    high. Also where the high-water mark was cleared while the work ran.
+    """
+    if getattr(sys.modules["__main__"].__spec__, "name", None) != CHILD:
+        raise RssError("resident memory is measured in a fresh process only")
+    children = _children()
     workload()
     gc.collect()  # what the dry run left in reference cycles is not part of the second run
     warm = _status_bytes("VmRSS")
     cleared = _clear_mark()
-    workload()
-    return RssReading(_status_bytes("VmHWM"), warm, cleared)
+    with _Sampling() as sampling:
+        workload()
+    peak = _status_bytes("VmHWM")
+    if max(sampling.largest, warm) > peak + SLACK_BYTES:
+        raise RssError(f"the high-water mark of {peak} bytes was cleared while the work ran")
+    return RssReading(peak, warm, cleared, _status_bytes("VmSwap"), _children() != children)
+
+
+class _Sampling:
+    """The largest resident size that a thread sees meanwhile; it may miss the peak."""
+
+    def __init__(self) -> None:
+        self.largest = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="resident", daemon=True)
+
+    def __enter__(self) -> _Sampling:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ended.wait(SAMPLE_S):
+            self.largest = max(self.largest, _status_bytes("VmRSS"))
+
+
+def _children() -> tuple[int, str]:
+    """Page faults of the child processes that ended, and the numbers of those that run."""
+    faults = resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt  # no process is without one
+    running = sorted(Path("/proc/self/task").glob("*/children"))
+    return faults, "".join(_read(path) for path in running)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii")
+    except OSError:  # a thread that has ended, or a kernel without this file
+        return ""
 
 
 def _status_bytes(field: str) -> int:
     """A field of /proc/self/status, which counts in KiB. Raises RssError outside Linux."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+    for line in _read(Path("/proc/self/status")).splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
     raise RssError(f"the kernel does not report {field}")

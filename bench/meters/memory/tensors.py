@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from bench.meters.conditions import evaluation_mode
 from bench.meters.guard import MeterStateError
+from bench.meters.memory.alive import check_devices, check_output, check_step, tensors_in
 from bench.meters.memory.attributes import find_kept_tensors, unpack_tensors
 from bench.meters.memory.storages import storage_bytes
-from bench.meters.memory.window import Window, Work, measure_window
+from bench.meters.memory.window import Window, Work, measure_window, observe_window
 from bench.meters.time.stopwatch import device_of
 
 
@@ -63,15 +64,27 @@ def measure_peak_bytes(work: Work, device: torch.device | str = "cpu") -> int:
 
 
 def measure_inference_memory(model: nn.Module, batch: Any) -> InferenceMemory:
-    """Peak tensor memory of `model(batch)` in evaluation and inference mode; runs it twice."""
+    """Peak tensor memory of `model(batch)` in evaluation and inference mode; runs it twice.
+
+    Raises MeterStateError as `measure_window` does, and where the peak is below what the pass
+    returns.
+    """
+    outputs: list[Any] = []  # held: the second one must be in memory of its own
+
+    def run() -> None:
+        outputs.append(model(batch))
+
+    device = device_of(batch)
     with evaluation_mode(model):
         # The dry run tells what the model keeps in plain attributes from its last activations.
-        kept = find_kept_tensors(model, lambda: model(batch))
-        resident = storage_bytes(
-            [*model.parameters(), *model.buffers(), *kept, *unpack_tensors(model)]
-        )
-        window = measure_window(lambda: model(batch), device_of(batch))
-    return InferenceMemory(resident + window.peak_bytes, resident, window)
+        kept = find_kept_tensors(model, run)
+        own = [*model.parameters(), *model.buffers(), *kept]
+        resident = storage_bytes([*own, *unpack_tensors(model)])
+        window = measure_window(run, device)
+        window = check_output(window, outputs[1], outputs[0], [*own, *tensors_in(batch)], device)
+    return InferenceMemory(
+        resident + window.peak_bytes, resident, check_devices(window, own, device)
+    )
 
 
 def measure_training_memory(
@@ -79,17 +92,19 @@ def measure_training_memory(
 ) -> TrainingMemory:
     """Peak tensor memory of one training step; runs `step` exactly once.
 
-    Call it from the second step on, so that gradients and optimiser states exist.
+    Call it from the second step on, so that gradients and optimiser states exist. A step that
+    allocated nothing gives a window with its reason, because it must not end the training.
     """
     params = list(model.parameters())
     device = params[0].device if params else torch.device("cpu")
     resident = sum(_part_bytes(model, optimizer).values())
     # Kept alive until the end: freeing a block that is older than the profile logs a warning.
     old = [p.grad for p in params]
-    window = measure_window(step, device, prepare=lambda: _reallocate_grads(params))
+    window = observe_window(step, device, prepare=lambda: _reallocate_grads(params))
     del old
     # Parts are those after the step: one that sets gradients to None ends without them.
     after = _part_bytes(model, optimizer)
+    window = check_step(window, resident, sum(after.values()))
     peak = resident + window.peak_bytes
     return TrainingMemory(
         peak_tensor_bytes=peak,
@@ -98,7 +113,7 @@ def measure_training_memory(
         grads_bytes=after["grads"],
         optimizer_bytes=after["optimizer"],
         activation_bytes=peak - sum(after.values()),
-        window=window,
+        window=check_devices(window, [*params, *model.buffers()], device),
     )
 
 

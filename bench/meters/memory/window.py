@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.autograd import DeviceType
@@ -19,10 +19,12 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from bench.meters.flops.threads import watch_other_threads
 from bench.meters.guard import MeterStateError, refuse_if_dispatch_watched
+from bench.meters.memory.resets import watch_resets
 from bench.meters.time.clocks import is_exclusive
 
 Work = Callable[[], object]
 MARK = "condbench memory window"  # the range in the profile whose start is the window's
+EMPTY = "the window allocated nothing, so it measured nothing"
 
 
 @dataclass(frozen=True)
@@ -44,19 +46,29 @@ def measure_window(
     `prepare` runs first and is not counted. A CPU block that `work` frees counts only if it was
     allocated in `prepare`: the profiler has no record of older blocks. Allocations by other threads
     on a CPU are not seen: the window's `reason` names the threads. Raises MeterStateError under a
-    profiler or dispatch mode, and when nothing was allocated.
+    profiler or dispatch mode, on a device without such a meter, where `work` itself profiles or
+    resets the meter, and when nothing was allocated.
     """
-    refuse_if_dispatch_watched("memory")
-    device = torch.device(device)
-    gc.collect()  # tensors in reference cycles would be freed, and counted as freed, inside
-    window = _on_gpu(work, prepare, device) if device.type == "cuda" else _on_cpu(work, prepare)
-    # Work in another thread may allocate nothing in this one: that is a lower bound, no error.
-    if window.peak_bytes == 0 and window.reason is None:
-        raise MeterStateError("memory: the window allocated nothing, so it measured nothing")
+    window = observe_window(work, device, prepare)
+    if window.reason == EMPTY:
+        raise MeterStateError(f"memory: {EMPTY}")
     return window
 
 
-def _on_cpu(work: Work, prepare: Work) -> Window:
+def observe_window(work: Work, device: torch.device | str, prepare: Work) -> Window:
+    """As `measure_window`, but a window in which nothing was allocated has that as its reason."""
+    refuse_if_dispatch_watched("memory")
+    device = torch.device(device)
+    if device.type not in METERS:
+        raise MeterStateError(f"memory: no meter for a device of type {device.type}")
+    gc.collect()  # tensors in reference cycles would be freed, and counted as freed, inside
+    window = METERS[device.type](work, prepare, device)
+    # Work in another thread may allocate nothing in this one: that is a lower bound, no error.
+    is_empty = window.peak_bytes == 0 and window.reason is None
+    return replace(window, reason=EMPTY) if is_empty else window
+
+
+def _on_cpu(work: Work, prepare: Work, device: torch.device) -> Window:
     """The running sum of the allocator's events, in time order, at its highest."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler logs to stderr otherwise
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
@@ -64,15 +76,19 @@ def _on_cpu(work: Work, prepare: Work) -> Window:
         with watch_other_threads() as others, record_function(MARK):
             work()
     # The raw events: `profiler.events()` would first build a tree of all of them.
-    events = profiler.profiler.kineto_results.events()
-    start_ns = next(event.start_ns() for event in events if event.name() == MARK)
+    results = profiler.profiler.kineto_results if profiler.profiler else None
+    events = results.events() if results else []
+    marks = [event.start_ns() for event in events if event.name() == MARK]
+    if not marks:
+        # There is one profiler in a process: a second one takes the first one's place.
+        raise MeterStateError("memory: the work ran a profiler of its own, which ended this one")
     changes = [
         (event.start_ns(), event.nbytes())
         for event in events
         if event.name() == "[memory]" and event.device_type() == DeviceType.CPU
     ]
     live = peak = 0
-    in_window = (change for change in changes if change[0] >= start_ns)
+    in_window = (change for change in changes if change[0] >= marks[0])
     # By time only, stable: events of the same nanosecond keep their order.
     for _, num_bytes in sorted(in_window, key=lambda change: change[0]):
         live += num_bytes  # negative where a block is freed
@@ -92,11 +108,16 @@ def _on_gpu(work: Work, prepare: Work, device: torch.device) -> Window:
     allocated = torch.cuda.memory_allocated(device)
     reserved = torch.cuda.memory_reserved(device)
     free_before, _ = torch.cuda.mem_get_info(device)
-    work()
+    with watch_resets() as resets:
+        work()
+    if resets:
+        raise MeterStateError(f"memory: the work reset the high-water mark ({resets[0]})")
     torch.cuda.synchronize(device)
     free_after, _ = torch.cuda.mem_get_info(device)
     # The driver reports the device as a whole, other processes included.
     used = free_before - free_after if is_exclusive(device) else None
+    if used is not None and used < 0:
+        used = None  # something else gave memory back meanwhile
     grown = torch.cuda.memory_reserved(device) - reserved
     return Window(
         peak_bytes=torch.cuda.max_memory_allocated(device) - allocated,
@@ -104,3 +125,6 @@ def _on_gpu(work: Work, prepare: Work, device: torch.device) -> Window:
         device_used_bytes=used,
         non_torch_bytes=None if used is None else used - grown,
     )
+
+
+METERS = {"cpu": _on_cpu, "cuda": _on_gpu}  # by type of device

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
-from bench.meters.memory.resident import RssError, measure_here, measure_peak_rss, start_peak_rss
+from bench.meters.memory.resident import (
+    RssError,
+    RssReading,
+    measure_here,
+    measure_peak_rss,
+    start_peak_rss,
+)
 
 MIB = 2**20
 
 WORKLOADS = """
-import os, sys, time
+import os, subprocess, sys, time
 
 def touch(mib):
     return b"x" * (mib * 2**20)
@@ -34,6 +41,34 @@ def silent():
 
 def endless():
     time.sleep(60)
+
+def counting(file):
+    def work():
+        with open(file, "a") as calls:
+            calls.write("x")
+        return b"x" * 2**21
+    return work
+
+def clearing():
+    def work():
+        len(b"x" * (64 * 2**20))
+        time.sleep(0.1)
+        block = b"x" * (64 * 2**20)
+        time.sleep(0.1)
+        del block
+        with open("/proc/self/clear_refs", "w") as mark:
+            mark.write("5")
+    return work
+
+def elsewhere(kind):
+    def work():
+        command = [sys.executable, "-c", "import time; b'x' * 2**20; time.sleep(%s)"]
+        seconds = "0" if kind == "ended" else "5"
+        child = subprocess.Popen([*command[:2], command[2] % seconds])
+        if kind == "ended":
+            child.wait()
+        return child
+    return work
 """
 
 
@@ -99,9 +134,43 @@ def test_a_workload_that_cannot_be_pickled_is_an_error_with_its_reason():
         start_peak_rss(lambda: None)
 
 
-def test_the_workload_runs_twice_and_the_second_run_counts():
+def test_the_workload_runs_twice_and_the_second_run_counts(tmp_path):
     """The first run is dry, the second is measured."""
-    calls = []
-    reading = measure_here(lambda: calls.append(1))
-    assert len(calls) == 2
+    file = tmp_path / "calls"
+    reading = measure_peak_rss("workloads:counting", [str(file)])
+    assert file.read_text() == "xx"
     assert reading.peak_rss_bytes > MIB
+
+
+def test_a_process_that_ran_something_else_is_no_fresh_child():
+    """This one holds what its tests left; its figure would be of another kind."""
+    with pytest.raises(RssError, match="fresh process only"):
+        measure_here(lambda: None)
+
+
+def test_a_mark_that_the_work_clears_is_an_error():
+    """A peak of 64 MiB more was seen on the way, and the kernel's mark lies below it."""
+    with pytest.raises(RssError, match="was cleared while the work ran"):
+        measure_peak_rss("workloads:clearing")
+
+
+@pytest.mark.parametrize("kind", ["ended", "running"])
+def test_memory_of_processes_that_the_work_starts_is_in_doubt(kind):
+    """They are resident elsewhere: the reading is of the child alone."""
+    reading = measure_peak_rss("workloads:elsewhere", [kind])
+    assert reading.reason == "memory of the processes that the work started was not seen"
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({}, None),
+        ({"cleared": False}, "contains building"),
+        ({"swapped_bytes": 4096}, "swapped out"),
+        ({"has_children": True}, "not seen"),
+    ],
+)
+def test_a_figure_of_another_kind_has_its_reason(change, word):
+    """A whole life's peak, a part of a process, a part of several: none is that of the run."""
+    reading = replace(RssReading(2 * MIB, MIB, cleared=True), **change)
+    assert reading.reason is None if word is None else word in str(reading.reason)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.meters.guard import MeterStateError
+from bench.meters.memory.alive import check_devices
 from bench.meters.memory.tensors import (
     find_largest_batch,
     measure_inference_memory,
     measure_peak_bytes,
     measure_training_memory,
 )
+from bench.meters.memory.window import Window
 from bench.types import Batch
 
 KIB, MIB = 2**10, 2**20
@@ -107,6 +110,73 @@ class Net(nn.Module):
 NET_PARAMS = 256 * 512 + 512 + 512 * 256 + 256
 
 
+class FromNumpy(nn.Module):
+    """4 MB of numpy's memory as output, and 40 bytes of torch's on the way."""
+
+    def forward(self, batch):
+        torch.zeros(10)
+        return torch.from_numpy(np.ones((1000, 1000), np.float32))
+
+
+class FromABuffer(nn.Module):
+    """4 MB of Python's memory, among the values of a dict."""
+
+    def forward(self, batch):
+        torch.zeros(10)
+        return {"logits": [torch.frombuffer(bytearray(4_000_000), dtype=torch.float32)]}
+
+
+@pytest.mark.parametrize("make", [FromNumpy, FromABuffer])
+def test_a_peak_below_what_the_pass_returns_is_an_error(make):
+    """Memory that torch's allocator does not give is in no event: no number, rather than 40."""
+    with pytest.raises(MeterStateError, match="below the 4000000 bytes of the output"):
+        measure_inference_memory(make(), Batch(torch.zeros(1, 1), torch.zeros(1)))
+
+
+class Static(nn.Module):
+    """Writes its output into the same 4 MB in every pass, as a captured graph does."""
+
+    def __init__(self):
+        super().__init__()
+        self.output = torch.zeros(1000, 1000)
+
+    def forward(self, batch):
+        return self.output.add_(torch.ones(10).sum())
+
+
+def test_an_output_kept_between_passes_is_in_doubt():
+    """It is alive all the time, and in neither the window nor the model's tensors."""
+    window = measure_inference_memory(Static(), Batch(torch.zeros(1, 1), torch.zeros(1))).window
+    assert "4000000 bytes of the output are kept between passes" in window.reason
+
+
+@pytest.mark.parametrize("returned", ["inputs", "weight"])
+def test_an_output_that_is_an_input_or_a_weight_needs_no_memory(returned):
+    """It is counted elsewhere, or was there before."""
+
+    class Returning(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1000))
+
+        def forward(self, batch):
+            torch.zeros(10)
+            return self.weight if returned == "weight" else batch.inputs[:1]
+
+    batch = Batch(torch.zeros(1000, 2), torch.zeros(1))
+    found = measure_inference_memory(Returning(), batch)
+    assert (found.window.peak_bytes, found.window.reason) == (40, None)
+
+
+def test_a_part_of_the_model_on_another_device_is_in_doubt():
+    """Only one device is watched; a part without memory is on none."""
+    net = Net()
+    kept, meta = [*net.parameters()], torch.zeros(1, device="meta")
+    window = Window(100)
+    assert check_devices(window, [*kept, meta], torch.device("cpu")).reason is None
+    assert "on cpu was not seen" in check_devices(window, kept, torch.device("cuda")).reason
+
+
 def test_inference_adds_the_models_own_tensors():
     """Resident: parameters and buffer; window: hidden twice (relu), as the larger pair."""
     found = measure_inference_memory(Net(), Batch(torch.randn(128, 256), torch.zeros(128)))
@@ -146,6 +216,30 @@ def test_the_parts_of_a_training_step_are_exact_and_sum_to_the_peak(set_to_none)
     assert first.activation_bytes > 0
     assert len(steps) == 2  # one by the test, one measured: the meter runs the step once
     assert measure_training_memory(model, optimizer, step) == first
+
+
+def test_a_step_that_leaves_more_than_its_peak_is_in_doubt():
+    """Gradients of numpy's memory: 1 MiB alive that no window saw."""
+    model = nn.Linear(512, 512, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def step():
+        torch.zeros(10)
+        model.weight.grad = torch.from_numpy(np.ones((512, 512), np.float32))
+
+    found = measure_training_memory(model, optimizer, step)
+    assert f"{MIB - 40} bytes below what the step leaves alive" in found.window.reason
+
+
+def test_a_step_that_allocates_nothing_has_its_reason_and_no_error():
+    """The training goes on; its memory is in doubt."""
+    model = nn.Linear(4, 4)
+    steps = []
+    found = measure_training_memory(
+        model, torch.optim.SGD(model.parameters()), lambda: steps.append(1)
+    )
+    assert len(steps) == 1
+    assert "allocated nothing" in found.window.reason
 
 
 def test_measuring_a_step_changes_no_gradient():
