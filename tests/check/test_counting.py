@@ -55,7 +55,7 @@ def findings(name: str, contract: str) -> Iterator[Finding]:
     ],
 )
 def test_work_that_is_not_counted_is_found(name: str, contract: str, words: str) -> None:
-    """The contract that fails says what was found."""
+    """The message of the contract names what was found."""
     broken = next((each for each in findings(name, contract) if each.outcome == "broken"), None)
     assert broken is not None
     assert words in broken.message

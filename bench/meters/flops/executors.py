@@ -6,6 +6,9 @@
     GPU graphs             replay recorded kernels: flagged
     other interpreters     (static runtime, lite modules, NNC kernels): flagged
 
+The interpreter of TorchScript hands an `aten::` node to the dispatcher, where a count sees it. A
+node of another kind matters if it returns tensors and does more than pass on what others computed.
+
 While a count is in progress the types' own entries are replaced, so that a method or function that
 a model took hold of earlier (`run = module.forward`) is covered too.
 """
@@ -16,14 +19,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import cache, wraps
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from bench.meters.flops.plans import hidden_nodes, is_cpp_method
 from bench.meters.flops.tally import OUTSIDE, Tally
 from bench.meters.flops.threads import ledger_here
 
@@ -47,6 +49,19 @@ EXECUTORS = (
     ("torch._inductor.output_code", "CompiledAOTI", ("__call__",)),
 )
 SCRIPTED = (("torch._C", "ScriptMethod"), ("torch._C", "ScriptFunction"))
+
+# They return tensors and compute none: constants, control flow, containers, and calls and graphs
+# whose own nodes reach the dispatcher.
+_PASSING_NAMES = """
+    AutogradAdd AutogradZero BailOut CallFunction CallMethod Constant ConstantChunk
+    ConstantMKLDNNTensor CreateObject DictConstruct DictIndex DifferentiableGraph FallbackGraph
+    GetAttr If IfThenElse ListConstruct ListUnpack Load Loop NumToTensor PythonOp
+    RequiresGradCheck Store TupleConstruct TupleIndex TupleSlice TupleUnpack TypeCheck
+    Uninitialized data grad oneDNNFusionGuard profile profile_ivalue unchecked_cast
+    unchecked_unwrap_optional
+"""
+_PASSING = frozenset(f"prim::{name}" for name in _PASSING_NAMES.split())
+_CPP_CLASSES = "__torch__.torch.classes."  # the prefix of classes that C++ registers
 
 _patching = threading.RLock()
 _num_inside = 0
@@ -114,13 +129,13 @@ def _looking_at_the_plan(original: Any, name: str) -> Any:
 
 def _hidden_in(method: Any, args: tuple[Any, ...], output: Any) -> Iterator[str]:
     """What the call that just ended computed without the dispatcher."""
-    if is_cpp_method(method):
+    if _is_cpp_method(method):
         # Without a tensor on either side it packs, unpacks or describes.
         if _has_tensors(args) and _has_tensors(output):
             yield f"{method.owner._type().name()}.{method.name}"
         return
     # Plans depend on the inputs; torch keeps the one that ran last in this thread.
-    yield from hidden_nodes(torch._C._last_executed_optimized_graph())
+    yield from _hidden_nodes(torch._C._last_executed_optimized_graph())
 
 
 def _has_tensors(value: Any) -> bool:
@@ -130,3 +145,45 @@ def _has_tensors(value: Any) -> bool:
 def _tally_here() -> Tally | None:
     ledger = ledger_here()
     return None if ledger is None else ledger.tally
+
+
+def _hidden_nodes(graph: Any) -> Iterator[str]:
+    """Names of the nodes of a plan that compute without the dispatcher, blocks included."""
+    for node in graph.nodes():
+        if _returns_tensors(node):
+            yield from _hidden(node)
+        for block in node.blocks():
+            yield from _hidden_nodes(block)
+        if node.kind() == "prim::DifferentiableGraph":
+            yield from _hidden_nodes(node.g("Subgraph"))
+
+
+def _is_cpp_method(method: Any) -> bool:
+    """Whether a `ScriptMethod` is a C++ function of a registered class, and has no plan."""
+    owner = getattr(method, "owner", None)
+    return owner is not None and str(owner._type()).startswith(_CPP_CLASSES)
+
+
+def _hidden(node: Any) -> Iterator[str]:
+    kind = node.kind()
+    namespace = kind.partition("::")[0]
+    if kind == "prim::CallMethod":
+        called = str(next(iter(node.inputs())).type())
+        if called.startswith(_CPP_CLASSES):
+            yield f"{called}.{node.s('name')}"
+    elif namespace == "prim":
+        if kind not in _PASSING and not kind.startswith("prim::Constant"):
+            yield kind
+    # Of aten's own, what only the interpreter has works on numbers and lists.
+    elif namespace != "aten" and not kind.startswith("^") and kind not in _dispatched():
+        yield kind
+
+
+def _returns_tensors(node: Any) -> bool:
+    return any("Tensor" in str(output.type()) for output in node.outputs())
+
+
+@cache
+def _dispatched() -> frozenset[str]:
+    """Names of all ops of the dispatcher, without their overloads."""
+    return frozenset(name.partition(".")[0] for name in torch._C._dispatch_get_all_op_names())

@@ -6,7 +6,8 @@ computes `scaled_dot_product_attention` from plain ops, in one uninterrupted cal
     mul (query)   [ones, tril, where: the causal mask]   mul (key)   bmm   add   _safe_softmax   bmm
 
 Nothing else calls `_safe_softmax`. A mask that the caller made comes before both scalings, torch's
-own between them: that tells `is_causal=True` from a triangular `attn_mask`, which skips nothing.
+own between them: that separates `is_causal=True` from a triangular `attn_mask`, which skips
+nothing.
 """
 
 from __future__ import annotations

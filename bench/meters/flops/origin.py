@@ -1,4 +1,4 @@
-"""Who registered an op and its kernels: torch itself, or somebody else.
+"""The origin of an op and its kernels: registered by torch itself, or by other code.
 
 A plugin chooses the namespace, the name and the tags of its own op, and it may replace the kernel
 of one of torch's. None of that is evidence of what the op costs. The dispatcher notes the source
@@ -46,7 +46,7 @@ def _is_torchs(path: str) -> bool:
     root = _build_root()
     if path.startswith(str(_package())):
         return not path.endswith(_HELPERS)
-    # Without debug paths in the build nothing can be told apart, and C++ files pass.
+    # A build without debug paths shows no origin: its C++ files pass.
     return root is None or path.startswith(root)
 
 

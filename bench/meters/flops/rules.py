@@ -2,8 +2,8 @@
 
     own formula -> composite: look inside -> elementwise -> declared free -> without a formula
 
-Rules follow from torch's own registration of the op. An op that anybody else registered, or whose
-kernel was replaced, has no rule but `without_formula`: its name and tags say what its author likes.
+Rules follow from torch's own registration of the op. An op that other code registered, or whose
+kernel was replaced, has no rule but `without_formula`: its name and tags are the author's choice.
 """
 
 from __future__ import annotations

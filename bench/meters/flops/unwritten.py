@@ -17,7 +17,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from bench.meters.flops.rules import Rule
 
 # They return their first argument with some elements replaced, as their in-place forms fill it. An
-# honest caller fills all of an empty tensor so; which elements were left cannot be told from here.
+# honest caller fills all of an empty tensor so; the elements that were left do not show here.
 _FILLS = frozenset(
     f"aten::{name}"
     for name in (

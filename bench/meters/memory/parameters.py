@@ -27,7 +27,7 @@ from bench.meters.memory.reads import ReadMarker
 def count_resident_params(model: nn.Module, inputs: Sequence[Any] = ()) -> int:
     """Number of parameters, each once; of sparse ones, the stored elements.
 
-    The first of `inputs` tells weights in plain attributes from what a pass leaves there.
+    The first of `inputs` separates weights in plain attributes from what a pass leaves there.
     """
     return sum(num_stored(each) for each in [*_weights(model, inputs), *_packed(model)])
 
@@ -51,7 +51,7 @@ def count_active_params(model: nn.Module, inputs: Sequence[Any]) -> list[int]:
     """
     refuse_if_dispatch_watched("active parameters")
     weights = _weights(model, inputs)
-    # Nobody sees which elements of a packed weight a kernel reads: they count whole.
+    # Which elements of a packed weight a kernel reads is not visible: they count whole.
     num_packed = sum(map(num_stored, _packed(model)))
     counts = []
     with (

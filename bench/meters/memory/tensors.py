@@ -76,7 +76,7 @@ def measure_inference_memory(model: nn.Module, batch: Any) -> InferenceMemory:
 
     device = device_of(batch)
     with evaluation_mode(model):
-        # The dry run tells what the model keeps in plain attributes from its last activations.
+        # The dry run separates what the model keeps in plain attributes from last activations.
         kept = find_kept_tensors(model, run)
         own = [*model.parameters(), *model.buffers(), *kept]
         resident = storage_bytes([*own, *unpack_tensors(model)])

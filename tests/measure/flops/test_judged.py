@@ -85,7 +85,7 @@ def skipping(model: Any, x: Tensor) -> Tensor:
 
 
 def test_an_honest_model_is_judged_as_it_is_counted() -> None:
-    """Equal logits and equal cost, in the batch and alone: nothing to say."""
+    """Equal logits and equal cost, in the batch and alone: no doubt and no note."""
     part = judged_part(skipping)
     assert (doubts(part), part.notes) == ([], [])
     costs = part.diagnostics["flop_crosscheck"]
@@ -117,7 +117,7 @@ def test_answering_well_in_batches_only_is_a_doubt() -> None:
 
     (doubt,) = doubts(judged_part(cheats))
     assert doubt.startswith("counted alone, 100% of the results are other ones")
-    # Declared to depend on its batch, the model says so in its row; its cost is still named.
+    # A declared dependence on the batch is a note of its own; the cost is still named.
     part = judged_part(cheats, batch_invariant=False)
     assert doubts(part) == []
     assert part.notes

@@ -1,4 +1,4 @@
-"""A row whose products have fewer bits than the dense model's says so."""
+"""A row whose products have fewer bits than the dense model's names them."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def test_no_flops_at_all_is_no_count(name: str) -> None:
 
 
 def test_what_was_observed_besides_voids_every_flop_figure() -> None:
-    """Facts in words, of whoever observed them; the first one is the reason."""
+    """Observations in words; the first one is the reason."""
     found = reasons(Facts(flop_doubts=("12 floats left torch by numpy", "other")))
     assert set(found) == OF_FLOPS - {"infer/flops_profiler"}
     assert found["infer/tau_b64"] == "withheld: 12 floats left torch by numpy"

@@ -133,7 +133,7 @@ def test_an_operation_of_ones_own_may_do_anything() -> None:
 
 
 def test_an_exit_is_reported_before_it_happens() -> None:
-    """What the callback raises reaches whoever called numpy."""
+    """What the callback raises reaches the caller of numpy."""
 
     def refuse(how: str, num_floats: int) -> None:
         raise ValueError(f"{how}: {num_floats}")

@@ -48,7 +48,7 @@ PRODUCTS: dict[str, tuple[Callable[[], Any], str]] = {
 
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_a_product_has_the_format_of_its_operands(name: str) -> None:
-    """All FLOPs of one product are in one format; bits tell which is narrower."""
+    """All FLOPs of one product are in one format; its bits are known."""
     run, wanted = PRODUCTS[name]
     with torch.no_grad():
         counted = count(run, strict=True)
@@ -73,7 +73,7 @@ def medium() -> Iterator[None]:
 
 
 def test_rounding_inside_the_library_is_another_format(medium: None) -> None:
-    """torch may be told to round float32 products to bfloat16."""
+    """A setting of torch rounds float32 products to bfloat16."""
     assert list(count(torch.mm, r(3, 4), r(4, 5)).by_format) == ["float32 rounded to bfloat16"]
 
 

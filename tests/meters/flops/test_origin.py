@@ -1,4 +1,4 @@
-"""What a plugin says about its own op, its tags, namespace and name, is not believed."""
+"""Tags, namespace and name of a plugin's own op decide nothing about its cost."""
 
 from __future__ import annotations
 
