@@ -168,6 +168,7 @@ def refusal(driver: Driver, before: Callable | None, during: Callable | None) ->
         if before:
             before()
         with EnergyMeter(uuid(0)) as meter:
+            meter._settled_w = IDLE_W  # nothing ran before: no second of waiting in each scenario
             if during:
                 meter._calibration = KNOWN  # a busy host may not calibrate; the refusal is the same
             else:

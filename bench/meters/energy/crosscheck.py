@@ -13,7 +13,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from bench.meters.energy.balance import MIN_PHASES
 from bench.meters.energy.polling import Sample, integral_j
+from bench.meters.energy.rest import Rest
 
 Piece = tuple[float, float, Sequence[Sample]]  # begin, end, at least one sample
 TOGETHER = 0.9  # of the changes of power: at an update of the counter
@@ -44,26 +46,36 @@ class Crosscheck:
         return COVERAGE * self.deviation_j if self.swings else 0.0
 
 
-def check_counter(
-    pieces: Sequence[Piece], counter_j: float, is_alone: bool, working: Sequence[Sample]
-) -> Crosscheck:
-    """Compare the counter's gain with the integral of the power over `pieces`, without gaps.
+def check_counter(rests: Sequence[Rest], samples: Sequence[Sample], counter_j: float) -> Crosscheck:
+    """Compare the counter's gain with the integral of the power from the first rest to the last.
 
-    The power jumps between pieces, which are work and rests in turn, and not within a rest.
-    `is_alone`: nothing else checks the counter, so that the scatter counts for steady power too.
+    `samples` were taken beside the work. The power jumps between rests and work, so that each is
+    integrated for itself. Of a single stretch nothing else checks the counter: there the scatter
+    of steady power counts as well.
     """
+    pieces: list[Piece] = [(rest.begin_s, rest.end_s, rest.samples) for rest in rests]
+    working: list[Sample] = []
+    for before, after in pairwise(rests):
+        begin_s, end_s = before.end_s, after.begin_s
+        during = [s for s in samples if begin_s < s.time_s < end_s]
+        # A stretch shorter than a poll has the power around it.
+        pieces.append((begin_s, end_s, during or before.samples[-1:] + after.samples[:1]))
+        working += during
     if len(working) < 2:
         return Crosscheck(None, counter_j)
+    is_alone = len(rests) <= MIN_PHASES
     powers = np.array([sample.power_w for sample in working])
     swings = is_alone or float(powers.std()) > SWING * float(powers.mean())
-    power_j = sum(
-        # Twice the last: one sample is enough, whose power is then that of the whole piece.
-        integral_j([*samples, samples[-1]], begin_s, end_s) or 0.0
-        for begin_s, end_s, samples in pieces
-    )
+    power_j = sum(_piece_j(piece) for piece in pieces)
     polled = [_distinct(samples) if is_alone else samples for _, _, samples in pieces]
     deviation_j = math.hypot(*(_deviation_j(samples) for samples in polled))
     return Crosscheck(power_j, counter_j, deviation_j, swings)
+
+
+def _piece_j(piece: Piece) -> float:
+    begin_s, end_s, samples = piece
+    # Twice the last: one sample is enough, whose power is then that of the whole piece.
+    return integral_j([*samples, samples[-1]], begin_s, end_s) or 0.0
 
 
 def _distinct(samples: Sequence[Sample]) -> Sequence[Sample]:

@@ -21,6 +21,7 @@ from bench.meters.energy.rig import Rig
 
 STEADY_S, STEADY_PERIODS = 0.3, 4  # of equal power, whichever is longer
 LONGEST_S = 3.0  # then the board is taken as it is, and what may still arrive is estimated
+UNKNOWN_S = 1.2  # the least where a late counter could not be seen: averages are of a second
 EQUAL = 0.02  # largest relative difference between the halves of a steady stretch
 LOWERED = 1.5  # times the idle power: above it a steady level may be the work's, arriving late
 LONGEST_LAG_S = 2.0  # assumed of what still arrives where the power falls on
@@ -41,10 +42,16 @@ class Settled:
 
 
 def settle(
-    rig: Rig, known: Calibration, low_w: float, samples: list[Sample], every_s: float
+    rig: Rig,
+    known: Calibration,
+    low_w: float,
+    samples: list[Sample],
+    every_s: float,
+    least_s: float = 0.0,
 ) -> Settled:
     """Wait for updates until counter and power are steady and below `low_w`, or 3 s have passed.
 
+    `least_s`: of updates in any case, where the work before may not have been distinct from rest.
     Appends a sample to `samples`, which has one, about every `every_s`. The last update is sharp,
     or is the fifth that is not. Raises as `wait_for_edge` does.
     """
@@ -61,6 +68,7 @@ def settle(
         is_settled = is_settled or (
             is_steady(steady, known)
             and level_w(steady) <= low_w
+            and edges[-1].time_s - edges[0].time_s >= least_s
             and has_steady_power([s for s in samples if s.time_s >= steady[0].time_s])
         )
         if is_settled or edges[-1].time_s - edges[0].time_s > longest_s:

@@ -13,12 +13,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
-from bench.meters.energy.balance import MIN_PHASES, Balance
+from bench.meters.energy.balance import Balance
 from bench.meters.energy.calibration import Calibration
-from bench.meters.energy.crosscheck import Crosscheck, Piece, check_counter
+from bench.meters.energy.crosscheck import check_counter
 from bench.meters.energy.edges import (
     Edge,
     longest_unchanged_s,
@@ -30,7 +29,7 @@ from bench.meters.energy.reading import SLACK, EnergyReading
 from bench.meters.energy.refusals import CounterLags, CounterStuck, NoEnergy, WindowTooShort
 from bench.meters.energy.rest import Rest, mean_w
 from bench.meters.energy.rig import Rig
-from bench.meters.energy.settling import LOWERED, sampler, settle
+from bench.meters.energy.settling import LOWERED, UNKNOWN_S, sampler, settle
 from bench.meters.time.clocks import DeviceState
 
 MIN_UPDATES = 20  # per window: an error of a tenth of a period at either end is then 1 %
@@ -58,6 +57,8 @@ class Window:
         self._rig, self._known = rig, calibration
         self._poll_s = poll_s or max(SHORTEST_POLL_S, calibration.update_period_s / POLLS)
         self._idle_w = max(calibration.idle_w, idle_w or 0.0)
+        # What ran before the first window of a meter is unknown; later ones follow a settled board.
+        self._least_s = UNKNOWN_S if idle_w is None else 0.0
         self._rests: list[Rest] = []
         self._excluded: list[tuple[float, float]] = []  # begin and end of each probe
         self._polling: Polling | None = None
@@ -73,8 +74,8 @@ class Window:
         rig.board.refuse_if_shared()
         self._before_c = rig.board.temperature_c
         samples = [rig.sample()]
-        low_w = LOWERED * self._idle_w
-        self._head = settle(rig, self._known, low_w, samples, self._rest_interval_s)
+        low_w, every_s = LOWERED * self._idle_w, self._rest_interval_s
+        self._head = settle(rig, self._known, low_w, samples, every_s, self._least_s)
         edge = self._head.edges[-1]
         samples = [rig.sample()]
         self._pause(edge, pause_s, samples)
@@ -139,7 +140,8 @@ class Window:
         # Where several boards end one after another, the polling went on after the work.
         resting = [sample for sample in samples if sample.time_s > stop_s] + [rig.sample()]
         low_w = self._low_w([s for s in samples if s.time_s <= stop_s])
-        tail = settle(rig, self._known, low_w, resting, self._rest_interval_s)
+        least_s = UNKNOWN_S if math.isinf(low_w) else 0.0
+        tail = settle(rig, self._known, low_w, resting, self._rest_interval_s, least_s)
         if tail.level_w > low_w + (low_w - self._head.level_w) / 2:
             waited_s = tail.edges[-1].time_s - stop_s
             raise CounterLags(f"{tail.level_w:.4g} W {waited_s:.2g} s after the work")
@@ -170,7 +172,7 @@ class Window:
         window_s = balance.work_s + balance.between_s - excluded_s
         if not work_j > 0:
             raise NoEnergy(f"{work_j:.4g} J in {window_s:.3g} s")
-        check = self._crosscheck(balance, samples)
+        check = check_counter(balance.rests, samples, balance.gained_j)
         without_j = balance.around_j + excluded_j
         return EnergyReading(
             gross_j=work_j + balance.between_j,
@@ -194,19 +196,6 @@ class Window:
             state=self._state or rig.board.state,
             trace=tuple(samples),
         )
-
-    def _crosscheck(self, balance: Balance, samples: Sequence[Sample]) -> Crosscheck:
-        rests = balance.rests
-        pieces: list[Piece] = [(rest.begin_s, rest.end_s, rest.samples) for rest in rests]
-        working: list[Sample] = []
-        for before, after in pairwise(rests):
-            begin_s, end_s = before.end_s, after.begin_s
-            during = [s for s in samples if begin_s < s.time_s < end_s]
-            # A stretch shorter than a poll has the power around it.
-            pieces.append((begin_s, end_s, during or before.samples[-1:] + after.samples[:1]))
-            working += during
-        is_alone = balance.num_phases < MIN_PHASES
-        return check_counter(pieces, balance.gained_j, is_alone, working)
 
     def _poll(self) -> Sample:
         """A sample beside the work; now and then clocks and throttling, which end with the work."""
