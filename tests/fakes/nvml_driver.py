@@ -75,9 +75,10 @@ def readings(driver: Driver) -> dict[str, Any]:
     with EnergyMeter(uuid(1)) as meter:
         known = meter.calibrate(1.0, driver.work(1))
         found["period_s"], found["idle_w"] = known.update_period_s, known.idle_w
-        meter._settled_w = ACTIVE_W  # a board that may rest at any power: no seconds of waiting
+        meter._settled_w = IDLE_W  # nothing ran before: no second of waiting
         found["idle"] = as_dict(meter.measure(lambda: time.sleep(0.01), 0.9))
         driver.power(1, ACTIVE_W)  # the whole time: the true energy is power x duration
+        meter._settled_w = ACTIVE_W  # and at rest as well
         found["loaded"] = as_dict(meter.measure(lambda: time.sleep(0.01), 0.9))
         driver.power(0, ACTIVE_W)
         driver.power(1, IDLE_W)
