@@ -1,4 +1,4 @@
-"""`make energy`: studies of a real GPU's energy counter; about 15 minutes on an NVIDIA GPU.
+"""`make energy`: studies of a real GPU's energy counter; about 20 minutes on an NVIDIA GPU.
 
     python -m bench.selftest.energy --out DIR [--parts periods,waves,same10,zeus] [--device 0]
 

@@ -1,6 +1,6 @@
 """The grid of simulated boards: how often the truth lies within the stated uncertainty.
 
-    python -m tests.meters.energy.grid [--seeds 3] [--by sensor|load|seconds|update] [--spans]
+    python -m tests.meters.energy.grid [--seeds 3] [--by sensor load seconds update] [--spans]
 
 Prints a table: readings, those refused (or kept as invalid), and of the others the share whose
 true energy lies inside the stated interval, the largest error and the typical statement.
@@ -107,7 +107,7 @@ def table(results: Iterable[Result], by: str) -> str:
                 name,
                 len(found),
                 len(found) - len(valid),
-                f"{held / len(valid):.1%}" if valid else "-",
+                f"{held / len(valid):.2%}" if valid else "-",
                 f"{max((abs(r.error) for r in valid), default=0):.2%}",
                 f"{median([r.stated for r in valid] or [0]):.2%}",
                 f"{sum(result.is_held for result in found) / len(found):.1%}",
@@ -121,7 +121,12 @@ def main() -> None:
     """Run the whole grid and print it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--by", default="sensor", choices=("sensor", "load", "seconds", "update"))
+    parser.add_argument(
+        "--by",
+        default=["sensor", "seconds"],
+        nargs="+",
+        choices=("sensor", "load", "seconds", "update"),
+    )
     parser.add_argument("--spans", action="store_true", help="one stretch of work, as a training")
     chosen = parser.parse_args()
     results = [
@@ -129,7 +134,7 @@ def main() -> None:
         for seed in range(chosen.seeds)
         for result in run(cells(is_span=chosen.spans), seed, chosen.spans)
     ]
-    print(table(results, chosen.by))
+    print(*(table(results, by) for by in chosen.by), sep="\n\n")
 
 
 if __name__ == "__main__":
