@@ -70,6 +70,8 @@ def _light_collections() -> None:
     """
     gc.collect()
     gc.freeze()
+    # Rarer than by default: composing configurations makes many objects, and few of them cycles.
+    gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from bench.launch.progress import Lines
 from bench.records.record import LOG_NAME, RECORD_NAME, Record, read_record
 from tests.fakes.fake_trials import ENTRY, PATIENCE_S, PRELOAD, SECRET, make_trial, wait_for, write
 
-LIMIT_S = 2.5
+LIMIT_S = 1.0  # from the first message on, see `clock_from_ready`
 DEADLINE = process.TrialProcess.deadline_s.fget
 OVER_LIMIT = ("wait", "report_sigterm", "wrap_sigterm")
 BAD_ENDS = {
@@ -30,9 +30,9 @@ BAD_ENDS = {
     "abort": "killed by SIGABRT",
     "starve": "out of memory (MemoryError)",
     "nan": "a value must be finite",
-    "wait": "exceeded its time limit of 2.5 s",
-    "report_sigterm": "exceeded its time limit of 2.5 s",
-    "wrap_sigterm": "exceeded its time limit of 2.5 s",
+    "wait": "exceeded its time limit of 1 s",
+    "report_sigterm": "exceeded its time limit of 1 s",
+    "wrap_sigterm": "exceeded its time limit of 1 s",
     "leave_a_process": "killed by SIGKILL",
 }
 

@@ -72,6 +72,7 @@ def by_hand(tmp_path: Path) -> Run:
     return records
 
 
+@pytest.mark.usefixtures("without_resident_child")
 def test_a_trial_generates(by_hand: Run) -> None:
     """Records of generations: 8 tokens after 8, usual columns for all of it, more per token."""
     methods = "dense,moe,expert_choice,random_skip"
