@@ -47,10 +47,11 @@ test: lint suite ## lint and the deterministic test suite (<= 4 min on two cores
 TORCH_oldest := torch==2.11.0
 TORCH_newest := --upgrade torch
 # Two processes of one thread each. A process that is done takes over half of the other's tests.
+# Byte code is cached whatever the environment says: tests start many interpreters.
 TWO := -n 2 --dist worksteal
 suite: $(VENV)/.dev ## the deterministic test suite without lint
 	$(if $(TORCH),$(PIP) install $(or $(TORCH_$(TORCH)),$(error TORCH is oldest or newest)))
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not soak' -p no:cacheprovider --durations=15 $(TWO)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not soak' -p no:cacheprovider --durations=15 $(TWO)
 
 soak: $(VENV)/.dev ## tests with real processes, a browser and LaTeX (<= 30 min)
 	$(BIN)/python -m pytest -m soak -p no:cacheprovider --durations=15
