@@ -9,13 +9,14 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import re
 import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from bench.records.processor import Processor, read_processor, slug
 
 PACKAGES = (
     "torch",
@@ -34,26 +35,25 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def hardware_class(device: str = "cpu") -> str:
-    """The hardware's name as it stands in folders and tables: `cpu-2x-xeon-8481c`, `nvidia-h200`.
+    """The hardware's name in folders and tables.
 
-    `device` is `cpu`, or `cuda` for the GPUs that NVML shows. Raises LookupError for `cuda` without
-    a driver.
+    `nvidia-h200`, or `cpu-2x-epyc-f26m2s1-48k-1m-32m-kvm`: hosts that share a processor's name
+    differ in the rest (`bench.records.processor`). `device` is `cpu`, or `cuda` for the GPUs that
+    NVML shows. Raises LookupError for `cuda` without a driver.
     """
     if device == "cpu":
         # The affinity mask, not the machine: a container or Slurm job may have two of 64 cores.
-        return f"cpu-{len(os.sched_getaffinity(0))}x-{_slug(cpu_model())}"
-    names = sorted({_slug(gpu["name"]) for gpu in gpus()})
+        return f"cpu-{len(os.sched_getaffinity(0))}x-{processor().folder_name}"
+    names = sorted({slug(gpu["name"]) for gpu in gpus()})
     if not names:
         raise LookupError("no NVIDIA GPU: NVML finds no driver (choose gpu=cpu)")
     return "+".join(names)
 
 
 @cache
-def cpu_model() -> str:
-    """The processor's name, or the architecture where the kernel does not name it."""
-    text = _read("/proc/cpuinfo")
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found.group(1).strip() if found else platform.machine()
+def processor() -> Processor:
+    """The processor of this machine."""
+    return read_processor()
 
 
 def num_physical_cores() -> int:
@@ -167,7 +167,8 @@ def load() -> float:
 def fingerprint() -> dict[str, Any]:
     """The record's `environment`: processor, threads, GPUs, versions, numerics, commit, load."""
     return {
-        "cpu_model": cpu_model(),
+        "cpu_model": processor().name,
+        "cpu": processor().as_json(),
         "num_cores": len(os.sched_getaffinity(0)),
         "num_physical_cores": num_physical_cores(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
@@ -180,13 +181,6 @@ def fingerprint() -> dict[str, Any]:
         "git_commit": git_commit(),
         "load_1min": load(),
     }
-
-
-def _slug(name: str) -> str:
-    # Marks, words and clock rates that do not identify a model and differ between kernels.
-    drop = r"\(r\)|\(tm\)|\bcpu\b|\bintel\b|\bamd\b|\bprocessor\b|@.*$|\b\d+-core\b"
-    words = re.sub(drop, " ", name.lower())
-    return re.sub(r"[^a-z0-9]+", "-", words).strip("-") or "unknown"
 
 
 def _read(path: str) -> str:

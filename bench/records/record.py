@@ -87,7 +87,7 @@ class Labels(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     experiment: str
-    hardware: str  # hardware class, e.g. cpu-2x-xeon-8481c or nvidia-h200
+    hardware: str  # nvidia-h200, or as in `bench.records.environment`
     task: str
     backbone: str
     method: str

@@ -18,7 +18,7 @@ class Identity(BaseModel):
 
     config: dict[str, Any]
     versions: dict[str, str]
-    hardware: str  # the class, as in folders: cpu-2x-xeon-8481c
+    hardware: str  # the class, as in folders: cpu-2x-epyc-f26m2s1-...
     data: Any  # a hash, or one per split: compared for equality only
 
 
@@ -29,6 +29,7 @@ class Environment(BaseModel):
     model_config = ConfigDict(strict=True)
 
     cpu_model: str | None = None
+    cpu: dict[str, Any] | None = None  # absent in records of before
     num_cores: int | None = None
     num_threads: int | None = None
     memory_bytes: int | None = None

@@ -1,8 +1,9 @@
 """Whether two trials may be compared: what must be equal, and what differs if it is not.
 
 Code may differ: its effect is what is measured. Processor, memory, governor, threads, GPU, driver,
-power limit, versions, data and configuration may not. The number of rounds may differ, because
-intervals carry it. Another kernel is a note.
+power limit, versions, data and configuration may not. A record that lacks the processor's family,
+caches and hypervisor is of an unknown one. The number of rounds may differ, because intervals carry
+it. Another kernel is a note.
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ def environment_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -
         for fact, name in MACHINE_FACTS.items()
         if before.get(fact) != now.get(fact)
     ]
+    found += _flat_changes("processor's ", before.get("cpu") or {}, now.get("cpu") or {})
     # Absent in records of one device.
     devices = [side.get("world_size", 1) for side in (before, now)]
     if devices[0] != devices[1]:

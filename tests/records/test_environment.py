@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.records import environment
+from bench.records.layout import part
 
 GIT = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
 
@@ -65,3 +66,12 @@ def test_how_torch_computes_is_recorded_where_torch_is_imported() -> None:
         "cudnn_deterministic": False,
         "deterministic_algorithms": False,
     }
+
+
+def test_the_hardware_class_and_the_record_name_the_same_processor() -> None:
+    """`cpu-<cores>x-` and the processor's name in folders; the parts stand in the environment."""
+    found = environment.fingerprint()
+    name = environment.hardware_class()
+    assert name == f"cpu-{found['num_cores']}x-{environment.processor().folder_name}"
+    assert part(name) == name
+    assert found["cpu"] == environment.processor().as_json()

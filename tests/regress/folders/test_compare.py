@@ -218,6 +218,7 @@ def test_energy_is_judged_where_both_have_it(tree) -> None:
         (lambda c: c["environment"].update(world_size=2), "devices that trained together 1 -> 2"),
         (lambda c: c["environment"].update(gpus=[{"name": "H200"}]), "number of GPUs 0 -> 1"),
         (lambda c: c["environment"].update(cpu_model="EPYC"), "processor Xeon -> EPYC"),
+        (lambda c: c["environment"].update(cpu={"family": "26"}), "processor's family null -> 26"),
         (lambda c: c["environment"].update(num_cores=4), "number of cores 2 -> 4"),
         (lambda c: c["environment"].update(governor="powersave"), "CPU governor null -> powersave"),
         (lambda c: c["environment"].update(memory_bytes=16 * GIB), "memory 8.0 GiB -> 16.0 GiB"),
