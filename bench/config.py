@@ -44,7 +44,10 @@ class MeasureConfig:
     batch_sizes: list[Annotated[int, Range(1)]] = field(default_factory=lambda: [1, 64])
     warmup_s: Annotated[float, Range(0)] = 0.3
     block_ms: Annotated[float, Range(gt=0)] = 50.0  # shortest timed block
-    all_points: bool = False  # time every operating point, not only the default one
+    all_points: bool = False  # time every operating point, not only the first one
+    num_points: Annotated[int, Range(1)] = 6  # operating points over the range, the chosen included
+    # The loss of quality that counts as kept; null: 1 point of a percentage, 0.02 bits, else 1 %.
+    tolerance: Annotated[float | None, Range(0)] = None
     energy_window_s: Annotated[float, Range(gt=0)] = 2.5  # 25 updates of a 10 Hz counter
     # What one call of a model does; generate: a language model continues a prompt.
     workload: Annotated[str, OneOf("forward", "generate")] = "forward"

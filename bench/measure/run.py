@@ -20,11 +20,13 @@ from bench.measure.generation import as_workload
 from bench.measure.inputs import choose_inputs, further_inputs
 from bench.measure.judged import Judged
 from bench.measure.plausibility import Facts
+from bench.measure.points.against_dense import score_dense
+from bench.measure.points.choice import Choice, choose_points
 from bench.measure.resident import Resident
 from bench.measure.subject import Metrics, OnPhase, Subject
 from bench.meters.time.replicas import Replicas
 from bench.records.record import PointResult
-from bench.types import Batch, Point
+from bench.types import Batch, Point, Quality
 
 
 class Run:
@@ -41,11 +43,13 @@ class Run:
     def __init__(
         self, subject: Subject, on_phase: OnPhase, training: Metrics, replicas: Replicas | None
     ) -> None:
+        self.on_phase = on_phase
+        self.dense_scores = None if subject.is_dense else score_dense(subject)
+        self._choose(subject)
         self.trained = subject  # as the task calls it
         self.subject = as_workload(subject)  # as the meters call it
         self.training = training
         self.replicas = replicas  # processes that time; None: this one does
-        self.on_phase = on_phase
         self.points: list[Point] = subject.points()  # once: a hook may build a new list each time
         self.number = DEFAULT
         self.blind = not subject.method.flags.reads_targets
@@ -59,6 +63,26 @@ class Run:
         self.findings = Findings(
             points=[PointResult(settings=dict(point), metrics={}) for point in self.points]
         )
+        if self.choice is not None:
+            self.findings.diagnostics["operating_points"] = self.choice.entry()
+
+    def _choose(self, subject: Subject) -> None:
+        """Choose the points to measure, and set the first of them."""
+        self.choice: Choice | None = None
+        if self.dense_scores is None:
+            return
+        self.on_phase("choose", 0.0)
+        self.choice = choose_points(
+            subject, self.dense_scores.choosing, lambda share: self.on_phase("choose", share)
+        )
+        subject.chosen = self.choice.points
+        set_point = subject.method.hooks.set_point
+        if set_point is not None and self.choice.points[0]:
+            set_point(subject.model, self.choice.points[0])
+
+    def compare(self, quality: Quality) -> Metrics:
+        """What a quality on the test split is beside dense's; {} for dense itself."""
+        return {} if self.dense_scores is None else self.dense_scores.compare(quality)
 
     @property
     def point(self) -> Point:

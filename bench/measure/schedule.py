@@ -78,7 +78,12 @@ SCHEDULE = (
     # Quality first: the resident child computes beside it, and nothing here is timed.
     Stage(
         EACH_POINT,
-        [Meter(lambda run: measure_quality(run.trained, run.point, run.judged), "evaluate")],
+        [
+            Meter(
+                lambda run: measure_quality(run.trained, run.point, run.judged, run.compare),
+                "evaluate",
+            )
+        ],
     ),
     # Memory while the method's model is alone in this process.
     Stage(

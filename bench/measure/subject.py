@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -30,9 +30,12 @@ class Subject:
     config: MeasureConfig
     make_baseline: Callable[[], nn.Module]  # the dense model, trained
     is_dense: bool
+    chosen: Sequence[Point] = ()  # of the method's points, those to measure; (): all
 
     def points(self) -> list[Point]:
         """The operating points, the default first; one empty point where there is no setting."""
+        if self.chosen:
+            return [*self.chosen]
         points = self.method.hooks.points  # an empty list counts as no hook
         return (points() if points is not None else []) or [{}]
 

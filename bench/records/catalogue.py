@@ -67,8 +67,10 @@ ACTIVE_PARAMS = _model("model/active_params_per_sample", COUNT, "active params",
 # The task names unit and further scores; a record of digits has `infer/quality` in accuracy %.
 QUALITY = _quality("infer/quality", SCORE, "quality", TERMINAL, INTERVAL)
 FURTHER_QUALITY = _quality("infer/quality_{score}", SCORE, "{score}", TABLE, INTERVAL)
-# Not in a record: the report computes it over shared seeds.
-QUALITY_VS_DENSE = _quality("infer/quality_vs_dense", DIFFERENCE, "quality minus dense", TABLE_IF)
+# Paired sample by sample, with its interval over the originals that test samples are made from.
+QUALITY_VS_DENSE = _quality(
+    "infer/quality_vs_dense", DIFFERENCE, "quality minus dense", TABLE_IF, INTERVAL
+)
 
 # Executed FLOPs of each input alone and in batches; other counters of one input beside them.
 FLOPS = _alone("infer/flops_per_sample", FLOP, "FLOPs per sample", TABLE)

@@ -51,7 +51,7 @@ Numbers = NDArray[np.int64]  # [N]
 class Keywords(Preloaded):
     """Which of ten words is spoken? Accuracy in percent."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     @property
     def spec(self) -> TaskSpec:
@@ -71,8 +71,11 @@ class Keywords(Preloaded):
         return {split: _spectrograms_of(split) for split in NUM_SAMPLES}
 
     def attributes(self, split: Split) -> Mapping[str, Tensor]:
-        """`difficulty` in 0..1 of every sample: easy ones below 0.25, hard ones from 0.5."""
-        return {"difficulty": generate_waves(split)[1]}
+        """`difficulty`: easy samples below 0.25, hard ones from 0.5; `source`: the speaker."""
+        return {
+            "difficulty": generate_waves(split)[1],
+            "source": torch.from_numpy(_speakers(split)),
+        }
 
     def data_hash(self) -> str:
         """SHA-256 of the 16-bit waves: the last bits of a spectrogram depend on the machine."""
@@ -123,7 +126,7 @@ def generate_waves(split: Split) -> tuple[Batch, Tensor]:
     rng = np.random.default_rng([SEED, list(NUM_SAMPLES).index(split)])
     # Clear waves in the order speaker by speaker, word by word: index % 10 is the label.
     clear = _synthesise(rng, NUM_SPEAKERS[split], list(KEYWORDS.values()))
-    which = np.arange(num_samples) % len(clear)
+    which = _which(split)
     easy, hard = rng.integers(0, 64, num_samples), rng.integers(128, 257, num_samples)
     difficulty = np.where(rng.integers(0, 2, num_samples) == 1, hard, easy)
     waves = np.concatenate(
@@ -131,6 +134,16 @@ def generate_waves(split: Split) -> tuple[Batch, Tensor]:
     )
     words = torch.from_numpy(which % len(KEYWORDS))
     return Batch(torch.from_numpy(waves), words), torch.from_numpy(difficulty).double() / 256
+
+
+def _which(split: Split) -> Numbers:
+    """The clear wave that each sample is made from, [N]: all words of a speaker, then the next."""
+    return np.arange(NUM_SAMPLES[split]) % (NUM_SPEAKERS[split] * len(KEYWORDS))
+
+
+def _speakers(split: Split) -> Numbers:
+    """The speaker of each sample, [N]."""
+    return _which(split) // len(KEYWORDS)
 
 
 def _synthesise(rng: np.random.Generator, num_speakers: int, words: list[str]) -> speech.Wave:

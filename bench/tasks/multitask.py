@@ -32,7 +32,7 @@ NAMES = ("digits", "keywords")
 class Multitask(Preloaded):
     """Ten digits and ten keywords; accuracy in percent over both, and of each."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     split_sizes: ClassVar[Mapping[Split, int]] = {
         split: 2 * count for split, count in keywords.NUM_SAMPLES.items()
     }
@@ -60,13 +60,16 @@ class Multitask(Preloaded):
         return {split: _combined(split) for split in SPLITS}
 
     def attributes(self, split: Split) -> Mapping[str, Tensor]:
-        """`task`: 0 for a digit, 1 for a keyword; `difficulty` as each of the two states it."""
+        """`task`: 0 for a digit, 1 for a keyword; `difficulty` and `source` as in each."""
         num_each = keywords.NUM_SAMPLES[split]
-        of_digits = Digits().attributes(split)["difficulty"][:num_each]
-        of_keywords = keywords.Keywords().attributes(split)["difficulty"]
+        digits = {name: each[:num_each] for name, each in Digits().attributes(split).items()}
+        words = keywords.Keywords().attributes(split)
+        # Behind the digits: no speaker may share a number with a digit.
+        speakers = words["source"] + digits["source"].max() + 1
         return {
             "task": (_combined(split).targets >= NUM_DIGITS).long(),
-            "difficulty": torch.cat([of_digits, of_keywords]),
+            "difficulty": torch.cat([digits["difficulty"], words["difficulty"]]),
+            "source": torch.cat([digits["source"], speakers]),
         }
 
     def data_hash(self) -> str:

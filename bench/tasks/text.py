@@ -53,7 +53,7 @@ class Text(Preloaded):
     length: Annotated[int, Range(2, PIECE - 1)] = 48
     steps: Annotated[int | None, Range(0)] = None
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -71,7 +71,7 @@ class Text(Preloaded):
     @property
     def extras(self) -> Extras:
         """What the task offers beyond training and scoring."""
-        return Extras(split_sizes=self.split_sizes)
+        return Extras(split_sizes=self.split_sizes, attributes=self.attributes)
 
     @property
     def recipe(self) -> Recipe:
@@ -79,6 +79,11 @@ class Text(Preloaded):
 
     def samples(self) -> Mapping[Split, Batch]:
         return _samples(self.length)
+
+    def attributes(self, split: Split) -> Mapping[str, Tensor]:
+        """`source`: the piece of text that a window is cut from."""
+        num_pieces, num_windows = len(_pieces()[split]), self.num_samples(split)
+        return {"source": torch.arange(num_windows) // (num_windows // num_pieces)}
 
     def criterion(self, output: Output, batch: Batch) -> Tensor:
         return cross_entropy(output, batch)

@@ -44,7 +44,7 @@ SEED = 7  # of the split and of word dropout, independent of a trial's seed
 class Topics(Preloaded):
     """Ten packages; accuracy in percent."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     @property
     def spec(self) -> TaskSpec:
@@ -74,9 +74,13 @@ class Topics(Preloaded):
         return _samples()
 
     def attributes(self, split: Split) -> Mapping[str, Tensor]:
-        """`difficulty` in 0..1: the share of a passage's places that hold no known word."""
+        """`difficulty` in 0..1: share of places without a known word; `source`: the docstring."""
         known = _samples()[split].inputs > UNKNOWN
-        return {"difficulty": 1.0 - known.double().mean(1)}
+        num_copies = NUM_COPIES if split == "train" else 1
+        return {
+            "difficulty": 1.0 - known.double().mean(1),
+            "source": _passages_with_sources()[split][1].repeat(num_copies),
+        }
 
     def criterion(self, output: Output, batch: Batch) -> Tensor:
         return cross_entropy(output, batch)
@@ -90,8 +94,9 @@ class Topics(Preloaded):
 
     def unseen(self) -> Batch:
         """Passages from other packages, none twice or known: none of the classes is right."""
-        others = _encode([(words, IGNORED) for words, _ in docstrings(OTHERS)], LENGTH)
-        return _select_new(others, {row for part in _passages().values() for row in _rows(part)})
+        others, _ = _encode([(words, IGNORED) for words, _ in docstrings(OTHERS)], LENGTH)
+        seen = {row for part in _passages().values() for row in _rows(part)}
+        return others.select(_new_places(others, seen))
 
 
 @cache
@@ -131,16 +136,22 @@ def _copies(passages: Batch) -> Batch:
     return replace(copies, inputs=copies.inputs.masked_fill(dropped, UNKNOWN))
 
 
-@cache
 def _passages() -> dict[Split, Batch]:
     """Passages of each split; of passages with equal symbols only the first is kept."""
+    return {split: passages for split, (passages, _) in _passages_with_sources().items()}
+
+
+@cache
+def _passages_with_sources() -> dict[Split, tuple[Batch, Tensor]]:
+    """The passages of each split, and the docstring of each, [N]."""
     seen: set[tuple[int, ...]] = set()
-    batches: dict[Split, Batch] = {}
+    found: dict[Split, tuple[Batch, Tensor]] = {}
     for split, part in _split().items():
-        passages = _encode(part, STRIDE if split == "train" else LENGTH)
-        batches[split] = _select_new(passages, seen)
+        passages, sources = _encode(part, STRIDE if split == "train" else LENGTH)
+        places = _new_places(passages, seen)
+        found[split] = passages.select(places), sources[places]
         seen.update(_rows(passages))
-    return batches
+    return found
 
 
 def _rows(passages: Batch) -> list[tuple[int, ...]]:
@@ -148,26 +159,35 @@ def _rows(passages: Batch) -> list[tuple[int, ...]]:
     return [tuple(row) for row in passages.inputs.tolist()]
 
 
-def _select_new(passages: Batch, seen: set[tuple[int, ...]]) -> Batch:
-    """The first occurrence of every passage that is not in `seen`."""
+def _new_places(passages: Batch, seen: set[tuple[int, ...]]) -> Tensor:
+    """Where every passage that is not in `seen` stands first."""
     # Reversed, so that the first of several equal rows overwrites the others.
     places = reversed(list(enumerate(_rows(passages))))
     first = {row: place for place, row in places if row not in seen}
-    return passages.select(torch.tensor(sorted(first.values())))
+    return torch.tensor(sorted(first.values()))
 
 
-def _encode(documents: list[Docstring], stride: int) -> Batch:
-    """Passages of at most LENGTH words: inputs and mask [N, LENGTH], targets [N]."""
+def _encode(documents: list[Docstring], stride: int) -> tuple[Batch, Tensor]:
+    """Passages of at most LENGTH words: inputs and mask [N, LENGTH], targets [N].
+
+    And the number of the docstring that each is from, [N].
+    """
     vocabulary = _vocabulary()
-    inputs, targets = [], []
-    for words, package in ((w, package) for paragraphs, package in documents for w in paragraphs):
+    inputs, targets, sources = [], [], []
+    paragraphs = (
+        (number, words, package)
+        for number, (paragraphs, package) in enumerate(documents)
+        for words in paragraphs
+    )
+    for number, words, package in paragraphs:
         symbols = [vocabulary.get(word, UNKNOWN) for word in words]
         for start in range(0, max(len(symbols) - LENGTH, 0) + 1, stride):
             passage = symbols[start : start + LENGTH]
             inputs.append(passage + [PADDING] * (LENGTH - len(passage)))
             targets.append(package)
+            sources.append(number)
     tokens = torch.tensor(inputs)
-    return Batch(tokens, torch.tensor(targets), mask=tokens != PADDING)
+    return Batch(tokens, torch.tensor(targets), mask=tokens != PADDING), torch.tensor(sources)
 
 
 def _misspell(batch: Batch, severity: int, seed: int) -> Batch:

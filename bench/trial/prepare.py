@@ -20,6 +20,7 @@ from bench.measure import Subject
 from bench.measure.energy.training import TrainingEnergy
 from bench.measure.generation import refuse_unsupported
 from bench.measure.metrics import metric, missing_metric
+from bench.measure.points.halves import FIT, half
 from bench.measure.training_probe import TrainingProbe
 from bench.meters.conditions import pinned_threads
 from bench.plugins.hooks import DEFAULT_HOOKS, Hooks, ResolvedMethod, resolve
@@ -79,7 +80,7 @@ def _calibrate(
     report_progress("calibrate", 0.0)
     # In the precision of inference: a threshold found in fp32 would select another share in bf16.
     with trial.inference(), torch.no_grad():
-        held_out = task.batches("calibration", CALIBRATION_BATCH)
+        held_out = half(task, FIT, CALIBRATION_BATCH)
         hooks.calibrate(model, [batch.to(trial.device) for batch in held_out])
 
 
@@ -130,9 +131,7 @@ def _train_method(
         # Again: the dense model may have been trained just now or loaded, and what the method
         # draws must be the same in both cases.
         _seed_all(trial.config.seed)
-        model = method.hooks.convert(
-            start.model, list(task.batches("calibration", CALIBRATION_BATCH))
-        )
+        model = method.hooks.convert(start.model, list(half(task, FIT, CALIBRATION_BATCH)))
         dense_s = start.metrics[TRAIN_TIME.at()]
     else:
         _seed_all(trial.config.seed)

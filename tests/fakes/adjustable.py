@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from bench.config import MeasureConfig
 from bench.measure.subject import Subject
-from bench.types import Batch, Output
+from bench.types import Batch, Output, Quality
 from tests.fakes.methods import method_of
 
 
@@ -22,7 +23,11 @@ class Task:
 
     def batches(self, split: str, batch_size: int, *, seed: int | None = None) -> Iterator[Batch]:
         samples = Batch(torch.ones(4, 2), torch.zeros(4, dtype=torch.long))
-        return iter([samples.select(torch.arange(batch_size))])
+        return iter([samples.select(torch.arange(min(4, batch_size)))])
+
+    def evaluate(self, model: Any, batches: Any) -> Quality:
+        """No quality: there is none to choose an operating point by."""
+        return Quality(math.nan, "1", "higher")
 
 
 class Adjustable(nn.Module):

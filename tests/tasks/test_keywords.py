@@ -155,7 +155,8 @@ def test_multitask_data_is_that_of_both(monkeypatch: pytest.MonkeyPatch) -> None
 def test_multitask_states_the_difficulty_of_both(which: int) -> None:
     """Nearest neighbour is right much more often on the easy digits, and on the easy keywords."""
     task = Multitask()
-    of_task, difficulty = task.attributes("test").values()
+    attributes = task.attributes("test")
+    of_task, difficulty = attributes["task"], attributes["difficulty"]
     easy, hard = difficulty < 0.25, difficulty >= 0.5
     assert (easy | hard).all()
     mine = of_task == which

@@ -88,8 +88,9 @@ def test_the_vocabulary_is_that_of_training() -> None:
 def test_a_long_paragraph_gives_several_passages() -> None:
     """Of 130 words with a stride of 32 passages begin at 0, 32 and 64; a short one is padded."""
     word = next(iter(topics._vocabulary()))
-    batch = topics._encode([([[word] * 130], 3), ([[word, "never seen"]], 5)], 32)
+    batch, sources = topics._encode([([[word] * 130], 3), ([[word, "never seen"]], 5)], 32)
     assert batch.targets.tolist() == [3, 3, 3, 5]
+    assert sources.tolist() == [0, 0, 0, 1]
     symbol = topics._vocabulary()[word]
     assert batch.inputs[3, :3].tolist() == [symbol, topics.UNKNOWN, topics.PADDING]
     assert batch.mask is not None

@@ -96,7 +96,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], P
         (NAN_AT_THE_END, "Diverged in phase train: after the last step "),
         (
             INFINITE_POINT,
-            "ValueError in phase train: Method.points()[0]['threshold'] is inf: must be",
+            "ValueError in phase choose: Method.points()[0]['threshold'] is inf: must be",
         ),
         (TWO_LINES, "RuntimeError in phase calibrate: first second"),
     ],

@@ -3,50 +3,76 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
-from bench.measure.blind import model_to_evaluate
+from bench.measure.blind import Blind, model_to_evaluate
 from bench.measure.findings import Part
 from bench.measure.judged import Judged
 from bench.measure.subject import Metrics, Subject
 from bench.records.catalogue import QUALITY, quality_key
 from bench.records.record import Metric, QualityLabel, missing
-from bench.types import Point, Quality
+from bench.types import Batch, Point, Quality
 
 EVALUATION_BATCH = 64
 CHANCE_MARGIN = 0.1  # relative: how much better than guessing a model must be
 
 
-def measure_quality(subject: Subject, point: Point, judged: Judged | None = None) -> Part:
+def measure_quality(
+    subject: Subject,
+    point: Point,
+    judged: Judged | None = None,
+    compare: Callable[[Quality], Metrics] = lambda quality: {},
+) -> Part:
     """Quality at `point`; raw: the score of every sample, where the task has one.
 
-    `judged` keeps the first batch that the task gives to the model.
+    `judged` keeps the first batch that the task gives to the model; `compare` gives the metrics
+    that need the dense model's scores.
     """
     quality = evaluate(subject, point, judged)
     raw = {}
     if quality.per_sample is not None:
         raw["quality"] = np.asarray(quality.per_sample)  # [N] in data order, to compare pairwise
     return Part(
-        quality_metrics(quality),
+        quality_metrics(quality) | compare(quality),
         raw,
         notes=quality_notes(quality),
         quality=quality_label(quality),
     )
 
 
-def evaluate(subject: Subject, point: Point, judged: Judged | None = None) -> Quality:
-    """The task's own evaluation at `point`, in data order, with real skipping.
+def evaluate(
+    subject: Subject,
+    point: Point,
+    judged: Judged | None = None,
+    batches: Iterable[Batch] | None = None,
+) -> Quality:
+    """The task's own evaluation at `point` with real skipping, on `batches` or the test split.
 
     The model gets its inputs only: see `blind`.
     """
-    # One batch on the device at a time: a test split need not fit into its memory.
-    batches = (b.to(subject.device) for b in subject.task.batches("test", EVALUATION_BATCH))
-    with subject.at(point) as model, torch.inference_mode():
+    with subject.at(point) as model:
         model.eval()  # `Blind` hands everything but the call on to the model
         called = model_to_evaluate(subject)
-        return subject.task.evaluate(judged.listen(called) if judged else called, batches)
+        return _evaluate(subject, judged.listen(called) if judged else called, batches)
+
+
+def evaluate_dense(
+    subject: Subject, dense: nn.Module, batches: Iterable[Batch] | None = None
+) -> Quality:
+    """The same of the dense model that the subject is compared with."""
+    return _evaluate(subject, Blind(dense.eval()), batches)
+
+
+def _evaluate(subject: Subject, called: Any, batches: Iterable[Batch] | None) -> Quality:
+    found = subject.task.batches("test", EVALUATION_BATCH) if batches is None else batches
+    with torch.inference_mode():
+        # One batch on the device at a time: a test split need not fit into its memory.
+        return subject.task.evaluate(called, (batch.to(subject.device) for batch in found))
 
 
 def quality_metric(quality: Quality) -> Metric:

@@ -1,0 +1,171 @@
+"""Which operating points are measured: the one of equal quality first, then others over the range.
+
+A user asks what a method saves at the quality that is needed. So on the half of the calibration
+data that nothing was fitted to, points are tried from the dearest to the cheapest by executed
+FLOPs, and the last one before the estimated loss first exceeds half of the tolerance is chosen.
+Half, because an estimate at the tolerance itself would exceed it every second time. The test set
+has no part in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from bench.measure.flops.cost import count_inference
+from bench.measure.points.halves import CHOOSE, half
+from bench.measure.quality.judge import EVALUATION_BATCH, evaluate
+from bench.measure.subject import Subject
+from bench.types import Point, Quality
+
+SAFETY = 0.5  # of the tolerance: what an estimated loss may take of it
+# By the unit of quality: what counts as kept where measure.tolerance is null.
+POINTS_TOLERANCE, BITS_TOLERANCE, SHARE_TOLERANCE = 1.0, 0.02, 0.01
+Kind = Literal["equal quality", "nearest", "default"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One operating point: executed FLOPs per sample in a batch, and the estimated loss."""
+
+    point: Point
+    flops: float
+    loss: float | None = None  # of quality against dense, positive is worse; None: not tried
+
+    def entry(self) -> dict[str, Any]:
+        """As the record holds it."""
+        loss = self.loss if self.loss is not None and math.isfinite(self.loss) else None
+        return {"settings": dict(self.point), "flops": self.flops, "loss": loss}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The points to measure, the chosen one first.
+
+    `kind`: "equal quality"; "nearest" where no point keeps quality and the first loses least;
+    "default" where there was nothing to choose by, for `reason`.
+    """
+
+    points: list[Point]
+    kind: Kind
+    tolerance: float | None = None
+    reason: str = ""
+    candidates: Sequence[Candidate] = field(default_factory=list)
+
+    def entry(self) -> dict[str, Any]:
+        """As the record holds it."""
+        return {
+            "kind": self.kind,
+            "tolerance": self.tolerance,
+            "reason": self.reason,
+            "candidates": [each.entry() for each in self.candidates],
+        }
+
+
+def choose_points(
+    subject: Subject, dense: Quality, on_tried: Callable[[float], None] = lambda share: None
+) -> Choice:
+    """Choose among the method's points; `dense` is the dense model's quality on the same half.
+
+    `on_tried(share)` gets the share of the points that have been tried.
+    """
+    points = subject.points()
+    limit = subject.config.num_points
+    tolerance = tolerance_of(dense, subject.config.tolerance)
+    if not math.isfinite(dense.value):
+        return Choice(points[:limit], "default", tolerance, "dense has no quality to keep")
+    found = candidates(subject)
+    tried: list[Candidate] = []
+    for each in found:
+        tried.append(replace(each, loss=loss_of(_quality(subject, each.point), dense)))
+        on_tried(len(tried) / len(found))
+        if (
+            _too_much(tried[-1], tolerance)
+            and len(tried) > 1
+            and not _too_much(tried[0], tolerance)
+        ):
+            break  # the cheaper ones are not tried
+    kind, chosen = pick(tried, tolerance)
+    others = spread([each for each in found if each.point != chosen.point], limit - 1)
+    return Choice([chosen.point, *others], kind, tolerance, "", tried + found[len(tried) :])
+
+
+def pick(tried: Sequence[Candidate], tolerance: float) -> tuple[Kind, Candidate]:
+    """The chosen one among `tried`, which are ordered from the dearest to the cheapest."""
+    best = None
+    for each in tried:
+        if _too_much(each, tolerance):
+            break
+        # Of points that cost the same, the one that the method names first.
+        best = each if best is None or each.flops < best.flops else best
+    if best is not None:
+        return "equal quality", best
+    # NaN is the largest loss of all.
+    return "nearest", min(
+        tried, key=lambda each: math.inf if math.isnan(_loss(each)) else _loss(each)
+    )
+
+
+def candidates(subject: Subject) -> list[Candidate]:
+    """All points from the dearest to the cheapest."""
+    batch = next(iter(half(subject.task, CHOOSE, EVALUATION_BATCH))).to(subject.device)
+    found = []
+    for point in subject.points():
+        with subject.at(point) as model:
+            found.append(Candidate(point, count_inference(model, [batch]).total / len(batch)))
+    return sorted(found, key=lambda each: -each.flops)
+
+
+def spread(found: Sequence[Candidate], num_points: int) -> list[Point]:
+    """At most `num_points` of them, evenly over their FLOPs, the cheapest included.
+
+    Where there are more, of those with equal FLOPs the first: most often they decide alike.
+    """
+    if len(found) <= num_points:
+        return [each.point for each in found]
+    left = list({each.flops: each for each in reversed(found)}.values())[::-1]
+    if len(left) <= num_points:
+        return [each.point for each in left]
+    low, high = left[-1].flops, left[0].flops
+    chosen: list[Candidate] = []
+    # From the cheapest: it is always one of them, and the dearest only where there are two.
+    for step in range(num_points):
+        wanted = low + (high - low) * step / max(1, num_points - 1)
+        nearest = min(left, key=lambda each: abs(each.flops - wanted))
+        left.remove(nearest)
+        chosen.append(nearest)
+    return [each.point for each in sorted(chosen, key=lambda each: -each.flops)]
+
+
+def tolerance_of(quality: Quality, configured: float | None) -> float:
+    """The loss that counts as kept, in the unit of `quality`: `configured`, or by the unit.
+
+    1 point of a percentage, 0.02 bits, 1 % of dense's value in any other unit.
+    """
+    if configured is not None:
+        return configured
+    if "%" in quality.unit:
+        return POINTS_TOLERANCE
+    if quality.unit.startswith("bit"):
+        return BITS_TOLERANCE
+    return SHARE_TOLERANCE * abs(quality.value) if math.isfinite(quality.value) else 0.0
+
+
+def loss_of(quality: Quality, dense: Quality) -> float:
+    """How much worse than `dense`, in its unit; NaN where one of them is."""
+    difference = quality.value - dense.value
+    return -difference if dense.direction == "higher" else difference
+
+
+def _quality(subject: Subject, point: Point) -> Quality:
+    return evaluate(subject, point, batches=half(subject.task, CHOOSE, EVALUATION_BATCH))
+
+
+def _loss(candidate: Candidate) -> float:
+    return math.inf if candidate.loss is None else candidate.loss
+
+
+def _too_much(candidate: Candidate, tolerance: float) -> bool:
+    return not _loss(candidate) <= SAFETY * tolerance  # NaN is too much
