@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,7 @@ from bench.types import Batch, Point
 
 NUM_STEPS = 4  # enough for gates to tell inputs apart; random targets teach nothing more
 LEARNING_RATE = 0.02  # large, so that a few steps move every weight visibly
+MAX_POINTS = 4  # operating points that are tried: a range has a dozen
 FEW, CROWD = 6, 64  # samples in a batch; methods are measured in batches as large as the second
 
 
@@ -129,10 +130,10 @@ class Candidate:
         return self.tiny.criterion(output, batch) + output.aux_loss
 
     def at_points(self) -> Iterator[tuple[Point, nn.Module]]:
-        """The shared model at each operating point in turn; back at the default afterwards."""
+        """The shared model at each of `tried_points` in turn; back at the default afterwards."""
         # Contracts run under every point; a generator restores the default also after an error.
         try:
-            for point in self._points or [{}]:
+            for point in tried_points(self._points) or [{}]:
                 if point:
                     self._set(point)
                 yield point, self.model
@@ -152,6 +153,14 @@ class Candidate:
         """FLOPs that the method declares for the decisions in `seen`."""
         own = self.resolved.hooks.declared_flops
         return float(own(model, seen)) if own is not None else seen.declared_flops()
+
+
+def tried_points(points: Sequence[Point]) -> list[Point]:
+    """The default and, of more than MAX_POINTS, others in equal steps, the last one included."""
+    if len(points) <= MAX_POINTS:
+        return [*points]
+    step = (len(points) - 1) / (MAX_POINTS - 1)
+    return [points[round(number * step)] for number in range(MAX_POINTS)]
 
 
 def _descend(

@@ -13,16 +13,20 @@ from functools import partial
 from itertools import count
 from typing import Annotated
 
+import torch
 from torch import Tensor, nn
 
 from bench.routing import SAMPLE_CHOICES, TOKEN_CHOICES, decide, region
-from bench.types import Backbone, Range, TaskSpec
+from bench.types import Backbone, Point, Range, TaskSpec
 from methods.parts import dispatch
 from methods.parts.budget import Budget
 from methods.parts.gates import balance_loss, one_of
 from methods.trunk.feedforward import FeedForward
 from methods.trunk.head import mean_token
 from methods.trunk.state import State
+
+# At inference: below 0 dearer branches are preferred. Logits differ by a few units.
+PRICES = (0.0, -4.0, -2.0, -1.0, 1.0, 2.0, 4.0, 8.0)
 
 
 @dataclass
@@ -65,6 +69,16 @@ class Branches:
         )
         return trunk
 
+    def points(self) -> list[Point]:
+        """Prices at inference, on a branch's share of the dearest one's FLOPs; 0 as trained."""
+        return [{"price": price} for price in PRICES]
+
+    def set_point(self, model: nn.Module, point: Point) -> None:
+        """Lower every branch's logit by `point["price"]` times its relative cost from now on."""
+        for module in model.modules():
+            if isinstance(module, BranchedFFN):
+                module.price.fill_(float(point["price"]))
+
 
 class BranchedFFN(nn.Module):
     """f_g(x) for the branch g that the gate picks; in training also the auxiliary loss.
@@ -73,6 +87,8 @@ class BranchedFFN(nn.Module):
     """
 
     takes_mask = True  # padding must not enter a sample's mean, nor the loss
+    relative: Tensor
+    price: Tensor
 
     def __init__(
         self, dim: int, hidden: int, settings: Branches, *, per_token: bool, name: str = "branches"
@@ -84,6 +100,9 @@ class BranchedFFN(nn.Module):
         layers = [FeedForward(dim, max(1, round(hidden * width))) for width in settings.widths]
         self.branches = BranchGroup(layers)
         self.costs = [4.0 * dim * layer.hidden for layer in layers]  # FLOPs of one token
+        relative = torch.tensor(self.costs) / max(self.costs)  # [G]
+        self.register_buffer("relative", relative, persistent=False)
+        self.register_buffer("price", torch.tensor(PRICES[0]))
         self.budget = Budget(settings.cost_weight, settings.budget)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
@@ -95,6 +114,8 @@ class BranchedFFN(nn.Module):
         with region("router"):
             pooled = x if self.per_token else mean_token(State(x, mask=mask))
             logits = self.gate(pooled)  # [B, T, G] or [B, G]
+            if not self.training:
+                logits = logits - self.price * self.relative
             tokens_each = 1 if self.per_token else x.shape[1]
             choice = one_of(
                 logits,
@@ -130,9 +151,10 @@ class BranchedFFN(nn.Module):
         if not len(probability):  # padding only: no mean to take, and none to steer the budget by
             return probability.sum()
         balance = self.settings.balance_weight * balance_loss(probability, run)
-        costs = probability.new_tensor(self.costs) / max(self.costs)
         # Of probabilities, not of samples: the gradient reaches branches that did not run.
-        expected = (probability * costs).sum(-1).mean()  # a share of the most expensive branch
+        expected = (
+            (probability * self.relative).sum(-1).mean()
+        )  # a share of the most expensive branch
         return balance + self.budget(expected)
 
 

@@ -20,6 +20,7 @@ from bench.types import Backbone, OneOf, Point, Range, TaskSpec, check_fields
 from methods.parts import dispatch
 from methods.parts.expert_layers import Experts, Router, expert_width
 from methods.parts.gates import balance_loss, softmax, top_k
+from methods.parts.ranges import counts_up_to
 from methods.trunk.feedforward import FeedForward, GatedFeedForward
 
 
@@ -88,9 +89,9 @@ class DeepSeekMoE:
                 module.rebalance(self.bias_rate)
 
     def points(self) -> list[Point]:
-        """Routed experts per token at inference, the trained number first."""
-        others = sorted({1, 2, 6} - {self.top_k})
-        return [{"top_k": k} for k in (self.top_k, *others) if k <= self._num_eligible]
+        """Routed experts per token at inference, the trained first; none dearer than dense."""
+        largest = min(self._num_eligible, int(1 / self.hidden_ratio) - self.num_shared)
+        return [{"top_k": k} for k in counts_up_to(largest, self.top_k)]
 
     def set_point(self, model: nn.Module, point: Point) -> None:
         """Route every token to `point["top_k"]` experts from now on."""

@@ -18,6 +18,8 @@ from methods.parts import dispatch
 from methods.parts.expert_layers import Experts, Router, build_encoder, expert_width
 from methods.parts.gates import softmax, top_k
 
+FACTORS = {0.5, 1.0, 1.5, 2.0, 3.0, 4.0}  # operating points
+
 
 @dataclass
 class ExpertChoice:
@@ -54,7 +56,7 @@ class ExpertChoice:
 
     def points(self) -> list[Point]:
         """Mean number of experts per token at inference, the trained one first."""
-        others = sorted({0.5, 1.0, 2.0, 4.0} - {self.capacity_factor})
+        others = sorted(FACTORS - {self.capacity_factor})
         return [{"capacity_factor": factor} for factor in (self.capacity_factor, *others)]
 
     def set_point(self, model: nn.Module, point: Point) -> None:

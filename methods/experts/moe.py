@@ -18,6 +18,7 @@ from bench.types import Backbone, OneOf, Point, Range, TaskSpec, check_fields
 from methods.parts import dispatch
 from methods.parts.expert_layers import Experts, Router, expert_width
 from methods.parts.gates import balance_loss, softmax, top_k
+from methods.parts.ranges import counts_up_to
 
 
 @dataclass
@@ -89,10 +90,9 @@ class MoE:
         return trunk
 
     def points(self) -> list[Point]:
-        """Experts per token at inference, the trained number first."""
-        counts = {1, 2, 4, self.num_experts} - {self.top_k}
-        others = sorted(k for k in counts if k <= self.num_experts)
-        return [{"top_k": k} for k in (self.top_k, *others)]
+        """Experts per token at inference, the trained number first; none dearer than dense."""
+        largest = min(self.num_experts, int(1 / self.hidden_ratio))
+        return [{"top_k": k} for k in counts_up_to(largest, self.top_k)]
 
     def set_point(self, model: nn.Module, point: Point) -> None:
         """Route every token to `point["top_k"]` experts from now on."""

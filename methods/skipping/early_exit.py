@@ -26,29 +26,27 @@ from bench.types import Backbone, Batch, Criterion, Output, Point, Range, TaskSp
 from methods.parts.exit_model import NEVER, ExitModel
 from methods.trunk.trunk import Trunk
 
+# Budgets from leaving at once to never leaving, closer together where exits pay; default first.
+RANGE = [0.7, 1.0, 0.9, 0.8, 0.6, 0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2]
+
 
 @dataclass
 class EarlyExit:
     """Exit heads after every `every` blocks; thresholds are found on held-out batches.
 
     An operating point is a budget: the largest mean share of blocks that an element (a sample, or a
-    token in language modelling) runs on the calibration data. The first is the default. A budget
-    that leaving at the first exit already exceeds raises ValueError when the model is made.
+    token in language modelling) runs on the calibration data. Without `budgets` they are RANGE,
+    where those that leaving at the first exit already exceeds mean to leave there. Of budgets that
+    are given the first is the default, and one that cannot be kept raises ValueError when the model
+    is made.
     """
 
     compaction = "samples or tokens that left are removed after every exit"
 
     every: Annotated[int, Range(1)] = 1
-    budgets: list[Annotated[float, Range(gt=0, le=1)]] = field(
-        default_factory=lambda: [0.7, 0.5, 0.6, 0.85]
-    )
+    budgets: list[Annotated[float, Range(gt=0, le=1)]] = field(default_factory=list)
     train_share: Annotated[float, Range(0)] = 0.3
     open_is_dense = True  # nothing leaves: the dense model
-
-    def __post_init__(self) -> None:
-        """Raises ValueError without a budget: the first one is the default operating point."""
-        if not self.budgets:
-            raise ValueError("budgets is empty: give at least one, such as [0.7]")
 
     def build(self, spec: TaskSpec, backbone: Backbone) -> ExitModel:
         """The untrained backbone with exit heads."""
@@ -67,10 +65,10 @@ class EarlyExit:
         return model
 
     def _add_exits(self, trunk: Trunk) -> ExitModel:
-        model = ExitModel(trunk, self.every, len(self.budgets))
+        model = ExitModel(trunk, self.every, len(self._budgets))
         # Checked before training: a budget below it could only fail in calibration.
         least = model.ends[0] / model.ends[-1]
-        if min(self.budgets) < least:
+        if self.budgets and min(self.budgets) < least:
             raise ValueError(
                 f"budget {min(self.budgets)} cannot be kept: leaving at the first exit already runs"
                 f" {least:.2f} of the blocks; raise it, or lower every={self.every}"
@@ -88,17 +86,21 @@ class EarlyExit:
     def calibrate(self, model: ExitModel, batches: Iterable[Batch]) -> None:
         """Find every budget's threshold on held-out batches; sets the default point."""
         confidence = torch.cat([model.confidences(batch) for batch in batches], 1)  # [exits, N]
-        for i, budget in enumerate(self.budgets):
+        for i, budget in enumerate(self._budgets):
             model.thresholds[i] = find_threshold(confidence, model.block_shares(), budget)
         self.set_point(model, self.points()[0])
 
     def points(self) -> list[Point]:
         """One operating point per budget, the default first."""
-        return [{"budget": budget} for budget in self.budgets]
+        return [{"budget": budget} for budget in self._budgets]
 
     def set_point(self, model: ExitModel, point: Point) -> None:
-        """Use a budget's threshold. Raises ValueError for a budget that is not among `budgets`."""
-        model.threshold.copy_(model.thresholds[self.budgets.index(float(point["budget"]))])
+        """Use a budget's threshold. Raises ValueError for a budget that is none of the points."""
+        model.threshold.copy_(model.thresholds[self._budgets.index(float(point["budget"]))])
+
+    @property
+    def _budgets(self) -> list[float]:
+        return self.budgets or RANGE
 
 
 def find_threshold(confidence: Tensor, shares: Tensor, budget: float) -> float:

@@ -46,7 +46,7 @@ class MixtureOfDepths:
 
     capacity: Annotated[float, Range(gt=0, le=1)] = 0.25
     capacities: list[Annotated[float, Range(gt=0, le=1)]] = field(
-        default_factory=lambda: [0.125, 0.5, 0.75]
+        default_factory=lambda: [0.125, 0.375, 0.5, 0.625, 0.75, 0.875]
     )
     train_share: Annotated[float, Range(0)] = 0.3
 

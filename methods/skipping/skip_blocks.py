@@ -16,7 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from bench.routing import SAMPLES, decide, region
-from bench.types import Backbone, Batch, Criterion, OneOf, Output, Range, TaskSpec, Unsupported
+from bench.types import (
+    Backbone,
+    Batch,
+    Criterion,
+    OneOf,
+    Output,
+    Point,
+    Range,
+    TaskSpec,
+    Unsupported,
+)
 from methods.parts import dispatch
 from methods.parts.budget import Budget, compute_share
 from methods.parts.gates import Estimator, Gate, binary, reinforce_loss
@@ -25,6 +35,8 @@ from methods.trunk.head import mean_token
 from methods.trunk.state import State
 from methods.trunk.trunk import Trunk
 
+# Of a gate's probability, at inference. Gates are trained around 1/2, which is the default.
+THRESHOLDS = (0.5, 0.01, 0.05, 0.1, 0.2, 0.35, 0.65, 0.8, 0.9, 0.95)
 OPEN = 2.0  # a gate's logit at initialisation: open with probability 0.88, as the dense model
 
 
@@ -53,6 +65,14 @@ class SkipBlocks:
         """A copy of the trained trunk with gates."""
         return SkipModel(deepcopy(dense), self)
 
+    def points(self) -> list[Point]:
+        """Thresholds of the gates' probability at inference, the trained one first."""
+        return [{"threshold": threshold} for threshold in THRESHOLDS]
+
+    def set_point(self, model: SkipModel, point: Point) -> None:
+        """Run a block where its gate's probability exceeds `point["threshold"]` from now on."""
+        model.threshold.fill_(float(point["threshold"]))
+
     def loss(self, model: Any, batch: Batch, criterion: Criterion, progress: float) -> Tensor:
         """Criterion and price of compute; reinforce compares sampled with greedy decisions."""
         output = model(batch)
@@ -74,8 +94,11 @@ class SkipModel(nn.Module):
     Raises Unsupported where a sample's gate would read later tokens, or nothing can be skipped.
     """
 
+    threshold: Tensor
+
     def __init__(self, trunk: Trunk, settings: SkipBlocks) -> None:
         super().__init__()
+        self.register_buffer("threshold", torch.tensor(THRESHOLDS[0]))
         if trunk.spec.causal or trunk.spec.kind == "seq2seq":
             raise Unsupported("a sample's gate reads all of its tokens: not causal")
         self.trunk, self.estimator = trunk, settings.estimator
@@ -96,7 +119,8 @@ class SkipModel(nn.Module):
                 continue
             with region("router"):
                 # fp32: noise and log probabilities are too coarse in bf16.
-                logits.append(self.gates[str(i)](mean(state))[:, 0].float())  # [B]
+                logit = self.gates[str(i)](mean(state))[:, 0].float()  # [B]
+                logits.append(logit if self.training else logit - self.threshold.logit())
                 gates.append(self._decide(i, logits[-1]))
             state = state.with_x(self._run_gated(block, state, gates[-1]))
         run = torch.stack([each.run for each in gates], 1)

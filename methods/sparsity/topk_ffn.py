@@ -29,6 +29,7 @@ from bench.types import Backbone, Batch, Point, Range, TaskSpec, Unsupported
 from methods.parts import dispatch
 from methods.parts.clusters import balanced_clusters
 from methods.parts.gates import hard, top_k
+from methods.parts.ranges import counts_up_to
 from methods.trunk.feedforward import FeedForward
 from methods.trunk.trunk import swap
 
@@ -80,9 +81,7 @@ class TopkFFN:
 
     def points(self) -> list[Point]:
         """Blocks per token at inference, the trained number first."""
-        counts = {1, 2, 4, self.num_blocks} - {self.k}
-        others = sorted(k for k in counts if k <= self.num_blocks)
-        return [{"k": k} for k in (self.k, *others)]
+        return [{"k": k} for k in counts_up_to(self.num_blocks, self.k)]
 
     def set_point(self, model: nn.Module, point: Point) -> None:
         """Run `point["k"]` blocks per token from now on."""

@@ -75,7 +75,7 @@ def subject(**settings: Any) -> Subject:
 DENSE = Quality(92.0, "accuracy %", "higher")
 
 
-def test_the_last_point_before_the_loss_first_exceeds_half_of_the_tolerance() -> None:
+def test_the_last_point_before_the_loss_exceeds_half_of_the_tolerance() -> None:
     """Losses 0, -0.2, 0.2, 0.4, 0.6, 0: width 5 is chosen, although width 3 loses nothing."""
     measured = subject()
     found = choose_points(measured, DENSE)
@@ -92,6 +92,13 @@ def test_the_tolerance_is_configured(tolerance: float, width: int) -> None:
     """Half of it: at 90 points a loss of 42 is accepted, one of 82 is not."""
     found = choose_points(subject(tolerance=tolerance), DENSE)
     assert found.points[0] == {"width": width}
+
+
+def test_dearer_points_that_lose_more_are_passed_over() -> None:
+    """Losses 3, 0.2, 0.4, 9, 0: the third is the last before the loss exceeds 0.5 again."""
+    losses = (3.0, 0.2, 0.4, 9.0, 0.0)
+    tried = [Candidate({"k": 5 - i}, 5.0 - i, loss) for i, loss in enumerate(losses)]
+    assert pick(tried, 1.0) == ("equal quality", tried[2])
 
 
 def test_none_keeps_quality() -> None:

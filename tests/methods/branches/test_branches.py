@@ -172,3 +172,22 @@ def test_a_batch_of_padding_only_costs_nothing() -> None:
     assert (loss.item(), bool(y.isfinite().all())) == (0.0, True)
     for name, buffer in ffn.budget.named_buffers():
         assert torch.equal(buffer, before[name])
+
+
+def test_a_price_moves_the_choice(tiny_image) -> None:
+    """Widths 1/4, 1/2 and 1 cost 0.25, 0.5 and 1: by hand, logits 0, 0.3 and 0.6 less price x cost.
+
+    At 0 the dearest wins; at 1 they are -0.25, -0.2, -0.4: the middle; at 2 -0.5, -0.7, -1.4.
+    """
+    method = Branches()
+    model = method.build(tiny_image.spec, tiny_image.backbone).eval()
+    for layer in model.modules():
+        if isinstance(layer, BranchedFFN):
+            layer.gate.weight.data.zero_()
+            layer.gate.bias.data = torch.tensor([0.0, 0.3, 0.6])
+    for price, chosen in ((0.0, 2), (1.0, 1), (2.0, 0), (-4.0, 2)):
+        assert {"price": price} in method.points()
+        method.set_point(model, {"price": price})
+        with routing.observe() as seen:
+            model(tiny_image.batch(2))
+        assert all(d.run.int().argmax(-1).unique().tolist() == [chosen] for d in seen.decisions)

@@ -298,7 +298,7 @@ def test_operating_points_change_the_number_of_experts(tiny) -> None:
     """Each point routes to that many experts; the first is the trained one."""
     method = MoE()
     model = method.build(tiny.spec, tiny.backbone).eval()
-    assert [p["top_k"] for p in method.points()] == [2, 1, 4, 8]
+    assert [p["top_k"] for p in method.points()] == [2, 1, 3, 4]
     for point in method.points():
         method.set_point(model, point)
         with routing.observe() as seen:

@@ -125,7 +125,8 @@ def test_calibration_orders_the_points(tiny) -> None:
     method = EarlyExit()
     model = _model(tiny)
     method.calibrate(model, [tiny.batch(16, seed) for seed in range(3)])
-    by_budget = [t for _, t in sorted(zip(method.budgets, model.thresholds.tolist(), strict=True))]
+    pairs = zip((point["budget"] for point in method.points()), model.thresholds, strict=True)
+    by_budget = [float(threshold) for _, threshold in sorted(pairs)]
     assert by_budget == sorted(by_budget)
     assert by_budget[0] < by_budget[-1]
     assert model.threshold == model.thresholds[0]

@@ -155,3 +155,17 @@ def test_converting_leaves_the_dense_model_alone(tiny_image) -> None:
     model = SkipBlocks().convert(dense, [])
     torch.nn.init.zeros_(model.trunk.blocks[0].ffn.up.weight)
     assert all(map(torch.equal, dense.state_dict().values(), before.values()))
+
+
+def test_a_higher_threshold_runs_fewer_blocks(tiny_image) -> None:
+    """Gates start at 0.88 (a logit of 2): below it all run, above it none; 1/2 is the default."""
+    method = SkipBlocks()
+    model = method.build(tiny_image.spec, tiny_image.backbone).eval()
+    shares = {}
+    for point in method.points():
+        method.set_point(model, point)
+        shares[point["threshold"]] = model(tiny_image.batch(8)).stats["run"].float().mean().item()
+    assert method.points()[0] == {"threshold": 0.5}
+    assert shares[0.01] == shares[0.5] == 1.0
+    assert shares[0.95] < 0.5
+    assert [shares[t] for t in sorted(shares)] == sorted(shares.values(), reverse=True)

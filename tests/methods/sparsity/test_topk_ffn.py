@@ -143,7 +143,7 @@ def test_operating_points_run_that_many_blocks(tiny) -> None:
     """Each point runs k blocks per token and declares k / E of the dense layer's FLOPs."""
     method = TopkFFN()
     model = method.build(tiny.spec, tiny.backbone).eval()
-    assert [p["k"] for p in method.points()] == [2, 1, 4, 8]
+    assert [p["k"] for p in method.points()] == [2, 1, 3, 4, 5, 6, 7, 8]
     dense = 4 * 16 * 32 * 4 * 2 * 16  # 4 layers, 2 samples of 16 tokens
     for point in method.points():
         method.set_point(model, point)
