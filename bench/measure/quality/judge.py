@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,12 @@ from torch import nn
 
 from bench.measure.blind import Blind, model_to_evaluate
 from bench.measure.findings import Part
-from bench.measure.judged import Judged
+from bench.measure.judged import Judged, Overheard
+from bench.measure.quality.finite import Answers, Unanswered
 from bench.measure.subject import Metrics, Subject
 from bench.records.catalogue import QUALITY, quality_key
 from bench.records.record import Metric, QualityLabel, missing
-from bench.types import Batch, Point, Quality
+from bench.types import Batch, Output, Point, Quality
 
 EVALUATION_BATCH = 64
 CHANCE_MARGIN = 0.1  # relative: how much better than guessing a model must be
@@ -40,7 +41,7 @@ def measure_quality(
     return Part(
         quality_metrics(quality) | compare(quality),
         raw,
-        notes=quality_notes(quality),
+        notes=[] if isinstance(quality, Unanswered) else quality_notes(quality),
         quality=quality_label(quality),
     )
 
@@ -55,10 +56,10 @@ def evaluate(
 
     The model gets its inputs only: see `blind`.
     """
+    listeners = [judged.hear] if judged else []
     with subject.at(point) as model:
         model.eval()  # `Blind` hands everything but the call on to the model
-        called = model_to_evaluate(subject)
-        return _evaluate(subject, judged.listen(called) if judged else called, batches)
+        return _evaluate(subject, model_to_evaluate(subject), batches, listeners)
 
 
 def evaluate_dense(
@@ -68,29 +69,39 @@ def evaluate_dense(
     return _evaluate(subject, Blind(dense.eval()), batches)
 
 
-def _evaluate(subject: Subject, called: Any, batches: Iterable[Batch] | None) -> Quality:
+def _evaluate(
+    subject: Subject,
+    model: Any,
+    batches: Iterable[Batch] | None,
+    listeners: Sequence[Callable[[Batch, Output], None]] = (),
+) -> Quality:
     found = subject.task.batches("test", EVALUATION_BATCH) if batches is None else batches
+    answers = Answers()
+    called = Overheard(model, answers.hear, *listeners)
     with torch.inference_mode():
         # One batch on the device at a time: a test split need not fit into its memory.
-        return subject.task.evaluate(called, (batch.to(subject.device) for batch in found))
+        quality = subject.task.evaluate(called, (batch.to(subject.device) for batch in found))
+    return answers.judge(quality)
 
 
 def quality_metric(quality: Quality) -> Metric:
     """The value with its unit; missing where the evaluation is not a finite number."""
-    return _score(quality.value, quality.unit)
+    return _score(quality, quality.value, quality.unit)
 
 
 def quality_metrics(quality: Quality) -> Metrics:
     """`infer/quality`, and `infer/quality_<name>` of every further score."""
     further = {
-        quality_key(name): _score(value, quality.more_units.get(name, quality.unit))
+        quality_key(name): _score(quality, value, quality.more_units.get(name, quality.unit))
         for name, value in quality.more.items()
     }
     return {QUALITY.at(): quality_metric(quality), **further}
 
 
-def _score(value: float, unit: str) -> Metric:
+def _score(quality: Quality, value: float, unit: str) -> Metric:
     # Built without the catalogue: a score's unit is the task's.
+    if isinstance(quality, Unanswered):
+        return missing(unit, quality.reason)
     if not math.isfinite(value):
         return missing(unit, f"the evaluation gave {value}")
     return Metric(value=value, unit=unit)

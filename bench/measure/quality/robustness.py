@@ -24,6 +24,7 @@ from bench.measure.findings import Part
 from bench.measure.inputs import draw_samples
 from bench.measure.metrics import metric
 from bench.measure.quality.corruptions import SEVERITIES, corruptions, garbage
+from bench.measure.quality.finite import Answers
 from bench.measure.quality.judge import quality_metric
 from bench.measure.subject import Metrics, Subject
 from bench.meters.flops.counter import count
@@ -144,7 +145,7 @@ def _measure_under(
         entries.confidence.at(name): metric(entries.confidence, confidence),
     }
     if quality is not None:
-        metrics[entries.quality.at(name)] = quality_metric(quality)
+        metrics[entries.quality.at(name)] = quality_metric(watched.answers.judge(quality))
     return metrics
 
 
@@ -154,6 +155,7 @@ class Watched:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.flops, self.complete = 0, True
+        self.answers = Answers()
         self.confidences: list[Tensor] = []  # the largest softmax probability of every answer
 
     def __call__(self, batch: Batch) -> Output:
@@ -161,5 +163,6 @@ class Watched:
         self.flops += counted.total
         self.complete &= counted.complete
         output: Output = counted.result
+        self.answers.hear(batch, output)
         self.confidences.append(output.logits.float().softmax(-1).amax(-1))  # [B]
         return output

@@ -160,5 +160,5 @@ def test_without_a_call_there_is_nothing_to_compare() -> None:
 def test_logits_of_large_batches_are_kept_in_part() -> None:
     """At most 16 MiB: of 2**20 numbers a sample, four samples."""
     judged, output = Judged(), Output(torch.zeros(6, 2**20))
-    judged.listen(lambda batch: output)(Batch(torch.zeros(6, 1), torch.zeros(6)))
+    judged.hear(Batch(torch.zeros(6, 1), torch.zeros(6)), output)
     assert judged.logits.shape == (4, 2**20)
