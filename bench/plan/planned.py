@@ -16,7 +16,7 @@ from bench.plan import identity
 from bench.plugins import BrokenPlugin, Plugin, choices, construct, defaults
 from bench.plugins.hooks import resolve
 from bench.records import environment, layout
-from bench.records.record import Labels
+from bench.records.record import Device, Labels
 from bench.types import Unsupported
 
 Config = dict[str, Any]
@@ -79,7 +79,7 @@ class TrialMaker:
         for kind, plugin in plugins.items():
             self._check(plugin, config[kind])
         # Observed from the driver, never taken from the configuration.
-        device = "cpu" if config["gpu"]["kind"] == "cpu" else "cuda"
+        device: Device = "cpu" if config["gpu"]["kind"] == "cpu" else "cuda"
         hardware = self._once(("hardware", device), lambda: environment.hardware_class(device))
         whole = self._identity(config, plugins, hardware)
         labels = self._labels(config, plugins, variants, hardware, device)
@@ -119,7 +119,7 @@ class TrialMaker:
         plugins: Mapping[str, Plugin],
         variants: Mapping[str, Variant],
         hardware: str,
-        device: str,
+        device: Device,
     ) -> Labels:
         # A label shows what differs from the choice's own settings, a named variant's included.
         named = {k: Variant(p.name, self._defaults(p)) for k, p in plugins.items()} | {**variants}

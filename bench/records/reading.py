@@ -29,8 +29,6 @@ from bench.records.validation import damage
 if TYPE_CHECKING:
     import numpy as np
 
-FAR_FUTURE_S = 1e12  # a start later than this is damaged: no calendar shows it
-
 
 class NoRecords(Exception):
     """No folder, or no readable record in it; the message says what, where and the way out."""
@@ -46,12 +44,9 @@ class Found:
 
     @property
     def started_unix_s(self) -> float:
-        """When the trial started; the file's time where the record has no valid start."""
+        """When the trial started; the file's time where the record has no start."""
         started = self.record.provenance.get("started_unix_s")
-        # The comparison is False for NaN too, so that NaN never reaches a sort.
-        if isinstance(started, int | float) and abs(started) < FAR_FUTURE_S:
-            return float(started)
-        return self.modified_unix_s
+        return self.modified_unix_s if started is None else float(started)
 
     @property
     def batch_sizes(self) -> list[int]:

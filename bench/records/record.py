@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from bench.records.files import MAX_BYTES, open_regular, read_json
+from bench.records.replacing import replace_file
 from bench.values import as_scalar
 
 SCHEMA_VERSION: Literal[1] = 1
 RECORD_NAME, RAW_NAME, TRIAL_NAME, LOG_NAME = "record.json", "raw.npz", "trial.json", "trial.log"
 Status = Literal["ok", "skipped", "failed"]
+Device = Literal["cpu", "cuda", "fake"]
 # Notes by which a report finds rows that are no results like others.
 UPPER_BOUND = "oracle upper bound: reads the targets"
 DEPENDS_ON_BATCH = "output depends on other samples in the batch"
@@ -84,7 +85,7 @@ def missing(unit: str, reason: str) -> Metric:
 class Labels(BaseModel):
     """Which cell of the matrix a record belongs to."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     experiment: str
     hardware: str  # nvidia-h200, or as in `bench.records.environment`
@@ -92,14 +93,14 @@ class Labels(BaseModel):
     backbone: str
     method: str
     variant: str = ""  # what differs from the method's defaults: "num_experts=16"
-    seed: int
-    device: str = "cpu"  # cpu, cuda, or fake: a fake reading never enters a table
+    seed: int = Field(ge=0)
+    device: Device = "cpu"  # a fake reading never enters a table
 
 
 class QualityLabel(BaseModel):
     """How to read `infer/quality`: which way is better, what guessing and known baselines reach."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     direction: Literal["higher", "lower"]
     chance: float | None = None
@@ -110,7 +111,7 @@ class QualityLabel(BaseModel):
 class PointResult(BaseModel):
     """One operating point of the trained model: its settings and what was measured there."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     settings: dict[str, float | int | str]
     metrics: dict[str, Metric]
@@ -119,7 +120,7 @@ class PointResult(BaseModel):
 class Record(BaseModel):
     """Everything a trial leaves behind. `metrics` are those of the default operating point."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     key: str  # first, so that a resume need not parse the whole file
     status: Status
@@ -146,7 +147,8 @@ class Record(BaseModel):
         energy = self.diagnostics.get("energy")
         entries = energy if isinstance(energy, list) else []
         windows = [each for each in entries if isinstance(each, dict)]
-        return "fake" in (self.labels.device, *(each.get("device") for each in windows))
+        named = (self.labels.device, *(each.get("device") for each in windows))
+        return any("fake" in str(name).casefold() for name in named)
 
     @model_validator(mode="after")
     def _explained(self) -> Self:
@@ -161,34 +163,28 @@ def write_record(folder: Path, record: Record) -> Path:
 
 
 def write_json(path: Path, content: Any) -> Path:
-    """Write strict JSON (no NaN) to a temporary file beside `path`, then rename it there."""
+    """Write strict JSON (no NaN) atomically. Raises ValueError for what no reader would take."""
     text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())  # before the rename: after a crash the name has the content
-        Path(temporary).chmod(0o644)  # mkstemp's 0600 would hide it from a shared results tree
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
+    encoded = text.encode("utf-8")
+    if len(encoded) > MAX_BYTES:
+        raise ValueError(f"{len(encoded):,} bytes of JSON: a reader takes {MAX_BYTES:,}")
+    return replace_file(path, encoded)
 
 
 def read_record(path: Path) -> Record:
     """Read and validate one record file. Raises BadRecord naming the file and what is wrong."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: text, JSON, huge integers
+        content = read_json(path)
+    except OSError as error:
+        raise BadRecord(f"{path}: not readable ({error.strerror})") from error
+    except ValueError as error:
         raise BadRecord(f"{path}: not readable as JSON ({error})") from error
     if not isinstance(content, dict) or "schema_version" not in content:
         raise BadRecord(f"{path}: not a condbench record (no schema_version)")
-    if content["schema_version"] != SCHEMA_VERSION:
+    version = content["schema_version"]
+    if isinstance(version, bool) or version != SCHEMA_VERSION:  # true is equal to 1
         raise BadRecord(
-            f"{path}: schema version {content['schema_version']!r}, "
-            f"this condbench reads {SCHEMA_VERSION}"
+            f"{path}: schema version {version!r}, this condbench reads {SCHEMA_VERSION}"
         )
     try:
         return Record.model_validate(content)
@@ -208,7 +204,7 @@ def read_state(folder: Path) -> tuple[str, str] | None:
     """
     path = folder / RECORD_NAME
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             # Key and status are the first two fields, the key of 64 characters.
             head = file.read(400).decode("utf-8", errors="replace")
             file.seek(max(0, path.stat().st_size - 2))

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from bench.records.contradiction import contradiction
 from bench.records.record import Metric, QualityLabel, missing
 from bench.values import as_scalar, encodable
 
@@ -54,13 +55,21 @@ def _metric(key: str, metric: Metric) -> Metric:
     try:
         # Validated again: a copy with changed fields was not.
         if not lost:
-            return Metric.model_validate(fields)
+            return _withheld(key, Metric.model_validate(fields))
         problem = lost[0]
     except ValidationError as error:
         first = error.errors()[0]
         problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     unit = metric.unit if isinstance(metric.unit, str) else "unknown"
     return missing(encodable(unit), encodable(f"{key} cannot be recorded: {problem}"))
+
+
+def _withheld(key: str, metric: Metric) -> Metric:
+    """`metric`, invalid where it contradicts the catalogue: a reader would refuse the record."""
+    problem = contradiction(key, metric) if metric.valid else ""
+    # A copy: the number is kept for inspection.
+    changed = {"valid": False, "reason": f"withheld: {problem}"}
+    return metric.model_copy(update=changed) if problem else metric
 
 
 def _quality(label: QualityLabel | None, lost: list[str]) -> dict[str, Any] | None:

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench.records.reading import Found, NoRecords, read, read_one, read_rounds
-from bench.records.record import BadRecord, Record
+from bench.records.reading import NoRecords, read, read_one, read_rounds
+from bench.records.record import BadRecord
 
 LABELS = {
     "experiment": "demo",
@@ -72,7 +72,7 @@ def test_damaged_and_foreign_files_are_named_and_left_in_place(write, tmp_path):
         ({"environment": {"num_cores": "8"}}, "environment.num_cores: Input should be"),
         ({"environment": {"gpus": ["H200"]}}, "environment.gpus.0: Input should be"),
         ({"config": {"measure": 3}}, "config.measure: Input should be"),
-        ({"config": {"measure": {"batch_sizes": [0]}}}, "config.measure.batch_sizes.0: Input"),
+        ({"config": {"measure": {"batch_sizes": [0]}}}, "config.measure.batch_sizes=0: must"),
         ({"labels": LABELS | {"device": "fake"}}, "measured with a fake device"),
         ({"diagnostics": {"energy": [{"device": "fake"}]}}, "measured with a fake device"),
     ],
@@ -109,21 +109,12 @@ def test_overlapping_folders_give_each_record_once(write, tmp_path):
     assert len(read([tmp_path, tmp_path / "demo", tmp_path]).found) == 1
 
 
-@pytest.mark.parametrize(
-    ("started", "read_as"), [(5.0, 5.0), (None, 7.0), ("soon", 7.0), (1e300, 7.0)]
-)
+@pytest.mark.parametrize(("started", "read_as"), [(5.0, 5.0), (None, 7.0)])
 def test_a_trial_starts_when_its_record_states_or_its_file_was_written(write, started, read_as):
-    """A start that is missing, text or beyond every calendar: the time of the file counts, 7 s."""
+    """Without a start the time of the file counts, 7 s."""
     path = write("a", provenance={"identity": IDENTITY, "started_unix_s": started})
     os.utime(path, (7.0, 7.0))
     assert read_one(path).started_unix_s == read_as
-
-
-def test_a_start_that_is_not_a_number_does_not_count():
-    """NaN, which JSON of other programs may hold, compares with nothing: the file's time counts."""
-    provenance = {"identity": IDENTITY, "started_unix_s": float("nan")}
-    record = Record.model_validate(VALID | {"provenance": provenance})
-    assert Found(record, Path(), modified_unix_s=7.0).started_unix_s == 7.0
 
 
 def test_batch_sizes_are_those_of_the_configuration(write):

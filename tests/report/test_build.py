@@ -78,7 +78,7 @@ def test_the_same_records_make_the_same_report(make, tree):
     assert [path.read_bytes() for path in build([root]).paths] == first
 
 
-EVIL = "$\\frac{$ \ud800 \x1b]0;owned\x07 \x9b2J `x` <b>|[a](b)"
+EVIL = "$\\frac{$ \u202e \x1b]0;owned\x07 \x9b2J `x` <b>|[a](b)"
 
 
 def evil_record(make) -> dict[str, object]:
@@ -87,8 +87,7 @@ def evil_record(make) -> dict[str, object]:
     points = [{"settings": {EVIL: EVIL, "k": k}, "metrics": {}} for k in (1, 2)]
     made = make("moe", share=0.5, speedup=1.5, labels=dict.fromkeys(names, EVIL), points=points)
     content = json.loads(json.dumps(made.model_dump(mode="python")))
-    for metric in content["metrics"].values():
-        metric["unit"] = EVIL
+    content["metrics"]["infer/quality"]["unit"] = EVIL  # a task's own; others are fixed
     content["points"][1]["metrics"] = content["metrics"]
     content["quality"]["references"] = {EVIL: 0.5}
     content["notes"] = [EVIL]
@@ -97,13 +96,15 @@ def evil_record(make) -> dict[str, object]:
 
 
 def test_hostile_names_harm_no_report(make, tree):
-    """Half TeX, lone surrogates and terminal commands in a record stop and steer nothing."""
+    """Half TeX, reversed lines and terminal commands in a record stop and steer nothing."""
     root = tree(make(), make("moe", share=0.5, speedup=1.4))
     (root / "foreign").mkdir()
     (root / "foreign" / "record.json").write_text(json.dumps(evil_record(make)))
     made = build([root])
     assert {path.name for path in made.paths} >= {*FILES, "quality_cost.png"}
-    assert not any(unicodedata.category(c) in ("Cc", "Cs") for c in made.text.replace("\n", ""))
+    assert not any(
+        unicodedata.category(c) in ("Cc", "Cf", "Cs") for c in made.text.replace("\n", "")
+    )
     title, *_ = (root / "report" / "table.md").read_text().splitlines()
     assert title == "# condbench: $\\\\frac{$ ]0;owned 2J \\`x\\` &lt;b>\\|[a]\\(b), demo"
     assert "\x1b" not in (root / "report" / "table.md").read_text()

@@ -92,7 +92,7 @@ BASELINE, CANDIDATE = "baseline_s_b64_point0", "candidate_s_b64_point0"
         (change("config", "measure", 3), "config.measure: Input should be"),
         (
             change("config", "measure", {"batch_sizes": [0]}),
-            r"config\.measure\.batch_sizes\.0: Input",
+            r"config\.measure\.batch_sizes=0: must be at least 1",
         ),
         (rounds(**{BASELINE: ONES, CANDIDATE: ONES[:-1]}), r"raw\.npz: damaged \(rounds of shapes"),
         (rounds(**{BASELINE: ONES[:0], CANDIDATE: ONES[:0]}), "damaged"),
@@ -176,15 +176,14 @@ def test_an_older_success_does_not_hide_a_newer_crash(tree, capsys) -> None:
 
 
 @pytest.mark.parametrize(("written_unix_s", "code"), [(3.0, 1), (0.5, 0)])
-@pytest.mark.parametrize("started", [None, "soon", float("nan")])
 def test_a_record_without_its_start_counts_from_when_it_was_written(
-    tree, written_unix_s, code, started
+    tree, written_unix_s, code
 ) -> None:
     """The other record started at 1 s: a crash written at 3 s is newer, one at 0.5 s is older."""
     old, new = tree("old", moe=1.2), tree("new")
     path = died(new, new.trial("moe", 1.2)) / "record.json"
     record = json.loads(path.read_text())
-    record["provenance"]["started_unix_s"] = started
+    del record["provenance"]["started_unix_s"]
     path.write_text(json.dumps(record))
     os.utime(path, (written_unix_s, written_unix_s))
     assert compare_folders(old.folder, new.folder).exit_code == code
@@ -233,7 +232,7 @@ def energy(metric: Metric | None, device: str):
 
 STUCK = missing("1", "CounterStuck: for 3 s")
 GOOD = Metric(value=1.5, unit="1", low=1.49, high=1.51)
-WRONG = Metric(value=1.5, unit="1", low=1.49, high=-1.0)
+HALF = Metric(value=1.5, unit="1", low=1.49)
 DOUBT = Metric(value=1.5, unit="1", low=1.49, high=1.51, valid=False, reason="Inconsistent: x")
 
 
@@ -246,7 +245,7 @@ DOUBT = Metric(value=1.5, unit="1", low=1.49, high=1.51, valid=False, reason="In
         (STUCK, STUCK, "cuda", "inconclusive", "baseline: CounterStuck: for 3 s"),
         (GOOD, DOUBT, "cuda", "inconclusive", "candidate: Inconsistent: x"),
         (GOOD, None, "cuda", "inconclusive", "candidate: no valid energy with its interval"),
-        (GOOD, WRONG, "cuda", "inconclusive", "candidate: no valid energy with its interval"),
+        (GOOD, HALF, "cuda", "inconclusive", "candidate: no valid energy with its interval"),
         (missing("1", "no NVIDIA GPU"), missing("1", "no NVIDIA GPU"), "cpu", None, None),
     ],
 )
