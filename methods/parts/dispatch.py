@@ -3,6 +3,7 @@
 Three ways:
 
     compaction       where_kept            rows that run, and the others as they were
+                     replace_rows          the same for indices that are known before
     fixed capacity   within_capacity       at most so many rows to each group, the rest dropped
     sort by group    mix                   rows to experts: y_n = sum_g weight_ng f_g(x_n)
 
@@ -69,6 +70,11 @@ def where_kept(f: Callable[[Tensor | None], Tensor], x: Tensor, keep: Tensor) ->
     """
     with region("dispatch"):
         rows = keep.nonzero().flatten()  # [n]
+    return replace_rows(f, x, rows)
+
+
+def replace_rows(f: Callable[[Tensor | None], Tensor], x: Tensor, rows: Tensor) -> Tensor:
+    """`where_kept` for rows [n] that are known already, without waiting for the device."""
     if len(rows) == 0:
         return x
     if len(rows) == len(x):  # nothing to gather: as fast as without a gate
@@ -94,14 +100,19 @@ def within_capacity(
     *,
     mask: Tensor | None = None,
     causal: bool = False,
+    priority: Tensor | None = None,
 ) -> Tensor:
     """The choices that find a place when a group takes `limit` rows: [B, T, K] -> bool [B, T, G].
 
     `choices`: each token's first, second, ... group. All first choices are served before any
     second, in order of tokens (Lepikhin et al. 2020, GShard, algorithm 1). `causal`: position by
     position instead, all samples' first choices of a position, then their second ones, so that no
-    token loses its place to a later one. Tokens where `mask` [B, T] is false take no place.
+    token loses its place to a later one. `priority` [B, T]: not in order of tokens, but the highest
+    first (Riquelme et al. 2021, V-MoE, algorithm 2). Tokens where `mask` [B, T] is false take no
+    place. Raises ValueError for `priority` with `causal`.
     """
+    if causal and priority is not None:
+        raise ValueError("a priority compares a token with later ones: not causal")
     num_samples, num_tokens, _ = choices.shape
     if mask is not None:
         choices = choices.masked_fill(~mask[..., None], num_groups)  # a group of its own
@@ -109,6 +120,9 @@ def within_capacity(
     rows = tokens.view(num_samples, num_tokens, 1).expand_as(choices)  # [B, T, K]
     order = (1, 2, 0) if causal else (2, 0, 1)  # T, K, B: by position; K, B, T: by rank of choice
     groups, rows = (each.permute(order).flatten() for each in (choices, rows))
+    if priority is not None:  # the same order of tokens for every rank of choice
+        first = priority.flatten().argsort(descending=True, stable=True)
+        groups, rows = (each.view(-1, len(first))[:, first].flatten() for each in (groups, rows))
     # One stable sort instead of GShard's loop: inside a group it keeps the order of service, and
     # the distance to the group's first entry is the place in its queue.
     queue = groups.argsort(stable=True)

@@ -16,21 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from bench.routing import SAMPLES, decide, region
-from bench.types import (
-    Backbone,
-    Batch,
-    Criterion,
-    OneOf,
-    Output,
-    Point,
-    Range,
-    TaskSpec,
-    Unsupported,
-)
+from bench.types import Backbone, Batch, Criterion, OneOf, Output, Point, Range, TaskSpec
 from methods.parts import dispatch
 from methods.parts.budget import Budget, compute_share
+from methods.parts.gated_blocks import run_masked, run_on, skippable
 from methods.parts.gates import Estimator, Gate, binary, reinforce_loss
-from methods.trunk.costs import layer_flops
 from methods.trunk.head import mean_token
 from methods.trunk.state import State
 from methods.trunk.trunk import Trunk
@@ -99,12 +89,8 @@ class SkipModel(nn.Module):
     def __init__(self, trunk: Trunk, settings: SkipBlocks) -> None:
         super().__init__()
         self.register_buffer("threshold", torch.tensor(THRESHOLDS[0]))
-        if trunk.spec.causal or trunk.spec.kind == "seq2seq":
-            raise Unsupported("a sample's gate reads all of its tokens: not causal")
         self.trunk, self.estimator = trunk, settings.estimator
-        widths, self.costs = trace_blocks(trunk)
-        if not self.costs:
-            raise Unsupported("no block keeps the shape of its input: none can be skipped")
+        widths, self.costs = skippable(trunk)
         # Named by block: ModuleDict keys are strings.
         self.gates = nn.ModuleDict({str(i): make_gate(widths[i]) for i in self.costs})
         self.budget = Budget(settings.cost_weight, settings.budget)
@@ -150,17 +136,9 @@ class SkipModel(nn.Module):
 
     def _run_gated(self, block: nn.Module, state: State, gate: Gate) -> Tensor:
         """The block's result for the samples that run it, its input for the others."""
-
-        def run(rows: Tensor | None) -> Tensor:
-            with region("expert"):
-                new: State = block(state if rows is None else state.select(rows))
-            return new.x
-
         if not self.training:
-            return dispatch.where_kept(run, state.x, gate.run)
-        value = gate.value.to(state.x.dtype).view(-1, *[1] * (state.x.dim() - 1))
-        # x + value (block(x) - x): the gate scales what the block adds, not the residual stream.
-        return torch.lerp(state.x, run(None).to(state.x.dtype), value)
+            return dispatch.where_kept(run_on(block, state), state.x, gate.run)
+        return run_masked(block, state, gate.value)
 
     def _price(self, gates: list[Gate]) -> Tensor:
         """The penalty on the compute that gates allocate."""
@@ -182,25 +160,3 @@ def make_gate(width: int) -> nn.Module:
 def mean(state: State) -> Tensor:
     """The mean over places of feature maps, or over real tokens, [B, width]."""
     return state.x.mean((2, 3)) if state.x.dim() == 4 else mean_token(state)
-
-
-@torch.no_grad()
-def trace_blocks(trunk: Trunk) -> tuple[list[int], dict[int, float]]:
-    """The width before each block, and the FLOPs of one sample in each that keeps the shape."""
-    # One blank sample through the trunk: only shapes matter.
-    kind, was_training = trunk.spec.kind, trunk.training
-    blank = torch.zeros(1, *trunk.spec.input_shape, device=next(trunk.parameters()).device)
-    inputs = blank.long() if kind == "tokens" else blank
-    state, widths, costs = trunk.eval().stem(Batch(inputs, inputs)), list[int](), dict[int, float]()
-    pairs = [cost.pair for cost in trunk.block_costs()]
-    for i, block in enumerate(trunk.blocks):
-        with layer_flops(block) as calls:
-            new = block(state)
-        widths.append(state.x.shape[1] if state.x.dim() == 4 else state.x.shape[2])
-        # A multi-scale state's finer maps change even where x keeps its shape.
-        if new.x.shape == state.x.shape and type(new) is State:
-            # Attention's products are no layers: the trunk declares what a pair of tokens costs.
-            costs[i] = sum(calls) + pairs[i] * state.x.shape[1] ** 2
-        state = new
-    trunk.train(was_training)
-    return widths, costs

@@ -24,7 +24,9 @@ SPEC = TaskSpec("i", "image", (3, 16, 16), 5)
 RESNET = ResNet([2, 2], [8, 16])
 MSDNET = MSDNet(layers=[1, 1, 2, 2], width=4, growth=4, head_width=8)
 DOORS = {d.name: d for d in entry_points(group="condbench.methods") if d.value[:8] == "methods."}
-NEED_FEED_FORWARD = {"branches", "deepseek_moe", "expert_choice", "moe", "soft_moe", "topk_ffn"}
+NEED_FEED_FORWARD = {
+    *("branches", "deepseek_moe", "expert_choice", "moe", "moe_vision", "soft_moe", "topk_ffn"),
+}
 
 
 def _batch(num_samples: int, seed: int = 0) -> Batch:

@@ -117,6 +117,24 @@ def test_places_are_given_by_choice_then_token_or_by_position() -> None:
     assert dispatch.within_capacity(choices, 2, 1, mask=real).tolist() == masked
 
 
+def test_a_priority_decides_among_choices_of_the_same_rank() -> None:
+    """Three tokens want group 0 first and group 1 second; each has one place.
+
+    The last token has the highest priority: it takes both, as its second choice comes first too.
+    A padded token has none, whatever its priority.
+    """
+    choices = torch.tensor([[[0, 1], [0, 1], [0, 1]]])
+    priority = torch.tensor([[0.1, 0.2, 0.3]])
+    only_last = [[[False, False], [False, False], [True, True]]]
+    assert dispatch.within_capacity(choices, 2, 1, priority=priority).tolist() == only_last
+    real = torch.tensor([[True, True, False]])
+    second = [[[False, False], [True, True], [False, False]]]
+    run = dispatch.within_capacity(choices, 2, 1, mask=real, priority=priority)
+    assert run.tolist() == second
+    with pytest.raises(ValueError, match="not causal"):
+        dispatch.within_capacity(choices, 2, 1, causal=True, priority=priority)
+
+
 def weighted_sum(x: Tensor, run: Tensor, weights: Tensor, experts: Experts) -> Tensor:
     """The definition of mix, written row by row."""
     rows = []
