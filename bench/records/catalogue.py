@@ -61,7 +61,7 @@ def _variant(entry: Entry, name: str) -> Entry:
 
 
 # In the order of the columns.
-PARAMS = _model("model/params", COUNT, "params", TERMINAL)
+PARAMS = _model("model/params", COUNT, "params", TABLE)
 ACTIVE_PARAMS = _model("model/active_params_per_sample", COUNT, "active params", TABLE_IF)
 
 # The task names unit and further scores; a record of digits has `infer/quality` in accuracy %.
@@ -119,7 +119,7 @@ OUTPUT_TOKENS = _batch("infer/num_output_tokens", COUNT, "tokens generated", BEL
 # Peaks of live tensors, and of the whole process in a child of its own.
 PEAK_BYTES = _batch("infer/peak_tensor_bytes_b{B}", BYTES, "memory, batch {B}", TERMINAL)
 PEAK_RSS = _process("infer/peak_rss_bytes", BYTES, "process memory", TABLE_IF)
-TRAIN_PEAK_BYTES = _step("train/peak_tensor_bytes", PART_BYTES, "training memory", TERMINAL)
+TRAIN_PEAK_BYTES = _step("train/peak_tensor_bytes", PART_BYTES, "training memory", TABLE)
 WARM_RSS = _process("infer/rss_after_warmup_bytes", BYTES, "memory of the process, warmed up")
 RESERVED_BYTES = _batch("infer/reserved_bytes_b{B}", BYTES, "memory reserved, batch {B}")
 DEVICE_BYTES = _batch("infer/device_used_bytes_b{B}", BYTES, "device memory used, batch {B}")

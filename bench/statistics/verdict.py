@@ -1,6 +1,8 @@
 """What speed-up and quality together mean: the one function for it.
 
     judge(speedup, loss, tolerance) -> Verdict
+    tolerance_of("accuracy %", 92.15)          the loss that counts as kept: 1 point
+    loss_of(interval, "higher")                a loss from quality minus dense's quality
 
     PAYS                faster, and quality is kept
     FASTER_BUT_WORSE    faster, and quality is lost
@@ -14,11 +16,15 @@ it with 95 % confidence. Not significant is not equal: between the two nothing i
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
 from bench.statistics.intervals import Interval
 
+# By the unit of quality: what counts as kept where measure.tolerance is null.
+POINTS_TOLERANCE, BITS_TOLERANCE, SHARE_TOLERANCE = 1.0, 0.02, 0.01
+ONE_SIDED = 1.6449 / 1.9600  # of a two-sided 95 % interval; wider than needed for few values
 MARGIN = 1.02  # a speed-up whose interval ends below this is no gain worth the trouble
 
 
@@ -42,6 +48,51 @@ class Loss:
     value: float
     low: float
     high: float
+
+
+def tolerance_of(unit: str, dense: float, configured: float | None = None) -> float:
+    """The loss that counts as kept, in `unit`: `configured`, or by the unit.
+
+    1 point of a percentage, 0.02 bits, 1 % of the value of `dense` in any other unit.
+    """
+    if configured is not None:
+        return configured
+    if "%" in unit:
+        return POINTS_TOLERANCE
+    if unit.startswith("bit"):
+        return BITS_TOLERANCE
+    return SHARE_TOLERANCE * abs(dense) if math.isfinite(dense) else 0.0
+
+
+def loss_of(difference: Interval, direction: str) -> Loss | None:
+    """The loss that a difference in quality to dense is; None without an interval.
+
+    `difference`: method minus dense with its two-sided 95 % interval. `direction`: which way the
+    task's quality is better, "higher" or "lower".
+    """
+    value, low, high = difference.value, difference.low, difference.high
+    if value is None or low is None or high is None:
+        return None
+    sign = -1 if direction == "higher" else 1
+    bounds = sorted(sign * (value + ONE_SIDED * (bound - value)) for bound in (low, high))
+    return Loss(sign * value, *bounds)
+
+
+def why_unclear(speedup: Interval | None, loss: Loss | None, tolerance: float, unit: str) -> str:
+    """What stands in the way of a verdict, in one phrase; "" where there is one."""
+    if judge(speedup, loss, tolerance) is not Verdict.CANNOT_TELL:
+        return ""
+    if speedup is None or speedup.low is None:
+        return "no speed-up with an interval"
+    if loss is None:
+        return "no difference in quality to dense with an interval"
+    if speedup.low <= 1:
+        return "the speed-up's interval contains 1"
+    resolved = (loss.high - loss.low) / 2
+    return (
+        f"the loss of quality is known to \u00b1{resolved:.2g} {unit}, "
+        f"the tolerance is {tolerance:g}"
+    )
 
 
 def judge(speedup: Interval | None, loss: Loss | None, tolerance: float) -> Verdict:

@@ -42,6 +42,11 @@ def metrics(share: float, speedup: float, quality: float, spread: float) -> dict
         "infer/declared_flops_per_sample": Metric(value=100e6 * share, unit="flop"),
         "infer/energy_j_per_sample": missing("j", NO_GPU),
     }
+    if share != 1.0 or speedup != 1.0:  # dense has no difference to itself
+        difference = quality - 0.91
+        found["infer/quality_vs_dense"] = Metric(
+            value=difference, unit="accuracy", low=difference - 0.004, high=difference + 0.004
+        )
     for size, gain in ((1, speedup * 0.9), (64, speedup)):
         found[f"infer/speedup_b{size}"] = ratio(gain)
         found[f"infer/tau_b{size}"] = Metric(value=1 / share, unit="1")

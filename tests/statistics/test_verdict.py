@@ -7,7 +7,7 @@ import math
 import pytest
 
 from bench.statistics import Interval
-from bench.statistics.verdict import Loss, Verdict, judge
+from bench.statistics.verdict import Loss, Verdict, judge, loss_of, tolerance_of, why_unclear
 
 FASTER, SLOWER = (1.2, 1.1, 1.3), (0.8, 0.7, 0.9)
 
@@ -59,3 +59,44 @@ def test_bounds_that_touch_a_limit() -> None:
     """A loss of exactly the tolerance is kept; a speed-up of exactly 1 is none."""
     assert judge(speed(*FASTER), Loss(0.0, 0.0, 0.0), 0.0) is Verdict.PAYS
     assert judge(speed(1.0, 1.0, 1.0), Loss(0.0, 0.0, 0.0), 0.0) is Verdict.NO_GAIN
+
+
+@pytest.mark.parametrize(
+    ("unit", "dense", "tolerance"),
+    [
+        ("accuracy %", 92.0, 1.0),
+        ("bits/character", 2.3, 0.02),
+        ("F1", -0.5, 0.005),
+        ("F1", math.nan, 0),
+    ],
+)
+def test_the_default_tolerance_follows_the_unit(unit: str, dense: float, tolerance: float) -> None:
+    """One point, 0.02 bits, one per cent of anything else."""
+    assert tolerance_of(unit, dense) == pytest.approx(tolerance)
+    assert tolerance_of(unit, dense, 3.0) == 3.0
+
+
+def test_a_loss_by_hand() -> None:
+    """+0.5 [-0.5, 1.5] points of accuracy: a loss of -0.5 with one-sided bounds 0.8393 away."""
+    gain = Interval(0.5, -0.5, 1.5, 9, "test")
+    assert loss_of(gain, "higher") == Loss(
+        -0.5, pytest.approx(-1.3393, abs=1e-4), pytest.approx(0.3393, abs=1e-4)
+    )
+    # Bits: 0.5 more is a loss of 0.5.
+    assert loss_of(gain, "lower") == Loss(
+        0.5, pytest.approx(-0.3393, abs=1e-4), pytest.approx(1.3393, abs=1e-4)
+    )
+    assert loss_of(Interval(0.5, None, None, 1, "none"), "higher") is None
+
+
+def test_what_stands_in_the_way() -> None:
+    """One reason each, and none beside a verdict."""
+    kept = Loss(0.0, -0.5, 0.5)
+    assert why_unclear(speed(*FASTER), kept, 1.0, "accuracy %") == ""
+    assert why_unclear(None, kept, 1.0, "accuracy %") == "no speed-up with an interval"
+    assert why_unclear(speed(*FASTER), None, 1.0, "accuracy %").startswith(
+        "no difference in quality"
+    )
+    assert why_unclear(speed(1.0, 0.9, 1.2), kept, 1.0, "%") == "the speed-up's interval contains 1"
+    found = why_unclear(speed(*FASTER), Loss(0.2, -1.2, 1.6), 1.0, "accuracy %")
+    assert found == "the loss of quality is known to \u00b11.4 accuracy %, the tolerance is 1"

@@ -19,11 +19,10 @@ from bench.measure.flops.cost import count_inference
 from bench.measure.points.halves import CHOOSE, half
 from bench.measure.quality.judge import EVALUATION_BATCH, evaluate
 from bench.measure.subject import Subject
+from bench.statistics.verdict import tolerance_of
 from bench.types import Point, Quality
 
 SAFETY = 0.5  # of the tolerance: what an estimated loss may take of it
-# By the unit of quality: what counts as kept where measure.tolerance is null.
-POINTS_TOLERANCE, BITS_TOLERANCE, SHARE_TOLERANCE = 1.0, 0.02, 0.01
 Kind = Literal["equal quality", "nearest", "default"]
 
 
@@ -74,7 +73,7 @@ def choose_points(
     """
     points = subject.points()
     limit = subject.config.num_points
-    tolerance = tolerance_of(dense, subject.config.tolerance)
+    tolerance = tolerance_of(dense.unit, dense.value, subject.config.tolerance)
     if not math.isfinite(dense.value):
         return Choice(points[:limit], "default", tolerance, "dense has no quality to keep")
     found = candidates(subject)
@@ -139,20 +138,6 @@ def spread(found: Sequence[Candidate], num_points: int) -> list[Point]:
         left.remove(nearest)
         chosen.append(nearest)
     return [each.point for each in sorted(chosen, key=lambda each: -each.flops)]
-
-
-def tolerance_of(quality: Quality, configured: float | None) -> float:
-    """The loss that counts as kept, in the unit of `quality`: `configured`, or by the unit.
-
-    1 point of a percentage, 0.02 bits, 1 % of dense's value in any other unit.
-    """
-    if configured is not None:
-        return configured
-    if "%" in quality.unit:
-        return POINTS_TOLERANCE
-    if quality.unit.startswith("bit"):
-        return BITS_TOLERANCE
-    return SHARE_TOLERANCE * abs(quality.value) if math.isfinite(quality.value) else 0.0
 
 
 def loss_of(quality: Quality, dense: Quality) -> float:

@@ -11,15 +11,16 @@ from typing import Any
 
 import pandas as pd
 
-from bench.records.catalogue import QUALITY
+from bench.records.catalogue import QUALITY, SPEEDUP
 from bench.records.reading import config_block
+from bench.report.tables.answers import answer
 from bench.report.tables.table import Row, Table
 
 # Spreadsheets run a cell that begins with one of these (CWE-1236).
 FORMULA = ("=", "+", "-", "@")
 LEADING = (
     *("hardware", "task", "backbone", "settings", "profile", "precision"),
-    *("method", "variant", "point", "status", "seeds", "num_seeds", "shortfall"),
+    *("method", "variant", "point", "choice", "status", "seeds", "num_seeds", "shortfall"),
     *("quality_unit", "quality_direction"),
 )
 
@@ -64,6 +65,8 @@ def _line(table: Table, row: Row) -> dict[str, Any]:
         "seeds": " ".join(map(str, row.seeds)),
         "num_seeds": len(row.seeds),
         "shortfall": row.shortfall,
+        "choice": row.choice,
+        **_verdicts(table, row),
         "quality_unit": row.cells[QUALITY.key].unit if QUALITY.key in row.cells else "",
         "quality_direction": table.quality.direction if table.quality else "",
     }
@@ -74,6 +77,12 @@ def _line(table: Table, row: Row) -> dict[str, Any]:
     # All reasons in one column: one for each metric would double the width of the file.
     why = (f"{key}: {'; '.join(cell.reasons)}" for key, cell in row.cells.items() if cell.reasons)
     return {**line, "missing": " | ".join(why)}
+
+
+def _verdicts(table: Table, row: Row) -> dict[str, str]:
+    """`verdict_b64` and so on, "" where a batch size was not timed."""
+    found = {size: answer(table, row, size) for size in SPEEDUP.batch_sizes(table.keys)}
+    return {f"verdict_b{size}": str(each.verdict) for size, each in found.items() if each}
 
 
 def _unfinished_lines(table: Table) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -90,6 +90,16 @@ def difference(unit: str, pairs: Sequence[tuple[float, float]]) -> Cell:
     """Mean of candidate - baseline over two or more seeds with the paired t interval."""
     value, low, high = _mean_interval([candidate - baseline for candidate, baseline in pairs])
     return Cell(value, unit, low, high, len(pairs))
+
+
+def at_least(cell: Cell, half: float | None) -> Cell:
+    """`cell` with an interval of at least `half` to both sides."""
+    if half is None or cell.value is None:
+        return cell
+    known = cell.low is not None and cell.high is not None
+    if known and (cell.high or 0.0) - (cell.low or 0.0) >= 2 * half:
+        return cell
+    return replace(cell, low=cell.value - half, high=cell.value + half)
 
 
 def _mean_interval(values: Sequence[float]) -> Bounded:

@@ -20,9 +20,10 @@ from bench.records.catalogue import (
     quality_key,
 )
 from bench.records.entry import Entry, SeedMean, Shown
+from bench.report.tables.answers import answer
 from bench.report.tables.cells import Cell
 from bench.report.tables.numbers import Text, difference, plain, ratio
-from bench.report.tables.table import Table
+from bench.report.tables.table import Row, Table
 
 # 9 characters: "batch 64" and "training" fit, and most numbers with their interval are wider.
 HEADER_WIDTH = 9
@@ -58,6 +59,7 @@ class Column:
     write: Write
     entry: Entry
     on_terminal: bool = True
+    of_row: Callable[[Row], Text | None] | None = None  # instead of a metric's cell
 
     @property
     def header(self) -> str:
@@ -82,6 +84,18 @@ def make_column(table: Table, entry: Entry, *values: str | int) -> Column:
         on_terminal = int(values[0]) == max(headline_batches(table))
     unit, write = _unit_and_write(table, entry, key, values)
     return Column(entry.title_at(*values), unit, key, write, entry, on_terminal)
+
+
+def verdict_column(table: Table, batch_size: int) -> Column:
+    """The verdict on every row at a batch size; on a terminal at the largest alone."""
+
+    def write(row: Row) -> Text | None:
+        found = answer(table, row, batch_size)
+        return None if found is None else Text(str(found.verdict), doubt=found.reason)
+
+    title = f"verdict, batch {batch_size}"
+    on_terminal = batch_size == max(headline_batches(table))
+    return Column(title, "", f"verdict_b{batch_size}", plain, SPEEDUP, on_terminal, write)
 
 
 def _unit_and_write(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.records.catalogue import ENTRIES, FURTHER_QUALITY, PEAK_BYTES, QUALITY
+from bench.records.catalogue import ENTRIES, FURTHER_QUALITY, PEAK_BYTES, QUALITY, SPEEDUP
 from bench.records.entry import Entry, Over, Shown
 from bench.report.tables.column import (
     Column,
@@ -18,6 +18,7 @@ from bench.report.tables.column import (
     headline_batches,
     make_column,
     quality_columns,
+    verdict_column,
 )
 from bench.report.tables.table import Table
 
@@ -28,7 +29,11 @@ OF_GENERATION: tuple[Over, ...] = ("the first token", "a further token")
 
 def table_columns(table: Table) -> list[Column]:
     """The columns of the table proper."""
-    return _columns(table, (Shown.TERMINAL, Shown.TERMINAL_IF, Shown.TABLE, Shown.TABLE_IF))
+    columns = _columns(table, (Shown.TERMINAL, Shown.TERMINAL_IF, Shown.TABLE, Shown.TABLE_IF))
+    verdicts = [verdict_column(table, size) for size in headline_batches(table)]
+    # Right of what they are made of.
+    last = max((n for n, column in enumerate(columns) if column.entry is SPEEDUP), default=-1)
+    return [*columns[: last + 1], *verdicts, *columns[last + 1 :]]
 
 
 def tail_columns(table: Table) -> list[Column]:

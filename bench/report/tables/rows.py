@@ -11,13 +11,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from bench.records.catalogue import QUALITY, QUALITY_VS_DENSE
-from bench.records.reading import Found, point_name
+from bench.records.reading import Found, config_block, point_name
 from bench.records.record import DEPENDS_ON_BATCH, UPPER_BOUND, Metric
-from bench.report.tables.cells import aggregate, difference
+from bench.report.tables.cells import aggregate, at_least, difference
 from bench.report.tables.grouping import TableKey, current_trials, own_variant, subtitles, table_key
 from bench.report.tables.notes import table_notes, unfinished_line
 from bench.report.tables.processes import with_pooled_intervals
 from bench.report.tables.table import DENSE, Row, Table
+from bench.report.tables.untrusted import entry_of, number_of
 
 
 def tables(found: Iterable[Found]) -> list[Table]:
@@ -75,13 +76,17 @@ def _rows(method: str, variant: str, found: Sequence[Found]) -> list[Row]:
     notes = {note for item in found for note in item.record.notes}
     by_point: dict[str, list[tuple[int, dict[str, Metric]]]] = defaultdict(list)
     settings: dict[str, dict[str, None]] = defaultdict(dict)  # by point; seeds may differ
+    trained: dict[str, str] = {}
+    kind, tolerance = _choice(found)
     for item in found:
         seed, points = item.record.labels.seed, item.record.points
         by_point[""].append((seed, item.record.metrics))
         for point in points[1:]:  # the first is the default, whose metrics are the record's
             by_point[point_name(point.settings)].append((seed, point.metrics))
         for number, point in enumerate(points if len(points) > 1 else ()):
-            settings[point_name(point.settings) if number else ""][_text(point.settings)] = None
+            name = point_name(point.settings) if number else ""
+            settings[name][_text(point.settings)] = None
+            trained[name] = _trained_with(item, point.settings)
     return [
         Row(
             method=method,
@@ -93,9 +98,30 @@ def _rows(method: str, variant: str, found: Sequence[Found]) -> list[Row]:
             settings=" or ".join(settings[point]),
             is_ceiling=UPPER_BOUND in notes,
             depends_on_batch=DEPENDS_ON_BATCH in notes,
+            choice="" if point else kind,
+            tolerance=tolerance,
+            trained_with=trained.get(point, ""),
+            sample_error=_sample_error(seeds),
         )
         for point, seeds in by_point.items()
     ]
+
+
+def _choice(found: Sequence[Found]) -> tuple[str, float | None]:
+    """How the first point was chosen, the worst of the seeds, and by which tolerance."""
+    entries = [entry_of(item.record.diagnostics.get("operating_points")) for item in found]
+    kinds = [entry.get("kind") for entry in entries]
+    tolerances = (number_of(entry.get("tolerance")) for entry in entries)
+    worst = next((kind for kind in ("default", "nearest", "equal quality") if kind in kinds), "")
+    return worst, next((each for each in tolerances if each is not None), None)
+
+
+def _trained_with(found: Found, settings: Mapping[str, float | int | str]) -> str:
+    """The method's own settings of which a point has another value: `capacity 0.25`."""
+    method = config_block(found.record, "method")
+    # A point's key that is a setting too means what was trained; a budget of exits has no such.
+    other = {k: method[k] for k, v in settings.items() if method.get(k) not in (None, v)}
+    return _text(other)
 
 
 def _text(settings: Mapping[str, float | int | str]) -> str:
@@ -112,7 +138,11 @@ def _quality_by_seed(seeds: Sequence[tuple[int, dict[str, Metric]]]) -> dict[int
 
 
 def _compare_quality(rows: Sequence[Row]) -> None:
-    """Where a row shares two seeds or more with dense, add their paired difference in quality."""
+    """Where a row shares two seeds or more with dense, their paired difference in quality.
+
+    All seeds have one test set: what another would show is as uncertain as for one of them. Of the
+    interval over seeds and that over test samples the wider one counts.
+    """
     dense = next((row for row in rows if row.method == DENSE and not row.point), None)
     for row in rows:
         if dense is None or row is dense:
@@ -120,4 +150,18 @@ def _compare_quality(rows: Sequence[Row]) -> None:
         shared = sorted(row.quality_by_seed.keys() & dense.quality_by_seed.keys())
         if len(shared) > 1:  # one seed has no spread to judge a difference by
             pairs = [(row.quality_by_seed[s], dense.quality_by_seed[s]) for s in shared]
-            row.cells[QUALITY_VS_DENSE.key] = difference(row.cells[QUALITY.key].unit, pairs)
+            cell = difference(row.cells[QUALITY.key].unit, pairs)
+            row.cells[QUALITY_VS_DENSE.key] = at_least(cell, row.sample_error)
+
+
+def _sample_error(seeds: Sequence[tuple[int, dict[str, Metric]]]) -> float | None:
+    """Half of the interval of quality minus dense over test samples, the mean of the seeds."""
+    found = [
+        metrics[QUALITY_VS_DENSE.key] for _, metrics in seeds if QUALITY_VS_DENSE.key in metrics
+    ]
+    halves = [
+        (each.high - each.low) / 2
+        for each in found
+        if each.shown is not None and each.low is not None and each.high is not None
+    ]
+    return sum(halves) / len(halves) if halves else None

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from bench.records.catalogue import DENSE_TIME, QUALITY_VS_DENSE
+from bench.records.catalogue import DENSE_TIME, QUALITY_VS_DENSE, SPEEDUP
 from bench.records.entry import Over
+from bench.report.tables.answers import answer
 from bench.report.tables.column import Column
 from bench.report.tables.columns import table_columns, tail_columns
 from bench.report.tables.numbers import Text
@@ -77,7 +78,7 @@ def tails(table: Table) -> Sheet | None:
 def _sheet(table: Table, columns: list[Column]) -> Sheet:
     letters: dict[str, str] = {}  # reason -> letter, shared by all cells of the table
     lines = [
-        Line(row, _remarks(table, row), [_text(column, row, letters) for column in columns])
+        Line(row, _remarks(table, row), [_text(table, column, row, letters) for column in columns])
         for row in table.rows
     ]
     return Sheet(columns, lines, [(letter, why) for why, letter in letters.items()])
@@ -90,8 +91,17 @@ def _remarks(table: Table, row: Row) -> tuple[str, ...]:
     return count + row.remarks
 
 
-def _text(column: Column, row: Row, letters: dict[str, str]) -> Text:
+def _pays(table: Table, column: Column, row: Row) -> bool:
+    """Whether the row's speed-up in this column is one at equal quality."""
+    found = answer(table, row, int((SPEEDUP.match(column.key) or ("0",))[0]))
+    return found is not None and found.verdict == "pays"
+
+
+def _text(table: Table, column: Column, row: Row, letters: dict[str, str]) -> Text:
     """A cell with a footnote letter for every reason why something is missing in it."""
+    if column.of_row is not None:
+        found = column.of_row(row) or Text("")
+        return replace(found, marks=footnote_letters([found.doubt] * bool(found.doubt), letters))
     cell = row.cells.get(column.key)
     # Blank is not missing: a dash always has a footnote with the reason.
     if cell is None and _is_blank(column, row):
@@ -104,8 +114,8 @@ def _text(column: Column, row: Row, letters: dict[str, str]) -> Text:
     # The number is a mean over the other seeds: it must not look like one over all of them.
     reasons = [f"{cell.num_seeds} of {len(row.seeds)} seeds: {why}" for why in cell.reasons]
     text = column.write(cell)
-    if row.is_ceiling and text.verdict == "better":
-        text = replace(text, verdict="")  # an upper bound does not win
+    if column.entry is SPEEDUP and text.verdict == "better" and not _pays(table, column, row):
+        text = replace(text, verdict="")  # faster at the cost of quality, or an upper bound
     return replace(text, marks=footnote_letters(reasons + [text.doubt] * bool(text.doubt), letters))
 
 

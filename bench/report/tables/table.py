@@ -30,6 +30,12 @@ class Row:
     settings: str = ""  # "threshold 0.9", also of the default; "" where there is one point only
     is_ceiling: bool = False  # a control that reads the targets
     depends_on_batch: bool = False
+    choice: str = ""  # "equal quality" or "nearest": why the default point is this one
+    tolerance: float | None = None  # of quality, in its unit, by which the point was chosen
+    sample_error: float | None = (
+        None  # of quality minus dense, over test samples: half its interval
+    )
+    trained_with: str = ""  # "capacity 0.25" where the model was trained with another setting
 
     @property
     def name(self) -> str:
@@ -43,8 +49,15 @@ class Row:
 
     @property
     def point_label(self) -> str:
-        """`@ threshold 0.9`; "" for a method with one operating point."""
-        return f"@ {self.settings}" if self.settings else ""
+        """`@ threshold 0.9`; "" for a method with one operating point.
+
+        The chosen point's is `@ equal quality: threshold 0.9`, or `@ nearest quality: ...` where no
+        point keeps the quality of dense.
+        """
+        if not self.settings:
+            return ""
+        kind = {"equal quality": "equal quality: ", "nearest": "nearest quality: "}
+        return f"@ {kind.get(self.choice, '')}{self.settings}"
 
     @property
     def shortfall(self) -> Shortfall:
@@ -74,6 +87,7 @@ class Row:
             "oracle upper bound": self.is_ceiling,
             "output depends on other samples in the batch": self.depends_on_batch,
             "never below dense": self.never_saves,
+            f"trained with {self.trained_with}": self.trained_with != "",
             self.shortfall: self.shortfall != "",
         }
         return tuple(remark for remark, holds in remarks.items() if holds)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from bench.config import MeasureConfig
-from bench.measure.points.choice import Candidate, choose_points, pick, spread, tolerance_of
+from bench.measure.points.choice import Candidate, choose_points, pick, spread
 from bench.measure.subject import Subject
 from bench.types import Batch, Output, Quality
 from tests.fakes.methods import method_of
@@ -129,18 +129,3 @@ def test_equal_flops_count_once_where_there_are_too_many() -> None:
     found = [Candidate({"k": k}, flops) for k, flops in enumerate(costs)]
     assert spread(found, 2) == [{"k": 0}, {"k": 3}]
     assert len(spread(found, 4)) == 4
-
-
-@pytest.mark.parametrize(
-    ("quality", "tolerance"),
-    [
-        (Quality(92.0, "accuracy %", "higher"), 1.0),
-        (Quality(2.3, "bits/character", "lower"), 0.02),
-        (Quality(0.5, "F1", "higher"), 0.005),
-        (Quality(math.nan, "F1", "higher"), 0.0),
-    ],
-)
-def test_the_default_tolerance_follows_the_unit(quality: Quality, tolerance: float) -> None:
-    """One point, 0.02 bits, one per cent of anything else."""
-    assert tolerance_of(quality, None) == pytest.approx(tolerance)
-    assert tolerance_of(quality, 3.0) == 3.0

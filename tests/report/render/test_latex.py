@@ -65,7 +65,7 @@ def test_header_words_are_escaped_and_equal_ones_stay_apart(make, tabulated):
     text = latex(tabulated(make(changed=hostile)))
     head = text.partition("\\toprule")[2].partition("\\midrule")[0]
     assert "multicolumn" not in head
-    assert head.count("batch 64") == 3  # speed-up, realised, memory
+    assert head.count("batch 64") == 4  # speed-up, verdict, realised, memory
     left = head.replace("\\textbackslash{}", "")
     assert "\\input" not in left
     assert "\\%" in left

@@ -33,10 +33,12 @@ def texts(made: Sheet, header: str) -> list[Text]:
 
 def test_headers_carry_unit_and_direction(sheet_of, make):
     """100 MFLOP, 64 MiB and an accuracy that should be high are in the header."""
-    headers = [column.header for column in sheet_of(make(), make("moe")).columns]
+    headers = [column.header for column in sheet_of(make(), make("moe", share=0.5)).columns]
     assert headers == [
-        *("params (k)", "accuracy \u2191", "FLOPs per sample (M)", "FLOPs, % of dense"),
+        *("params (k)", "accuracy \u2191", "quality minus dense"),
+        *("FLOPs per sample (M)", "FLOPs, % of dense"),
         *("speed-up, batch 1 (x)", "speed-up, batch 64 (x)"),
+        *("verdict, batch 1", "verdict, batch 64"),
         *("realised, batch 1", "realised, batch 64", "memory, batch 64 (MiB)"),
         *("training memory (MiB)", "energy per sample (J)", "training time (s)"),
     ]
@@ -116,7 +118,7 @@ def test_a_speedup_without_interval_has_no_verdict(sheet_of, make):
 
 def test_a_missing_number_is_a_dash_with_its_reason(sheet_of, make):
     """Never 0: energy without a GPU is '-' with one footnote for all rows."""
-    made = sheet_of(make(), make("moe"))
+    made = sheet_of(make(), make("moe", share=0.5, speedup=1.8))
     assert [(text.main, text.marks) for text in texts(made, "energy")] == [("-", "a"), ("-", "a")]
     assert made.footnotes == [("a", "no NVIDIA GPU: the driver does not answer")]
 
@@ -215,11 +217,11 @@ def test_differences_to_dense_have_the_decimals_of_their_interval(sheet_of, make
 
 
 def test_the_narrow_sheet_keeps_the_deciding_columns(sheet_of, make):
-    """A terminal shows quality, FLOP share, both speed-ups, memory, energy and training time."""
+    """A terminal shows quality, FLOP share, speed-ups, the verdict, memory and training time."""
     titles = {column.title for column in sheet_of(make(), narrow=True).columns}
     assert titles == {
-        *("params", "accuracy \u2191", "FLOPs, % of dense", "realised, batch 64"),
-        *("speed-up, batch 1", "speed-up, batch 64", "memory, batch 64", "training memory"),
+        *("accuracy \u2191", "FLOPs, % of dense", "realised, batch 64", "verdict, batch 64"),
+        *("speed-up, batch 1", "speed-up, batch 64", "memory, batch 64"),
         *("energy per sample", "training time"),
     }
 
@@ -227,7 +229,12 @@ def test_the_narrow_sheet_keeps_the_deciding_columns(sheet_of, make):
 def test_footnotes_continue_after_z(sheet_of, make):
     """Thirty different reasons get thirty different marks."""
     records = [
-        make(f"m{n:02}", changed={"infer/energy_j_per_sample": missing("j", f"reason {n}")})
+        make(
+            f"m{n:02}",
+            share=0.5,
+            speedup=1.8,
+            changed={"infer/energy_j_per_sample": missing("j", f"reason {n}")},
+        )
         for n in range(30)
     ]
     marks = [letter for letter, _ in sheet_of(*records).footnotes]
