@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import signal
 import time
 import warnings
@@ -23,6 +24,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    TorchElasticEnvironment,
+)
 from torch import Tensor, nn
 
 from bench import ranks
@@ -128,6 +134,9 @@ def _make_trainer(recipe: Recipe, gpu: GpuConfig, progress: _Progress) -> pl.Tra
         # Conditional models leave out parameters: an expert without tokens has no gradient, and DDP
         # would wait for it.
         strategy="ddp_find_unused_parameters_true" if ranks.group_size() > 1 else "auto",
+        plugins=[_environment()],
+        # No folder: in a job Lightning would continue from a checkpoint that it finds there.
+        default_root_dir=os.devnull,
         precision=precision,
         gradient_clip_val=MAX_GRADIENT_NORM,
         callbacks=[progress],
@@ -137,6 +146,14 @@ def _make_trainer(recipe: Recipe, gpu: GpuConfig, progress: _Progress) -> pl.Tra
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+def _environment() -> ClusterEnvironment:
+    """Where Lightning reads ranks and addresses: torchrun's variables, or none for one rank.
+
+    Left to detect it, Lightning would take the tasks of a scheduler's job for ranks.
+    """
+    return TorchElasticEnvironment() if ranks.group_size() > 1 else LightningEnvironment()
 
 
 class _Module(pl.LightningModule):
