@@ -60,6 +60,7 @@ class Choice:
             "kind": self.kind,
             "tolerance": self.tolerance,
             "reason": self.reason,
+            "chosen": dict(self.points[0]),
             "candidates": [each.entry() for each in self.candidates],
         }
 
