@@ -18,7 +18,7 @@ from bench.report.tables.sheet import Line, Sheet, sheet
 from bench.report.tables.table import Table
 
 TERMINAL_WIDTH = 120  # characters; a wider line wraps and the columns are lost
-NAME_WIDTH = 28  # characters of the method column on a terminal
+NAME_WIDTH = 34  # characters of the method column on a terminal
 
 
 def markdown(tables: Sequence[Table]) -> str:

@@ -57,6 +57,7 @@ def lines_below(table: Table, sheet: Sheet) -> list[str]:
     return [
         *warning_lines(table),
         *(f"({letter}) {reason}" for letter, reason in sheet.footnotes),
+        *sheet.absent,
         *table.unfinished,
         *table.notes,
         *references(table),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from bench.records.catalogue import DENSE_TIME, QUALITY_VS_DENSE, SPEEDUP
 from bench.records.entry import Over
 from bench.report.tables.answers import answer
-from bench.report.tables.column import Column
+from bench.report.tables.column import Column, column_values
 from bench.report.tables.columns import table_columns, tail_columns
 from bench.report.tables.numbers import Text
 from bench.report.tables.table import DENSE, Row, Table
@@ -52,17 +52,34 @@ class Line:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table as text: columns, lines and the footnotes by letter."""
+    """A table as text: columns, lines and the footnotes by letter.
+
+    `absent` names the columns that are left out because no row has a number, with the reason.
+    """
 
     columns: list[Column]
     lines: list[Line]
     footnotes: list[tuple[str, str]] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
 
 
 def sheet(table: Table, narrow: bool = False) -> Sheet:
     """The table as text; `narrow` keeps the columns that fit a terminal."""
-    columns = [column for column in table_columns(table) if column.on_terminal or not narrow]
-    return _sheet(table, columns)
+    columns = table_columns(table)
+    if not narrow:
+        return _sheet(table, columns)
+    # A terminal has no room for columns of dashes: a line below stands for each.
+    columns = [column for column in columns if column.on_terminal]
+    empty = [c for c in columns if c.of_row is None and not column_values(table, c.key)]
+    absent = [f"{column.title}: {reason}" for column in empty for reason in _reasons(table, column)]
+    return replace(_sheet(table, [c for c in columns if c not in empty]), absent=absent)
+
+
+def _reasons(table: Table, column: Column) -> list[str]:
+    """Why no row has a number of a column, each reason once."""
+    cells = [row.cells.get(column.key) for row in table.rows if not row.point]
+    found = dict.fromkeys(reason for cell in cells if cell for reason in cell.reasons)
+    return list(found) or ["not in the records"]
 
 
 def tails(table: Table) -> Sheet | None:

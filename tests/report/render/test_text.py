@@ -106,11 +106,16 @@ def test_a_tie_has_its_word_on_the_terminal(make, tabulated):
 
 
 def test_missing_failed_and_skipped_have_their_reasons_below(make, tabulated):
-    """A dash refers to a lettered reason; trials without a row are listed."""
+    """A dash refers to a lettered reason; trials without a row are listed.
+
+    On a terminal a line stands for a column of dashes.
+    """
     made = tabulated(make(), make("soft_moe", status="skipped", reason="needs tokens"))
+    reason = "no NVIDIA GPU: the driver does not answer"
+    assert "- (a)" in markdown(made)
+    assert f"(a) {reason}" in markdown(made)
+    assert f"energy per sample: {reason}" in terminal(made)
     for text in (markdown(made), terminal(made)):
-        assert "- (a)" in text
-        assert "(a) no NVIDIA GPU: the driver does not answer" in text
         assert "skipped: soft_moe (seed 0): needs tokens" in text
 
 
