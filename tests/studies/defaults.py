@@ -26,13 +26,12 @@ RESULTS = Path("results")
 NAME, SEED, TASKS = "defaults", 1, ("digits", "text_brief")
 # What decides how much is computed; sizes of gates, prices and temperatures are the papers'.
 GRIDS = {
-    "topk_ffn": ("method.k=1,2,4", "method.num_blocks=8,16"),
-    "branches": ("method.budget=0.3,0.5", "method.widths=[0.25,0.5,1.0],[0.125,0.25,0.5]"),
+    "topk_ffn": ("method.k=1,2,4",),
+    "branches": ("method.budget=0.3,0.5",),
     "early_exit": ("method.train_share=0.3,0.5",),
-    "mixture_of_depths": ("method.capacity=0.125,0.25,0.5", "method.train_share=0.3,0.5"),
-    "moe": ("method.top_k=2,3", "method.hidden_ratio=0.125,0.25"),
-    "skip_blocks": ("method.budget=0.3,0.5,0.7",),
-    "shrunk_dense": ("method.share=0.25,0.35,0.5",),
+    "mixture_of_depths": ("method.capacity=0.125,0.25,0.5",),
+    "moe": ("method.hidden_ratio=0.125,0.25",),
+    "skip_blocks": ("method.budget=0.3,0.5",),
 }
 # Counts and quality only: nothing here is a reading of time.
 FAST = ("measure.processes=1", "measure.rounds=1", "measure.warmup_s=0", "measure.block_ms=1")

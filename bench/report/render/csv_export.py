@@ -20,7 +20,17 @@ from bench.report.tables.table import Row, Table
 FORMULA = ("=", "+", "-", "@")
 LEADING = (
     *("hardware", "task", "backbone", "settings", "profile", "precision"),
-    *("method", "variant", "point", "choice", "status", "seeds", "num_seeds", "shortfall"),
+    *(
+        "method",
+        "variant",
+        "point",
+        "settings_of_point",
+        "choice",
+        "status",
+        "seeds",
+        "num_seeds",
+        "shortfall",
+    ),
     *("quality_unit", "quality_direction"),
 )
 
@@ -66,6 +76,7 @@ def _line(table: Table, row: Row) -> dict[str, Any]:
         "num_seeds": len(row.seeds),
         "shortfall": row.shortfall,
         "choice": row.choice,
+        "settings_of_point": row.settings,
         **_verdicts(table, row),
         "quality_unit": row.cells[QUALITY.key].unit if QUALITY.key in row.cells else "",
         "quality_direction": table.quality.direction if table.quality else "",

@@ -7,10 +7,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
-from bench.records.catalogue import QUALITY, QUALITY_VS_DENSE
+from bench.records.catalogue import FLOPS_SHARE, QUALITY, QUALITY_VS_DENSE
 from bench.records.reading import Found, config_block, point_name
 from bench.records.record import DEPENDS_ON_BATCH, UPPER_BOUND, Metric
 from bench.report.tables.cells import aggregate, at_least, difference
@@ -50,6 +52,7 @@ def _table(key: TableKey, group: Sequence[Found], subtitle: str) -> Table:
     for name, item in zip(names, kept, strict=True):
         finished[name] += [item] if item.record.status == "ok" else []
     rows = [row for name, trials_of_row in finished.items() for row in _rows(*name, trials_of_row)]
+    rows = _with_cheapest_kept(rows)
     _compare_quality(rows)
     # A failed trial has no quality; the others of a table share task and direction.
     labels = [item.record.quality for item in kept if item.record.quality is not None]
@@ -105,6 +108,23 @@ def _rows(method: str, variant: str, found: Sequence[Found]) -> list[Row]:
         )
         for point, seeds in by_point.items()
     ]
+
+
+def _with_cheapest_kept(rows: Sequence[Row]) -> list[Row]:
+    """Mark the cheapest variant at equal quality where a method's variants have one point each.
+
+    One training of such a method gives one point, so that its curve is that of its variants.
+    """
+    variants: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        variants[row.method] += [] if row.settings else [row]
+    marked = set()
+    for family in variants.values():
+        kept = [row for row in family if row.choice == "equal quality"]
+        costs = {row.variant: row.value(FLOPS_SHARE.key) or math.inf for row in kept}
+        if len(family) > 1 and costs:
+            marked.add((family[0].method, min(costs, key=lambda variant: costs[variant])))
+    return [replace(r, cheapest_kept=(r.method, r.variant) in marked) for r in rows]
 
 
 def _choice(found: Sequence[Found]) -> tuple[str, float | None]:

@@ -32,6 +32,7 @@ class Row:
     depends_on_batch: bool = False
     choice: str = ""  # "equal quality" or "nearest": why the default point is this one
     tolerance: float | None = None  # of quality, in its unit, by which the point was chosen
+    cheapest_kept: bool = False  # of a method's variants with one point each, at equal quality
     sample_error: float | None = (
         None  # of quality minus dense, over test samples: half its interval
     )
@@ -40,7 +41,7 @@ class Row:
     @property
     def name(self) -> str:
         """`moe,num_experts=16`, or `early_exit @ threshold 0.9` where points differ."""
-        return f"{self.method_name} {self.point_label}" if self.settings else self.method_name
+        return f"{self.method_name} {self.point_label}".rstrip()
 
     @property
     def method_name(self) -> str:
@@ -52,10 +53,11 @@ class Row:
         """`@ threshold 0.9`; "" for a method with one operating point.
 
         The chosen point's is `@ equal quality: threshold 0.9`, or `@ nearest quality: ...` where no
-        point keeps the quality of dense.
+        point keeps the quality of dense. Where each variant of a method has one point (the widths
+        of a smaller dense model), the cheapest that keeps quality is `@ equal quality`.
         """
         if not self.settings:
-            return ""
+            return "@ equal quality" if self.cheapest_kept else ""
         kind = {"equal quality": "equal quality: ", "nearest": "nearest quality: "}
         return f"@ {kind.get(self.choice, '')}{self.settings}"
 

@@ -81,6 +81,23 @@ def test_names_of_chosen_points(make: Any, tabulated: Any) -> None:
     assert table.rows[1].name == "mod @ nearest quality: capacity 0.5"
 
 
+def test_the_cheapest_variant_that_keeps_quality_is_named(make: Any, tabulated: Any) -> None:
+    """Of 25 % (nearest quality), 34 and 50 % (both kept): 34 %, as a curve's point would be."""
+
+    def shrunk(share: float, kind: str) -> Any:
+        labels = {"variant": f"share={share}"}
+        made = make("shrunk_dense", share=share, speedup=1.8, labels=labels)
+        return made.model_copy(update={"diagnostics": {"operating_points": {"kind": kind}}})
+
+    kinds = ((0.25, "nearest"), (0.34, "equal quality"), (0.5, "equal quality"))
+    (table,) = tabulated(make(), *(shrunk(*each) for each in kinds))
+    assert [row.name for row in table.rows[1:]] == [
+        "shrunk_dense,share=0.25",
+        "shrunk_dense,share=0.34 @ equal quality",
+        "shrunk_dense,share=0.5",
+    ]
+
+
 def test_all_seeds_share_a_test_set(make: Any, tabulated: Any) -> None:
     """Seeds that agree to 0.0001 do not resolve more than their common test samples: +-0.004."""
     seeds = [make(quality=q, labels={"seed": s}) for s, q in enumerate((0.91, 0.92, 0.93))]
