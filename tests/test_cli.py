@@ -145,7 +145,7 @@ def test_list_makes_no_data(
     monkeypatch.setattr("bench.tasks.digits._generate", fail)
     monkeypatch.setattr("bench.tasks.keywords.generate_waves", fail)
     assert cli.main(["list"]) == 0
-    assert "64,000 / 1,000 / 2,000" in capsys.readouterr().out
+    assert "64,000 / 8,000 / 8,000" in capsys.readouterr().out
 
 
 def test_a_report_of_nothing_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
