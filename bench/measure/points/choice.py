@@ -22,6 +22,7 @@ from bench.measure.subject import Subject
 from bench.statistics.verdict import tolerance_of
 from bench.types import Point, Quality
 
+MAX_TRIED = 24  # points: each is evaluated on thousands of samples
 SAFETY = 0.5  # of the tolerance: what an estimated loss may take of it
 Kind = Literal["equal quality", "nearest", "default"]
 
@@ -111,12 +112,18 @@ def pick(tried: Sequence[Candidate], tolerance: float) -> tuple[Kind, Candidate]
 
 
 def candidates(subject: Subject) -> list[Candidate]:
-    """All points from the dearest to the cheapest."""
+    """The points from the dearest to the cheapest; of more than MAX_TRIED a spread over FLOPs."""
     batch = next(iter(half(subject.task, CHOOSE, EVALUATION_BATCH))).to(subject.device)
     found = []
     for point in subject.points():
         with subject.at(point) as model:
             found.append(Candidate(point, count_inference(model, [batch]).total / len(batch)))
+    kept = spread(found, MAX_TRIED)
+    return [each for each in by_flops(found) if each.point in kept]
+
+
+def by_flops(found: Sequence[Candidate]) -> list[Candidate]:
+    """From the dearest to the cheapest; those with equal FLOPs in the method's order."""
     return sorted(found, key=lambda each: -each.flops)
 
 
@@ -127,7 +134,7 @@ def spread(found: Sequence[Candidate], num_points: int) -> list[Point]:
     """
     if len(found) <= num_points:
         return [each.point for each in found]
-    left = list({each.flops: each for each in reversed(found)}.values())[::-1]
+    left = by_flops([*{each.flops: each for each in reversed(found)}.values()])
     if len(left) <= num_points:
         return [each.point for each in left]
     low, high = left[-1].flops, left[0].flops
@@ -138,7 +145,7 @@ def spread(found: Sequence[Candidate], num_points: int) -> list[Point]:
         nearest = min(left, key=lambda each: abs(each.flops - wanted))
         left.remove(nearest)
         chosen.append(nearest)
-    return [each.point for each in sorted(chosen, key=lambda each: -each.flops)]
+    return [each.point for each in by_flops(chosen)]
 
 
 def loss_of(quality: Quality, dense: Quality) -> float:

@@ -123,6 +123,22 @@ def test_a_point_that_is_not_a_number_is_not_chosen() -> None:
     assert tried[0].entry()["loss"] is None
 
 
+def test_of_very_many_points_a_spread_is_tried() -> None:
+    """Of 1,000 points 24 are evaluated, the cheapest and the dearest among them."""
+    many = subject()
+    hooks = replace(
+        many.method.hooks,
+        points=lambda: [{"width": 1 + k % 8, "k": k} for k in range(1_000)],
+    )
+    many.method = replace(many.method, hooks=hooks)
+    found = choose_points(many, replace(DENSE, value=99.0))
+    assert len(many.task.seen) == len(found.candidates) == 8  # type: ignore[attr-defined]
+    costs = [Candidate({"k": k}, float(k % 100)) for k in range(1_000)]
+    assert len(spread(costs, 24)) == 24
+    assert spread(costs, 24)[0] == {"k": 99}
+    assert spread(costs, 24)[-1] == {"k": 0}
+
+
 def test_equal_flops_count_once_where_there_are_too_many() -> None:
     """Three points cost the same: with two wanted, the first of them and the cheapest."""
     costs = (4.0, 4.0, 4.0, 1.0)
