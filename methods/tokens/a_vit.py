@@ -50,7 +50,7 @@ class AViT:
     compaction = "after every block the tokens that halted are left out of the next ones"
 
     budgets: list[Annotated[float, Range(gt=0, le=1)]] = field(
-        default_factory=lambda: [0.7, 0.4, 0.55, 0.85, 1.0]
+        default_factory=lambda: [0.7, 1.0, 0.85, 0.55, 0.4, 0.3, 0.2]
     )
     gamma: float = 5.0
     beta: float = -10.0

@@ -56,7 +56,7 @@ class DynamicViT:
 
     keep_rate: Annotated[float, Range(gt=0, le=1)] = 0.7
     keep_rates: list[Annotated[float, Range(gt=0, le=1)]] = field(
-        default_factory=lambda: [0.5, 0.6, 0.8, 0.9]
+        default_factory=lambda: [1.0, 0.9, 0.8, 0.6, 0.5, 0.4, 0.3]
     )
     num_stages: Annotated[int, Range(1)] = 3
     ratio_weight: Annotated[float, Range(0)] = 2.0

@@ -46,7 +46,7 @@ class VitGates:
     compaction = "each half of a block runs the chosen tokens and heads of the samples that run it"
 
     budgets: list[Annotated[float, Range(gt=0, le=1)]] = field(
-        default_factory=lambda: [0.5, 0.35, 0.65, 0.8]
+        default_factory=lambda: [0.5, 1.0, 0.8, 0.65, 0.4, 0.3, 0.2]
     )
     tokens: Annotated[float | None, Range(gt=0, le=1)] = 0.7
     heads: Annotated[float | None, Range(gt=0, le=1)] = 0.7

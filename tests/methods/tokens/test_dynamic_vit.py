@@ -134,7 +134,11 @@ def test_the_loss_worked_out_by_hand() -> None:
     divergence. A dropped token is as far away as it likes.
     """
     logits, x = torch.randn(1, 3), torch.zeros(1, 3, 4)
-    stats = {"kept": [torch.tensor([1.0, 0.5])], "x": x, "live": torch.tensor([[True, True, False]])}
+    stats = {
+        "kept": [torch.tensor([1.0, 0.5])],
+        "x": x,
+        "live": torch.tensor([[True, True, False]]),
+    }
     far = torch.tensor([2.0, 0.0, 9.0])[None, :, None].expand(1, 3, 4)
     teacher = SimpleNamespace(stem=lambda batch: State(far), blocks=[], head=lambda state: logits)
     teacher.to = lambda device: teacher
@@ -166,7 +170,7 @@ def test_bad_settings_get_a_sentence(tiny_image, tiny_text) -> None:
     for settings in ({"keep_rate": 0.0}, {"keep_rates": [1.5]}, {"num_stages": 0}):
         with pytest.raises(ValueError, match=next(iter(settings))):
             construct(DynamicViT, settings)
-    with pytest.raises(ValueError, match="num_stages=4 needs more than 4 blocks.*at most 3"):
+    with pytest.raises(ValueError, match=r"num_stages=4 needs more than 4 blocks.*at most 3"):
         DynamicViT(num_stages=4).build(tiny_image.spec, tiny_image.backbone)
     with pytest.raises(Unsupported, match="not causal"):
         DynamicViT().build(tiny_text.spec, tiny_text.backbone)
