@@ -5,7 +5,6 @@
     observation   the decisions of a pass, also for some of its samples
     replay        observing gates, overriding their decisions, repeating a recording
     forcing       all gates open, all closed, or a random choice of the same budget
-    share         gates that run a stated share of their elements
     regions       the part of the work in progress: router, dispatch, expert, ...
     formulas      what a custom operation costs
     context       what of all this is active in a thread
@@ -36,8 +35,7 @@ from bench.routing.forcing import Force, force
 from bench.routing.formulas import Formula, formulas, register_formula
 from bench.routing.observation import Observation
 from bench.routing.regions import GATE_REGIONS, REGIONS, current_region, region, watch_regions
-from bench.routing.replay import is_forced, observe, override, replay
-from bench.routing.share import ShareOfGates, at_share, takes_share
+from bench.routing.replay import is_forced, is_watched, observe, override, replay
 
 # How far the executed saving of a batch may fall short of what its decisions declare, as a share of
 # all FLOPs. A method beyond it masks or pads instead of skipping, and is labelled so.
@@ -60,19 +58,17 @@ __all__ = [
     "Force",
     "Formula",
     "Observation",
-    "ShareOfGates",
     "announce",
-    "at_share",
     "current_region",
     "decide",
     "force",
     "formulas",
     "is_forced",
+    "is_watched",
     "observe",
     "override",
     "region",
     "register_formula",
     "replay",
-    "takes_share",
     "watch_regions",
 ]

@@ -43,8 +43,17 @@ def override(choose: Choose) -> Iterator[None]:
 
 
 def is_forced() -> bool:
-    """Whether decisions of this thread are already forced, replayed or at a stated share."""
-    return here.choose is not None or here.at_share is not None
+    """Whether decisions of this thread are already forced or replayed."""
+    return here.choose is not None
+
+
+def is_watched() -> bool:
+    """Whether decisions of this thread are observed, forced or replayed.
+
+    Where not, nothing reads what is announced: a gate whose decision takes many small operations to
+    write down may leave them out, with the same result.
+    """
+    return here.choose is not None or here.observation is not None
 
 
 @contextmanager

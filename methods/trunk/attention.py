@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.routing import region
 from methods.trunk.cache import Past
 from methods.trunk.feedforward import initialise_linear
-from methods.trunk.gated_attention import AttentionGates, mix_heads, mix_weighed
 from methods.trunk.positions import Rotary
 from methods.trunk.selection import Selection
 
@@ -22,11 +22,13 @@ from methods.trunk.selection import Selection
 class AttentionView:
     """Intermediate results of one attention pass, filled for the method that passes it in.
 
-    `keys` [B, heads, S, d]. With `with_scores`, `class_scores` [B, heads, S]: the weights with
-    which token 0 attends to all tokens, at the cost of one more row of scores.
+    `queries` [B, heads, T, d] and `keys` [B, heads or fewer, S, d]. With `with_scores`,
+    `class_scores` [B, heads, S]: the weights with which token 0 attends to all tokens, at the cost
+    of one more row of scores.
     """
 
     with_scores: bool = False
+    queries: Tensor | None = None
     keys: Tensor | None = None
     class_scores: Tensor | None = None
 
@@ -41,7 +43,6 @@ class Attention(nn.Module):
     """
 
     takes_selection = True  # `forward` accepts packed tokens
-    takes_gates = True  # and gates of keys and heads
 
     def __init__(
         self,
@@ -83,7 +84,6 @@ class Attention(nn.Module):
         past: Past | None = None,
         selection: Selection | None = None,
         view: AttentionView | None = None,
-        gates: AttentionGates | None = None,
     ) -> Tensor:
         """Mix `x` [B, T, D]; returns [B, T, D].
 
@@ -93,13 +93,8 @@ class Attention(nn.Module):
         for rotary positions (None: 0, 1, ...). `past`: earlier tokens, to all of which a new token
         attends; it stores the new ones and supplies the mask. `selection`: x is packed
         [1, N, D] and padded to [B, T] for the products alone; the result is packed again.
-        `view`: filled with keys and, with `with_scores`, the class token's scores. `gates`: keys
-        and heads that count, or that run, where as many keys as queries have a head of their own.
+        `view`: filled with keys and, with `with_scores`, the class token's scores.
         """
-        if gates is not None and gates.run is not None and not bool(gates.run.all()):
-            return mix_heads(self, x, mask, gates.run, positions=positions, selection=selection)
-        if selection is not None and len(selection.buckets) > 1 and context is None:
-            return self._mix_buckets(x, mask, selection, positions)
         query, key, value = self._project(x, x if context is None else context, selection)
         if self.rotary is not None:  # before the cache: keys are stored turned
             query = self.rotary(query, positions)
@@ -109,52 +104,34 @@ class Attention(nn.Module):
             key, value, mask, causal = past.extend(key, value)
         if view is not None:
             self._fill_view(view, query, key, mask)
-        if gates is not None and gates.run is None:
-            mixed = mix_weighed(query, key, value, mask, gates, causal=causal)
-        else:
-            # A flag instead of a mask where possible: kernels that skip the masked half need it.
-            mixed = F.scaled_dot_product_attention(
-                query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=self.grouped
-            )  # [B, heads, T, d]
+        # A flag instead of a mask where possible: kernels that skip the masked half need it.
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=self.grouped
+        )  # [B, heads, T, d]
         mixed = mixed.transpose(1, 2).flatten(2)  # [B, T, D]
         # Packed before the output projection, so that padding pays for attention alone.
         return self.out(mixed if selection is None else selection.pack(mixed))
-
-    def _mix_buckets(
-        self, x: Tensor, mask: Tensor | None, selection: Selection, positions: Tensor | None
-    ) -> Tensor:
-        """Mix packed tokens `x` [1, N, D], padding every bucket to its own longest sample."""
-        joint, mixed = self.qkv(x), list[Tensor]()
-        for bucket in selection.buckets:
-            query, key, value = self._split(bucket.pad(joint))
-            if self.rotary is not None:
-                rows = slice(bucket.begin, bucket.end)
-                turned = None if positions is None else positions[rows, : bucket.length]
-                query, key = self.rotary(query, turned), self.rotary(key, turned)
-            allowed = None if mask is None else bucket.mask(mask)
-            part = F.scaled_dot_product_attention(
-                *(query, key, value),
-                attn_mask=allowed,
-                is_causal=self.causal and mask is None,
-                enable_gqa=self.grouped,
-            )
-            mixed.append(bucket.pack(part.transpose(1, 2).flatten(2)))
-        return self.out(torch.cat(mixed)[None])
 
     def _fill_view(
         self, view: AttentionView, query: Tensor, key: Tensor, mask: Tensor | None
     ) -> None:
         """Fill `view`; fused attention keeps no scores, so those of token 0 are computed again."""
-        view.keys = key
+        view.queries, view.keys = query, key
         if not view.with_scores:
             return
-        keys = key.repeat_interleave(self.num_heads // self.num_kv_heads, 1)  # one per query head
-        scores = query[:, :, :1] @ keys.transpose(2, 3) / query.shape[-1] ** 0.5  # [B, heads, 1, S]
+        with region("router"):  # attention itself has no use for them
+            view.class_scores = self._class_scores(query, key, mask)
+
+    def _class_scores(self, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+        """The weights of token 0 in attention, [B, heads, S]."""
+        if self.grouped:
+            key = key.repeat_interleave(self.num_heads // self.num_kv_heads, 1)  # one per query's
+        scores = query[:, :, :1] @ key.transpose(2, 3) / query.shape[-1] ** 0.5  # [B, heads, 1, S]
         if mask is not None:
             first = mask[..., :1, :]  # token 0's row; of a mask for all queries it is the only one
             hidden = ~first if first.dtype == torch.bool else None
             scores = scores + first if hidden is None else scores.masked_fill(hidden, -torch.inf)
-        view.class_scores = scores.softmax(-1)[:, :, 0]
+        return scores.softmax(-1)[:, :, 0]
 
     def remember(self, x: Tensor, past: Past, positions: Tensor | None = None) -> None:
         """Append the keys and values of `x` [B, T, D] to `past`, without querying."""
@@ -174,10 +151,7 @@ class Attention(nn.Module):
             query = query if selection is None else selection.pad(query)
             return *self._split_heads(query, 1), *self._project_context(context)
         joint = self.qkv(x)
-        return self._split(joint if selection is None else selection.pad(joint))
-
-    def _split(self, joint: Tensor) -> tuple[Tensor, ...]:
-        """Query, key and value of the fused product `joint` [B, T, D + 2 K]."""
+        joint = joint if selection is None else selection.pad(joint)
         if not self.grouped:
             return self._split_heads(joint, 3)
         # Queries are wider than keys and values here: no common split.

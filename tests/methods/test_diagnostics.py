@@ -15,7 +15,7 @@ from bench.records.record import Metric
 from bench.types import Batch, Extras
 from methods.controls.dense import Dense
 
-DECIDE_NOTHING = {"dense", "shrunk_dense", "soft_moe"}
+DECIDE_NOTHING = {"dense", "shrunk_dense", "soft_moe", "downsample"}
 
 
 class _Data:

@@ -13,7 +13,7 @@ import conf
 from bench.check import CONTRACTS, Contract, candidates
 from bench.check.attempt import attempt
 
-DECIDE_NOTHING = {"dense", "shrunk_dense", "soft_moe"}
+DECIDE_NOTHING = {"dense", "shrunk_dense", "soft_moe", "downsample"}
 ALWAYS_APPLY = {
     *("finite", "skipping_is_masking", "never_empty", "alone_is_batched", "no_memory"),
     *("same_seed", "round_trip", "bf16"),
@@ -41,7 +41,8 @@ def test_every_contract_is_kept(built_in, contract: Contract) -> None:
 def test_no_named_variant_breaks_a_contract(path: Path) -> None:
     """What conf/method offers keeps what settings may break, where tokens are padded or causal.
 
-    Another size of a method is tried on one task: padded sequences.
+    Another size of a method is tried on one task: padded sequences. What takes none of these tasks
+    is tried on images.
     """
     settings: Any = OmegaConf.to_container(OmegaConf.load(path))
     (name,) = settings.pop("defaults")
@@ -50,6 +51,7 @@ def test_no_named_variant_breaks_a_contract(path: Path) -> None:
         {"tiny-labels"} if settings.keys() <= SIZES else {"tiny-labels", "tiny-text", "tiny-pairs"}
     )
     chosen = [each for each in found if each.tiny.spec.name in tasks]
+    chosen = chosen or [each for each in found if each.tiny.spec.name == "tiny-image"]
     contracts = [contract for contract in CONTRACTS if contract.name not in OF_THE_CODE]
     findings = [attempt(contract, each) for each in chosen for contract in contracts]
     broken = [(f.contract, f.task, f.message) for f in findings if f.outcome == "broken"]
