@@ -52,11 +52,18 @@ class MeasureConfig:
     # What one call of a model does; generate: a language model continues a prompt.
     workload: Annotated[str, OneOf("forward", "generate")] = "forward"
     robustness: bool = False  # also corrupted and unanswerable inputs
+    # Every gate runs this share of what it decides about, at random; null: as it decides.
+    force_share: Annotated[float | None, Range(gt=0, le=1)] = None
 
     def __post_init__(self) -> None:
         if not self.batch_sizes:
             raise ValueError("batch_sizes is empty: give at least one, such as [1]")
         check_fields(self)
+        if self.force_share is not None and self.workload == "generate":
+            raise ValueError(
+                "force_share needs workload=forward: with a cache, decisions about earlier tokens "
+                "must be those of one pass over all of them"
+            )
 
 
 @dataclass

@@ -44,6 +44,11 @@ def test_unknown_keys_are_refused() -> None:
         ({"measure": {"rounds": 0}}, "measure.rounds=0: must be at least 1"),
         ({"measure": {"batch_sizes": [1, 0]}}, "measure.batch_sizes=0: must be at least 1"),
         ({"measure": {"batch_sizes": []}}, "measure.batch_sizes is empty"),
+        ({"measure": {"force_share": 0.0}}, "measure.force_share=0.0: must be above 0"),
+        (
+            {"measure": {"force_share": 0.5, "workload": "generate"}},
+            "measure.force_share needs workload=forward: with a cache",
+        ),
         ({"gpu": {"kind": "tpu"}}, "gpu.kind='tpu': choose one of 'cpu', 'one', 'ddp'"),
         ({"gpu": {"precision": "8"}}, "gpu.precision='8': choose one of '32', 'bf16', '16'"),
         ({"gpu": {"threads": 0}}, "gpu.threads=0: must be at least 1"),

@@ -36,6 +36,7 @@ def test_numbers_of_numpy_and_torch_become_floats() -> None:
         "references": {"base": 2.0},
         "more": {"BLEU": 7.0},
         "more_units": {"BLEU": "BLEU"},
+        "reason": "",
     }
     assert Quality(**GOOD, per_sample=torch.tensor([1.0, 0.0])).per_sample == [1.0, 0.0]
 
@@ -55,6 +56,7 @@ def test_a_model_may_score_nan() -> None:
         ({"chance": np.float32("nan")}, "Quality.chance is nan: must be finite"),
         ({"direction": "up"}, "Quality.direction is 'up': choose 'higher' or 'lower'"),
         ({"more_units": {"BLEU": "%"}}, "Quality.more_units names ['BLEU'], but Quality.more does"),
+        ({"value": 3.0, "reason": "none"}, "Quality.reason stands for a missing value, which is 3"),
     ],
 )
 def test_constants_that_no_record_holds_are_refused(fields: dict[str, Any], message: str) -> None:

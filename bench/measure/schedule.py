@@ -91,6 +91,7 @@ SCHEDULE = (
         [
             Meter(lambda run: measure_footprint(run.subject, run.inputs), "memory"),
             Meter(lambda run: Part(notes=method_notes(run.trained.method.flags))),
+            Meter(lambda run: Part(notes=[run.trained.forced.note] if run.trained.forced else [])),
             Meter(lambda run: measure_crosscheck(run.subject, run.inputs)),
             Meter(lambda run: measure_judged(run.trained, run.judged)),
             # The child would share the cores with what is timed, so the trial waits here.

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from bench.config import MeasureConfig
+from bench.measure.stated_share import Forced
 from bench.plugins.hooks import ResolvedMethod
 from bench.records.record import Metric
 from bench.routing import Observation
@@ -31,6 +32,7 @@ class Subject:
     make_baseline: Callable[[], nn.Module]  # the dense model, trained
     is_dense: bool
     chosen: Sequence[Point] = ()  # of the method's points, those to measure; (): all
+    forced: Forced | None = None  # what measure.force_share changed
 
     def points(self) -> list[Point]:
         """The operating points, the default first; one empty point where there is no setting."""

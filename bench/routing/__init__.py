@@ -5,6 +5,7 @@
     observation   the decisions of a pass, also for some of its samples
     replay        observing gates, overriding their decisions, repeating a recording
     forcing       all gates open, all closed, or a random choice of the same budget
+    share         gates that run a stated share of their elements
     regions       the part of the work in progress: router, dispatch, expert, ...
     formulas      what a custom operation costs
     context       what of all this is active in a thread
@@ -36,6 +37,7 @@ from bench.routing.formulas import Formula, formulas, register_formula
 from bench.routing.observation import Observation
 from bench.routing.regions import GATE_REGIONS, REGIONS, current_region, region, watch_regions
 from bench.routing.replay import is_forced, is_watched, observe, override, replay
+from bench.routing.share import ShareOfGates, at_share, takes_share
 
 # How far the executed saving of a batch may fall short of what its decisions declare, as a share of
 # all FLOPs. A method beyond it masks or pads instead of skipping, and is labelled so.
@@ -58,7 +60,9 @@ __all__ = [
     "Force",
     "Formula",
     "Observation",
+    "ShareOfGates",
     "announce",
+    "at_share",
     "current_region",
     "decide",
     "force",
@@ -70,5 +74,6 @@ __all__ = [
     "region",
     "register_formula",
     "replay",
+    "takes_share",
     "watch_regions",
 ]

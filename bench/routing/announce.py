@@ -34,7 +34,7 @@ def decide(
     Raises ValueError while decisions are observed or forced, where axes, shapes and costs do not
     fit.
     """
-    if here.choose is None and here.observation is None:
+    if here.choose is None and here.observation is None and here.at_share is None:
         return run  # nothing observes: a timed pass builds no Decision
     decision = Decision(
         name,
@@ -59,11 +59,13 @@ def announce(decision: Decision) -> Decision:
     Raises ValueError while decisions are observed or forced, where axes, shapes and costs do not
     fit.
     """
+    choose = here.choose or here.at_share
     if here.choose is None and here.observation is None:
-        return decision
+        # A timed pass: axes and shapes are checked where decisions are observed.
+        return decision if choose is None else _override(decision, choose(decision))
     decision.check()
-    if here.choose is not None and not decision.observed_only:
-        decision = _override(decision, here.choose(decision))
+    if choose is not None and not decision.observed_only:
+        decision = _override(decision, choose(decision))
     decision.check_eligible()
     if here.observation is not None:
         # After forcing: FLOPs are declared by what runs, not by what the gate preferred.

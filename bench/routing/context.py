@@ -24,6 +24,7 @@ class Context(threading.local):
     regions: list[str] = field(default_factory=list)  # innermost last
     observation: Observation | None = None
     choose: Callable[[Decision], Decision | Tensor] | None = None  # force or replay
+    at_share: Callable[[Decision], Tensor] | None = None  # decides where nothing chooses
     on_region: Callable[[str], None] | None = None
 
 

@@ -39,7 +39,7 @@ def _force_all(how: Force, share: float | None, generator: Generator | None) -> 
         if decision.exclusive and how != "random":
             # All or none would be no choice: a model may compute nothing sensible with either.
             costs = run.new_tensor(decision.costs(), dtype=torch.float64).expand(run.shape)
-            return _only(run, costs if how == "open" else -costs, eligible)
+            return only(run, costs if how == "open" else -costs, eligible)
         if how == "open":
             return torch.ones_like(run)
         if how == "closed":
@@ -47,7 +47,7 @@ def _force_all(how: Force, share: float | None, generator: Generator | None) -> 
         # Drawn on the CPU, so that a seed means the same decisions on every device.
         noise = torch.rand(run.shape, generator=generator, device="cpu").to(run.device)
         if decision.exclusive and share is not None:
-            return _only(run, noise, eligible)
+            return only(run, noise, eligible)
         if share is None and (decision.exclusive or decision.unit == "step"):
             # Whole rows move: units drawn one by one would break one-of-G and first-k-of-G.
             return _shuffle_rows(run, noise, eligible)
@@ -61,7 +61,7 @@ def _force_all(how: Force, share: float | None, generator: Generator | None) -> 
     return choose
 
 
-def _only(run: Tensor, scores: Tensor, eligible: Tensor | None) -> Tensor:
+def only(run: Tensor, scores: Tensor, eligible: Tensor | None) -> Tensor:
     """Shaped like `run` [..., G]: of every element the eligible unit of the highest score alone."""
     if eligible is not None:
         scores = scores.masked_fill(~eligible, -math.inf)

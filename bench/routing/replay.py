@@ -43,8 +43,8 @@ def override(choose: Choose) -> Iterator[None]:
 
 
 def is_forced() -> bool:
-    """Whether decisions of this thread are already forced or replayed."""
-    return here.choose is not None
+    """Whether decisions of this thread are already forced, replayed or at a stated share."""
+    return here.choose is not None or here.at_share is not None
 
 
 def is_watched() -> bool:

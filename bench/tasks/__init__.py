@@ -1,11 +1,12 @@
 """The bundled tasks, one file per task; each file names its data and their source.
 
-    digits      images         scikit-learn's digits, distorted and cluttered
-    keywords    audio          ten synthesised keywords in noise
-    multitask   images         digits and keywords through one trunk
-    numbers     seq2seq        French number words into Japanese ones
-    text        tokens, causal Python's language reference, character by character
-    topics      tokens         which package a docstring comes from
+    digits           images         scikit-learn's digits, distorted and cluttered
+    imagenet_shapes  images         random pixels: cost of untrained models of published size
+    keywords         audio          ten synthesised keywords in noise
+    multitask        images         digits and keywords through one trunk
+    numbers          seq2seq        French number words into Japanese ones
+    text             tokens, causal Python's language reference, character by character
+    topics           tokens         which package a docstring comes from
 
 A further task takes three places:
 

@@ -19,8 +19,10 @@ from bench.config import NUM_SEEDS
 from bench.measure import Subject
 from bench.measure.energy.training import TrainingEnergy
 from bench.measure.generation import refuse_unsupported
+from bench.measure.inputs import draw_samples
 from bench.measure.metrics import metric, missing_metric
 from bench.measure.points.halves import FIT, half
+from bench.measure.stated_share import Forced, force_share
 from bench.measure.training_probe import TrainingProbe
 from bench.meters.conditions import pinned_threads
 from bench.plugins.hooks import DEFAULT_HOOKS, Hooks, ResolvedMethod, resolve
@@ -54,6 +56,8 @@ def prepare(trial: Trial, report_progress: OnPhase) -> tuple[Subject, dict[str, 
     if ranks.rank() == 0:
         _calibrate(trial, task, method.hooks, model, report_progress)
 
+    forced = _force_share(trial, task, model)
+
     def make_baseline() -> nn.Module:
         # Called late: peak memory of the method is measured before a second model exists.
         dense = _load_dense(trial, task, backbone, report_progress)
@@ -67,8 +71,19 @@ def prepare(trial: Trial, report_progress: OnPhase) -> tuple[Subject, dict[str, 
         config=trial.config.measure,
         make_baseline=make_baseline,
         is_dense=trial.is_dense,
+        forced=forced,
     )
     return subject, metrics
+
+
+def _force_share(trial: Trial, task: Task, model: nn.Module) -> Forced | None:
+    """Let the gates run the share that `measure.force_share` states, if any."""
+    config = trial.config.measure
+    if config.force_share is None or trial.is_dense:
+        return None
+    with trial.inference():
+        inputs = draw_samples(task, config.num_inputs).to(trial.device)
+        return force_share(model, config.force_share, inputs)
 
 
 def _calibrate(

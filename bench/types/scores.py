@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,8 +31,9 @@ class Quality:
     otherwise.
 
     Numbers of numpy and torch become floats. What the model scores (`value`, `per_sample`, `more`)
-    may be NaN: the record then holds a missing number with the reason. Raises TypeError or
-    ValueError, naming the field, for what is not a number and for constants that are not finite.
+    may be NaN: the record then holds a missing number, with `reason` where the task gives one.
+    Raises TypeError or ValueError, naming the field, for what is not a number, for constants that
+    are not finite, and for a `reason` beside a finite value.
     """
 
     value: float
@@ -42,6 +44,7 @@ class Quality:
     references: Mapping[str, float] = field(default_factory=dict)
     more: Mapping[str, float] = field(default_factory=dict)
     more_units: Mapping[str, str] = field(default_factory=dict)
+    reason: str = ""  # why there is no value
 
     def __post_init__(self) -> None:
         if self.direction not in ("higher", "lower"):
@@ -53,7 +56,10 @@ class Quality:
             references=as_named_numbers("Quality.references", self.references, FINITE),
             more=as_named_numbers("Quality.more", self.more),
             more_units=as_named_texts("Quality.more_units", self.more_units),
+            reason=as_text("Quality.reason", self.reason),
         )
+        if self.reason and math.isfinite(self.value):
+            raise ValueError(f"Quality.reason stands for a missing value, which is {self.value:g}")
         if unknown := sorted(self.more_units.keys() - self.more.keys()):
             raise ValueError(f"Quality.more_units names {unknown}, but Quality.more does not")
         if self.per_sample is not None:

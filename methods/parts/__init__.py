@@ -8,7 +8,10 @@
     clusters        neurons in blocks of similar ones
     exit_model      a trunk with exit heads
     exit_costs      the FLOPs that its decisions declare
-    live_tokens     running the tokens that have not left
+    live_tokens     running the tokens that have not left, which still see the others
+    running_tokens  running tokens that see one another only
+    block_gates     a block with gates for tokens, heads and halves, and block_gate_costs
+    shifts          the shift of all logits that meets a compute budget
 
 What one method alone needs stays in that method's file until a second one needs it.
 """

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bench.routing import region
 from methods.trunk.cache import Past
 from methods.trunk.feedforward import initialise_linear
+from methods.trunk.gated_attention import AttentionGates, mix_heads, mix_weighed
 from methods.trunk.positions import Rotary
 from methods.trunk.selection import Selection
 
@@ -43,6 +44,7 @@ class Attention(nn.Module):
     """
 
     takes_selection = True  # `forward` accepts packed tokens
+    takes_gates = True  # and gates of keys and heads
 
     def __init__(
         self,
@@ -84,6 +86,7 @@ class Attention(nn.Module):
         past: Past | None = None,
         selection: Selection | None = None,
         view: AttentionView | None = None,
+        gates: AttentionGates | None = None,
     ) -> Tensor:
         """Mix `x` [B, T, D]; returns [B, T, D].
 
@@ -93,8 +96,13 @@ class Attention(nn.Module):
         for rotary positions (None: 0, 1, ...). `past`: earlier tokens, to all of which a new token
         attends; it stores the new ones and supplies the mask. `selection`: x is packed
         [1, N, D] and padded to [B, T] for the products alone; the result is packed again.
-        `view`: filled with keys and, with `with_scores`, the class token's scores.
+        `view`: filled with keys and, with `with_scores`, the class token's scores. `gates`: keys
+        and heads that count, or that run, where as many keys as queries have a head of their own.
         """
+        if gates is not None and gates.run is not None and not bool(gates.run.all()):
+            return mix_heads(self, x, mask, gates.run, positions=positions, selection=selection)
+        if selection is not None and len(selection.buckets) > 1 and context is None:
+            return self._mix_buckets(x, mask, selection, positions)
         query, key, value = self._project(x, x if context is None else context, selection)
         if self.rotary is not None:  # before the cache: keys are stored turned
             query = self.rotary(query, positions)
@@ -104,13 +112,37 @@ class Attention(nn.Module):
             key, value, mask, causal = past.extend(key, value)
         if view is not None:
             self._fill_view(view, query, key, mask)
-        # A flag instead of a mask where possible: kernels that skip the masked half need it.
-        mixed = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=self.grouped
-        )  # [B, heads, T, d]
+        if gates is not None and gates.run is None:
+            mixed = mix_weighed(query, key, value, mask, gates, causal=causal)
+        else:
+            # A flag instead of a mask where possible: kernels that skip the masked half need it.
+            mixed = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=self.grouped
+            )  # [B, heads, T, d]
         mixed = mixed.transpose(1, 2).flatten(2)  # [B, T, D]
         # Packed before the output projection, so that padding pays for attention alone.
         return self.out(mixed if selection is None else selection.pack(mixed))
+
+    def _mix_buckets(
+        self, x: Tensor, mask: Tensor | None, selection: Selection, positions: Tensor | None
+    ) -> Tensor:
+        """Mix packed tokens `x` [1, N, D], padding every bucket to its own longest sample."""
+        joint, mixed = self.qkv(x), list[Tensor]()
+        for bucket in selection.buckets:
+            query, key, value = self._split(bucket.pad(joint))
+            if self.rotary is not None:
+                rows = slice(bucket.begin, bucket.end)
+                turned = None if positions is None else positions[rows, : bucket.length]
+                query, key = self.rotary(query, turned), self.rotary(key, turned)
+            allowed = None if mask is None else bucket.mask(mask)
+            part = F.scaled_dot_product_attention(
+                *(query, key, value),
+                attn_mask=allowed,
+                is_causal=self.causal and mask is None,
+                enable_gqa=self.grouped,
+            )
+            mixed.append(bucket.pack(part.transpose(1, 2).flatten(2)))
+        return self.out(torch.cat(mixed)[None])
 
     def _fill_view(
         self, view: AttentionView, query: Tensor, key: Tensor, mask: Tensor | None
@@ -151,7 +183,10 @@ class Attention(nn.Module):
             query = query if selection is None else selection.pad(query)
             return *self._split_heads(query, 1), *self._project_context(context)
         joint = self.qkv(x)
-        joint = joint if selection is None else selection.pad(joint)
+        return self._split(joint if selection is None else selection.pad(joint))
+
+    def _split(self, joint: Tensor) -> tuple[Tensor, ...]:
+        """Query, key and value of the fused product `joint` [B, T, D + 2 K]."""
         if not self.grouped:
             return self._split_heads(joint, 3)
         # Queries are wider than keys and values here: no common split.

@@ -13,6 +13,7 @@ from bench.types import Unsupported
 from methods.trunk.attention import AttentionView
 from methods.trunk.cache import Past
 from methods.trunk.feedforward import FeedForward
+from methods.trunk.gated_attention import AttentionGates
 from methods.trunk.selection import Selection
 from methods.trunk.state import State
 
@@ -63,6 +64,7 @@ class Block(nn.Module):
         mask: Tensor | None = None,
         selection: Selection | None = None,
         view: AttentionView | None = None,
+        gates: AttentionGates | None = None,
     ) -> State:
         """The attention half. With `context`, the tokens of `state` attend to those of `context`.
 
@@ -70,7 +72,8 @@ class Block(nn.Module):
         its tokens also attend to all earlier ones, and those of `context` (or its own) join them.
         A decoder's block then attends to `state.memory` [B, S, D]. With `selection`, x is packed
         [1, N, D], as `selection.take` gives it, and stays so. `view` is filled with
-        keys and class-token scores (`AttentionView`). Tokens that stand for several (`state.sizes`)
+        keys and class-token scores (`AttentionView`); `gates` weigh or leave out keys and heads
+        (`AttentionGates`). Tokens that stand for several (`state.sizes`)
         weigh as many: log sizes are added to the scores (proportional attention, Bolya et al.
         2023, Token Merging, equation 1).
         """
@@ -88,6 +91,8 @@ class Block(nn.Module):
             keywords["selection"] = selection
         if view is not None:
             keywords["view"] = view
+        if gates is not None:
+            keywords["gates"] = gates
         mixed = state.x + attention(x, mask, around, **keywords)
         mixed = mixed if self.norm_first else self.norm_mix(mixed)
         return state.with_x(mixed if self.cross is None else self._attend_memory(state, mixed))

@@ -64,13 +64,18 @@ class State:
             memory_mask=pick(self.memory_mask),
         )
 
-    def take(self, tokens: Tensor, places: Tensor | None = None) -> State:
+    def take(
+        self, tokens: Tensor, places: Tensor | None = None, samples: Tensor | None = None
+    ) -> State:
         """The tokens `tokens` [B, K] of each sample (increasing), with their original positions.
 
         With `places` [N], where some of them are in a flattened [B, T], x holds those alone, in one
-        row [1, N, D]; all else stays [B, K].
+        row [1, N, D]; all else stays [B, K]. With `samples` [n], `tokens` [n, K] are of these.
         """
-        everywhere = flat_places(tokens, self.x.shape[1])  # [B K]
+        everywhere = flat_places(tokens, self.x.shape[1], samples)  # [B K]
+
+        def of_samples(value: Tensor | None) -> Tensor | None:
+            return value if value is None or samples is None else value.index_select(0, samples)
 
         def pick(value: Tensor) -> Tensor:
             # One index_select on flattened rows: gather would need an index as wide as D.
@@ -80,10 +85,13 @@ class State:
         return replace(
             self,
             x=pick(self.x) if places is None else rows.index_select(0, places)[None],
+            index=samples if self.index is None else of_samples(self.index),
             positions=tokens if self.positions is None else pick(self.positions),
             mask=None if self.mask is None else pick(self.mask),
             routed=None if self.routed is None else pick(self.routed),
             sizes=None if self.sizes is None else pick(self.sizes),
+            memory=of_samples(self.memory),
+            memory_mask=of_samples(self.memory_mask),
         )
 
     def real_tokens(self) -> Tensor | None:
@@ -97,7 +105,11 @@ class State:
         return torch.arange(self.x.shape[1], device=self.x.device)[None]
 
 
-def flat_places(tokens: Tensor, length: int) -> Tensor:
-    """Where the tokens `tokens` [B, K] are in a flattened [B, `length`], [B K]."""
-    first = torch.arange(len(tokens), device=tokens.device)[:, None] * length  # [B, 1]
-    return (tokens + first).flatten()
+def flat_places(tokens: Tensor, length: int, samples: Tensor | None = None) -> Tensor:
+    """Where the tokens `tokens` [B, K] are in a flattened [B, `length`], [B K].
+
+    With `samples` [n], `tokens` [n, K] are those of these samples.
+    """
+    if samples is None:
+        samples = torch.arange(len(tokens), device=tokens.device)
+    return (tokens + samples[:, None] * length).flatten()

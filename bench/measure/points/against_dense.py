@@ -45,7 +45,8 @@ def quality_vs_dense(quality: Quality, dense: Quality, sources: np.ndarray | Non
     """
     value = quality.value - dense.value
     if not math.isfinite(value):
-        return missing_metric(QUALITY_VS_DENSE, "the evaluation of the method or of dense failed")
+        why = quality.reason or dense.reason or "the evaluation of the method or of dense failed"
+        return missing_metric(QUALITY_VS_DENSE, why)
     scores = [each.per_sample for each in (quality, dense)]
     if scores[0] is None or scores[1] is None or len(scores[0]) != len(scores[1]):
         return Metric(value=value, unit=quality.unit, reason="no scores per sample: no interval")

@@ -24,6 +24,7 @@ from bench.types import Point, Quality
 
 MAX_TRIED = 24  # points: each is evaluated on thousands of samples
 SAFETY = 0.5  # of the tolerance: what an estimated loss may take of it
+NO_QUALITY = "dense has no quality to keep"
 Kind = Literal["equal quality", "nearest", "default"]
 
 
@@ -76,8 +77,10 @@ def choose_points(
     points = subject.points()
     limit = subject.config.num_points
     tolerance = tolerance_of(dense.unit, dense.value, subject.config.tolerance)
+    if subject.forced is not None and subject.forced.any:
+        return Choice(points[:1], "default", tolerance, subject.forced.note)
     if not math.isfinite(dense.value):
-        return Choice(points[:limit], "default", tolerance, "dense has no quality to keep")
+        return Choice(points[:limit], "default", tolerance, dense.reason or NO_QUALITY)
     found = candidates(subject)
     tried: list[Candidate] = []
     for each in found:

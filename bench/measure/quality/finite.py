@@ -6,7 +6,7 @@ An argmax over NaN is a class like any other, so that an accuracy alone does not
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -14,13 +14,6 @@ from bench.measure.quality.corruptions import NO_TARGET
 from bench.types import Batch, Output, Quality
 
 SMALLEST_PERCENT = 0.1  # smaller ones are named as smaller than this
-
-
-@dataclass(frozen=True)
-class Unanswered(Quality):
-    """No quality, for `reason`: every score is NaN, so that nothing chooses or compares by it."""
-
-    reason: str = ""
 
 
 class Answers:
@@ -36,16 +29,19 @@ class Answers:
         self._counts.append(without_answer(batch, output.logits).sum())
 
     def judge(self, quality: Quality) -> Quality:
-        """The quality that the task found, or `Unanswered` with the share of such samples."""
+        """The quality that the task found, or none with the share of such samples as the reason."""
         num = sum(int(count) for count in self._counts)
         if not num:
             return quality
         percent = 100.0 * num / self._num_samples
         small = percent < SMALLEST_PERCENT
         share = f"less than {SMALLEST_PERCENT}" if small else f"{percent:.3g}"
-        no_scores = {"value": math.nan, "more": dict.fromkeys(quality.more, math.nan)}
-        return Unanswered(
-            **{**vars(quality), **no_scores, "per_sample": None},
+        # NaN, so that nothing chooses or compares by it.
+        return replace(
+            quality,
+            value=math.nan,
+            more=dict.fromkeys(quality.more, math.nan),
+            per_sample=None,
             reason=f"the logits of {share} % of the inputs are not finite",
         )
 

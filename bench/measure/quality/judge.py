@@ -13,7 +13,7 @@ from torch import nn
 from bench.measure.blind import Blind, model_to_evaluate
 from bench.measure.findings import Part
 from bench.measure.judged import Judged, Overheard
-from bench.measure.quality.finite import Answers, Unanswered
+from bench.measure.quality.finite import Answers
 from bench.measure.subject import Metrics, Subject
 from bench.records.catalogue import QUALITY, quality_key
 from bench.records.record import Metric, QualityLabel, missing
@@ -41,7 +41,7 @@ def measure_quality(
     return Part(
         quality_metrics(quality) | compare(quality),
         raw,
-        notes=[] if isinstance(quality, Unanswered) else quality_notes(quality),
+        notes=quality_notes(quality),
         quality=quality_label(quality),
     )
 
@@ -100,7 +100,7 @@ def quality_metrics(quality: Quality) -> Metrics:
 
 def _score(quality: Quality, value: float, unit: str) -> Metric:
     # Built without the catalogue: a score's unit is the task's.
-    if isinstance(quality, Unanswered):
+    if quality.reason:
         return missing(unit, quality.reason)
     if not math.isfinite(value):
         return missing(unit, f"the evaluation gave {value}")
@@ -119,7 +119,7 @@ def quality_label(quality: Quality) -> QualityLabel:
 
 def quality_notes(quality: Quality) -> list[str]:
     """A warning when the model does no better than guessing."""
-    if quality.chance is None or _clearly_better(quality):
+    if quality.reason or quality.chance is None or _clearly_better(quality):
         return []
     return [f"quality {quality.value:.4g} {quality.unit} is at chance level ({quality.chance:.4g})"]
 

@@ -22,6 +22,7 @@ from bench.records.record import Labels
 SHARED_SETTINGS = re.compile(r"(?:^|,)((?:backbone|task|train|gpu)\..*)$", re.DOTALL)
 FORWARD = "forward"
 WORKLOAD = "measure.workload"  # a title names it wherever it is not FORWARD
+FORCE_SHARE = "measure.force_share"  # a title names it wherever it is set
 ONE_OF_EQUAL_DEVICES = re.compile(r"(?:^|,)gpu\.device=[^,]*")
 
 
@@ -43,6 +44,7 @@ def table_key(found: Found) -> TableKey:
     settings = {name: dict(config_block(found.record, name)) for name in blocks}
     settings["gpu"].pop("device", None)  # which of several equal GPUs it was
     settings["measure"].setdefault("workload", FORWARD)  # older records had no other
+    settings["measure"].setdefault("force_share", None)
     conditions = json.dumps(_flat(settings), sort_keys=True, default=str)
     where = (labels.hardware, labels.device, labels.task, labels.backbone)
     return TableKey(*where, profile(found.record), conditions)
@@ -79,7 +81,12 @@ def subtitles(groups: Mapping[TableKey, Sequence[Found]]) -> dict[TableKey, str]
         namesakes[key[:-1]].append(key)
     shared = {key: _shared_variant(found[0].record.labels) for key, found in groups.items()}
     return {
-        key: ", ".join(filter(None, [_workload(key), shared[key].replace(",", ", "), *differences]))
+        key: ", ".join(
+            filter(
+                None,
+                [_workload(key), _share(key), shared[key].replace(",", ", "), *differences],
+            )
+        )
         for same in namesakes.values()
         for key, differences in _unnamed_differences(same, " ".join(shared[k] for k in same))
     }
@@ -90,12 +97,18 @@ def _workload(key: TableKey) -> str:
     return "" if workload == FORWARD else f"workload={workload}"
 
 
+def _share(key: TableKey) -> str:
+    share = json.loads(key.conditions).get(FORCE_SHARE)
+    return "" if share is None else f"gates forced to run a share of {share:g}"
+
+
 def _unnamed_differences(same: Sequence[TableKey], named: str) -> list[tuple[TableKey, list[str]]]:
     """The settings in which namesakes differ and that `named` does not mention."""
     settings = [json.loads(key.conditions) for key in same]
     every = {name for flat in settings for name in flat}
-    # The workload has a place of its own in the title, see `_workload`.
-    names = sorted(name for name in every if f"{name}=" not in named and name != WORKLOAD)
+    # These have a place of their own in the title.
+    every -= {WORKLOAD, FORCE_SHARE}
+    names = sorted(name for name in every if f"{name}=" not in named)
     # Serialised for comparison: a setting may be a list or a mapping, which do not hash.
     differ = [n for n in names if len({json.dumps(flat.get(n)) for flat in settings}) > 1]
     return [

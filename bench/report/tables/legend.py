@@ -63,6 +63,7 @@ def lines_below(table: Table, sheet: Sheet) -> list[str]:
         *references(table),
         *CONVENTION,
         *generation(table),
+        *forced_share(table),
         *provenance(table),
     ]
 
@@ -78,6 +79,18 @@ def generation(table: Table) -> list[str]:
         "token of a batch. TPOT: time per further token of a batch. Their speed-ups are measured "
         "in alternation with dense. FLOPs, memory and energy per token: what a further token of a "
         "sample adds."
+    ]
+
+
+def forced_share(table: Table) -> list[str]:
+    """What a share that gates are forced to run means; [] where they decide themselves."""
+    share = config_block(table.found[0].record, "measure").get("force_share")
+    if share is None:
+        return []
+    return [
+        f"Gates run a stated share, {share:g}, of what they decide about, drawn at random and the "
+        "same in every pass (measure.force_share): the table shows what that share "
+        "costs, not what a trained gate would decide."
     ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from bench.types import TaskSpec
 from methods.backbone.transformer import Transformer
 from methods.trunk.costs import linear_flops
-from methods.trunk.selection import run_block, select_running
+from methods.trunk.selection import run_block, select_by_length, select_running
 from methods.trunk.state import State
 
 
@@ -76,3 +78,42 @@ def test_packed_projections_equal_padded_ones(norm_first, settings, with_context
 def test_linear_flops_counts_each_weight_twice() -> None:
     """A linear layer spends 2 FLOPs per weight and token: 2 (3 x 5 + 5 x 2) = 50."""
     assert linear_flops(nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))) == 50
+
+
+LIVE = torch.arange(8) < torch.tensor([[8], [0], [2], [7], [1], [2], [8], [3]])
+
+
+def test_samples_by_length_are_those_with_a_token() -> None:
+    """Lengths 8 0 2 7 1 2 8 3: samples 0 6 3 7 2 5 4, in buckets of 8 8 7 3 and of 2 2 1.
+
+    A bucket ends when it has four samples and the next one has at most 3/4 of its length: 2 of 8.
+    """
+    selection = select_by_length(LIVE, LIVE.sum(1).tolist())
+    assert selection.samples.tolist() == [0, 6, 3, 7, 2, 5, 4]
+    assert [(b.begin, b.end, b.length, b.first, b.last) for b in selection.buckets] == [
+        (0, 4, 8, 0, 26),
+        (4, 7, 2, 26, 31),
+    ]
+    x = torch.randn(8, 8, 3)
+    packed = selection.take(State(x)).x
+    wanted = [x[i, : int(LIVE[i].sum())] for i in (0, 6, 3, 7, 2, 5, 4)]
+    assert torch.equal(packed[0], torch.cat(wanted))
+    changed = selection.put(x, packed + 1)
+    assert torch.equal(changed, x + LIVE[..., None])
+
+
+@pytest.mark.parametrize("settings", [{}, {"positions": "rotary", "num_kv_heads": 1}])
+@pytest.mark.parametrize("causal", [False, True])
+def test_buckets_change_no_result(settings, causal: bool) -> None:
+    """A block over buckets gives every sample what it gets alone."""
+    torch.manual_seed(0)
+    spec = TaskSpec("text", "tokens", (8,), 5, vocab_size=5, causal=causal)
+    trunk = Transformer(dim=8, depth=1, num_heads=2, **settings).build(spec)
+    x, selection = torch.randn(8, 8, 8), select_by_length(LIVE, LIVE.sum(1).tolist())
+    picked = dataclasses.replace(selection.take(State(x)), mask=selection.valid)
+    found = selection.put(x, run_block(trunk.blocks[0], picked, selection).x)
+    for sample, length in enumerate(LIVE.sum(1).tolist()):
+        alone = State(x[sample : sample + 1, :length])
+        wanted = trunk.blocks[0](alone).x[0] if length else x[sample, :0]
+        torch.testing.assert_close(found[sample, :length], wanted)
+        assert torch.equal(found[sample, length:], x[sample, length:])

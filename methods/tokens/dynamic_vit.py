@@ -1,0 +1,338 @@
+"""DynamicViT: predictors drop tokens for good, stage by stage.
+
+Rao et al. 2021, "DynamicViT: Efficient Vision Transformers with Dynamic Token Sparsification". A
+predictor before each of S stages scores the tokens that are left: from a token's own features, and
+from the mean over all that are left,
+
+    z = gelu(W norm(x)),    score_i = mlp([z_i's first half, mean_j (z_j's second half)]).
+
+In training every token is kept or dropped by a Gumbel sample of its score, times what earlier
+stages kept; a dropped token is computed and hidden: exp(q_i k_j) is multiplied by 0 unless i = j.
+Inference keeps the floor(N rho^s) highest scores after stage s, and gathers them. The loss is
+
+    criterion + 2 mean_s (share kept_s - rho^s)^2 + 0.5 KL(teacher, model) + 0.5 MSE(tokens kept)
+
+with the dense start as teacher. A token is chosen among all of its sample: not for causal models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench import routing
+from bench.types import Backbone, Batch, Criterion, Output, Point, Range, TaskSpec, Unsupported
+from methods.parts.gates import binary
+from methods.parts.running_tokens import run_blocks, run_selected
+from methods.trunk.costs import linear_flops
+from methods.trunk.gated_attention import AttentionGates, takes_gates
+from methods.trunk.selection import Selection, select_running
+from methods.trunk.state import State, flat_places
+from methods.trunk.trunk import Trunk
+
+ROUNDING = 1e-6  # 100 tokens x 0.7^2 are 49, not the 48.999... of float arithmetic
+
+
+@dataclass
+class DynamicViT:
+    """`num_stages` predictors at equal distances, of 12 blocks at 3, 6 and 9; training masks.
+
+    `keep_rate`: the share of tokens rho that each stage keeps of those before it; the operating
+    points are this one and the others in `keep_rates`. `ratio_weight`, `distill_weight` and
+    `token_weight` are those of the loss, the last two for the teacher's logits and tokens; a model
+    that is built from scratch has no teacher. `trunk_lr_share`: the learning rate of all but the
+    predictors, as a share of the recipe's.
+    """
+
+    compaction = "the same number of tokens of every sample, gathered at every stage"
+
+    keep_rate: Annotated[float, Range(gt=0, le=1)] = 0.7
+    keep_rates: list[Annotated[float, Range(gt=0, le=1)]] = field(
+        default_factory=lambda: [1.0, 0.9, 0.8, 0.6, 0.5, 0.4, 0.3]
+    )
+    num_stages: Annotated[int, Range(1)] = 3
+    ratio_weight: Annotated[float, Range(0)] = 2.0
+    distill_weight: Annotated[float, Range(0)] = 0.5
+    token_weight: Annotated[float, Range(0)] = 0.5
+    trunk_lr_share: Annotated[float, Range(0, 1)] = 0.01
+    train_share: Annotated[float, Range(0)] = 0.1
+    open_is_dense = True  # no token is dropped
+
+    def build(self, spec: TaskSpec, backbone: Backbone) -> PrunedTrunk:
+        """The untrained backbone with predictors, without a teacher."""
+        return PrunedTrunk(backbone.build(spec), self.keep_rate, self.num_stages)
+
+    def convert(self, dense: Trunk, batches: Iterable[Batch]) -> PrunedTrunk:
+        """A copy of the trained trunk with predictors; another copy is its teacher."""
+        model = PrunedTrunk(deepcopy(dense), self.keep_rate, self.num_stages)
+        model.teacher.append(deepcopy(dense).eval().requires_grad_(False))
+        return model
+
+    def loss(
+        self, model: PrunedTrunk, batch: Batch, criterion: Criterion, progress: float
+    ) -> Tensor:
+        """Criterion, shares kept against their targets, and distance to the teacher."""
+        output = model(batch)
+        loss = criterion(output, batch) + output.aux_loss
+        targets = torch.tensor(
+            [self.keep_rate ** (s + 1) for s in range(self.num_stages)], device=loss.device
+        )
+        kept = torch.stack(output.stats["kept"], -1)  # [B, S] shares
+        loss = loss + self.ratio_weight * (kept - targets).square().mean()
+        for teacher in model.teacher:
+            loss = loss + self._distance(output, teacher, batch)
+        return loss
+
+    def _distance(self, output: Output, teacher: Trunk, batch: Batch) -> Tensor:
+        """The weighted distances to the teacher's logits and to its last tokens, where kept."""
+        with torch.no_grad():
+            state = teacher.to(output.logits.device).stem(batch)
+            for block in teacher.blocks:
+                state = block(state)
+            wanted = teacher.head(state).log_softmax(-1)
+        found = output.logits.log_softmax(-1)
+        logits = F.kl_div(found, wanted, reduction="batchmean", log_target=True)
+        live = output.stats["live"][..., None]  # [B, T, 1] bool
+        gap = (output.stats["x"] - state.x).square() * live
+        tokens = gap.mean(-1).sum() / live.sum().clamp_min(1)
+        return self.distill_weight * logits + self.token_weight * tokens
+
+    def param_groups(self, model: PrunedTrunk, lr: float) -> list[dict[str, Any]]:
+        """The predictors at the recipe's learning rate, the trunk at a share of it."""
+        # Without a teacher's weights to keep, everything has to learn.
+        share = self.trunk_lr_share if model.teacher else 1.0
+        return [
+            {"params": list(model.predictors.parameters()), "lr": lr},
+            {"params": list(model.trunk.parameters()), "lr": lr * share},
+        ]
+
+    def calibrate(self, model: PrunedTrunk, batches: Iterable[Batch]) -> None:
+        """Let the teacher go: only training needs it, and it would count as memory."""
+        model.teacher.clear()
+
+    def points(self) -> list[Point]:
+        """One operating point per keep rate, the default first."""
+        others = (rate for rate in self.keep_rates if rate != self.keep_rate)
+        return [{"keep_rate": rate} for rate in (self.keep_rate, *others)]
+
+    def set_point(self, model: PrunedTrunk, point: Point) -> None:
+        """Keep the share `point["keep_rate"]` of the tokens at every stage."""
+        model.keep_rate = float(point["keep_rate"])
+
+
+class PrunedTrunk(nn.Module):
+    """`trunk` with a predictor before each of `num_stages` stages.
+
+    The frame stays [B, T]: tokens are gathered for a stage and put back, and what was dropped keeps
+    its state, which nothing reads. Raises ValueError for more stages than blocks allow, Unsupported
+    where there are no tokens to choose from.
+    """
+
+    def __init__(self, trunk: Trunk, keep_rate: float, num_stages: int) -> None:
+        super().__init__()
+        if not trunk.tokens:
+            raise Unsupported("dynamic_vit drops tokens; this trunk works on feature maps")
+        if trunk.spec.causal or trunk.spec.kind == "seq2seq":
+            raise Unsupported("dynamic_vit chooses among all tokens of a sample: not causal")
+        if not takes_gates(trunk.blocks):
+            raise Unsupported("dynamic_vit trains by hiding keys, which this attention cannot")
+        depth = len(trunk.blocks)
+        if num_stages >= depth:
+            raise ValueError(
+                f"num_stages={num_stages} needs more than {num_stages} blocks, and there are "
+                f"{depth}: choose at most {depth - 1}"
+            )
+        self.trunk, self.keep_rate = trunk, keep_rate
+        starts = [depth * (s + 1) // (num_stages + 1) for s in range(num_stages)]
+        self.bounds = [0, *starts, depth]
+        self.predictors = nn.ModuleList(Predictor(trunk.dim) for _ in starts)
+        self.teacher: list[Trunk] = []  # in a list: no part of state_dict and parameters
+        self._costs = self._stage_costs()
+
+    def forward(self, batch: Batch) -> Output:
+        """In training `stats` has shares kept [B] of each stage, the tokens and which are live."""
+        state: State = self.trunk.stem(batch)
+        for block in self._blocks(0):
+            state = block(state)
+        return self._run_masked(state) if self.training else self._run_gathered(state)
+
+    def _blocks(self, stage: int) -> list[Any]:
+        """The blocks before the first predictor (0), or before the one after `stage` predictors."""
+        return list(self.trunk.blocks)[self.bounds[stage] : self.bounds[stage + 1]]
+
+    def _stage_costs(self) -> list[routing.Cost]:
+        """What a token kept for a stage costs: in its blocks, and in the next predictor."""
+        costs, found = self.trunk.block_costs(), []
+        for stage in range(1, len(self.bounds) - 1):
+            blocks = costs[self.bounds[stage] : self.bounds[stage + 1]]
+            scored = sum(map(linear_flops, self.predictors[stage : stage + 1]))
+            element = sum(block.element for block in blocks) + scored  # type: ignore[misc]
+            found.append(routing.Cost(element, pair=sum(block.pair for block in blocks)))
+        return found
+
+    def _eligible(self, state: State) -> Tensor | None:
+        """The tokens that may be dropped, bool [B, T]; None: all."""
+        if not self.trunk.class_token:
+            return state.mask
+        eligible = torch.ones(state.x.shape[:2], dtype=torch.bool, device=state.x.device)
+        eligible = eligible if state.mask is None else state.mask.clone()
+        eligible[:, 0] = False
+        return eligible
+
+    def _with_class(self, run: Tensor) -> Tensor:
+        """`run` [B, T], bool or factors, with the class token."""
+        if not self.trunk.class_token:
+            return run
+        return torch.cat([torch.ones_like(run[:, :1]), run[:, 1:]], 1)
+
+    def _decide(self, stage: int, live: Tensor | None, probability: Tensor, run: Tensor) -> Tensor:
+        """What stage number `stage` keeps of the `live` tokens (None: of all), [B, T]."""
+
+        def past() -> Tensor | None:
+            # The class token is no part of `run`: it looks at the others, and they at it.
+            return (
+                run.new_full((len(run),), 2, dtype=torch.long) if self.trunk.class_token else None
+            )
+
+        return routing.decide(
+            f"stage{stage}",
+            axes=routing.TOKENS,
+            probabilities=probability,
+            run=run,
+            cost=self._costs[stage],
+            eligible=live,
+            past=past,
+        )
+
+    # Training: everything is computed
+
+    def _run_masked(self, state: State) -> Output:
+        """Every token through every block; those that were dropped are hidden from the others."""
+        real = torch.ones(state.x.shape[:2], dtype=torch.bool, device=state.x.device)
+        real = real if state.mask is None else state.mask
+        eligible = self._eligible(state)
+        live = real if eligible is None else eligible
+        policy, total = live.float(), live.sum(1).clamp_min(1)  # [B, T], [B]
+        kept: list[Tensor] = []
+        for stage, predictor in enumerate(self.predictors):
+            with routing.region("router"):
+                logits = predictor(state.x, partial(_weighed_mean, policy)).float()
+                gate = binary(logits, training=True, decide=partial(self._sample, stage, live))
+                policy, live = policy * gate.value, gate.run
+                kept.append(policy.sum(1) / total)
+                keys = self._with_class(policy)
+            for block in self._blocks(stage + 1):
+                state = block.feed(block.mix(state, gates=AttentionGates(keys=keys)))
+        # As sizes, so that a mean over what is kept has a gradient for what is not.
+        found = self.trunk.head(replace(state, sizes=keys.to(state.x.dtype)))
+        stats = {"kept": kept, "x": state.x, "live": self._with_class(live) & real}
+        return Output(found, state.aux_loss, stats)
+
+    def _sample(self, stage: int, live: Tensor, probability: Tensor, run: Tensor) -> Tensor:
+        """What is kept: what the scores' sample keeps of what earlier stages kept."""
+        return self._decide(stage, live, probability, run & live)
+
+    # Inference: what was dropped is not computed
+
+    def _run_gathered(self, state: State) -> Output:
+        """Only the tokens kept go through a stage's blocks, and only they are scored again."""
+        live, first = self._eligible(state), int(self.trunk.class_token)
+        num_tokens: int | Tensor = state.x.shape[1] - first  # of a sample: N
+        if state.mask is None or live is None:
+            tokens = torch.arange(first, state.x.shape[1], device=state.x.device)
+            kept = _select(tokens.expand(len(state.x), -1), state)
+        else:
+            num_tokens, kept = live.sum(1), select_running(live)
+        state = replace(state, mask=None)  # padding is never kept
+        for stage, predictor in enumerate(self.predictors):
+            with routing.region("router"):
+                logits = _score(predictor, state.x, kept)
+                share = self.keep_rate ** (stage + 1)
+                own, top = _keep_top(logits, kept, num_tokens, share)
+                run = self._decide(stage, live, logits.sigmoid(), own)
+            if top is not None and run is own:
+                kept = _select(top, state)
+                running = kept if not first else _select(F.pad(top, (1, 0)), state)
+                state = run_selected(self._blocks(stage + 1), state, running)
+            else:  # ragged: padding, or decisions that are not the model's own
+                kept = select_running(run)
+                state = run_blocks(self._blocks(stage + 1), state, self._with_class(run))
+            live = run
+        return Output(self.trunk.head(replace(state, mask=self._with_class(run))), state.aux_loss)
+
+
+class Predictor(nn.Module):
+    """A score for each token, from its own features and from its sample's mean."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU())
+        # One logit instead of the paper's two: their difference is all that a decision reads, and
+        # the difference of two Gumbel variables is logistic.
+        self.score = nn.Sequential(
+            nn.Linear(dim, dim // 2),
+            nn.GELU(),
+            nn.Linear(dim // 2, dim // 4),
+            nn.GELU(),
+            nn.Linear(dim // 4, 1),
+        )
+
+    def forward(self, x: Tensor, mean: Callable[[Tensor], Tensor]) -> Tensor:
+        """`x` [..., D] -> logits [...]; `mean` gives each token its sample's, [..., D / 2]."""
+        local, shared = self.features(x).chunk(2, -1)
+        return self.score(torch.cat([local, mean(shared)], -1))[..., 0]
+
+
+def _weighed_mean(weight: Tensor, features: Tensor) -> Tensor:
+    """The mean of `features` [B, T, C] by `weight` [B, T], for every token."""
+    total = weight.sum(1).clamp_min(ROUNDING)[:, None]  # [B, 1]
+    mean = (features * weight[..., None].to(features.dtype)).sum(1) / total
+    return mean[:, None].expand_as(features)
+
+
+def _select(tokens: Tensor, state: State) -> Selection:
+    """The tokens `tokens` [B, K], as many of every sample: nothing waits for the device."""
+    return Selection(tokens, flat_places(tokens, state.x.shape[1]))
+
+
+def _score(predictor: nn.Module, x: Tensor, kept: Selection) -> Tensor:
+    """The logits of the kept tokens of `x` [B, T, D]; -inf for the others, [B, T]."""
+    logits = x.new_full(x.shape[:2], -torch.inf, dtype=torch.float32)
+    if not len(kept.places):
+        return logits
+    rows = x.flatten(0, 1).index_select(0, kept.places)  # [N, D]
+    owner = kept.places // x.shape[1]  # [N]
+    count = kept.tokens.shape[1] if kept.valid is None else kept.valid.sum(1, keepdim=True)
+
+    def mean(features: Tensor) -> Tensor:  # [N, C]
+        means = kept.pad(features[None]).sum(1) / count  # [B, C]
+        return means.index_select(0, owner)
+
+    found = predictor(rows, mean).float()
+    return logits.flatten().index_copy(0, kept.places, found).view_as(logits)
+
+
+def _keep_top(
+    logits: Tensor, kept: Selection, num_tokens: int | Tensor, share: float
+) -> tuple[Tensor, Tensor | None]:
+    """The floor(`share` N) highest logits of each sample, but one at least of those that are left.
+
+    `num_tokens`: N, [B] where samples differ. Returns what runs, [B, T] bool, and the tokens [B, K]
+    in order where every sample keeps as many.
+    """
+    if isinstance(num_tokens, int) and kept.valid is None and len(kept.places):
+        number = max(1, math.floor(share * num_tokens + ROUNDING))
+        number = min(number, kept.tokens.shape[1])
+        tokens = logits.topk(number, sorted=False).indices.sort(-1).values
+        return torch.zeros_like(logits, dtype=torch.bool).scatter(1, tokens, True), tokens
+    wanted = (share * torch.as_tensor(num_tokens, device=logits.device) + ROUNDING).floor()
+    rank = logits.argsort(1, descending=True).argsort(1)
+    return (rank < wanted.clamp_min(1).view(-1, 1)) & logits.isfinite(), None
