@@ -49,7 +49,7 @@ class Branches:
     widths: list[Annotated[float, Range(gt=0)]] = field(default_factory=lambda: [0.25, 0.5, 1.0])
     balance_weight: Annotated[float, Range(0)] = 0.01
     cost_weight: Annotated[float, Range(0)] = 0.0
-    budget: Annotated[float | None, Range(gt=0, le=1)] = 0.5
+    budget: Annotated[float | None, Range(gt=0, le=1)] = 0.3
     temperature: Annotated[float, Range(gt=0)] = 1.0
 
     def __post_init__(self) -> None:

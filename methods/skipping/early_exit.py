@@ -45,7 +45,7 @@ class EarlyExit:
 
     every: Annotated[int, Range(1)] = 1
     budgets: list[Annotated[float, Range(gt=0, le=1)]] = field(default_factory=list)
-    train_share: Annotated[float, Range(0)] = 0.3
+    train_share: Annotated[float, Range(0)] = 0.5
     open_is_dense = True  # nothing leaves: the dense model
 
     def build(self, spec: TaskSpec, backbone: Backbone) -> ExitModel:

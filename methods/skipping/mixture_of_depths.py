@@ -44,9 +44,9 @@ class MixtureOfDepths:
 
     compaction = "the same number of tokens of every sample, gathered"
 
-    capacity: Annotated[float, Range(gt=0, le=1)] = 0.25
+    capacity: Annotated[float, Range(gt=0, le=1)] = 0.5
     capacities: list[Annotated[float, Range(gt=0, le=1)]] = field(
-        default_factory=lambda: [0.125, 0.375, 0.5, 0.625, 0.75, 0.875]
+        default_factory=lambda: [0.125, 0.25, 0.375, 0.625, 0.75, 0.875]
     )
     train_share: Annotated[float, Range(0)] = 0.3
 
