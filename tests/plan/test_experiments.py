@@ -50,7 +50,7 @@ def test_every_experiment_says_what_it_is() -> None:
 def test_the_quickstart_is_the_promised_matrix(quickstart: list[PlannedTrial]) -> None:
     """Two tasks, seven methods and a second control, one seed, one backbone, measured quickly."""
     methods = [
-        *("dense", "topk_ffn", "branches", "early_exit", "mixture_of_depths", "moe"),
+        *("dense", "topk_ffn", "branches", "early_exit", "mixture_of_depths", "moe_eighth"),
         *("shrunk_dense", "shrunk_dense_third"),
     ]
     assert [(t.labels.task, t.labels.method) for t in quickstart] == [

@@ -20,17 +20,8 @@ from bench.report.tables.table import Row, Table
 FORMULA = ("=", "+", "-", "@")
 LEADING = (
     *("hardware", "task", "backbone", "settings", "profile", "precision"),
-    *(
-        "method",
-        "variant",
-        "point",
-        "settings_of_point",
-        "choice",
-        "status",
-        "seeds",
-        "num_seeds",
-        "shortfall",
-    ),
+    *("method", "entry_point", "variant", "point", "settings_of_point", "choice"),
+    *("status", "seeds", "num_seeds", "shortfall"),
     *("quality_unit", "quality_direction"),
 )
 
@@ -75,6 +66,7 @@ def _line(table: Table, row: Row) -> dict[str, Any]:
         "seeds": " ".join(map(str, row.seeds)),
         "num_seeds": len(row.seeds),
         "shortfall": row.shortfall,
+        "entry_point": row.entry_point,
         "choice": row.choice,
         "settings_of_point": row.settings,
         **_verdicts(table, row),

@@ -101,6 +101,7 @@ def _rows(method: str, variant: str, found: Sequence[Found]) -> list[Row]:
             settings=" or ".join(settings[point]),
             is_ceiling=UPPER_BOUND in notes,
             depends_on_batch=DEPENDS_ON_BATCH in notes,
+            entry_point=_entry_point(found[0]),
             choice="" if point else kind,
             tolerance=tolerance,
             trained_with=trained.get(point, ""),
@@ -117,14 +118,20 @@ def _with_cheapest_kept(rows: Sequence[Row]) -> list[Row]:
     """
     variants: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        variants[row.method] += [] if row.settings else [row]
+        variants[row.entry_point or row.method] += [] if row.settings else [row]
     marked = set()
     for family in variants.values():
         kept = [row for row in family if row.choice == "equal quality"]
-        costs = {row.variant: row.value(FLOPS_SHARE.key) or math.inf for row in kept}
+        costs = {(r.method, r.variant): r.value(FLOPS_SHARE.key) or math.inf for r in kept}
         if len(family) > 1 and costs:
-            marked.add((family[0].method, min(costs, key=lambda variant: costs[variant])))
+            marked.add(min(costs, key=lambda name: costs[name]))
     return [replace(r, cheapest_kept=(r.method, r.variant) in marked) for r in rows]
+
+
+def _entry_point(found: Found) -> str:
+    """The method's module and class, which its named variants share."""
+    entry_points = entry_of(found.record.provenance.get("entry_points"))
+    return str(entry_points.get("method", ""))
 
 
 def _choice(found: Sequence[Found]) -> tuple[str, float | None]:

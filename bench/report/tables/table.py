@@ -32,6 +32,7 @@ class Row:
     depends_on_batch: bool = False
     choice: str = ""  # "equal quality" or "nearest": why the default point is this one
     tolerance: float | None = None  # of quality, in its unit, by which the point was chosen
+    entry_point: str = ""  # of the method: named variants share it
     cheapest_kept: bool = False  # of a method's variants with one point each, at equal quality
     sample_error: float | None = (
         None  # of quality minus dense, over test samples: half its interval

@@ -84,17 +84,21 @@ def test_names_of_chosen_points(make: Any, tabulated: Any) -> None:
 def test_the_cheapest_variant_that_keeps_quality_is_named(make: Any, tabulated: Any) -> None:
     """Of 25 % (nearest quality), 34 and 50 % (both kept): 34 %, as a curve's point would be."""
 
-    def shrunk(share: float, kind: str) -> Any:
-        labels = {"variant": f"share={share}"}
-        made = make("shrunk_dense", share=share, speedup=1.8, labels=labels)
+    def shrunk(name: str, variant: str, share: float, kind: str) -> Any:
+        made = make(name, share=share, speedup=1.8, labels={"variant": variant})
+        made.provenance["entry_points"] = {"method": "methods.controls.shrunk_dense:ShrunkDense"}
         return made.model_copy(update={"diagnostics": {"operating_points": {"kind": kind}}})
 
-    kinds = ((0.25, "nearest"), (0.34, "equal quality"), (0.5, "equal quality"))
-    (table,) = tabulated(make(), *(shrunk(*each) for each in kinds))
+    (table,) = tabulated(
+        make(),
+        shrunk("shrunk", "share=0.25", 0.25, "nearest"),
+        shrunk("shrunk", "share=0.5", 0.5, "equal quality"),
+        shrunk("shrunk_third", "", 0.34, "equal quality"),
+    )
     assert [row.name for row in table.rows[1:]] == [
-        "shrunk_dense,share=0.25",
-        "shrunk_dense,share=0.34 @ equal quality",
-        "shrunk_dense,share=0.5",
+        "shrunk,share=0.25",
+        "shrunk,share=0.5",
+        "shrunk_third @ equal quality",
     ]
 
 
