@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test suite soak lint exact nightly trend nightly-summary nightly-wandb nightly-issue meters kernels energy overhead docs
+.PHONY: help install run test suite soak lint exact nightly trend nightly-summary nightly-wandb nightly-issue meters kernels energy overhead studies docs
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -97,6 +97,9 @@ kernels: $(VENV)/.dev ## time the layers against other implementations
 
 energy: $(VENV)/.dev ## examine the energy counter of this GPU, for docs/explanation/energy.md
 	$(BIN)/python -m bench.selftest.energy
+
+studies: $(VENV)/.dev ## count every published number, compare docs/explanation/papers.md (<= 15 min)
+	$(BIN)/python -m tests.studies.papers
 
 docs: $(VENV)/.docs ## build the documentation in build/docs; warnings and broken links are errors
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs

@@ -54,6 +54,9 @@ class MeasureConfig:
     robustness: bool = False  # also corrupted and unanswerable inputs
     # Every gate runs this share of what it decides about, at random; null: as it decides.
     force_share: Annotated[float | None, Range(gt=0, le=1)] = None
+    # Parameters and FLOPs of untrained weights alone; nothing is scored, timed or stored.
+    counts_only: bool = False
+    meta: bool = False  # of counts_only: shapes without memory, for what does not fit
 
     def __post_init__(self) -> None:
         if not self.batch_sizes:
@@ -64,6 +67,8 @@ class MeasureConfig:
                 "force_share needs workload=forward: with a cache, decisions about earlier tokens "
                 "must be those of one pass over all of them"
             )
+        if self.meta and not self.counts_only:
+            raise ValueError("meta=true: without memory there is only counting: counts_only=true")
 
 
 @dataclass
@@ -100,6 +105,8 @@ class Config:
     """One trial, fully resolved."""
 
     name: str = "adhoc"
+    # The rows of conf/experiment/paper/published.csv that state this name are the matrix.
+    paper: str | None = None
     method: Any = None
     task: Any = None
     backbone: Any = None

@@ -135,7 +135,8 @@ def _explanations(trials: Sequence[PlannedTrial], states: Sequence[State]) -> It
 
 def _notes(trials: Sequence[PlannedTrial]) -> Iterator[str]:
     """Limitations of the results that are already certain before hours of training."""
-    processes = min(trial.config["measure"]["processes"] for trial in trials)
+    timed = [t.config["measure"] for t in trials if not t.config["measure"]["counts_only"]]
+    processes = min((measure["processes"] for measure in timed), default=MIN_PROCESSES)
     if processes < MIN_PROCESSES:
         yield (
             f"note: measure.processes={processes}: intervals of speed-ups need at least "

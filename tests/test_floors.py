@@ -40,6 +40,7 @@ FLOORS = {
     "bench.routing": WORDS,
     "bench.config": WORDS,
     "bench.records": WORDS,
+    "bench.papers": WORDS,
     "bench.statistics": METERS,
     "bench.report": READING,
     "bench.regress": READING,

@@ -27,6 +27,7 @@ from yaml import YAMLError
 
 from bench import plugins
 from bench.config import Config
+from bench.papers.rows import PUBLISHED, trials_of
 from bench.plan import overrides
 from bench.plan.explain import PlanError, explain
 from bench.plan.overrides import COMMAND_LINE, Axis
@@ -91,8 +92,12 @@ class Composer:
         inner = [f"{name}/{file}" for name in folders for file in self._files(f"{group}/{name}")]
         return [*self.loader.get_group_options(group), *inner]
 
-    def sweep_axes(self, experiment: str) -> dict[str, Axis]:
-        """The axes under hydra.sweeper.params of a chosen experiment ("experiment=NAME")."""
+    def sweeps(self, experiment: str) -> list[dict[str, Axis]]:
+        """The axes of every sweep of a chosen experiment ("experiment=NAME").
+
+        One, under hydra.sweeper.params; in a paper experiment one for each trial that its published
+        rows need. Raises PlanError.
+        """
         # Which plugins the sweep will choose is not known yet: their settings stay unchecked.
         config = self.compose(
             [experiment, *(f"{kind}={UNTYPED}" for kind in plugins.GROUPS)], hydra=True
@@ -103,7 +108,14 @@ class Composer:
         swept = [f"{key}={value}" for key, value in params.items()]
         if "experiment" in params:
             raise PlanError(f"{source}: an experiment cannot sweep experiments")
-        return overrides.read(swept, source, self.choices)
+        axes = overrides.read(swept, source, self.choices)
+        if config.paper is None:
+            return [axes]
+        try:
+            trials = trials_of(config.paper)
+        except ValueError as error:
+            raise PlanError(f"conf/{experiment.replace('=', '/')}.yaml: {error}") from error
+        return [{**axes, **overrides.read(each, PUBLISHED, self.choices)} for each in trials]
 
     def compose(self, arguments: Sequence[str], *, hydra: bool = False) -> DictConfig:
         """One typed configuration. Raises BrokenPlugin, and what Hydra raises."""

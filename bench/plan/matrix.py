@@ -65,11 +65,12 @@ def _plan(composer: Composer, arguments: Sequence[str]) -> Plan:
     maker, cells = TrialMaker(), []
     refused: dict[str, list[str]] = {}  # each complaint, and the cells that it is about
     for experiment in experiments.values if experiments else [None]:
-        for made in _cells(composer, maker, experiment, given):
-            if isinstance(made, Refused):
-                refused.setdefault(made.why, []).append(made.cell)
-            else:
-                cells.append(made)
+        for axes in composer.sweeps(experiment) if experiment else [{}]:
+            for made in _cells(composer, maker, experiment, {**axes, **given}):
+                if isinstance(made, Refused):
+                    refused.setdefault(made.why, []).append(made.cell)
+                else:
+                    cells.append(made)
     # A refused cell leaves the others: a sweep over many settings need not be exact.
     left_out = [_complaint(why, about) for why, about in refused.items()]
     if not cells:
@@ -85,11 +86,10 @@ def _complaint(why: str, cells: Sequence[str]) -> str:
 
 
 def _cells(
-    composer: Composer, maker: TrialMaker, experiment: str | None, given: dict[str, Axis]
+    composer: Composer, maker: TrialMaker, experiment: str | None, axes: dict[str, Axis]
 ) -> Iterator[Cell | Refused]:
-    """The cells of one experiment; what cannot be planned yields the reason."""
+    """The cells of one sweep of an experiment; what cannot be planned yields the reason."""
     start = [experiment] if experiment else []
-    axes = {**composer.sweep_axes(experiment), **given} if experiment else given
     # Hydra composes each combination of choices once, which takes 0.1 s; plain values are cheap.
     values = [axis for axis in axes.values() if not axis.composed]
     groups = [axis for axis in axes.values() if axis.composed]
@@ -138,8 +138,10 @@ def _cell(
     try:
         as_config(config)
         layout.check_name(config["name"])  # a folder: nothing that leads out of the tree
-        dense_twin = maker.dense_twin(config, chosen, dense, variants)
-        return maker.make(config, chosen, variants), dense_twin
+        trial = maker.make(config, chosen, variants)
+        if config["measure"]["counts_only"]:
+            return trial, trial  # nothing is trained or compared: no dense model is needed
+        return trial, maker.dense_twin(config, chosen, dense, variants)
     except (ValueError, LookupError) as error:
         return Refused(_cell_name(takes), str(error))
     except TypeError as error:  # +key=value, past the schema

@@ -1,8 +1,9 @@
 """The report of one or more result trees: read, tabulate, write, and a text for the terminal.
 
     table.md  table.tex  table.csv  report.html  speedup.png  quality_cost.png  robustness.png
+    paper.md  paper.tex  paper.csv
 
-The figures are written where there is something to draw.
+The figures are written where there is something to draw, the last line for a paper experiment.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.records.reading import paused_garbage_collection, read
+from bench.report.paper.lines import lines_of, paper_of
+from bench.report.paper.render import paper_files
+from bench.report.paper.render import terminal as paper_text
 from bench.report.render.csv_export import csv
 from bench.report.render.latex import latex
 from bench.report.render.page import CAPTIONS, page
@@ -45,15 +49,20 @@ def build(dirs: Sequence[Path], out: Path | None = None) -> Report:
     problems = reading.problems + [line for table in all_tables for line in table.left_out]
     images = _images(all_tables)
     title = "condbench: " + ", ".join(sorted({f.record.labels.experiment for f in reading.found}))
+    papers = lines_of(reading.found)
     contents: dict[str, str | bytes] = {
         "table.md": f"# {plain(title)}\n\n{markdown(all_tables)}" + _links(images),
         "table.tex": latex(all_tables),
         "table.csv": csv(all_tables),
         **images,
         "report.html": page(title, all_tables, images, problems),
+        **paper_files(papers),
     }
     folder = out or dirs[0] / FOLDER
-    return Report(all_tables, _write(folder, contents), terminal(all_tables), problems)
+    # Records of a paper alone: their one table, not one for each of its models.
+    only_papers = papers and all(map(paper_of, reading.found))
+    text = paper_text(papers) if only_papers else terminal(all_tables)
+    return Report(all_tables, _write(folder, contents), text, problems)
 
 
 def _images(tables: Sequence[Table]) -> dict[str, bytes]:

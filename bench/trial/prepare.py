@@ -49,7 +49,7 @@ def prepare(trial: Trial, report_progress: OnPhase) -> tuple[Subject, dict[str, 
     # Before training: what cannot be measured must not cost an hour first.
     refuse_unsupported(trial.config.measure, task.spec, method.flags)
     _refuse_idle_gpus(trial)
-    _seed_all(trial.config.seed)
+    seed_all(trial.config.seed)
     report_progress("train", 0.0)
     model, metrics = _train_in_group(trial, task, backbone, method, report_progress)
     model.to(trial.device).eval()
@@ -145,11 +145,11 @@ def _train_method(
         start = _load_dense(trial, task, backbone, report_progress)
         # Again: the dense model may have been trained just now or loaded, and what the method
         # draws must be the same in both cases.
-        _seed_all(trial.config.seed)
+        seed_all(trial.config.seed)
         model = method.hooks.convert(start.model, list(half(task, FIT, CALIBRATION_BATCH)))
         dense_s = start.metrics[TRAIN_TIME.at()]
     else:
-        _seed_all(trial.config.seed)
+        seed_all(trial.config.seed)
         model = method.hooks.build(task.spec, backbone)
         dense_s = missing_metric(DENSE_TIME, "trained from scratch, not from the dense model")
     share = method.flags.train_share
@@ -163,7 +163,7 @@ def _load_dense(
     """The shared dense model of this task, backbone, seed and recipe; trained if there is none."""
 
     def build() -> nn.Module:
-        _seed_all(trial.config.seed)  # the same model whichever trial trains it
+        seed_all(trial.config.seed)  # the same model whichever trial trains it
         return backbone.build(task.spec)
 
     def train(model: nn.Module) -> dict[str, Metric]:
@@ -187,7 +187,7 @@ def _train(
     if ranks.rank() > 0:
         # Equal seeds would give all ranks the same dropout masks and Gumbel noise. Seeds below
         # NUM_SEEDS are those of trials.
-        _seed_all(trial.config.seed + NUM_SEEDS * ranks.rank())
+        seed_all(trial.config.seed + NUM_SEEDS * ranks.rank())
     # The ranks of a CPU trial share its cores.
     with energy, pinned_threads(max(1, torch.get_num_threads() // ranks.group_size())):
         training = fit(
@@ -221,7 +221,7 @@ def _training_metrics(
     }
 
 
-def _seed_all(seed: int) -> None:
+def seed_all(seed: int) -> None:
     """Seed Python, numpy and torch: plugins may draw from any of them."""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # numpy takes 32 bits only

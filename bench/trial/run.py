@@ -24,6 +24,7 @@ from bench.records.record import RAW_NAME, Record, write_record
 from bench.records.redaction import redact
 from bench.records.writable import writable
 from bench.trial.prepare import OnPhase, prepare
+from bench.trial.static import count_only
 from bench.trial.trial import BadTrial, Trial, read_trial
 from bench.types import Unsupported
 
@@ -91,6 +92,8 @@ def _print_traceback() -> None:
 
 def _execute(trial: Trial, report_progress: OnPhase) -> Findings:
     """Prepare the trial's model and measure it; ranks other than 0 have no findings."""
+    if trial.config.measure.counts_only:
+        return count_only(trial, report_progress)
     subject, metrics = prepare(trial, report_progress)
     if ranks.rank() > 0:
         return Findings()

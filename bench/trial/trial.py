@@ -43,6 +43,8 @@ class Trial:
 
     @property
     def device(self) -> torch.device:
+        if self.config.measure.meta:
+            return torch.device("meta")
         # The launcher exposes only the trial's GPUs, and a process group selects one of them, so
         # that "cuda" without an index is always this process's.
         return torch.device("cpu" if self.config.gpu.kind == "cpu" else "cuda")

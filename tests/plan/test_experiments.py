@@ -75,7 +75,7 @@ def test_every_named_variant_composes(kind: str) -> None:
     assert {getattr(trial.labels, kind) for trial in plan.trials} >= set(VARIANTS[kind])
 
 
-@pytest.mark.parametrize("profile", ["quick", "standard", "publish"])
+@pytest.mark.parametrize("profile", ["quick", "standard", "publish", "static"])
 def test_a_profile_is_called_like_its_file(profile: str) -> None:
     """A record's measure.profile names the file that it came from."""
     trial = make_plan(["method=dense", f"measure={profile}"]).trials[0]
@@ -87,3 +87,12 @@ def test_no_file_is_called_like_a_plugin() -> None:
     for kind in plugins.GROUPS:
         stems = {path.stem for path in (CONF / kind).glob("*.yaml")}
         assert stems & set(plugins.choices(kind)) == set()
+
+
+def test_a_paper_experiment_plans_what_its_rows_need() -> None:
+    """One trial for each model of the data file, no dense one beside it, and settings still win."""
+    plan = make_plan(["experiment=paper/keywords", "task.num_outputs=3"])
+    assert [trial.labels.backbone for trial in plan.trials] == ["res15", "res15_narrow"]
+    assert {trial.labels.experiment for trial in plan.trials} == {"paper-keywords"}
+    assert {trial.config["task"]["num_outputs"] for trial in plan.trials} == {3}
+    assert all(trial.config["measure"]["counts_only"] for trial in plan.trials)
