@@ -126,8 +126,7 @@ def trials_of(paper: str) -> list[list[str]]:
 
 
 def _rows(path: Traversable) -> Iterator[Row]:
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != tuple(Row.__dataclass_fields__):
-            raise ValueError(f"{path}: the columns are {', '.join(Row.__dataclass_fields__)}")
-        yield from (Row(**row) for row in reader)
+    reader = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
+    if tuple(reader.fieldnames or ()) != tuple(Row.__dataclass_fields__):
+        raise ValueError(f"{path}: the columns are {', '.join(Row.__dataclass_fields__)}")
+    yield from (Row(**row) for row in reader)
