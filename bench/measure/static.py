@@ -12,8 +12,9 @@ from torch import nn
 from bench.config import MeasureConfig
 from bench.measure.findings import Findings
 from bench.measure.flops.cost import count_inference, doubt_of
-from bench.measure.inputs import choose_inputs
+from bench.measure.inputs import choose_inputs, draw_samples
 from bench.measure.metrics import metric, missing_metric
+from bench.measure.stated_share import force_share
 from bench.measure.subject import Metrics
 from bench.meters.memory.parameters import count_resident_params
 from bench.plugins.hooks import ResolvedMethod
@@ -39,10 +40,18 @@ def measure_static(
     config: MeasureConfig,
     device: torch.device,
 ) -> Findings:
-    """Count `model`; findings without quality, time, memory or energy."""
+    """Count `model`; findings without quality, time, memory or energy.
+
+    With measure.force_share the gates run that share, at the default point alone.
+    """
     inputs = choose_inputs(task, config.num_inputs, [1], device, blind=True)
     findings = Findings(notes=[UNTRAINED, *([META] if config.meta else [])])
     points: list[Point] = method.hooks.points() if method.hooks.points else [{}]
+    if config.force_share is not None:
+        drawn = draw_samples(task, config.num_inputs).to(device)
+        forced = force_share(model, config.force_share, drawn)
+        findings.notes.append(forced.note)
+        points = points[:1] if forced.any else points
     for point in points:
         if method.hooks.set_point is not None and point:
             method.hooks.set_point(model, point)

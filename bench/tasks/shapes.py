@@ -15,10 +15,12 @@ from typing import Annotated, ClassVar, cast
 import torch
 from torch import Tensor
 
+from bench.tasks.imagenet_shapes import REASON
 from bench.tasks.parts.preloaded import Preloaded
 from bench.tasks.parts.scoring import cross_entropy
 from bench.types import (
     Batch,
+    Extras,
     Kind,
     Model,
     OneOf,
@@ -74,6 +76,11 @@ class Shapes(Preloaded):
         )
 
     @property
+    def extras(self) -> Extras:
+        """The sizes of the splits."""
+        return Extras(split_sizes=NUM_SAMPLES)
+
+    @property
     def recipe(self) -> Recipe:
         """No step: nothing is learned from random targets."""
         return Recipe(steps=0, batch_size=8, lr=1e-3)
@@ -86,7 +93,7 @@ class Shapes(Preloaded):
 
     def evaluate(self, model: Model, batches: Iterable[Batch]) -> Quality:
         """No quality: the model is not called."""
-        return Quality(math.nan, "accuracy %", "higher")
+        return Quality(math.nan, "accuracy %", "higher", reason=REASON)
 
 
 @lru_cache(maxsize=4)

@@ -115,7 +115,7 @@ def test_the_command_line_wins_over_the_experiment(house: House) -> None:
 def test_an_experiment_without_a_name_is_called_like_its_file(house: House) -> None:
     """conf/experiment/paper/skipping.yaml writes below results/skipping."""
     house.experiment("paper_skipping", "seed: 1\n")
-    (house.conf / "experiment" / "paper").mkdir()
+    (house.conf / "experiment" / "paper").mkdir(exist_ok=True)
     (house.conf / "experiment" / "paper_skipping.yaml").rename(
         house.conf / "experiment" / "paper" / "skipping.yaml"
     )

@@ -40,7 +40,9 @@ def test_batches_have_the_shape(
 
 def test_there_is_no_quality() -> None:
     """Random targets have no right answer: the score is missing, and no model is called."""
-    assert math.isnan(Shapes().evaluate(None, []).value)  # type: ignore[arg-type]
+    quality = Shapes().evaluate(None, [])  # type: ignore[arg-type]
+    assert math.isnan(quality.value)
+    assert quality.reason == "random weights on random inputs: cost only"
 
 
 def test_a_shape_fits_its_kind() -> None:

@@ -52,6 +52,17 @@ def test_every_operating_point_is_counted(tmp_path: Path) -> None:
     assert len(set(flops)) == len(flops) > 1
 
 
+def test_gates_run_a_stated_share(tmp_path: Path) -> None:
+    """One block of one, open or closed for all of the inputs, at the default point alone."""
+    skipping = ("method=skip_blocks", "measure.num_inputs=2")
+    flops = {}
+    for share in (1, 0.1):
+        record = counted(tmp_path / str(share), *skipping, f"measure.force_share={share}")
+        flops[share] = record.metrics["infer/flops_per_sample"].value or 0
+        assert len(record.points) == 1
+    assert flops[1] - flops[0.1] == FLOPS - 160  # the block; the head and the gate remain
+
+
 def test_the_meta_device_counts_parameters_where_a_pass_needs_values(tmp_path: Path) -> None:
     """A router chooses by value: its model's FLOPs are missing with the reason, not 0."""
     dense = counted(tmp_path / "dense", "measure.meta=true").metrics
