@@ -36,6 +36,7 @@ COUNTS = {
     "params": "model/params",
     "flops": "infer/flops_per_sample",
     "causal_flops": "infer/flops_causal",
+    "router_flops": "infer/flops_router",
 }
 DERIVED = {"macs": ("flops", Fraction(1, 2))}
 SCALES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}

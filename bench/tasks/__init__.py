@@ -5,6 +5,7 @@
     keywords         audio          ten synthesised keywords in noise
     multitask        images         digits and keywords through one trunk
     numbers          seq2seq        French number words into Japanese ones
+    shapes           any kind       random values of a stated shape: counts of published models
     text             tokens, causal Python's language reference, character by character
     topics           tokens         which package a docstring comes from
 

@@ -76,7 +76,10 @@ def match(row: Row, found: Sequence[Found]) -> Found | None:
     Of several that have all the row's settings it is the one with the fewest others: a trial with
     further settings belongs to another row. Of equal ones it is the newest.
     """
-    fitting = [each for each in found if all(_has(each, text) for text in row.overrides)]
+    wanted = row.overrides
+    if not any(text.startswith("method=") for text in wanted):
+        wanted.append("method=dense")
+    fitting = [each for each in found if all(_has(each, text) for text in wanted)]
     return min(
         fitting,
         key=lambda each: (len(each.record.labels.variant), -each.started_unix_s),

@@ -96,6 +96,15 @@ def test_a_row_takes_the_record_with_its_settings_and_no_others(
     assert [float(line.counted or 0) for line in found] == [1.002, 2.002]
 
 
+def test_a_row_without_a_method_is_about_the_dense_model(
+    trial: Trial, rows: Callable[..., None]
+) -> None:
+    """A method's record with the same settings is another row's."""
+    rows(ROW)
+    (line,) = lines_of([trial(flop(1), method="skip_blocks"), trial(flop(1_798_000))])["resnets"]
+    assert line.counted == Fraction("1.8")
+
+
 def test_a_row_may_be_about_one_operating_point(trial: Trial, rows: Callable[..., None]) -> None:
     """The point's FLOPs stand for the default point's."""
     rows(replace(ROW, point="width=0.5"), replace(ROW, id="c", point="width=0.7"))
