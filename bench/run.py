@@ -22,7 +22,7 @@ from bench.plan.planned import PlannedTrial
 from bench.plan.staleness import MOVE_IT, Foreign, State, find_states, write_trials
 from bench.records import environment
 from bench.records.record import LOG_NAME, RECORD_NAME
-from bench.records.redaction import printable, printable_lines
+from bench.records.redaction import printable, printable_lines, redact
 
 if TYPE_CHECKING:
     from bench.launch.outcome import Summary
@@ -47,7 +47,7 @@ def run(overrides: Sequence[str], *, plan_only: bool) -> int:
     """
     plan = make_plan(overrides)
     for line in plan.left_out:
-        print(printable_lines(f"left out: {line}"), file=sys.stderr)
+        print(printable_lines(redact(f"left out: {line}")), file=sys.stderr)
     states = find_states(plan.trials, plan.retries)
     # Flushed: standard output may be a pipe, and the trials below take minutes to hours.
     print(headline(plan, states), flush=True)
@@ -105,7 +105,7 @@ def trial_lines(trials: Sequence[PlannedTrial], states: Sequence[State]) -> Iter
     for trial, state in zip(trials, states, strict=True):
         why = f": {state.why}" if state.why else ""
         # Reasons quote files and plugins, which may hold a terminal's escape sequences.
-        yield printable(f"  {state.kind:<10} {title(trial)}{why}")
+        yield printable(redact(f"  {state.kind:<10} {title(trial)}{why}"))
 
 
 def title(trial: PlannedTrial) -> str:

@@ -180,5 +180,7 @@ def install(place: Path) -> str:
     # Without network: condbench and setuptools, its only requirements, are installed already.
     offline = ("--no-index", "--no-deps", "--no-build-isolation", "--quiet")
     command = [sys.executable, "-m", "pip", "install", *offline, "--editable", str(place)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     return "" if done.returncode == 0 else done.stderr.strip() or f"pip: {done.returncode}"

@@ -1,6 +1,7 @@
 """The command line: one verb per call, one message per error, one exit code.
 
     arguments   the table of verbs: names, help texts, argparse definitions
+    output      encodings and secrets of what is printed
     verbs       what each verb does
     __main__    `python -m bench.cli`, which tests and batch scripts call
 
@@ -16,8 +17,9 @@ import sys
 from collections.abc import Sequence
 
 from bench.cli.arguments import PRINT_ONLY, parser
+from bench.cli.output import safe_output
 from bench.cli.verbs import UsageError
-from bench.records.redaction import printable_lines
+from bench.records.redaction import printable_lines, redact
 
 USAGE_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -25,6 +27,11 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code; `arguments` default to the process's own."""
+    with safe_output():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     # Known arguments only: overrides behind an option are left over (see below).
     parsed, rest = parser().parse_known_args(arguments)
     try:
@@ -32,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(parsed.execute(parsed))
     except UsageError as error:
         # Messages quote plugins and files, which may hold a terminal's escape sequences.
-        print(printable_lines(f"condbench: {error}"), file=sys.stderr)
+        print(printable_lines(redact(f"condbench: {error}")), file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt:
         # The launcher has ended its trials already; here only the exit code is left.

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.records.redaction import printable
+from bench.records.redaction import printable, printable_lines, redact
 
 
 class UsageError(Exception):
@@ -90,7 +90,7 @@ def list_all(arguments: argparse.Namespace) -> int:
     with as_usage_errors(PluginError):
         # Line by line: the first ones appear while later plugins are still being imported.
         for line in listing():
-            print(line)
+            print(printable(redact(line)))  # a broken plugin's own words among them
     return 0
 
 
@@ -143,7 +143,8 @@ def new(arguments: argparse.Namespace) -> int:
         place = write(arguments.name, arguments.into)
     problem = install(place)
     if problem:  # 1 and not 2: the name is valid and the package can be installed by hand
-        print(f"condbench: written to {place}, but not installed: {problem}", file=sys.stderr)
+        why = printable_lines(redact(problem))  # pip quotes the addresses of indexes
+        print(f"condbench: written to {place}, but not installed: {why}", file=sys.stderr)
         return 1
     name = arguments.name
     print(f"Created {place / f'{name}.py'}, installed in editable mode. Next:")
@@ -168,5 +169,10 @@ def check(arguments: argparse.Namespace) -> int:
     for plugin, settings in methods:
         with as_usage_errors(PluginError):
             # Flushed: a contract takes up to seconds, and its line appears when it has ended.
-            verdicts.append(check(plugin, settings, lambda line: print(line, flush=True)))
+            verdicts.append(check(plugin, settings, _print_foreign))
     return 0 if all(verdict.ok for verdict in verdicts) else 1
+
+
+def _print_foreign(line: str) -> None:
+    """Print what may quote a plugin, at once."""
+    print(printable_lines(redact(line)), flush=True)

@@ -5,7 +5,9 @@ The launcher starts `main` in a child of the fork server. The child
 - leads a session of its own, so that one signal reaches it and everything that it started;
 - ends when the launcher ends (`bench.launch.lifetime`);
 - holds the locks of its devices and of its folder (the log file) through open files;
-- redirects its output to the log by file descriptor, so that C libraries and crashes land there;
+- writes its output into a pipe by file descriptor, so that C libraries and crashes go the same way
+  to the log (`bench.launch.log`);
+- starts without variables that hold keys: publishing runs in a process of its own;
 - reports its phase, and the exception that ended it, through a pipe (`bench.launch.messages`).
 
 `python -m bench.launch.child FOLDER ENTRY` is what torchrun starts once per device.
@@ -14,7 +16,6 @@ The launcher starts `main` in a child of the fork server. The child
 from __future__ import annotations
 
 import faulthandler
-import io
 import os
 import pkgutil
 import signal
@@ -29,11 +30,10 @@ from typing import Any
 from bench.launch import distributed
 from bench.launch.lifetime import end_with_launcher
 from bench.launch.messages import Reporter
+from bench.records.redaction import is_secret
 
 SHOW_STACK = signal.SIGUSR1
 HELD_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # blocked in the fork server, not in a trial
-# Publishing runs in a process of its own, so trials and their logs never need the key.
-HIDDEN_VARIABLES = ("WANDB_API_KEY",)
 
 
 @dataclass
@@ -55,7 +55,7 @@ def main(
     folder: str,
     entry: str,
     variables: dict[str, str],
-    log: InheritedFile,
+    output: InheritedFile,
     locks: list[InheritedFile],
     messages: connection.Connection,
 ) -> None:
@@ -68,10 +68,10 @@ def main(
     os.setsid()
     # First of all: whatever follows may take long, and the launcher may die meanwhile.
     end_with_launcher()
-    _redirect_output(log.file)
+    _redirect_output(output.file)
     _install_signal_handlers()
-    for name in HIDDEN_VARIABLES:
-        os.environ.pop(name, None)
+    for name in filter(is_secret, list(os.environ)):  # the fork server may be older
+        del os.environ[name]
     os.environ.update(variables)  # before the entry point imports or initialises CUDA
     reporter = Reporter(messages)
     num_gpus = len([gpu for gpu in variables.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu])
@@ -86,16 +86,17 @@ def main(
         raise
 
 
-def _redirect_output(log: int) -> None:
-    """Send standard output and error to `log`, by descriptor, line by line."""
+def _redirect_output(output: int) -> None:
+    """Send standard output and error into `output`, by descriptor, line by line."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()  # what the fork server had buffered is not this trial's output
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.close(log)  # descriptors 1 and 2 keep the open file, and with it the folder's lock
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(line_buffering=True, errors="backslashreplace")
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(output)
+    # New streams: those of the fork server may be in ASCII, and seek in a file where it printed.
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        kind: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace", "buffering": 1}
+        setattr(sys, name, open(number, "w", closefd=False, **kind))  # noqa: SIM115
     faulthandler.enable(2, all_threads=False)  # a crash in C leaves its Python stack in the log
 
 

@@ -153,7 +153,7 @@ class Machine:
     def holders(self, choices: Iterable[tuple[str, ...]]) -> str:
         """The current holders of these devices, as they signed; for display."""
         paths = {self._path(device) for gpus in choices for device in (gpus or (HOST,))}
-        signs = {path.read_text().strip() for path in paths if path.exists()}
+        signs = {path.read_text("utf-8", "replace").strip() for path in paths if path.is_file()}
         return ", ".join(sorted(signs - {""})) or "another process"
 
     def _path(self, device: str) -> Path:

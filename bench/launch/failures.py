@@ -6,7 +6,6 @@ before any of it is written.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.records.files import open_regular, read_json
 from bench.records.record import LOG_NAME, TRIAL_NAME, Labels, Record, write_record
 from bench.records.redaction import redact
 
@@ -68,7 +68,7 @@ def write_failure(
     `environ`. Raises OSError where the folder cannot be read or written, ValueError or KeyError for
     an invalid trial.json.
     """
-    trial = json.loads((folder / TRIAL_NAME).read_text(encoding="utf-8"))
+    trial = read_json(folder / TRIAL_NAME)
     tail = [redact(line, environ) for line in log_tail(folder / LOG_NAME)]
     reason = redact(end.reason(), environ)
     if end.error is None and tail:
@@ -101,7 +101,7 @@ def _provenance(trial: Mapping[str, Any], end: ProcessExit) -> dict[str, Any]:
 def log_tail(path: Path) -> list[str]:
     """The non-empty lines at the end of a log, each shortened; [] where there is no log."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             file.seek(max(0, path.stat().st_size - TAIL_BYTES))
             # "replace": the read may start inside a character, and programs print any bytes.
             text = file.read().decode("utf-8", errors="replace")
@@ -123,7 +123,7 @@ def select_line(tail: Sequence[str]) -> str:
 def count_oom_kills(counters: Path = Path("/proc/vmstat")) -> int:
     """Processes that the kernel's OOM killer has ended since boot; 0 where there is no counter."""
     try:
-        text = counters.read_text()
+        text = counters.read_text(encoding="ascii")
     except OSError:
         return 0
     found = re.search(r"^oom_kill (\d+)$", text, re.MULTILINE)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from bench.records.files import read_json
 from bench.records.record import LOG_NAME, RECORD_NAME, TRIAL_NAME, BadRecord, read_record
 
 
@@ -37,7 +37,10 @@ class PendingTrial:
     def config(self) -> dict[str, Any]:
         """The resolved config. Raises OSError, ValueError, KeyError or TypeError without one."""
         # Read when the trial is about to start, so that one bad file fails one trial.
-        return dict(json.loads((self.folder / TRIAL_NAME).read_text(encoding="utf-8"))["config"])
+        content = read_json(self.folder / TRIAL_NAME)["config"]
+        if not isinstance(content, dict):
+            raise TypeError(f"config is {type(content).__name__}: a mapping is needed")
+        return content
 
     @property
     def limit_s(self) -> float:
@@ -47,12 +50,12 @@ class PendingTrial:
     def lock(self) -> int | None:
         """Open the log and lock it for this launcher; None while another launcher's trial has it.
 
-        The trial's process inherits the open file as its output, and with it the lock: the process
-        that writes the log owns the folder. Raises OSError where the folder is not writable.
+        The trial's process inherits the open file, and with it the lock: it owns the folder. Raises
+        OSError where the folder is not writable.
         """
         # Not truncated here: the file may be the log of a running trial.
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        file = os.open(self.folder / LOG_NAME, flags, 0o644)
+        file = os.open(self.folder / LOG_NAME, flags, 0o666)  # less the umask
         try:
             # flock and not lockf: the lock must survive in the child that inherits the file.
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

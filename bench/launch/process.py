@@ -20,8 +20,10 @@ from typing import Literal
 
 from bench.launch import child, failures
 from bench.launch.devices import Claim
-from bench.launch.messages import MAX_MESSAGE_BYTES, parse
+from bench.launch.log import TrialLog
+from bench.launch.messages import Receiver
 from bench.meters.time import replicas
+from bench.records.redaction import is_secret
 
 GRACE_S = 5.0  # between SIGTERM and SIGKILL
 MEASURING = frozenset({"memory", "flops", "time", "energy"})  # phases that must not be disturbed
@@ -37,6 +39,8 @@ class TrialProcess:
     limit_s: float
     process: BaseProcess
     messages: Connection
+    log: TrialLog
+    receiver: Receiver
     started_s: float = field(default_factory=time.monotonic)
     phase: str = "start"
     phase_started_s: float = field(default_factory=time.monotonic)
@@ -64,16 +68,11 @@ class TrialProcess:
 
     def read_messages(self) -> Iterator[tuple[str, float]]:
         """The phases reported since the last call, as (phase, share of it that is done)."""
-        with contextlib.suppress(EOFError, OSError):
-            while not self.messages.closed and self.messages.poll():
-                message = parse(self.messages.recv_bytes(MAX_MESSAGE_BYTES))
-                self.error = message.get("error", self.error)
-                if "phase" in message:
-                    self._enter_phase(str(message["phase"]))
-                    yield self.phase, float(message.get("share", 0.0))
-            return
-        # End of file or a message beyond the limit: closed, or the wait on it would spin.
-        self.messages.close()
+        for message in self.receiver.read():
+            self.error = message.get("error", self.error)
+            if "phase" in message:
+                self._enter_phase(message["phase"])
+                yield self.phase, message["share"]
 
     def _enter_phase(self, phase: str) -> None:
         now = time.monotonic()
@@ -129,6 +128,7 @@ class TrialProcess:
         exit_code = self.process.exitcode
         self.process.close()
         self.messages.close()
+        self.log.close()
         return failures.ProcessExit(
             # Never None after join(); the type is for processes that still run.
             exit_code=-signal.SIGKILL if exit_code is None else exit_code,
@@ -148,27 +148,41 @@ def start(
     The caller closes its own copies. Raises OSError or EOFError where no process can be made.
     """
     reader, writer = context.Pipe(duplex=False)
-    locks = [child.InheritedFile(file) for file in claim.files]
+    # The log's file too: who holds it owns the folder.
+    locks = [child.InheritedFile(file) for file in (*claim.files, log)]
+    output = TrialLog(log)
     # Set per trial: the fork server's own environment may be that of an earlier run.
     shared = {name: os.environ[name] for name in (replicas.VARIABLE,) if name in os.environ}
-    with writer, _without_main():
-        process = context.Process(
-            target=child.main,
-            args=(
-                str(folder),
-                entry,
-                claim.variables | shared,
-                child.InheritedFile(log),
-                locks,
-                writer,
-            ),
-        )
+    try:
+        with writer, _without_main():
+            process = context.Process(
+                target=child.main,
+                args=(
+                    str(folder),
+                    entry,
+                    claim.variables | shared,
+                    child.InheritedFile(output.output),
+                    locks,
+                    writer,
+                ),
+            )
+            _start_servers()
+            process.start()
+    except BaseException:
+        reader.close()
+        output.close()
+        raise
+    output.close_output()
+    return TrialProcess(folder, claim.name, limit_s, process, reader, output, Receiver(reader))
+
+
+def _start_servers() -> None:
+    """Start the fork server and the resource tracker, where they do not run yet."""
+    with _secrets_hidden():
         # Before the block below: starting the tracker would unblock the signals again.
         resource_tracker.ensure_running()
         with _signals_blocked():
             forkserver.ensure_running()
-        process.start()
-    return TrialProcess(folder, claim.name, limit_s, process, reader)
 
 
 @contextmanager
@@ -183,6 +197,22 @@ def _without_main() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+@contextmanager
+def _secrets_hidden() -> Iterator[None]:
+    """Take the variables that hold keys out of the environment, for what is started meanwhile.
+
+    Removing them in the trial would be too late: /proc/self/environ shows what a process, and here
+    that is the fork server, was started with.
+    """
+    hidden = {name: value for name, value in os.environ.items() if is_secret(name)}
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 @contextmanager

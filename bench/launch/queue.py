@@ -210,6 +210,7 @@ class Queue:
         for trial, live in self.running:
             live.send_signal(signal.SIGKILL)
             live.process.join(process.GRACE_S)
+            live.log.close()
             self._add_outcome(trial, "interrupted", None)
         self.running.clear()
 

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from bench.plan.identity import CONTROLLED
 from bench.plan.planned import PlannedTrial
+from bench.records.files import read_json
 from bench.records.record import (
     RECORD_NAME,
     TRIAL_NAME,
@@ -127,7 +128,7 @@ def _identity(folder: Path, planned: Collection[str]) -> dict[str, Any] | None:
         found = read_state(folder)
         if found is None or found[0] in planned:
             return None
-        content = json.loads((folder / TRIAL_NAME).read_text(encoding="utf-8"))
+        content = read_json(folder / TRIAL_NAME)
         identity = content["identity"]
     except (BadRecord, OSError, ValueError, KeyError, TypeError):
         return None
@@ -191,6 +192,6 @@ def write_trials(trials: Sequence[PlannedTrial]) -> list[Path]:
 
 def _key(path: Path) -> str | None:
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["key"])
+        return str(read_json(path)["key"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -58,7 +58,8 @@ class Mirror:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,  # wandb's log would mix with the progress lines
-                    text=True,
+                    encoding="utf-8",
+                    errors="replace",
                     bufsize=1,  # by line: a folder must not wait in a buffer
                     start_new_session=True,  # Ctrl-C is the launcher's; ended below as a group
                 )

@@ -23,14 +23,53 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from bench.publish.mirror import GRACE_S, SEND_TIMEOUT_S, Mirror, PublishWarning
-from bench.records.record import RECORD_NAME, BadRecord, Metric, Record, read_record
+from bench.records.files import read_json
+from bench.records.layout import trial_folder
+from bench.records.reading import read_one, record_files
+from bench.records.record import RECORD_NAME, BadRecord, Metric, Record
 from bench.records.redaction import redact
+from bench.records.validation import first_error
 
 TAG_LENGTH = 64  # characters: W&B rejects a longer tag
 NIGHT_NAME = "verdict.json"
 
 __all__ = ["Mirror", "PublishWarning", "publish", "publish_all", "publish_night"]
+
+
+class Ratio(BaseModel):
+    """The cost of the candidate relative to the baseline."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    value: float | None
+
+
+class NightRow(BaseModel):
+    """A row of a verdict, as far as it is sent."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    model: str
+    metric: str
+    judgement: str
+    ratio: Ratio | None
+
+
+class Night(BaseModel):
+    """A verdict, likewise."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    baseline: str
+    candidate: str
+    hardware: str
+    outcome: str
+    exit_code: int
+    canary_s: float | None
+    rows: list[NightRow]
 
 
 class NotSent(Exception):
@@ -46,9 +85,7 @@ def publish(folder: Path, mode: str, project: str) -> None:
     """
     if mode == "disabled":
         return
-    record = read_record(folder / RECORD_NAME)
-    if record.is_fake:
-        raise BadRecord(f"{folder / RECORD_NAME}: measured with a fake device")
+    record = read_one(folder / RECORD_NAME).record
     root = wandb_root(folder, record)
     # Read when wandb is imported; without it the debug log goes into the home directory.
     os.environ.setdefault("WANDB_CACHE_DIR", str(root / "wandb" / "cache"))
@@ -75,7 +112,9 @@ def publish_night(folder: Path, mode: str, project: str) -> None:
     Raises OSError, ValueError and KeyError for a missing or damaged verdict, NotSent with the
     error of wandb.
     """
-    verdict = json.loads((folder / NIGHT_NAME).read_text(encoding="utf-8"))
+    verdict = read_json(folder / NIGHT_NAME)
+    if wrong := first_error(Night, verdict, NIGHT_NAME):
+        raise ValueError(f"{folder}: {wrong}")
     rows = {f"{row['model']} {row['metric']}": row for row in verdict["rows"]}
     values = {"outcome": verdict["outcome"], "canary_s": verdict["canary_s"]}
     for name, row in rows.items():
@@ -117,9 +156,14 @@ def _settings(root: Path, mode: str) -> dict[str, Any]:
 
 
 def wandb_root(folder: Path, record: Record) -> Path:
-    """The experiment's folder above a trial's, so that `wandb/` lies once per experiment."""
-    name = Path(record.labels.experiment).name
-    return next((parent for parent in folder.resolve().parents if parent.name == name), folder)
+    """The experiment's folder above a trial's, so that `wandb/` lies once per experiment.
+
+    The trial's own folder where it does not lie as its labels and key say: an experiment called
+    "tmp" or ".." must not lead out of the tree.
+    """
+    whole = folder.resolve()
+    below = trial_folder(Path(), record.labels, record.key).parts
+    return whole.parents[len(below) - 2] if whole.parts[-len(below) :] == below else folder
 
 
 def run_name(record: Record) -> str:
@@ -169,7 +213,7 @@ def publish_all(dirs: Sequence[Path], mode: str, project: str) -> tuple[int, lis
     for folder in dirs:
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: no such folder; name one that `run` wrote")
-    folders = sorted({path.parent for folder in dirs for path in folder.rglob(RECORD_NAME)})
+    folders = [path.parent for path in record_files(dirs)]
     with Mirror(mode, project) as mirror, warnings.catch_warnings():
         warnings.simplefilter("ignore", PublishWarning)  # they are returned instead
         num_sent = sum(mirror.send(folder) for folder in folders)

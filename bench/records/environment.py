@@ -193,5 +193,13 @@ def _read(path: str) -> str:
 def _git(folder: str, *arguments: str) -> str:
     command = ["git", "-C", folder, *arguments]
     # A repository on a network drive may hang: the commit is not worth a trial.
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        check=True,
+        timeout=10,
+    )
     return done.stdout.strip()

@@ -16,13 +16,14 @@ rejects the whole folder with the same sentences.
 from __future__ import annotations
 
 import gc
-import zipfile
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bench.records.arrays import open_arrays
 from bench.records.record import RAW_NAME, RECORD_NAME, BadRecord, Record, read_record
 from bench.records.validation import damage
 
@@ -68,7 +69,7 @@ def read(dirs: Sequence[Path]) -> Reading:
     Raises NoRecords when a folder does not exist or nothing readable is in any of them.
     """
     reading = Reading()
-    for path in _record_files(dirs):
+    for path in record_files(dirs):
         try:
             reading.found.append(read_one(path))
         except BadRecord as error:
@@ -98,16 +99,23 @@ def read_one(path: Path) -> Found:
     return Found(record, path.parent, modified_unix_s)
 
 
-def _record_files(dirs: Sequence[Path]) -> list[Path]:
-    """Each record file once, also where the folders overlap."""
-    paths: dict[Path, Path] = {}
+def record_files(dirs: Sequence[Path]) -> list[Path]:
+    """What is called record.json below `dirs`, each once, also where the folders overlap.
+
+    Raises NoRecords for a folder that does not exist.
+    """
+    paths: dict[str, Path] = {}
     for folder in dirs:
         if not folder.is_dir():
             raise NoRecords(f"{folder}: no such folder; name one that `condbench run` wrote")
-        for path in sorted(folder.rglob(RECORD_NAME)):
-            # Keyed by the resolved path, shown by the path that the caller can recognise.
-            paths.setdefault(path.resolve(), path)
-    return list(paths.values())
+        # Not rglob: it leaves out links that lead nowhere, as if the trial had never been run.
+        for parent, folders, files in os.walk(folder):
+            if RECORD_NAME in files or RECORD_NAME in folders:
+                path = Path(parent, RECORD_NAME)
+                # By its real place, shown as the path that the caller can recognise. A link to
+                # itself has no other place, for which Path.resolve raises.
+                paths.setdefault(os.path.realpath(path), path)
+    return sorted(paths.values())
 
 
 class Rounds(NamedTuple):
@@ -127,22 +135,24 @@ def read_rounds(found: Found, size: int) -> Rounds | None:
     import numpy as np
 
     path = found.folder / RAW_NAME
+    # Named by bench.measure.speed; point 0 is the default operating point.
+    names = [
+        f"{name}_b{size}_point0" for name in ("candidate_s", "baseline_s", "reason", "process")
+    ]
     try:
-        # Without pickle: a file from another machine must not run code when it is read.
-        with np.load(path, allow_pickle=False) as raw:
-            # Named by bench.measure.speed; point 0 is the default operating point.
-            names = [f"{side}_s_b{size}_point0" for side in ("candidate", "baseline")]
-            if any(name not in raw for name in names):
-                return None
-            method, dense = (raw[name] for name in names)
-            reasons = raw.get(f"reason_b{size}_point0", np.full(method.shape, ""))
-            # Records of before ratios were replicated come from one process.
-            process = raw.get(f"process_b{size}_point0", np.zeros(method.shape, np.int64))
-            _check_rounds(method, dense, reasons, process)
+        with open_arrays(path) as raw:
+            method, dense, reasons, process = map(raw.get, names)
+        if method is None or dense is None:
+            return None
+        reasons = np.full(method.shape, "") if reasons is None else reasons
+        # Records of before ratios were replicated come from one process.
+        process = np.zeros(method.shape, np.int64) if process is None else process
+        _check_rounds(method, dense, reasons, process)
     except FileNotFoundError:
         return None
-    # What numpy raises depends on where the file is cut off.
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except OSError as error:
+        raise BadRecord(f"{path}: not readable ({error.strerror})") from error
+    except (ValueError, TypeError) as error:
         raise BadRecord(f"{path}: damaged ({error})") from error
     counts = reasons == ""  # a GPU that slowed down: the record's own ratio leaves these out too
     return Rounds(method[counts], dense[counts], process[counts]) if counts.any() else None
@@ -157,8 +167,9 @@ def _check_rounds(
     """
     import numpy as np
 
-    if process.dtype.kind not in "iu":
-        raise TypeError(f"processes numbered by {process.dtype}")
+    for array, kinds in ((method, "f"), (dense, "f"), (reasons, "U"), (process, "iu")):
+        if array.dtype.kind not in kinds:
+            raise TypeError(f"an array of {array.dtype} among the rounds")
     shapes = {method.shape, dense.shape, reasons.shape, process.shape}
     if method.ndim != 1 or len(shapes) > 1 or not method.size:
         raise ValueError(f"rounds of shapes {method.shape} and {dense.shape}")

@@ -16,9 +16,13 @@ from pydantic import BaseModel, ValidationError
 
 from bench.records.contradiction import contradiction
 from bench.records.record import Metric, QualityLabel, missing
+from bench.records.redaction import bounded
 from bench.values import as_scalar, encodable
 
+MAX_NOTES = 1000
 MAX_DEPTH = 50  # of lists and mappings: our own reach 6, and readers recurse
+MAX_CHARACTERS = 4000  # of a text: plugins give reasons and names
+MAX_ENTRIES = 100_000  # of a list or mapping; raw vectors are in raw.npz
 MAX_DIGITS = 300  # of an integer: a float ends at 10^308, and readers refuse more than 4,300
 JUDGED_APART = ("metrics", "points", "notes", "quality")
 
@@ -40,8 +44,9 @@ def writable(content: Mapping[str, Any]) -> dict[str, Any]:
         {"settings": _plain(point.settings, "points", lost), "metrics": _metrics(point.metrics)}
         for point in content.get("points", ())
     ]
-    notes = [encodable(str(note)) for note in content.get("notes", ())]
-    return {**found, "notes": notes + [f"left out of the record: {place}" for place in lost]}
+    notes = [encodable(bounded(str(note), MAX_CHARACTERS)) for note in content.get("notes", ())]
+    notes += [f"left out of the record: {bounded(place, MAX_CHARACTERS)}" for place in lost]
+    return {**found, "notes": notes[:MAX_NOTES]}
 
 
 def _metrics(metrics: Mapping[str, Metric]) -> dict[str, dict[str, Any]]:
@@ -88,7 +93,9 @@ def _plain(value: Any, place: str, lost: list[str], path: tuple[int, ...] = ()) 
     `path` has the identities of the lists and mappings that it is in.
     """
     found = value.model_dump() if isinstance(value, BaseModel) else as_scalar(value)
-    if found is None or isinstance(found, str | bool):
+    if isinstance(found, str):
+        return bounded(found, MAX_CHARACTERS)
+    if found is None or isinstance(found, bool):
         return found
     problem = _problem(found, path)
     if problem:
@@ -98,7 +105,9 @@ def _plain(value: Any, place: str, lost: list[str], path: tuple[int, ...] = ()) 
     if isinstance(found, Mapping):
         # JSON requires texts as keys.
         return {
-            encodable(str(key)): _plain(each, f"{place}.{key}", lost, inside)
+            encodable(bounded(str(key), MAX_CHARACTERS)): _plain(
+                each, f"{place}.{key}", lost, inside
+            )
             for key, each in found.items()
         }
     if isinstance(found, list | tuple):
@@ -114,6 +123,8 @@ def _problem(found: Any, path: tuple[int, ...]) -> str:
     if isinstance(found, Mapping | list | tuple):
         if id(found) in path:
             return "a structure that contains itself"
+        if len(found) > MAX_ENTRIES:
+            return f"{len(found):,} entries: at most {MAX_ENTRIES:,} are kept"
         return f"nested more than {MAX_DEPTH} deep" if len(path) >= MAX_DEPTH else ""
     if isinstance(found, int):
         too_long = abs(found) >= 10**MAX_DIGITS

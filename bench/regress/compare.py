@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from bench.records.record import write_json
+from bench.records.replacing import replace_file
 from bench.regress.markdown import body
 from bench.regress.verdict import BadInput, Verdict
 
@@ -53,8 +54,7 @@ def _check_exact(arguments: argparse.Namespace) -> None:
 def write_verdict(verdict: Verdict, out: Path) -> list[Path]:
     """Write body.md and verdict.json into `out`, made if it is not there; their paths."""
     out.mkdir(parents=True, exist_ok=True)
-    text = out / BODY
-    text.write_text(body(verdict), encoding="utf-8")
+    text = replace_file(out / BODY, body(verdict).encode("utf-8", "replace"))
     return [text, write_json(out / VERDICT, verdict.content())]
 
 

@@ -8,22 +8,27 @@ under a lock. A line that a crash cut off is reported when the file is read; the
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
-import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from bench.records import layout
+from bench.records.files import parse_json, read_bytes
+from bench.records.validation import first_error
 from bench.regress.causes import machine_changed
 from bench.regress.verdict import Row, Verdict
 
 SCHEMA_VERSION = 1
+MAX_HISTORY_BYTES = 256 * 2**20  # ten years of nights with a hundred metrics have 70 MB
 NUM_EARLIER = 7  # nights whose median canary a new one is compared with
 
 
@@ -38,6 +43,34 @@ class History:
     hardware: str
     nights: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+
+
+POSITIVE = Annotated[float, Field(gt=0)]
+
+
+class NightMetric(BaseModel):
+    """A metric of a night, as far as a reader depends on it."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    value: float | None
+    ratio: float | None
+    low: float | None
+    high: float | None
+    judgement: str
+
+
+class Night(BaseModel):
+    """A line of the history, likewise."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    unix_s: Annotated[float, Field(ge=0)]
+    baseline: str
+    candidate: str
+    outcome: str
+    canary_s: POSITIVE | None
+    metrics: dict[str, NightMetric]
 
 
 def default_folder() -> Path:
@@ -57,6 +90,8 @@ def append(folder: Path, verdict: Verdict, when_unix_s: float) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = path_of(folder, verdict.hardware)
     line = json.dumps(night_content(verdict, when_unix_s), allow_nan=False, ensure_ascii=False)
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     with path.open("a+b") as file:
         # Two runners of one machine may end at the same time.
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -121,7 +156,8 @@ def read(path: Path) -> list[History]:
 def _read_one(path: Path) -> History:
     history = History(path.stem)
     # Not splitlines(): names may hold characters that it treats as line ends, such as U+2028.
-    lines = path.read_text(encoding="utf-8", errors="replace").removesuffix("\n").split("\n")
+    text = read_bytes(path, MAX_HISTORY_BYTES).decode("utf-8", errors="replace")
+    lines = text.removesuffix("\n").split("\n")
     for number, line in enumerate(lines, start=1):
         try:
             history.nights.append(_parse_night(line))
@@ -134,26 +170,17 @@ def _read_one(path: Path) -> History:
 
 def _parse_night(line: str) -> dict[str, Any]:
     """The night in one line. Raises ValueError and others where it is not whole, or not valid."""
-    content = json.loads(line)
+    content = parse_json(line)
     if content["schema_version"] != SCHEMA_VERSION:
         raise ValueError(f"schema version {content['schema_version']!r}")
+    if error := first_error(Night, content, "night"):
+        raise ValueError(error)
     datetime.fromtimestamp(content["unix_s"], UTC)  # raises for a time that no calendar shows
-    _check_numbers(content, ("unix_s", "canary_s"))
-    for metric in content["metrics"].values():
-        _check_numbers(metric, ("value", "ratio", "low", "high"))
-    words = [metric["judgement"] for metric in content["metrics"].values()]
-    words += [content[name] for name in ("baseline", "candidate", "outcome")]
-    if not all(isinstance(word, str) for word in words):
-        raise ValueError("a name is not text")
+    for name, metric in content["metrics"].items():
+        ratio, low, high = (metric[key] for key in ("ratio", "low", "high"))
+        if ratio is not None and not (low or ratio) <= ratio <= (high or ratio):
+            raise ValueError(f"{name}: ratio {ratio:.4g} is outside its own interval")
     return dict(content)
-
-
-def _check_numbers(content: dict[str, Any], names: Sequence[str]) -> None:
-    """Raise ValueError where one of these is neither a finite number nor null."""
-    for name in names:
-        value = content[name]
-        if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
-            raise ValueError(f"{name} is {value!r}")
 
 
 def machine_note(folder: Path, verdict: Verdict) -> Iterator[str]:

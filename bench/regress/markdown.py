@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from bench.records.redaction import NO_WIDTH, printable, unlinked
 from bench.regress.gate import Judgement
 from bench.regress.verdict import Outcome, Row, Verdict
 from bench.report.tables.numbers import number
@@ -21,9 +22,8 @@ ORDER: tuple[Judgement, ...] = ("regressed", "inconclusive", "improved", "equal"
 MARKS: dict[Judgement, str] = {"regressed": "**regressed**"}
 # GitHub turns @name and #1 into mentions wherever they stand in text, escaped or not. A space of no
 # width behind the character prevents that.
-NO_WIDTH = "\u200b"
 ESCAPES = str.maketrans(
-    {character: f"\\{character}" for character in "\\|[]!"}
+    {character: f"\\{character}" for character in "\\|[]!*~"}
     | {"&": "&amp;", "<": "&lt;", "`": "'"}
     | {character: f"{character}{NO_WIDTH}" for character in "@#"}
 )
@@ -83,7 +83,7 @@ def _foot(verdict: Verdict) -> Iterator[str]:
         yield from _list("Notes", verdict.notes)
     if verdict.commands:
         # A name may hold a new line: it must not close the fence.
-        commands = [" ".join(command.split()) for command in verdict.commands]
+        commands = [" ".join(printable(command).split()) for command in verdict.commands]
         yield from ("", "### Reproduce", "", "```sh", *commands, "```")
 
 
@@ -137,4 +137,4 @@ def _causes(rows: Sequence[Row]) -> Iterator[str]:
 def _escape(text: str) -> str:
     """Text from records and messages, without cells, tags, links, mentions or lines of its own."""
     # Joined first: a line break would end the table's row, whatever is escaped.
-    return " ".join(text.split()).translate(ESCAPES)
+    return unlinked(" ".join(printable(text).split()).translate(ESCAPES))

@@ -14,8 +14,11 @@ from typing import Any
 import jinja2
 
 from bench.records import layout
+from bench.records.redaction import printable
+from bench.records.replacing import replace_files
 from bench.regress.history import History, read
 from bench.report.render.csv_export import neutral
+from bench.report.render.page import shown
 
 COLOURS = {  # of the verdicts, in figure and page
     "regressed": "#b2182b",
@@ -40,10 +43,12 @@ def trend(path: Path, out: Path | None = None) -> list[Path]:
         folder = place / layout.part(history.hardware)
         folder.mkdir(parents=True, exist_ok=True)
         image = draw_figure(history)
-        (folder / "trend.png").write_bytes(image)
-        (folder / "trend.csv").write_text(as_csv(history), encoding="utf-8")
-        (folder / "trend.html").write_text(as_page(history, image), encoding="utf-8")
-        written += [folder / f"trend.{kind}" for kind in ("html", "png", "csv")]
+        contents = {
+            "trend.html": as_page(history, image).encode(),
+            "trend.png": image,
+            "trend.csv": as_csv(history).encode(),
+        }
+        written += replace_files(folder, contents)
     return written
 
 
@@ -88,7 +93,9 @@ def draw_figure(history: History) -> bytes:
     figure = Figure(figsize=(NUM_COLUMNS * WIDTH_IN, num_rows * HEIGHT_IN), layout="constrained")
     axes = figure.subplots(num_rows, NUM_COLUMNS, squeeze=False)
     for panel, name in zip(axes.flat, metrics, strict=False):
-        panel.set_title(name.replace("$", r"\$"), fontsize=7)  # "$" begins a formula in matplotlib
+        panel.set_title(
+            printable(name).replace("$", r"\$"), fontsize=7
+        )  # "$" begins a formula in matplotlib
         panel.tick_params(labelsize=6)
         if name == "canary":
             _draw_canary(panel, history.nights)
@@ -129,6 +136,7 @@ def as_page(history: History, image: bytes) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=shown,
     )
     nights = [
         {

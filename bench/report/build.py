@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.records.reading import paused_garbage_collection, read
+from bench.records.replacing import replace_files
 from bench.report.paper.lines import lines_of, paper_of
 from bench.report.paper.render import paper_files
 from bench.report.paper.render import terminal as paper_text
@@ -81,14 +82,13 @@ def _links(images: dict[str, bytes]) -> str:
 
 
 def _write(folder: Path, contents: dict[str, str | bytes]) -> list[Path]:
+    """Replace the whole report: where the disk is full, the earlier one stays."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name, content in contents.items():
-        path = folder / name
-        # A record may hold half of a surrogate pair, which has no UTF-8.
-        raw = content.encode("utf-8", "replace") if isinstance(content, str) else content
-        path.write_bytes(raw)
-        paths.append(path)
-    for name in CAPTIONS.keys() - contents.keys():
-        (folder / name).unlink(missing_ok=True)  # a figure of an earlier report would be stale
-    return paths
+    # A name from the command line may hold half of a surrogate pair, which has no UTF-8.
+    encoded: dict[str, bytes | None] = {
+        name: content.encode("utf-8", "replace") if isinstance(content, str) else content
+        for name, content in contents.items()
+    }
+    # A figure of an earlier report would be stale.
+    stale: dict[str, bytes | None] = dict.fromkeys(CAPTIONS.keys() - contents.keys())
+    return replace_files(folder, encoded | stale)

@@ -11,7 +11,6 @@ train together or not at all.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import pickle
 import sys
@@ -25,6 +24,7 @@ import torch
 from torch import nn
 
 from bench import ranks
+from bench.records.files import read_json
 from bench.records.record import Metric, write_json
 
 # What reading a truncated or foreign file may raise.
@@ -88,7 +88,7 @@ def _load(path: Path, model: nn.Module) -> DenseStart:
 
 def _is_complete(path: Path) -> bool:
     # The weights are renamed into place last: where they exist, the costs beside them are whole.
-    return path.exists() and path.with_suffix(".json").exists()
+    return path.is_file() and path.with_suffix(".json").is_file()
 
 
 def _store(path: Path, model: nn.Module, metrics: dict[str, Metric]) -> None:
@@ -101,7 +101,7 @@ def _store(path: Path, model: nn.Module, metrics: dict[str, Metric]) -> None:
 
 
 def _read_metrics(path: Path) -> dict[str, Metric]:
-    content = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    content = read_json(path.with_suffix(".json"))
     return {name: Metric.model_validate(metric) for name, metric in content.items()}
 
 

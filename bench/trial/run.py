@@ -21,12 +21,14 @@ from bench.measure import Findings, measure
 from bench.meters.conditions import pinned_threads
 from bench.records import environment
 from bench.records.record import RAW_NAME, Record, write_record
-from bench.records.redaction import redact
+from bench.records.redaction import bounded, redact
 from bench.records.writable import writable
 from bench.trial.prepare import OnPhase, prepare
 from bench.trial.static import count_only
 from bench.trial.trial import BadTrial, Trial, read_trial
 from bench.types import Unsupported
+
+MAX_REASON_CHARACTERS = 4000  # of an exception's own message
 
 
 def run(folder: Path, on_phase: OnPhase = lambda phase, share: None) -> Record:
@@ -52,7 +54,7 @@ def run(folder: Path, on_phase: OnPhase = lambda phase, share: None) -> Record:
         record = _make_record(trial, started, findings)
     except Unsupported as refusal:
         record = _make_record(
-            trial, started, Findings(), "skipped", redact(str(refusal)) or "unsupported"
+            trial, started, Findings(), "skipped", _words(refusal) or "unsupported"
         )
     except (Exception, SystemExit) as error:
         # SystemExit too: a plugin that calls sys.exit must not end without a record. Not
@@ -80,9 +82,14 @@ def _write(trial: Trial, started: float, record: Record) -> Record:
 def _reason(error: BaseException, phase: str) -> str:
     """The reason of a failed record: one line, without secrets."""
     if isinstance(error, SystemExit):
-        return redact(f"the trial called sys.exit({error.code!r}) in phase {phase}")
-    # Redacted before spaces are joined: a secret with two spaces would no longer match.
-    return f"{type(error).__name__} in phase {phase}: {' '.join(redact(str(error)).split())}"
+        return f"the trial called sys.exit({_words(repr(error.code))}) in phase {phase}"
+    return f"{type(error).__name__} in phase {phase}: {' '.join(_words(error).split())}"
+
+
+def _words(text: object) -> str:
+    """Foreign text without secrets, and no longer than a record should be."""
+    # Redacted before spaces are joined or a part is cut: a secret would no longer match.
+    return bounded(redact(str(text)), MAX_REASON_CHARACTERS)
 
 
 def _print_traceback() -> None:

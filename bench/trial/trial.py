@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from bench.config import Config, as_config
 from bench.plugins import construct
 from bench.records import environment, layout
+from bench.records.files import read_json
 from bench.records.record import TRIAL_NAME, Labels
 
 
@@ -74,7 +74,7 @@ def read_trial(folder: Path) -> Trial:
     """Read `folder`/trial.json. Raises BadTrial naming the file and what is wrong with it."""
     path = folder / TRIAL_NAME
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_json(path)
         config, key = as_config(raw["config"]), raw["key"]
         labels = Labels.model_validate(raw["labels"])
         return Trial(

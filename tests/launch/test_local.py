@@ -74,7 +74,7 @@ def clock_from_ready() -> Iterator[None]:
 def test_a_time_limit_counts_from_the_start_of_the_process() -> None:
     """Outside these tests it does: imports are part of a trial; after SIGTERM the grace counts."""
     live = process.TrialProcess(
-        Path(), "cpu", 7.0, None, None, started_s=10.0, phase_started_s=12.0
+        Path(), "cpu", 7.0, None, None, None, None, started_s=10.0, phase_started_s=12.0
     )
     assert DEADLINE(live) == 17.0
     live.kill_at_s = 22.0

@@ -22,9 +22,11 @@ from bench.publish.runs import (
     summary,
     tags,
 )
+from bench.records.layout import trial_folder
 from bench.records.record import Metric, PointResult, Record, missing, write_record
 
 KEY = "ab" * 32
+IDENTITY = {"config": {}, "versions": {"torch": "2.13.0"}, "hardware": "cpu-2x-test", "data": "d"}
 SECRET = "not-a-key-" * 4  # 40 characters, as an API key has
 
 
@@ -45,6 +47,7 @@ def record(key: str = KEY) -> Record:
                 "seed": 3,
             },
             "config": {"method": {"num_experts": 16}},
+            "provenance": {"identity": IDENTITY},
             "metrics": {
                 "infer/speedup_b1": Metric(value=1.5, unit="1", low=1.4, high=1.6),
                 "infer/energy_j_per_sample": missing("j", "no GPU"),
@@ -61,7 +64,7 @@ def record(key: str = KEY) -> Record:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A trial folder within an experiment named demo."""
-    path = tmp_path / "results" / "demo" / "cpu" / "digits" / "moe" / "seed3"
+    path = trial_folder(tmp_path / "results", record().labels, KEY)
     path.mkdir(parents=True)
     write_record(path, record())
     return path

@@ -44,8 +44,10 @@ def test_foreign_text_cannot_break_the_table() -> None:
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("[x](http://a)", "\\[x\\](http://a)"),
-        ("![x](http://a/b.png)", "\\!\\[x\\](http://a/b.png)"),
+        ("[x](http://a)", "\\[x\\](http:\u200b//a)"),
+        ("[x](javascript:alert(1))", "\\[x\\](javascript:\u200balert(1))"),
+        ("\x1b[3m www.a.b\u202e", "\\[3m www\u200b.a.b"),
+        ("![x](http://a/b.png)", "\\!\\[x\\](http:\u200b//a/b.png)"),
         ("@octocat and #12", "@\u200boctocat and #\u200b12"),
         ("a\\|b", "a\\\\\\|b"),
     ],

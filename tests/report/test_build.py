@@ -106,7 +106,7 @@ def test_hostile_names_harm_no_report(make, tree):
         unicodedata.category(c) in ("Cc", "Cf", "Cs") for c in made.text.replace("\n", "")
     )
     title, *_ = (root / "report" / "table.md").read_text().splitlines()
-    assert title == "# condbench: $\\\\frac{$ ]0;owned 2J \\`x\\` &lt;b>\\|[a]\\(b), demo"
+    assert title == "# condbench: $\\\\frac{$ \\]0;owned 2J \\`x\\` &lt;b>\\|\\[a\\](b), demo"
     assert "\x1b" not in (root / "report" / "table.md").read_text()
 
 

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.meters.time.surroundings import surroundings
+from bench.records.redaction import without_secrets
 
 VARIABLE = "CONDBENCH_REPLICAS"  # the folder of a run's sockets, for its trials
 SERVER = "bench.meters.time.replica_server"
@@ -126,6 +127,7 @@ def _start_server(place: Path) -> subprocess.Popen[bytes]:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             pass_fds=[listening.fileno()],
+            env=without_secrets(),
             start_new_session=True,  # a terminal's Ctrl-C would end it in mid-import, noisily
         )
 

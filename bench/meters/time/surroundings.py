@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ class Surroundings:
     path: list[str]
     environment: dict[str, str]
     folder: str
-    log: str | None  # of a trial; None where output goes to a terminal or a pipe
+    log: str | None  # a file or pipe of a trial; None where output goes to a terminal
 
     def adopt(self) -> None:
         """Make this process's surroundings these. Before CUDA is initialised, which reads them.
@@ -44,8 +45,10 @@ def surroundings() -> Surroundings:
 
 
 def _log() -> str | None:
-    """The file that standard error is appended to, if it is one."""
+    """The file that standard error is appended to, or the pipe that it goes into."""
     with suppress(OSError):  # closed, or a system without /proc
+        if stat.S_ISFIFO(os.fstat(2).st_mode):
+            return f"/proc/{os.getpid()}/fd/2"
         # Where writing is not appending, two open files would overwrite each other's lines.
         if fcntl.fcntl(2, fcntl.F_GETFL) & os.O_APPEND:
             place = Path("/proc/self/fd/2").readlink()

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.records.redaction import without_secrets
 from bench.regress.verdict import BadInput
 
 LOCK = "constraints.txt"
 EXTRA = "tasks"  # what tasks and workers need, without the tools of development
-SECRETS = ("WANDB_API_KEY", "GH_TOKEN", "GITHUB_TOKEN")  # no revision needs to see them
 # What `make nightly PYTHON=... VENV=...` hands to the processes below it: it would redirect the
 # revision's own make.
 CALLERS = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "PYTHONPATH")
@@ -41,7 +41,7 @@ def variables_of(folder: Path, project: dict[str, Any]) -> dict[str, str]:
 
 def _inherited(*excluded: str) -> dict[str, str]:
     """This process's variables without secrets, and without those `excluded`."""
-    return {key: value for key, value in os.environ.items() if key not in (*SECRETS, *excluded)}
+    return {key: value for key, value in without_secrets().items() if key not in excluded}
 
 
 def _write_metadata(place: Path, project: dict[str, Any]) -> None:
@@ -50,11 +50,12 @@ def _write_metadata(place: Path, project: dict[str, Any]) -> None:
     The environment's own metadata may be of another revision; the first on the path counts.
     """
     place.mkdir(parents=True)
-    (place / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: 0\n")
+    metadata = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: 0\n"
+    (place / "METADATA").write_text(metadata, encoding="utf-8")
     lines = []
     for group, points in project.get("entry-points", {}).items():
         lines += [f"[{group}]", *(f"{name} = {target}" for name, target in points.items())]
-    (place / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    (place / "entry_points.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def interpreters(
@@ -74,7 +75,8 @@ def _lock(folder: Path, project: dict[str, Any]) -> str:
     """What decides the environment: pinned versions and dependencies."""
     pinned = folder / LOCK
     required = (project.get("dependencies"), project.get("optional-dependencies", {}).get(EXTRA))
-    return f"{pinned.read_text() if pinned.exists() else ''}{required}"
+    text = pinned.read_text(encoding="utf-8") if pinned.exists() else ""
+    return f"{text}{required}"
 
 
 def _install(name: str, folder: Path) -> str:
@@ -120,7 +122,13 @@ def _run(commands: Sequence[Sequence[str]], folder: Path) -> str | None:
     """Run the commands in `folder`, without secrets; the end of the first failure's output."""
     for command in commands:
         run = subprocess.run(
-            command, capture_output=True, text=True, cwd=folder, env=_inherited(*CALLERS)
+            command,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            cwd=folder,
+            env=_inherited(*CALLERS),
         )
         if run.returncode:
             return (run.stderr or run.stdout).strip()[-MAX_OUTPUT:] or f"exit code {run.returncode}"

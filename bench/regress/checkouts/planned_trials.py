@@ -70,7 +70,13 @@ def plan_trials(revision: Revision, overrides: Sequence[str], scratch: Path) -> 
     arguments = [*overrides, f"results={results}", "wandb.mode=disabled"]
     command = [revision.python, "-m", revision.interface.planning, *arguments]
     run = subprocess.run(
-        command, capture_output=True, text=True, cwd=revision.folder, env=revision.environment
+        command,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        cwd=revision.folder,
+        env=revision.environment,
     )
     # Bad overrides and broken plugins end here, with the planner's own sentence.
     if run.returncode:

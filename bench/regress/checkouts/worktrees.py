@@ -124,7 +124,15 @@ def _find_interface(name: str, folder: Path) -> Interface:
 def _git(folder: Path, *arguments: str) -> str:
     command = ["git", "-C", str(folder), *arguments]
     try:
-        run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        run = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            check=True,
+            timeout=120,
+        )
     except (OSError, subprocess.SubprocessError) as error:
         output = getattr(error, "stderr", None) or str(error)
         raise BadInput(f"git {arguments[0]} failed in {folder}: {output.strip()}") from error

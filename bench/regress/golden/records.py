@@ -6,27 +6,43 @@
 
 from __future__ import annotations
 
+import io
 import json
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
 
+from bench.records.arrays import open_arrays
+from bench.records.files import read_json
 from bench.records.record import write_json
+from bench.records.replacing import replace_file
+from bench.records.validation import first_error
 from bench.regress.verdict import BadInput
 
 SCHEMA_VERSION = 1
 Content = dict[str, Any]
 
 
+class Golden(BaseModel):
+    """What a golden record holds, as far as a reader depends on it."""
+
+    model_config = ConfigDict(strict=True)
+
+    counts: dict[str, Any]
+    torch: str
+    config: dict[str, Any]
+
+
 def read_golden(path: Path) -> Content:
     """One golden record. Raises BadInput for a damaged file or another schema."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         version = content["schema_version"]
-        content["counts"], content["torch"], content["config"]  # a KeyError here, with the file
+        if error := first_error(Golden, content):
+            raise ValueError(error)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(
             f"{path}: not a golden record ({error}); git checkout restores it"
@@ -40,11 +56,11 @@ def read_decisions(path: Path) -> dict[str, np.ndarray]:
     """The recorded decisions beside a golden record; none without a file. Raises BadInput."""
     file = path.with_suffix(".npz")
     try:
-        with np.load(file, allow_pickle=False) as found:
-            return {name: found[name] for name in found}
+        with open_arrays(file) as found:
+            return {name: array for name in found.names if (array := found.get(name)) is not None}
     except FileNotFoundError:  # a method without gates
         return {}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError) as error:
         raise BadInput(f"{file}: damaged ({error}); git checkout restores it") from error
 
 
@@ -55,7 +71,9 @@ def write_golden(path: Path, content: Content, decisions: Mapping[str, np.ndarra
     file = path.with_suffix(".npz")
     file.unlink(missing_ok=True)  # of a version of the method that still had gates
     if decisions:
-        np.savez_compressed(file, **decisions)  # type: ignore[arg-type]
+        packed = io.BytesIO()
+        np.savez_compressed(packed, **decisions)  # type: ignore[arg-type]
+        replace_file(file, packed.getvalue())
 
 
 def changes(before: Content, now: Content) -> Iterator[str]:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
+from bench.records.redaction import printable
+
 HEIGHT, WIDTH = 48, 220  # pixels; many bars or cells are compressed to this width
 BAR, CELL, GAP = 14.0, 13.0, 0.2  # gap: share of a bar or cell that stays empty
 LEVELS = 5  # of shade
@@ -62,4 +64,4 @@ def _svg(width: float, height: float, title: str, body: str) -> Markup:
     # Half a pixel to each side, so that the frame of a dead cell is not cut.
     wide, high = f"{width + 1:.0f}", f"{height:.0f}"
     size = f'width="{wide}" height="{high}" viewBox="-0.5 0 {wide} {high}"'
-    return Markup(f'<svg role="img" {size}><title>{escape(title)}</title>{body}</svg>')
+    return Markup(f'<svg role="img" {size}><title>{escape(printable(title))}</title>{body}</svg>')

@@ -13,6 +13,7 @@ import pandas as pd
 
 from bench.records.catalogue import QUALITY, SPEEDUP
 from bench.records.reading import config_block
+from bench.records.redaction import printable
 from bench.report.tables.answers import answer
 from bench.report.tables.table import Row, Table
 
@@ -41,10 +42,13 @@ def csv(tables: Sequence[Table]) -> str:
 
 
 def neutral(value: Any) -> Any:
-    """`value`, with text on one line and, if it begins like a formula, inert; numbers unchanged."""
+    """`value`, with text on one line and, if it begins like a formula, inert; numbers unchanged.
+
+    Without control characters, which a terminal obeys, and marks that reverse a line.
+    """
     if not isinstance(value, str):
         return value
-    flat = " ".join(value.split())  # a tab or line break in front would hide the sign
+    flat = " ".join(printable(value).split())  # a tab in front would hide the sign
     return "'" + flat if flat.startswith(FORMULA) else flat
 
 

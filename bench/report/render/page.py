@@ -12,6 +12,7 @@ from typing import Any
 
 import jinja2
 
+from bench.records.redaction import printable
 from bench.report.render.cards import cards
 from bench.report.tables.legend import conditions, lines_below
 from bench.report.tables.robustness import TITLE, robustness
@@ -42,6 +43,7 @@ def page(
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,  # a misspelt name is an error, not an empty text
+        finalize=shown,
     )
     return environment.get_template("page.html").render(
         title=title,
@@ -55,6 +57,11 @@ def page(
         problems=problems,
         robustness_title=TITLE,
     )
+
+
+def shown(value: Any) -> Any:
+    """Text of a record without control characters; what is HTML already stays."""
+    return printable(value) if type(value) is str else value
 
 
 def _section(table: Table) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from bench.records.redaction import printable
+from bench.records.redaction import printable, unlinked
 from bench.report.tables.legend import conditions, lines_below
 from bench.report.tables.numbers import Text
 from bench.report.tables.robustness import TITLE, Robustness, robustness
@@ -78,10 +78,10 @@ def plain(text: str) -> str:
     flat = " ".join(printable(text).split())
     # The backslash first: it escapes the others. An underscore is left, as names are full of
     # them and GitHub reads none as emphasis within a word.
-    for char in "\\`*|":
+    for char in "\\`*|[]":
         flat = flat.replace(char, "\\" + char)
-    # "&" before "<", whose entity contains one; "](" is what makes brackets a link.
-    return flat.replace("&", "&amp;").replace("<", "&lt;").replace("](", "]\\(")
+    # "&" before "<", whose entity contains one.
+    return unlinked(flat.replace("&", "&amp;").replace("<", "&lt;"))
 
 
 def terminal(tables: Sequence[Table]) -> str:

@@ -162,7 +162,7 @@ def test_remarks_stand_on_the_terminal_where_they_fit(make, tabulated):
     [
         ("a|b", r"a\|b"),
         ("<img src=x>", "&lt;img src=x>"),
-        ("[x](javascript:1)", r"[x]\(javascript:1)"),
+        ("[x](javascript:1)", "\\[x\\](javascript:\u200b1)"),
         ("two\nlines", "two lines"),
         ("*bold* `code`", r"\*bold\* \`code\`"),
     ],
