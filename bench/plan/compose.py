@@ -29,6 +29,7 @@ from bench import plugins
 from bench.config import Config
 from bench.papers.rows import PUBLISHED, trials_of
 from bench.plan import overrides
+from bench.plan.bounded_yaml import bounded_yaml
 from bench.plan.explain import PlanError, explain
 from bench.plan.overrides import COMMAND_LINE, Axis
 from bench.plan.typed_nodes import as_json, assign, make_schema
@@ -42,12 +43,14 @@ UNTYPED = "_untyped"  # stands in for a plugin while only an experiment's sweep 
 def composing() -> Iterator[Composer]:
     """A Composer over conf/; what Hydra and OmegaConf raise becomes a PlanError."""
     try:
-        with initialize_config_module(CONF, version_base="1.3"):
+        with bounded_yaml(), initialize_config_module(CONF, version_base="1.3"):
             yield Composer()
     except PluginError as error:
         raise PlanError(str(error)) from error
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise PlanError(explain(error, COMMAND_LINE)) from error
+    except RecursionError as error:
+        raise PlanError(f"{COMMAND_LINE}: values that are nested without end") from error
 
 
 def variant(kind: str, name: str) -> tuple[Plugin, dict[str, Any]]:

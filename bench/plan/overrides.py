@@ -22,6 +22,7 @@ from bench.plan.explain import PlanError
 from bench.plugins import GROUPS, unknown
 
 COMMAND_LINE = "command line"
+MAX_CHARACTERS, MAX_BRACKETS = 20_000, 200  # of one override
 # Groups whose values are names of files or plugins, and cost a composition each.
 CHOICE_GROUPS = ("experiment", *GROUPS, "gpu", "measure", "workload")
 Choices = Callable[[str], list[str]]  # the choices of a group
@@ -48,9 +49,13 @@ def read(overrides: Iterable[str], source: str, choices: Choices) -> dict[str, A
 
 
 def _parsed(text: str, source: str) -> Override:
+    if len(text) > MAX_CHARACTERS:
+        raise PlanError(f"{source}: {text[:40]!r}...: {len(text):,} characters are no setting")
+    if sum(map(text.count, "[{(")) > MAX_BRACKETS:  # the parser recurses
+        raise PlanError(f"{source}: {text[:40]!r}...: more than {MAX_BRACKETS} brackets")
     try:
         return OverridesParser.create().parse_override(text)
-    except HydraException as error:
+    except (HydraException, ValueError, RecursionError) as error:
         raise PlanError(
             f"{source}: cannot read {text!r} ({error}): write KEY=VALUE, and a value with special "
             "characters in quotes of its own"

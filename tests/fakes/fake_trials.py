@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench.launch.messages import Reporter
 from bench.records.record import Labels, Record, write_record
 
 ENTRY = "tests.fakes.fake_trials:run"
@@ -160,6 +162,32 @@ def _write_nan(folder: Path) -> None:
     write(folder, "ok", metrics={"train/loss": {"value": float("nan"), "unit": "nat"}})
 
 
+def _write_junk(folder: Path) -> None:
+    """Write what no reporter writes into the pipe to the launcher."""
+    (reporter,) = [each for each in gc.get_objects() if isinstance(each, Reporter)]
+    for junk in (
+        b"\x00\xff junk\n",
+        b'{"phase": 5, "share": []}\n',
+        b'{"phase": "\x1b[2J", "share": NaN}\n',
+        b'{"error": {"a": 1}}\n',
+        b"[" * 30_000 + b"\n",
+        # As the header of a message of 2 GB, of which nothing follows.
+        b"\x7f\xff\xff\xff",
+    ):
+        os.write(reporter._messages.fileno(), junk)
+
+
+def _look_for_keys(folder: Path) -> None:
+    """Print a secret in three ways, and record the names of the variables."""
+    print("py", SECRET, flush=True)
+    os.write(2, f"fd {SECRET}\n".encode())
+    subprocess.run(["echo", "sh", SECRET], check=True)
+    start = Path("/proc/self/environ").read_bytes().decode(errors="replace").split("\0")
+    names = [each.partition("=")[0] for each in start]
+    write(folder, "ok", diagnostics={"environ": sorted(os.environ), "start": sorted(names)})
+    os._exit(0)
+
+
 BEHAVIOURS: dict[str, Callable[[Path], Any]] = {
     "ok": lambda folder: None,
     "brief": lambda folder: time.sleep(0.05),
@@ -170,6 +198,8 @@ BEHAVIOURS: dict[str, Callable[[Path], Any]] = {
     "abort": lambda folder: os.abort(),
     "starve": _starve,
     "nan": _write_nan,
+    "junk": _write_junk,
+    "look_for_keys": _look_for_keys,
     "wait": _wait,
     "leave_a_process": _leave_a_process,
     "finish_then_die": _finish_then_die,

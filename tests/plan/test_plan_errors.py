@@ -8,6 +8,7 @@ import pytest
 
 from bench.plan.matrix import PlanError, make_plan
 from bench.records import environment
+from tests.fakes.odd_files import at_most
 
 if TYPE_CHECKING:
     from conftest import House
@@ -155,6 +156,47 @@ def test_broken_yaml_is_answered_by_file_and_line(house: House) -> None:
     house.experiment("bad", "seed: 1\nmeasure: [1\ntask: x\n")
     said = refused("experiment=bad")
     assert "fakeconf/experiment/bad.yaml, line 4: not readable as YAML: expected ','" in said
+
+
+BOMB = "a: &a0 [x]\n" + "".join(
+    f"b{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (BOMB, "more than 20,000 values once its aliases are written out"),
+        ("task: &a [*a]\n", "an alias that contains itself"),
+        ("name: " + "[" * 2000, "nested more than 50 deep"),
+        ("name:\n" + "".join(" " * n + "a:\n" for n in range(1, 500)), "nested more than 50 deep"),
+        ("name: " + "- " * 2000 + "a", "nested more than 50 deep"),
+        ("# " + "x" * 300_000, "more than 200,000 characters"),
+    ],
+)
+def test_a_file_beyond_the_limits_is_not_parsed(house: House, text: str, words: str) -> None:
+    """A bomb of aliases stands for 10^9 values: refused at once, by the file's name."""
+    house.experiment("bad", text)
+    with at_most(30):
+        message = refused("experiment=bad")
+    assert words in message
+    assert "conf/experiment/bad.yaml" in message
+
+
+def test_aliases_within_the_limits_are_read(house: House) -> None:
+    """A value that is named once and used twice."""
+    house.experiment("good", "seed: &s 3\nmeasure:\n  rounds: *s\n")
+    (trial, *_) = make_plan(["experiment=good"]).trials
+    assert (trial.config["seed"], trial.config["measure"]["rounds"]) == (3, 3)
+
+
+@pytest.mark.parametrize("value", ["[" * 5000, "x" * 100_000, "{a:" * 5000, "(" * 300, "\ud800"])
+def test_an_override_beyond_the_limits_is_refused(house: House, value: str) -> None:
+    """Depth and length of one argument; one line, without half of it quoted back."""
+    with at_most(30):
+        message = refused(f"name={value}")
+    assert message.startswith("command line")
+    assert len(message) < 1000
 
 
 @pytest.mark.parametrize("byte", [b"\xff", b"\x00"])

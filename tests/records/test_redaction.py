@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from string import ascii_letters
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.records.redaction import printable, printable_lines, redact
+from bench.records.redaction import (
+    MAX_CHARACTERS,
+    NO_WIDTH,
+    is_secret,
+    printable,
+    printable_lines,
+    redact,
+    unlinked,
+    without_secrets,
+)
+from tests.fakes.odd_files import at_most
 
 
 @pytest.mark.parametrize(
@@ -40,6 +51,53 @@ def test_redacted_text_can_be_written() -> None:
     """A byte that was no UTF-8 is escaped, also beside a secret that has one."""
     text = redact("caf\udce9 with s3cret\udce9\udce9", {"MY_TOKEN": "s3cret\udce9\udce9"})
     assert text.encode("utf-8") == b"caf\\udce9 with ***"
+
+
+@pytest.mark.parametrize("unit", ["a-", "key", "://a:", "x", "token=", "-----", "a@", "hf_"])
+def test_a_long_text_takes_no_time(unit) -> None:
+    """10 MB without a space: no pattern tries every place against every other."""
+    with at_most(60):
+        text = redact(unit * (10_000_000 // len(unit)), {})
+    assert "characters cut" in text
+    assert len(text) < 2 * MAX_CHARACTERS
+
+
+def test_a_secret_at_the_cut_is_gone() -> None:
+    """Values are replaced before the middle of a long text is cut out."""
+    around = "x" * (MAX_CHARACTERS // 2 - 5)
+    assert "correct" not in redact(
+        around + "correct horse" + around * 3, {"MY_KEY": "correct horse"}
+    )
+
+
+@pytest.mark.parametrize("secret", ["pass/word+1=2", "qu'ote\\d word", "caf\xe9 au lait"])
+def test_a_secret_is_found_as_it_is_quoted(secret) -> None:
+    """In a URL, and in the repr of a dict."""
+    environ = {"MY_PASSWORD": secret}
+    assert quote(secret, safe="") not in redact(
+        f"https://host/?p={quote(secret, safe='')}", environ
+    )
+    assert repr(secret)[1:-1] not in redact(str({"a": secret}), environ)
+
+
+def test_which_variables_are_secret() -> None:
+    """By a part of the name; settings of Slurm, CUDA and loaders are none."""
+    names = ("HF_TOKEN", "aws_secret_access_key", "GITHUBTOKEN", "DB_PASSWORD", "X_CREDENTIALS")
+    assert all(map(is_secret, names))
+    kept = ("SLURM_JOB_KEYS", "CUDA_CACHE_KEY", "LD_TOKEN", "TOKENIZERS_PARALLELISM", "PATH")
+    assert not any(map(is_secret, kept))
+    assert without_secrets({"A_KEY": "1", "PATH": "/bin"}) == {"PATH": "/bin"}
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["https://evil.example/x", "javascript:alert(1)", "DATA:text/html,x", "www.evil.example"],
+)
+def test_an_address_is_only_text(address) -> None:
+    """What follows the scheme is no longer joined to it; the words can still be read."""
+    shown = unlinked(f"see {address} now")
+    assert address not in shown
+    assert shown.replace(NO_WIDTH, "") == f"see {address} now"
 
 
 def test_short_values_are_left_alone() -> None:

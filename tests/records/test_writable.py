@@ -38,6 +38,21 @@ def written(**changed: Any) -> dict[str, Any]:
     return json.loads(text.encode("utf-8"))
 
 
+def test_long_texts_and_lists_are_cut_by_name() -> None:
+    """A message of 50 MB, a million entries, 5,000 notes: bounded, with what was cut."""
+    huge = "x" * 50_000_000
+    found = written(
+        reason=huge,
+        diagnostics={huge: 1, "list": [0] * 1_000_000, "text": huge},
+        metrics={"infer/x": Metric(value=None, unit="ms", valid=False, reason=huge)},
+        notes=[huge] * 5000,
+    )
+    assert "49,996,000 characters cut" in found["reason"]
+    assert "49,996,000 characters cut" in found["metrics"]["infer/x"]["reason"]
+    assert found["diagnostics"]["list"] is None
+    assert len(json.dumps(found)) < 5_000_000
+
+
 def test_what_json_can_hold_stays_as_it_is() -> None:
     """Nothing is noted."""
     found = written()
