@@ -23,6 +23,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
 from yaml import YAMLError
 
 from bench import plugins
@@ -34,6 +35,7 @@ from bench.plan.explain import PlanError, explain
 from bench.plan.overrides import COMMAND_LINE, Axis
 from bench.plan.typed_nodes import as_json, assign, make_schema
 from bench.plugins import Plugin, PluginError
+from bench.records.redaction import is_secret
 
 CONF = "bench.conf"  # the package that holds conf/
 UNTYPED = "_untyped"  # stands in for a plugin while only an experiment's sweep is read
@@ -43,6 +45,7 @@ UNTYPED = "_untyped"  # stands in for a plugin while only an experiment's sweep 
 def composing() -> Iterator[Composer]:
     """A Composer over conf/; what Hydra and OmegaConf raise becomes a PlanError."""
     try:
+        OmegaConf.register_new_resolver("oc.env", _variable, replace=True)
         with bounded_yaml(), initialize_config_module(CONF, version_base="1.3"):
             yield Composer()
     except PluginError as error:
@@ -51,6 +54,13 @@ def composing() -> Iterator[Composer]:
         raise PlanError(explain(error, COMMAND_LINE)) from error
     except RecursionError as error:
         raise PlanError(f"{COMMAND_LINE}: values that are nested without end") from error
+
+
+def _variable(name: str, *default: str) -> Any:
+    """`${oc.env:NAME}` of a file: refused for a secret, as settings stand in every record."""
+    if is_secret(name):
+        raise ValueError(f"the variable {name} holds a secret, and settings stand in records")
+    return oc.env(name, *default)
 
 
 def variant(kind: str, name: str) -> tuple[Plugin, dict[str, Any]]:

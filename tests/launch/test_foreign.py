@@ -100,8 +100,10 @@ def test_a_message_in_pieces_is_not_waited_for() -> None:
     assert receiver.read() == []
     os.write(writer.fileno(), b'ain"}\n')
     assert receiver.read() == [{"phase": "train", "share": 0.0}]
-    for _ in range(3):
-        os.write(writer.fileno(), b"x" * 50_000)
-        assert receiver.read() == []
+    os.write(writer.fileno(), b"x" * 50_000)
+    assert receiver.read() == []
+    assert not reader.closed
+    os.write(writer.fileno(), b"x" * 50_000)
+    assert receiver.read() == []
     assert reader.closed
     writer.close()

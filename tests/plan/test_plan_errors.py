@@ -183,6 +183,18 @@ def test_a_file_beyond_the_limits_is_not_parsed(house: House, text: str, words: 
     assert "conf/experiment/bad.yaml" in message
 
 
+def test_a_secret_variable_is_no_setting(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of somebody else would copy it into every record; other variables are read."""
+    monkeypatch.setenv("HF_TOKEN", "correct horse")
+    monkeypatch.setenv("MY_NAME", "mine")
+    house.experiment("bad", "wandb:\n  project: ${oc.env:HF_TOKEN}\n")
+    message = refused("experiment=bad")
+    assert "HF_TOKEN holds a secret" in message
+    assert "correct horse" not in message
+    house.experiment("good", "wandb:\n  project: ${oc.env:MY_NAME}\n")
+    assert make_plan(["experiment=good"]).trials[0].config["wandb"]["project"] == "mine"
+
+
 def test_aliases_within_the_limits_are_read(house: House) -> None:
     """A value that is named once and used twice."""
     house.experiment("good", "seed: &s 3\nmeasure:\n  rounds: *s\n")

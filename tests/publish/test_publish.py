@@ -21,6 +21,7 @@ from bench.publish.runs import (
     run_name,
     summary,
     tags,
+    wandb_root,
 )
 from bench.records.layout import trial_folder
 from bench.records.record import Metric, PointResult, Record, missing, write_record
@@ -68,6 +69,20 @@ def folder(tmp_path: Path) -> Path:
     path.mkdir(parents=True)
     write_record(path, record())
     return path
+
+
+@pytest.mark.parametrize("name", ["tmp", "/", ".", "..", "results", "../../other", "", "digits"])
+def test_files_of_wandb_stay_in_the_tree(tmp_path: Path, name: str) -> None:
+    """An experiment called as a folder further up, or as a way out: the trial's own folder."""
+    path = tmp_path / "results" / "demo" / "hardware" / "digits" / "transformer" / "moe" / "seed3-1"
+    made = record()
+    labels = made.labels.model_copy(update={"experiment": name})
+    assert wandb_root(path, made.model_copy(update={"labels": labels})) == path
+
+
+def test_files_of_wandb_lie_once_per_experiment(folder: Path, tmp_path: Path) -> None:
+    """Where a trial lies as its labels say, beside all others of its experiment."""
+    assert wandb_root(folder, record()) == tmp_path / "results" / "demo"
 
 
 @pytest.fixture
