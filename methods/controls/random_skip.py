@@ -116,15 +116,19 @@ class Draw:
         real = self._real(decision)
         if real is None:
             return noise.argsort(-1)
-        shuffled = noise.masked_fill(~real, 2.0).argsort(-1)  # real tokens first, in random order
-        places = (~real).byte().argsort(dim=-1, stable=True)  # real tokens first, in order
+        shuffled = noise.masked_fill(~real, 2.0).argsort(-1)  # these tokens first, in random order
+        places = (~real).byte().argsort(dim=-1, stable=True)  # these tokens first, in order
         # Zeros, though all are overwritten: the FLOP meter flags reads of memory that no op wrote.
         return torch.zeros_like(places).scatter(-1, places, shuffled)
 
     def _real(self, decision: Decision) -> Tensor | None:
-        """Which tokens are real, bool [n, T]; None where all are, or for whole samples."""
+        """Which tokens there are to decide about, bool [n, T]; None: all, or whole samples."""
+        if not decision.per_token:
+            return None
+        if decision.eligible is not None:  # neither padding nor what has left before
+            return decision.eligible if decision.unit is None else decision.eligible.any(-1)
         mask = self.batch.mask
-        if mask is None or not decision.per_token or mask.shape[1] != decision.run.shape[1]:
+        if mask is None or mask.shape[1] != decision.run.shape[1]:
             return None
         return mask if decision.index is None else mask[decision.index]
 

@@ -118,6 +118,22 @@ def test_padding_is_not_drawn(tiny_labels) -> None:
     assert not torch.equal(taken, run)
 
 
+@pytest.mark.parametrize("of", ["evit", "tome", "dynamic_vit"])
+def test_tokens_that_have_left_are_not_drawn(of: str, tiny_image) -> None:
+    """A reduction keeps as many tokens in every block as its own rule does, but others."""
+    hooks = hooks_of(of)
+    control = hooks.convert(tiny_image.backbone.build(tiny_image.spec), []).eval()
+    plain = resolve(RandomSkip(of).inner).hooks.convert(
+        tiny_image.backbone.build(tiny_image.spec), []
+    )
+    plain.load_state_dict(control.state_dict())
+    _, drawn = observe_call(control, tiny_image.batch(6))
+    _, chosen = observe_call(plain.eval(), tiny_image.batch(6))
+    counts = [[d.run.sum(1).tolist() for d in seen.decisions] for seen in (drawn, chosen)]
+    assert counts[0] == counts[1]
+    assert not torch.equal(drawn.decisions[0].run, chosen.decisions[0].run)
+
+
 def test_the_harness_has_the_last_word(tiny) -> None:
     """Replayed and forced decisions are obeyed instead of random ones."""
     model = hooks_of("moe").build(tiny.spec, tiny.backbone).eval()
