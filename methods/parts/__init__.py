@@ -11,6 +11,8 @@
     live_tokens     running the tokens that have not left, which still see the others
     running_tokens  running tokens that see one another only
     block_gates     a block with gates for tokens, heads and halves, and block_gate_costs
+    class_token     the token that always runs
+    token_predictor scores of tokens, and the highest of them
     shifts          the shift of all logits that meets a compute budget
 
 What one method alone needs stays in that method's file until a second one needs it.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bench import routing
 from methods.parts.block_gate_costs import GatedCosts
+from methods.parts.class_token import eligible_tokens, pairs_with_class, with_class
 from methods.parts.gates import binary
 from methods.parts.running_tokens import run_blocks, work_on
 from methods.trunk.gated_attention import AttentionGates
@@ -94,7 +95,7 @@ class GatedBlock(nn.Module):
         gates, costs, num_tokens = BlockGates(), self.costs, state.x.shape[1]
         if self.token_gate is not None:
             logits = self.token_gate(state.x)[..., 0].float() + shift  # [B, T]
-            eligible = self._eligible(state)
+            eligible = eligible_tokens(state, self.class_token)
             tokens = self._open("tokens", routing.TOKENS, logits, costs.of_token(), eligible)
             gates = gates._replace(tokens=tokens)
         if self.sample_gate is None:
@@ -112,15 +113,6 @@ class GatedBlock(nn.Module):
                 feed=self._open("feed", routing.SAMPLES, feed, costs.feed(num_tokens)),
             )
         return gates
-
-    def _eligible(self, state: State) -> Tensor | None:
-        """The tokens that may be left out, bool [B, T]: not padding, not the class token."""
-        if not self.class_token:
-            return state.mask
-        eligible = torch.ones(state.x.shape[:2], dtype=torch.bool, device=state.x.device)
-        eligible = eligible if state.mask is None else state.mask.clone()
-        eligible[:, 0] = False
-        return eligible
 
     def _open(
         self,
@@ -140,25 +132,19 @@ class GatedBlock(nn.Module):
                 run=run if eligible is None else run & eligible,
                 cost=cost,
                 eligible=eligible,
-                past=lambda: self._past(run) if kind == "tokens" else None,
+                past=lambda: pairs_with_class(run, self.class_token and kind == "tokens"),
             )
 
         gate = binary(logits, training=self.training, temperature=self.temperature, decide=decide)
         number = torch.as_tensor(logits.numel(), device=logits.device)
         return Opened(gate.run, gate.value, number if eligible is None else eligible.sum())
 
-    def _past(self, run: Tensor) -> Tensor | None:
-        """Pairs of a running token with the class token: it looks at it, and is looked at."""
-        return torch.full((len(run),), 2, device=run.device) if self.class_token else None
-
-    def _with_class(self, run: Tensor) -> Tensor:
-        """`run` [B, T], bool or factors, with the class token."""
-        return torch.cat([torch.ones_like(run[:, :1]), run[:, 1:]], 1) if self.class_token else run
-
     # Training: everything is computed
 
     def _run_masked(self, state: State, gates: BlockGates) -> State:
-        tokens = None if gates.tokens is None else self._with_class(gates.tokens.value)  # [B, T]
+        tokens = (
+            None if gates.tokens is None else with_class(gates.tokens.value, self.class_token)
+        )  # [B, T]
         heads = None if gates.heads is None else gates.heads.value
         if tokens is None and heads is None:
             mixed = self.block.mix(state)
@@ -176,7 +162,10 @@ class GatedBlock(nn.Module):
                 state,
             )
         else:  # padding is never live
-            live, around = self._with_class(gates.tokens.run), replace(state, mask=None)
+            live, around = (
+                with_class(gates.tokens.run, self.class_token),
+                replace(state, mask=None),
+            )
         if gates.mix is not None and gates.feed is not None:
             new = work_on(around, live & gates.mix.run[:, None], partial(self._mix, gates))
             new = work_on(new, live & gates.feed.run[:, None], self._feed)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from bench import routing
 from bench.types import Backbone, Batch, Output, Point, Range, TaskSpec, Unsupported
+from methods.parts.class_token import eligible_tokens, pairs_with_class
 from methods.parts.running_tokens import run_blocks
 from methods.parts.shifts import Shift, first_samples
 from methods.trunk.state import State
@@ -173,10 +174,9 @@ class HaltingTrunk(nn.Module):
 
     def _gated(self, state: State) -> Tensor:
         """The tokens that may halt, bool [B, T]: all real ones but the class token."""
-        gated = torch.ones(state.x.shape[:2], dtype=torch.bool, device=state.x.device)
-        gated = gated if state.mask is None else state.mask.clone()
-        if self.trunk.class_token:
-            gated[:, 0] = False
+        gated = eligible_tokens(state, self.trunk.class_token)
+        if gated is None:
+            gated = torch.ones(state.x.shape[:2], dtype=torch.bool, device=state.x.device)
         return gated
 
     def _advance(
@@ -198,15 +198,11 @@ class HaltingTrunk(nn.Module):
             run=eligible & (total < 1 - EPSILON),
             cost=self.costs[number + 1],
             eligible=eligible,
-            past=lambda: self._past(len(x), x.device),
+            past=lambda: pairs_with_class(eligible, self.trunk.class_token),
         )
         live = run | (at.live & ~gated)  # the class token
         left = torch.where(live, (at.left - score).clamp_min(0), 0.0)
         return Halting(live, total, left), score
-
-    def _past(self, num_samples: int, device: torch.device) -> Tensor | None:
-        """Pairs of a running token with the class token: it looks at it, and is looked at."""
-        return torch.full((num_samples,), 2, device=device) if self.trunk.class_token else None
 
     def _price(self, depth: Tensor, weights: Tensor, scores: list[Tensor]) -> Tensor:
         """Weighted ponder cost and divergence from the prior; shapes as in `forward`."""

@@ -17,8 +17,7 @@ with the dense start as teacher. A token is chosen among all of its sample: not 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -30,15 +29,21 @@ from torch import Tensor, nn
 
 from bench import routing
 from bench.types import Backbone, Batch, Criterion, Output, Point, Range, TaskSpec, Unsupported
+from methods.parts.class_token import eligible_tokens, pairs_with_class, with_class
 from methods.parts.gates import binary
 from methods.parts.running_tokens import run_blocks, run_selected
+from methods.parts.token_predictor import (
+    Predictor,
+    keep_top,
+    score_kept,
+    select_equal,
+    weighed_mean,
+)
 from methods.trunk.costs import linear_flops
 from methods.trunk.gated_attention import AttentionGates, takes_gates
-from methods.trunk.selection import Selection, select_running
-from methods.trunk.state import State, flat_places
+from methods.trunk.selection import select_running
+from methods.trunk.state import State
 from methods.trunk.trunk import Trunk
-
-ROUNDING = 1e-6  # 100 tokens x 0.7^2 are 49, not the 48.999... of float arithmetic
 
 
 @dataclass
@@ -178,30 +183,8 @@ class PrunedTrunk(nn.Module):
             found.append(routing.Cost(element, pair=sum(block.pair for block in blocks)))
         return found
 
-    def _eligible(self, state: State) -> Tensor | None:
-        """The tokens that may be dropped, bool [B, T]; None: all."""
-        if not self.trunk.class_token:
-            return state.mask
-        eligible = torch.ones(state.x.shape[:2], dtype=torch.bool, device=state.x.device)
-        eligible = eligible if state.mask is None else state.mask.clone()
-        eligible[:, 0] = False
-        return eligible
-
-    def _with_class(self, run: Tensor) -> Tensor:
-        """`run` [B, T], bool or factors, with the class token."""
-        if not self.trunk.class_token:
-            return run
-        return torch.cat([torch.ones_like(run[:, :1]), run[:, 1:]], 1)
-
     def _decide(self, stage: int, live: Tensor | None, probability: Tensor, run: Tensor) -> Tensor:
         """What stage number `stage` keeps of the `live` tokens (None: of all), [B, T]."""
-
-        def past() -> Tensor | None:
-            # The class token is no part of `run`: it looks at the others, and they at it.
-            return (
-                run.new_full((len(run),), 2, dtype=torch.long) if self.trunk.class_token else None
-            )
-
         return routing.decide(
             f"stage{stage}",
             axes=routing.TOKENS,
@@ -209,32 +192,33 @@ class PrunedTrunk(nn.Module):
             run=run,
             cost=self._costs[stage],
             eligible=live,
-            past=past,
+            past=lambda: pairs_with_class(run, self.trunk.class_token),
         )
 
     # Training: everything is computed
 
     def _run_masked(self, state: State) -> Output:
         """Every token through every block; those that were dropped are hidden from the others."""
+        class_token = self.trunk.class_token
         real = torch.ones(state.x.shape[:2], dtype=torch.bool, device=state.x.device)
         real = real if state.mask is None else state.mask
-        eligible = self._eligible(state)
+        eligible = eligible_tokens(state, class_token)
         live = real if eligible is None else eligible
         policy, total = live.float(), live.sum(1).clamp_min(1)  # [B, T], [B]
         kept: list[Tensor] = []
         for stage, predictor in enumerate(self.predictors):
             with routing.region("router"):
-                logits = predictor(state.x, partial(_weighed_mean, policy)).float()
+                logits = predictor(state.x, partial(weighed_mean, policy)).float()
                 gate = binary(logits, training=True, decide=partial(self._sample, stage, live))
                 policy, live = policy * gate.value, gate.run
                 kept.append(policy.sum(1) / total)
-                keys = self._with_class(policy)
+                keys = with_class(policy, class_token)
             for block in self._blocks(stage + 1):
                 state = block.feed(block.mix(state, gates=AttentionGates(keys=keys)))
         # As sizes, so that a mean over what is kept has a gradient for what is not.
         found = self.trunk.head(replace(state, sizes=keys.to(state.x.dtype)))
-        stats = {"kept": kept, "x": state.x, "live": self._with_class(live) & real}
-        return Output(found, state.aux_loss, stats)
+        live = with_class(live, class_token) & real
+        return Output(found, state.aux_loss, {"kept": kept, "x": state.x, "live": live})
 
     def _sample(self, stage: int, live: Tensor, probability: Tensor, run: Tensor) -> Tensor:
         """What is kept: what the scores' sample keeps of what earlier stages kept."""
@@ -244,95 +228,28 @@ class PrunedTrunk(nn.Module):
 
     def _run_gathered(self, state: State) -> Output:
         """Only the tokens kept go through a stage's blocks, and only they are scored again."""
-        live, first = self._eligible(state), int(self.trunk.class_token)
+        class_token = self.trunk.class_token
+        live, first = eligible_tokens(state, class_token), int(class_token)
         num_tokens: int | Tensor = state.x.shape[1] - first  # of a sample: N
         if state.mask is None or live is None:
             tokens = torch.arange(first, state.x.shape[1], device=state.x.device)
-            kept = _select(tokens.expand(len(state.x), -1), state)
+            kept = select_equal(tokens.expand(len(state.x), -1), state)
         else:
             num_tokens, kept = live.sum(1), select_running(live)
         state = replace(state, mask=None)  # padding is never kept
         for stage, predictor in enumerate(self.predictors):
             with routing.region("router"):
-                logits = _score(predictor, state.x, kept)
+                logits = score_kept(predictor, state.x, kept)
                 share = self.keep_rate ** (stage + 1)
-                own, top = _keep_top(logits, kept, num_tokens, share)
+                own, top = keep_top(logits, kept, num_tokens, share)
                 run = self._decide(stage, live, logits.sigmoid(), own)
             if top is not None and run is own:
-                kept = _select(top, state)
-                running = kept if not first else _select(F.pad(top, (1, 0)), state)
+                kept = select_equal(top, state)
+                running = kept if not first else select_equal(F.pad(top, (1, 0)), state)
                 state = run_selected(self._blocks(stage + 1), state, running)
             else:  # ragged: padding, or decisions that are not the model's own
                 kept = select_running(run)
-                state = run_blocks(self._blocks(stage + 1), state, self._with_class(run))
+                state = run_blocks(self._blocks(stage + 1), state, with_class(run, class_token))
             live = run
-        return Output(self.trunk.head(replace(state, mask=self._with_class(run))), state.aux_loss)
-
-
-class Predictor(nn.Module):
-    """A score for each token, from its own features and from its sample's mean."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.features = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU())
-        # One logit instead of the paper's two: their difference is all that a decision reads, and
-        # the difference of two Gumbel variables is logistic.
-        self.score = nn.Sequential(
-            nn.Linear(dim, dim // 2),
-            nn.GELU(),
-            nn.Linear(dim // 2, dim // 4),
-            nn.GELU(),
-            nn.Linear(dim // 4, 1),
-        )
-
-    def forward(self, x: Tensor, mean: Callable[[Tensor], Tensor]) -> Tensor:
-        """`x` [..., D] -> logits [...]; `mean` gives each token its sample's, [..., D / 2]."""
-        local, shared = self.features(x).chunk(2, -1)
-        return self.score(torch.cat([local, mean(shared)], -1))[..., 0]
-
-
-def _weighed_mean(weight: Tensor, features: Tensor) -> Tensor:
-    """The mean of `features` [B, T, C] by `weight` [B, T], for every token."""
-    total = weight.sum(1).clamp_min(ROUNDING)[:, None]  # [B, 1]
-    mean = (features * weight[..., None].to(features.dtype)).sum(1) / total
-    return mean[:, None].expand_as(features)
-
-
-def _select(tokens: Tensor, state: State) -> Selection:
-    """The tokens `tokens` [B, K], as many of every sample: nothing waits for the device."""
-    return Selection(tokens, flat_places(tokens, state.x.shape[1]))
-
-
-def _score(predictor: nn.Module, x: Tensor, kept: Selection) -> Tensor:
-    """The logits of the kept tokens of `x` [B, T, D]; -inf for the others, [B, T]."""
-    logits = x.new_full(x.shape[:2], -torch.inf, dtype=torch.float32)
-    if not len(kept.places):
-        return logits
-    rows = x.flatten(0, 1).index_select(0, kept.places)  # [N, D]
-    owner = kept.places // x.shape[1]  # [N]
-    count = kept.tokens.shape[1] if kept.valid is None else kept.valid.sum(1, keepdim=True)
-
-    def mean(features: Tensor) -> Tensor:  # [N, C]
-        means = kept.pad(features[None]).sum(1) / count  # [B, C]
-        return means.index_select(0, owner)
-
-    found = predictor(rows, mean).float()
-    return logits.flatten().index_copy(0, kept.places, found).view_as(logits)
-
-
-def _keep_top(
-    logits: Tensor, kept: Selection, num_tokens: int | Tensor, share: float
-) -> tuple[Tensor, Tensor | None]:
-    """The floor(`share` N) highest logits of each sample, but one at least of those that are left.
-
-    `num_tokens`: N, [B] where samples differ. Returns what runs, [B, T] bool, and the tokens [B, K]
-    in order where every sample keeps as many.
-    """
-    if isinstance(num_tokens, int) and kept.valid is None and len(kept.places):
-        number = max(1, math.floor(share * num_tokens + ROUNDING))
-        number = min(number, kept.tokens.shape[1])
-        tokens = logits.topk(number, sorted=False).indices.sort(-1).values
-        return torch.zeros_like(logits, dtype=torch.bool).scatter(1, tokens, True), tokens
-    wanted = (share * torch.as_tensor(num_tokens, device=logits.device) + ROUNDING).floor()
-    rank = logits.argsort(1, descending=True).argsort(1)
-    return (rank < wanted.clamp_min(1).view(-1, 1)) & logits.isfinite(), None
+        state = replace(state, mask=with_class(run, class_token))  # what a mean is over
+        return Output(self.trunk.head(state), state.aux_loss)

@@ -13,7 +13,8 @@ from bench import routing
 from bench.plugins import construct
 from bench.types import Output, Unsupported
 from methods.backbone.resnet import ResNet
-from methods.tokens.dynamic_vit import DynamicViT, Predictor, _score
+from methods.parts.token_predictor import Predictor, score_kept
+from methods.tokens.dynamic_vit import DynamicViT
 from methods.trunk.selection import Selection
 from methods.trunk.state import State
 
@@ -111,9 +112,9 @@ def test_a_score_reads_a_token_and_the_mean_of_those_left() -> None:
     nn.init.ones_(predictor.score.weight)
     x = torch.arange(1.0, 9.0).view(1, 2, 4)
     both = Selection(torch.tensor([[0, 1]]), torch.tensor([0, 1]))
-    assert _score(predictor, x, both).tolist() == [[14.0, 22.0]]
+    assert score_kept(predictor, x, both).tolist() == [[14.0, 22.0]]
     second = Selection(torch.tensor([[1]]), torch.tensor([1]))
-    assert _score(predictor, x, second).tolist() == [[-torch.inf, 26.0]]
+    assert score_kept(predictor, x, second).tolist() == [[-torch.inf, 26.0]]
 
 
 class _Answer(nn.Module):
