@@ -152,7 +152,7 @@ def test_the_loss_worked_out_by_hand() -> None:
 
 def test_the_teacher_is_no_part_of_the_model(tiny_image) -> None:
     """The dense start teaches, gets no gradient, and is let go after training."""
-    method = DynamicViT()
+    method = DynamicViT(trunk_lr_share=0.01)
     dense, model = _model(tiny_image)
     assert len(model.teacher) == 1
     assert model.teacher[0] is not dense
