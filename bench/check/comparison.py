@@ -37,9 +37,11 @@ def must_agree(found: Tensor, wanted: Tensor, what: str, gate: str | None = None
 
 
 def must_decide(seen: Observation) -> None:
-    """Raises NotDefined where nothing was decided."""
+    """Raises NotDefined where nothing was decided, or only what cannot be decided otherwise."""
     if not seen.decisions:
         raise NotDefined("announces no decision")
+    if all(decision.observed_only for decision in seen.decisions):
+        raise NotDefined("its decisions are observed only: there is nothing to skip")
 
 
 def differing_gate(one: Observation, other: Observation) -> str | None:

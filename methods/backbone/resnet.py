@@ -53,12 +53,13 @@ class PadShortcut(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.stride, self.num_new = stride, outputs - inputs
+        self.inputs, self.outputs, self.stride = inputs, outputs, stride
 
     def forward(self, x: Tensor) -> Tensor:
         x = x[:, :, :: self.stride, :: self.stride]
+        before = (self.outputs - self.inputs) // 2
         # F.pad counts from the last axis: width, height, then channels on both sides.
-        return F.pad(x, (0, 0, 0, 0, self.num_new // 2, self.num_new - self.num_new // 2))
+        return F.pad(x, (0, 0, 0, 0, before, self.outputs - self.inputs - before))
 
 
 @dataclass

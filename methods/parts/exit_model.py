@@ -21,14 +21,13 @@ from torch import Tensor, nn
 from bench import routing
 from bench.types import Batch, Output, Unsupported
 from methods.parts.exit_costs import ExitCosts
+from methods.parts.exit_thresholds import NEVER
 from methods.parts.live_tokens import advance, fill, keep, last_tokens
 from methods.trunk.cache import Cache
 from methods.trunk.decoding import greedy
 from methods.trunk.selection import Selection, select_running
 from methods.trunk.state import State
 from methods.trunk.trunk import Trunk
-
-NEVER = 2.0  # a threshold that no probability reaches
 
 
 class ExitModel(nn.Module):

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from bench.types import Backbone, Batch, Criterion, Output, Point, Range, TaskSpec
-from methods.parts.exit_model import NEVER, ExitModel
+from methods.parts.exit_model import ExitModel
+from methods.parts.exit_thresholds import find_threshold
 from methods.trunk.trunk import Trunk
 
 # Budgets from leaving at once to never leaving, closer together where exits pay; default first.
@@ -101,31 +102,3 @@ class EarlyExit:
     @property
     def _budgets(self) -> list[float]:
         return self.budgets or RANGE
-
-
-def find_threshold(confidence: Tensor, shares: Tensor, budget: float) -> float:
-    """The largest threshold at which the mean share of blocks stays within `budget`.
-
-    `confidence` [exits, N]: of the inner exits for each of N elements; `shares` [exits + 1]: of the
-    blocks run when leaving at each exit, the last is 1. Thresholds are halfway between two
-    confidences, so that rounding flips no decision; with 0, the lowest, everything leaves at the
-    first exit.
-    """
-    values = confidence.flatten().sort().values
-    steps = torch.linspace(0, len(values) - 2, 512).long()  # 512 quantiles are fine enough
-    halfway = (values[steps] + values[steps + 1]) / 2
-    candidates = [0.0, *halfway.tolist(), NEVER]  # increasing
-    low, high = 0, len(candidates) - 1  # bisection: the mean share grows with the threshold
-    while low < high:
-        middle = (low + high + 1) // 2  # rounded up, or low = middle would never advance
-        if mean_share(confidence, shares, candidates[middle]) <= budget:
-            low = middle
-        else:
-            high = middle - 1
-    return candidates[low]
-
-
-def mean_share(confidence: Tensor, shares: Tensor, threshold: float) -> float:
-    """Mean share of blocks that N elements run under a threshold; shapes as in `find_threshold`."""
-    sure = torch.cat([confidence >= threshold, torch.ones_like(confidence[:1]) > 0])  # last: always
-    return float(shares.to(confidence)[sure.int().argmax(0)].mean())  # argmax: the first sure exit

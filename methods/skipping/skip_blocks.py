@@ -21,7 +21,7 @@ from methods.parts import dispatch
 from methods.parts.budget import Budget, compute_share
 from methods.parts.gated_blocks import run_masked, run_on, skippable
 from methods.parts.gates import Estimator, Gate, binary, reinforce_loss
-from methods.trunk.head import mean_token
+from methods.trunk.head import pooled
 from methods.trunk.state import State
 from methods.trunk.trunk import Trunk
 
@@ -105,7 +105,7 @@ class SkipModel(nn.Module):
                 continue
             with region("router"):
                 # fp32: noise and log probabilities are too coarse in bf16.
-                logit = self.gates[str(i)](mean(state))[:, 0].float()  # [B]
+                logit = self.gates[str(i)](pooled(state))[:, 0].float()  # [B]
                 logits.append(logit if self.training else logit - self.threshold.logit())
                 gates.append(self._decide(i, logits[-1]))
             state = state.with_x(self._run_gated(block, state, gates[-1]))
@@ -155,8 +155,3 @@ def make_gate(width: int) -> nn.Module:
     last = nn.Linear(16, 1)
     nn.init.constant_(last.bias, OPEN)
     return nn.Sequential(nn.Linear(width, 16), nn.ReLU(), last)
-
-
-def mean(state: State) -> Tensor:
-    """The mean over places of feature maps, or over real tokens, [B, width]."""
-    return state.x.mean((2, 3)) if state.x.dim() == 4 else mean_token(state)

@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from bench.types import Batch
 
 
 def linear_flops(module: nn.Module) -> int:
@@ -38,3 +41,31 @@ def layer_flops(model: nn.Module) -> Iterator[list[int]]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@torch.no_grad()
+def part_flops(trunk: Any, inputs: Tensor) -> list[float]:
+    """FLOPs (2 x MAC) of the stem, of every block and of the head for `inputs`, from shapes.
+
+    `trunk` and `inputs` [B, ...] are on the meta device, where nothing is computed and batch norm
+    statistics stay as they are. Attention's products count 4 D T^2 per sample and block.
+    """
+    found: list[float] = []
+    with layer_flops(trunk) as calls:
+        state = trunk.stem(Batch(inputs, inputs))
+        for block in trunk.blocks:
+            found.append(float(sum(calls)))
+            calls.clear()
+            # They are no layers: scores and mixing take 2 D each for every pair of tokens.
+            calls.append(len(inputs) * 4 * attention_width(block) * state.x.shape[1] ** 2)
+            state = block(state)
+        found.append(float(sum(calls)))
+        calls.clear()
+        trunk.head(state)
+        found.append(float(sum(calls)))
+    return found
+
+
+def attention_width(block: Any) -> int:
+    """The width of a block's attention heads together; 0 where it has none."""
+    return int(getattr(getattr(block, "attention", None), "dim", 0))

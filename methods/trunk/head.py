@@ -53,3 +53,8 @@ def mean_token(state: State) -> Tensor:
         weight = weight * state.mask
     total = weight.sum(1, keepdim=True).clamp_min(1e-6)  # a sample of padding only gives 0, not NaN
     return (state.x * weight[..., None]).sum(1) / total
+
+
+def pooled(state: State) -> Tensor:
+    """What a gate reads of a sample: the mean over places of maps, or over real tokens, [B, D]."""
+    return state.x.mean((2, 3)) if state.x.dim() == 4 else mean_token(state)

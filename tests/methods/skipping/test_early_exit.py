@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from bench import routing
 from bench.types import Batch, Output
-from methods.parts.exit_model import NEVER, confidence
-from methods.skipping.early_exit import EarlyExit, find_threshold, mean_share
+from methods.parts.exit_model import confidence
+from methods.parts.exit_thresholds import NEVER, find_threshold, mean_share
+from methods.skipping.early_exit import EarlyExit
 
 
 def _model(tiny, **settings):
