@@ -122,5 +122,5 @@ def _layers(block: nn.Module) -> list[nn.Module]:
     ffn = getattr(block, "ffn", None)
     if isinstance(ffn, FeedForward | GatedFeedForward):
         return [m for m in ffn.modules() if isinstance(m, nn.Linear)]
-    found = [m for m in block.modules() if isinstance(m, nn.Conv2d)]
+    found: list[nn.Module] = [m for m in block.modules() if isinstance(m, nn.Conv2d)]
     return found if len(found) > 1 else []

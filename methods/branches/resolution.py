@@ -25,6 +25,9 @@ from methods.parts.exit_thresholds import find_threshold
 from methods.parts.policy_model import PolicyModel
 from methods.trunk.trunk import Trunk
 
+# Budgets over the whole range, the default first; above 1 where images run at several sizes.
+RANGE = [0.7, 1.2, 1.0, 0.85, 0.6, 0.5, 0.4, 0.3]
+
 
 @dataclass
 class Resolution:
@@ -32,7 +35,10 @@ class Resolution:
 
     `resolutions`: shares of height and width, increasing to 1.0, rounded to whole patches. An
     operating point is a budget: the largest mean share of the dense model's FLOPs on the
-    calibration data. With `policy` every fixed size is one as well.
+    calibration data. With `policy` every fixed size is one as well. Without `budgets` they are
+    RANGE, where those below the smallest image's share mean to stay with that; of budgets that are
+    given the first is the default, and one that cannot be kept raises ValueError when the model is
+    made.
 
     `reuse_width`: channels of the earlier pass that a later one reads in a cascade, 0 for none.
     `temperature`: of the policy's Gumbel-softmax.
@@ -44,23 +50,19 @@ class Resolution:
         default_factory=lambda: [0.5, 0.75, 1.0]
     )
     policy: bool = False
-    budgets: list[Annotated[float, Range(gt=0)]] = field(
-        default_factory=lambda: [0.7, 0.4, 0.55, 0.85]
-    )
+    budgets: list[Annotated[float, Range(gt=0)]] = field(default_factory=list)
     reuse_width: Annotated[int, Range(0)] = 48
     temperature: Annotated[float, Range(gt=0)] = 1.0
     train_share: Annotated[float, Range(0)] = 0.3
     open_is_dense = True  # what a pass reads of the one before is zero until it is trained
 
     def __post_init__(self) -> None:
-        """Raises ValueError for resolutions that offer no choice, and without a budget."""
+        """Raises ValueError for resolutions that offer no choice."""
         sizes = self.resolutions
         if len(sizes) < 2 or sizes != sorted(set(sizes)) or sizes[-1] != 1.0:
             raise ValueError(
                 f"resolutions={sizes}: two or more, increasing to 1.0, such as [0.5, 1.0]"
             )
-        if not self.budgets:
-            raise ValueError("budgets is empty: give at least one, such as [0.7]")
 
     def build(self, spec: TaskSpec, backbone: Backbone) -> nn.Module:
         """The untrained backbone at every size."""
@@ -71,18 +73,17 @@ class Resolution:
         return self._at_sizes(deepcopy(dense))
 
     def _at_sizes(self, trunk: Trunk) -> nn.Module:
+        budgets = self._budgets
         if self.policy:
-            return PolicyModel(trunk, self.resolutions, self.budgets, self.temperature)
-        model = CascadeModel(trunk, self.resolutions, self.reuse_width, len(self.budgets))
+            model: Any = PolicyModel(trunk, self.resolutions, budgets, self.temperature)
+            least = min(model.choice.shares)
+        else:
+            model = CascadeModel(trunk, self.resolutions, self.reuse_width, len(budgets))
+            least = float(model.shares()[0])
         # Checked before training: a budget below it could only fail in calibration.
-        least = float(model.shares()[0])
-        if min(self.budgets) < least:
-            raise ValueError(
-                f"budget {min(self.budgets):g} cannot be kept: the smallest image already takes "
-                f"{least:.2f} of the dense model's FLOPs; raise it, or begin smaller than "
-                f"{self.resolutions[0]:g}"
-            )
-        return model
+        priced_choice.check_budgets(self.budgets, least)
+        built: nn.Module = model
+        return built
 
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion, progress: float) -> Tensor:
         """The mean loss of all sizes; with a policy, also that of what it picked, and its price."""
@@ -97,15 +98,15 @@ class Resolution:
             model.choice.calibrate(torch.cat([model.policy(batch).float() for batch in batches]))
         else:
             confidence = torch.cat([model.confidences(batch) for batch in batches], 1)
-            for i, budget in enumerate(self.budgets):
+            for i, budget in enumerate(self._budgets):
                 model.thresholds[i] = find_threshold(confidence, model.shares(), budget)
         self.set_point(model, self.points()[0])
 
     def points(self) -> list[Point]:
-        """One operating point per budget, the default first; fixed sizes where there is a policy."""
+        """One operating point per budget, the default first; with a policy also fixed sizes."""
         if not self.policy:
-            return [{"budget": budget} for budget in self.budgets]
-        values = priced_choice.points(self.budgets, self.resolutions)
+            return [{"budget": budget} for budget in self._budgets]
+        values = priced_choice.points(self._budgets, self.resolutions)
         return [{"resolution": value} for value in values]
 
     def set_point(self, model: Any, point: Point) -> None:
@@ -113,5 +114,9 @@ class Resolution:
         if self.policy:
             model.choice.use(point["resolution"], self.resolutions)
         else:
-            budget = self.budgets.index(float(point["budget"]))
+            budget = self._budgets.index(float(point["budget"]))
             model.threshold.copy_(model.thresholds[budget])
+
+    @property
+    def _budgets(self) -> list[float]:
+        return self.budgets or RANGE

@@ -24,6 +24,9 @@ from methods.parts import priced_choice
 from methods.parts.slim_model import SlimModel
 from methods.trunk.trunk import Trunk
 
+# Budgets of the gate over its whole range, the default first.
+RANGE = [0.6, 0.9, 0.75, 0.5, 0.4, 0.3, 0.2]
+
 
 @dataclass
 class Slimmable:
@@ -33,6 +36,9 @@ class Slimmable:
     gate picks the width of each sample after the first `gate_depth` blocks of the narrowest
     network; an operating point is a budget, the mean share of the dense model's FLOPs on the
     calibration data. Fixed widths are operating points as well, and the only ones without a gate.
+    Without `budgets` they are RANGE, where those below the narrowest width's share mean to take
+    that; of budgets that are given the first is the default, and one that cannot be kept raises
+    ValueError when the model is made.
 
     `num_random`: widths between the narrowest and the widest that a training step draws.
     `distill`: the narrower ones learn from the widest, else from the targets.
@@ -44,9 +50,7 @@ class Slimmable:
         default_factory=lambda: [0.25, 0.5, 0.75, 1.0]
     )
     gate: bool = True
-    budgets: list[Annotated[float, Range(gt=0, le=1)]] = field(
-        default_factory=lambda: [0.6, 0.5, 0.8]
-    )
+    budgets: list[Annotated[float, Range(gt=0, le=1)]] = field(default_factory=list)
     gate_depth: Annotated[int, Range(0)] = 1
     num_random: Annotated[int, Range(0)] = 2
     distill: bool = True
@@ -54,35 +58,39 @@ class Slimmable:
     open_is_dense = True  # forced open, every sample runs at width 1.0
 
     def __post_init__(self) -> None:
-        """Raises ValueError for widths that offer no choice, and for a gate without a budget."""
+        """Raises ValueError for widths that offer no choice."""
         if self.widths != sorted(set(self.widths)) or self.widths[-1:] != [1.0]:
             raise ValueError(
                 f"widths={self.widths}: they increase to 1.0, such as [0.25, 0.5, 1.0]"
             )
         if len(self.widths) < 2:
             raise ValueError(f"widths={self.widths} offer no choice: give two or more")
-        if self.gate and not self.budgets:
-            raise ValueError("budgets is empty: give at least one, such as [0.6], or gate=false")
 
     def build(self, spec: TaskSpec, backbone: Backbone) -> SlimModel:
         """The untrained backbone at every width."""
-        return SlimModel(backbone.build(spec), self)
+        return self._at_widths(backbone.build(spec))
 
     def convert(self, dense: Trunk, batches: Iterable[Batch]) -> SlimModel:
         """A copy of the trained trunk at every width."""
-        return SlimModel(deepcopy(dense), self)
+        return self._at_widths(deepcopy(dense))
+
+    def _at_widths(self, trunk: Trunk) -> SlimModel:
+        model = SlimModel(trunk, self, self.budgets or RANGE)
+        if self.gate:
+            priced_choice.check_budgets(self.budgets, min(model.choice.shares))
+        return model
 
     def loss(self, model: SlimModel, batch: Batch, criterion: Criterion, progress: float) -> Tensor:
         """The mean loss of the widths that ran, and the gate's where there is one."""
         output = model(batch)
         found: Mapping[int, Tensor] = output.stats["widths"]
         widest = found[len(self.widths) - 1]
-        losses = [criterion(Output(widest), batch)]
-        for number, logits in found.items():
-            if logits is widest:
-                continue
-            learnt = soft_loss(logits, widest.detach(), batch) if self.distill else None
-            losses.append(criterion(Output(logits), batch) if learnt is None else learnt)
+        narrower = [logits for logits in found.values() if logits is not widest]
+        if self.distill:
+            losses = [soft_loss(logits, widest.detach(), batch) for logits in narrower]
+        else:
+            losses = [criterion(Output(logits), batch) for logits in narrower]
+        losses.append(criterion(Output(widest), batch))
         # A mean, not a sum: the learning rate then fits any number of widths.
         loss = torch.stack(losses).mean() + output.aux_loss
         belief = output.stats.get("gate")
@@ -98,7 +106,8 @@ class Slimmable:
         """The gate at every budget, then every fixed width; without a gate the widest first."""
         if not self.gate:
             return [{"width": width} for width in reversed(self.widths)]
-        return [{"width": value} for value in priced_choice.points(self.budgets, self.widths)]
+        values = priced_choice.points(self.budgets or RANGE, self.widths)
+        return [{"width": value} for value in values]
 
     def set_point(self, model: SlimModel, point: Point) -> None:
         """Use a budget's price or a fixed width. Raises ValueError for one that is no point."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -156,10 +157,7 @@ def _reuses(trunk: Trunk, views: Sequence[Any], width: int) -> list[nn.Module]:
         return [MapReuse(trunk.widths, width) for _ in views[1:]]
     grids = [token_grid(view.stem, trunk.spec) for view in views]
     depth = len(trunk.blocks)
-    return [
-        TokenReuse(trunk.dim, depth, width, old, new)
-        for old, new in zip(grids, grids[1:], strict=False)
-    ]
+    return [TokenReuse(trunk.dim, depth, width, old, new) for old, new in pairwise(grids)]
 
 
 @torch.no_grad()

@@ -31,6 +31,6 @@ def find_threshold(confidence: Tensor, shares: Tensor, budget: float) -> float:
 
 
 def mean_share(confidence: Tensor, shares: Tensor, threshold: float) -> float:
-    """Mean share of the work that N elements run under a threshold; shapes as in `find_threshold`."""
+    """Mean share of the work under a threshold; shapes as in `find_threshold`."""
     sure = torch.cat([confidence >= threshold, torch.ones_like(confidence[:1]) > 0])  # last: always
     return float(shares.to(confidence)[sure.int().argmax(0)].mean())  # argmax: the first sure exit

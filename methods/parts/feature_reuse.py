@@ -9,6 +9,7 @@ What is added is zero at first: the pass then equals one without help.
 from __future__ import annotations
 
 from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -50,8 +50,14 @@ def at_sizes(trunk: Trunk, resolutions: Sequence[float]) -> list[Trunk]:
     sizes = [scaled(spec, _patch(trunk), share) for share in resolutions]
     if len(set(sizes)) < len(sizes):
         raise Unsupported(f"resolutions {list(resolutions)} of this task are the sizes {sizes}")
-    full = spec.input_shape[-2:]
+    full = full_size(spec)
     return [trunk if size == full else _at_size(trunk, size) for size in sizes]
+
+
+def full_size(spec: TaskSpec) -> Size:
+    """Height and width of the task's images or spectrograms."""
+    height, width = spec.input_shape[-2:]
+    return height, width
 
 
 def scaled(spec: TaskSpec, patch: int, share: float) -> Size:
@@ -59,7 +65,7 @@ def scaled(spec: TaskSpec, patch: int, share: float) -> Size:
 
     Raises Unsupported where that is less than one patch.
     """
-    height, width = spec.input_shape[-2:]
+    height, width = full_size(spec)
     if share == 1.0:
         return height, width
     if share * min(height, width) < patch:
@@ -85,31 +91,31 @@ def _at_size(trunk: Trunk, size: Size) -> Trunk:
     return new
 
 
-def _with_positions(trunk: Trunk, size: Size) -> nn.Module:
+def _with_positions(trunk: Trunk, size: Size) -> Any:
     """The stem with positions for images of `size`."""
     stem: Any = trunk.stem
     if not hasattr(stem, "layers") or not hasattr(stem, "positions"):
         raise Unsupported(f"{type(stem).__name__} has no map of tokens to make smaller")
     if stem.positions is None:  # rotary: attention counts tokens
-        return stem  # type: ignore[no-any-return]
+        return stem
     new: Any = twin(stem)
     tall, wide = _grid(stem, trunk.spec, size)
     if isinstance(stem.positions, nn.Parameter):
-        whole = _grid(stem, trunk.spec, trunk.spec.input_shape[-2:])
+        whole = _grid(stem, trunk.spec, full_size(trunk.spec))
         table = resized(stem.positions.detach(), whole, (tall, wide))
         new._parameters = {**stem._parameters, "positions": nn.Parameter(table)}
     else:
         length = tall * wide + trunk.class_token
         table = sinusoids(length, trunk.dim).to(stem.positions)
         new._buffers = {**stem._buffers, "positions": table}
-    return new  # type: ignore[no-any-return]
+    return new
 
 
 def token_grid(stem: Any, spec: TaskSpec) -> Size:
     """Rows and columns of the tokens that a stem, scaled or not, makes of an image."""
     if isinstance(stem, ScaledStem):
         return _grid(stem.stem, spec, stem.size)
-    return _grid(stem, spec, spec.input_shape[-2:])
+    return _grid(stem, spec, full_size(spec))
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ class Mixture:
         self.shares: Tensor | None = None
 
     def mix(self, experts: Tensor, shape: Sequence[int]) -> Tensor:
-        """`experts` [E, N] as one weight of `shape`, of N elements, for each sample, [B, *shape]."""
+        """`experts` [E, N] as a weight of N elements in `shape` for each sample, [B, *shape]."""
         assert self.shares is not None
         return (self.shares.to(experts.dtype) @ experts).view(-1, *shape)
 

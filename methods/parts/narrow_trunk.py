@@ -73,8 +73,8 @@ class _NarrowMaps:
         if isinstance(module, nn.BatchNorm2d):
             return cut_norm(module, kept_channels(module.num_features, self.width))
         if isinstance(module, PadShortcut):
-            inputs, outputs = (self._kept(n).size for n in (module.inputs, module.outputs))
-            return PadShortcut(inputs, outputs, module.stride)
+            before = kept_channels(module.inputs, self.width)
+            return PadShortcut(before, kept_channels(module.outputs, self.width), module.stride)
         if next(module.parameters(recurse=False), None) is not None:
             raise Unsupported(f"{type(module).__name__} has no narrower form")
         return None

@@ -46,7 +46,7 @@ class PolicyModel(nn.Module):
         self.costs, policy_flops = _trace(self)
         shares = [(cost + policy_flops) / self.costs[-1] for cost in self.costs]
         self.choice = PricedChoice(shares, budgets)
-        self.budget = Budget(0.0, budgets[0])
+        self.budget = Budget(0.0, min(1.0, budgets[0]))
 
     @property
     def views(self) -> list[Any]:

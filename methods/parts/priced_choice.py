@@ -23,7 +23,7 @@ class PricedChoice(nn.Module):
 
     `shares` [G]: FLOPs of a pass with each alternative, as shares of the dense model's. Prices are
     0 until they are calibrated. `fixed`: the alternative that all samples take, None where the gate
-    decides. Raises ValueError for a budget below the cheapest alternative.
+    decides.
     """
 
     price: Tensor
@@ -31,11 +31,6 @@ class PricedChoice(nn.Module):
 
     def __init__(self, shares: Sequence[float], budgets: Sequence[float]) -> None:
         super().__init__()
-        if min(budgets, default=1.0) < min(shares):
-            raise ValueError(
-                f"budget {min(budgets):g} cannot be kept: the cheapest alternative takes "
-                f"{min(shares):.2f} of the dense model's FLOPs; raise it, or offer a cheaper one"
-            )
         self.shares, self.budgets = tuple(shares), tuple(budgets)
         self.fixed: int | None = None
         # Buffers, so that calibrated prices travel with the weights.
@@ -68,6 +63,15 @@ class PricedChoice(nn.Module):
             self.price.copy_(self.prices[_gated(self.budgets).index(value)])
         else:
             self.fixed = list(alternatives).index(value)
+
+
+def check_budgets(budgets: Sequence[float], least: float) -> None:
+    """Raises ValueError for a budget below `least`, the cheapest alternative's share of FLOPs."""
+    if min(budgets, default=least) < least:
+        raise ValueError(
+            f"budget {min(budgets):g} cannot be kept: the cheapest alternative takes {least:.2f} of"
+            " the dense model's FLOPs; raise it, or offer a cheaper one"
+        )
 
 
 def points(budgets: Sequence[float], alternatives: Sequence[float]) -> list[float | str]:

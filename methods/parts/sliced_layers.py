@@ -60,7 +60,7 @@ class _Sliced(nn.Module):
         return None if bias is None else self._rows.cut(bias, 0)
 
 
-class SlicedLinear(_Sliced, nn.Linear):
+class SlicedLinear(_Sliced, nn.Linear):  # type: ignore[misc, override]
     """`full` for the kept inputs (`columns`) and outputs (`rows`)."""
 
     def __init__(self, full: nn.Linear, rows: Kept, columns: Kept) -> None:
@@ -69,7 +69,7 @@ class SlicedLinear(_Sliced, nn.Linear):
         self.in_features, self.out_features = len(columns), len(rows)
 
 
-class SlicedConv2d(_Sliced, nn.Conv2d):
+class SlicedConv2d(_Sliced, nn.Conv2d):  # type: ignore[override]
     """`full`, dense or depthwise, for the kept inputs (`columns`) and outputs (`rows`).
 
     Raises ValueError for other groups: their first channels do not read the first inputs.

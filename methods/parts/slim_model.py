@@ -10,7 +10,7 @@ transformer, only the first blocks are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -33,7 +33,6 @@ class Settings(Protocol):
 
     widths: list[float]
     gate: bool
-    budgets: list[float]
     gate_depth: int
     num_random: int
 
@@ -41,11 +40,11 @@ class Settings(Protocol):
 class SlimModel(nn.Module):
     """`trunk` at each of `settings.widths`; narrower networks share its weights.
 
-    Raises Unsupported where the trunk cannot be slimmed, or a gate would read later tokens;
-    ValueError where the gate comes too late, or a budget cannot be kept.
+    `budgets`: the gate's operating points. Raises Unsupported where the trunk cannot be slimmed, or
+    a gate would read later tokens; ValueError where the gate comes too late.
     """
 
-    def __init__(self, trunk: Trunk, settings: Settings) -> None:
+    def __init__(self, trunk: Trunk, settings: Settings, budgets: Sequence[float]) -> None:
         super().__init__()
         _check(trunk, settings)
         self.trunk, self.num_random = trunk, settings.num_random
@@ -56,7 +55,7 @@ class SlimModel(nn.Module):
             self._costs = WidthCosts(self, self.depth)
             self.gate = make_gate(self._costs.num_features, len(shares))
             shares = self._costs.shares(linear_flops(self.gate))
-        self.choice = PricedChoice(shares, settings.budgets if settings.gate else [])
+        self.choice = PricedChoice(shares, budgets if settings.gate else [])
         self.choice.fixed = None if settings.gate else len(shares) - 1
 
     @property
@@ -100,11 +99,10 @@ class SlimModel(nn.Module):
 
     def _run_chosen(self, batch: Batch) -> Output:
         """Samples grouped by width; a fixed width needs no look."""
-        start, look = None, None
-        if self.choice.fixed is None or self.trunk.tokens:
+        start: Any = None
+        if self.choice.fixed is None or self.trunk.tokens:  # of maps, each width has its own
             start = self.views[0].stem(batch)
-        if self.choice.fixed is None:
-            look = self._look(start)
+        look = self._look(start) if self.choice.fixed is None else None
         with region("router"):
             run, _ = self._decide(batch, start, look)
         return Output(

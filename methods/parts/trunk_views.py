@@ -11,7 +11,6 @@ import copy
 from collections.abc import Callable
 from typing import TypeVar
 
-import torch
 from torch import nn
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -51,9 +50,8 @@ def own_norms(module: nn.Module) -> nn.Module | None:
 
 def cut_norm(norm: nn.BatchNorm2d, num_channels: int) -> nn.BatchNorm2d:
     """A batch norm of its own that begins as the first channels of `norm`."""
-    new = nn.BatchNorm2d(num_channels, norm.eps, norm.momentum, norm.affine)
-    with torch.no_grad():
-        for name, value in new.state_dict().items():
-            old = norm.state_dict()[name]
-            value.copy_(old[:num_channels] if old.dim() else old)
-    return new.to(norm.running_mean.device if norm.running_mean is not None else None)
+    state = {k: v[:num_channels] if v.dim() else v for k, v in norm.state_dict().items()}
+    device = next(iter(state.values())).device
+    new = nn.BatchNorm2d(num_channels, norm.eps, norm.momentum, norm.affine, device=device)
+    new.load_state_dict(state)
+    return new.train(norm.training)

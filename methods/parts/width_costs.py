@@ -33,8 +33,8 @@ class WidthCosts:
     def of_sample(self, start: State | None, *, looked: bool) -> list[float]:
         """FLOPs that one sample adds at each width.
 
-        `start`: the state behind a stem that all widths share, of T tokens; None for maps. Where the
-        gate has `looked`, the narrowest width goes on from there.
+        `start`: the state behind a stem that all widths share, of T tokens; None for maps. Where
+        the gate has `looked`, the narrowest width goes on from there.
         """
         first = self.depth if looked else 0
         if start is None:
