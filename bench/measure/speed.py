@@ -54,7 +54,7 @@ def measure_speed(
     raw: dict[str, np.ndarray] = {}
     details: dict[str, dict[str, Any]] = {}
     load_before = environment.load()
-    timings, notes = _timings(_work(subject, baseline, inputs), replicas)
+    timings, notes = _timings(paired_work(subject, baseline, inputs), replicas)
     # The load separates a disturbed measurement from a slow machine.
     load = {"load_1min_before": load_before, "load_1min_after": environment.load()}
     for size, timing in timings.items():
@@ -75,7 +75,8 @@ def _timings(
         return replicate(work, None), [f"timed in one process only: {error}"]
 
 
-def _work(subject: Subject, baseline: nn.Module, inputs: Inputs) -> PairedWork:
+def paired_work(subject: Subject, baseline: nn.Module, inputs: Inputs) -> PairedWork:
+    """What each process times: the subject beside `baseline` at every batch size."""
     config, kind = subject.config, subject.device.type
     longer = GPU_WARMUP if kind == "cuda" else 1.0
     is_cast = torch.is_autocast_enabled(kind)
