@@ -4,6 +4,10 @@ Nothing here depends on a rounding error: decisions come from the recording, the
 the task. Executed FLOPs, parameters, peak tensor bytes and route counts are then integers that
 repeat on every CPU. It runs with one thread and torch's own convolutions, because libraries choose
 their work space by processor.
+
+Peak tensor bytes are those of a replayed pass: a gate holds the recorded decision in place of its
+own. They may therefore change by bytes with `bench.routing`, and with the local tensors that a
+method's frames hold, while FLOPs and routes stay as they were.
 """
 
 from __future__ import annotations
