@@ -23,7 +23,9 @@ TOLERANCE = 0.01  # of the ratio, where the noise floor is lower
 ROUNDS = 20
 WORKLOADS = ("mlp", "train")  # of known_bytes: one of inference, one of training
 ENERGY_S = 2.0
-ENERGY_BUDGET_S = 10.0  # no board is started after it; each takes about 8 s
+ENERGY_BUDGET_S = (
+    10.0  # no board is started after it; each takes 7 to 12 s (counters of 20 to 100 ms)
+)
 IDLE_S = 2.0
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from bench.meters.energy.polling import Sample
-from bench.meters.energy.refusals import IMPLAUSIBLE, INCONSISTENT, UNCERTAIN
+from bench.meters.energy.refusals import IMPLAUSIBLE, INCONSISTENT, UNCERTAIN, UNCHECKED
 from bench.meters.time.clocks import DeviceState
 
 SENSOR = 0.05  # relative, assumed: no vendor documents it for the counters of today's boards
@@ -43,6 +43,7 @@ class EnergyReading:
     scope: str  # gpu, or module: never compared with each other
     temperature_c: tuple[int | None, int | None] = (None, None)  # before and after
     state: DeviceState | None = None  # at the end
+    is_checked: bool = True  # by other phases, or by power that is not the counter's own sample
     num_phases: int = 1  # stretches of work, each begun at another phase of the counter's period
     settled_w: float | None = None  # watts of the board when it had settled after the work
     trace: tuple[Sample, ...] = field(default=(), repr=False)
@@ -120,6 +121,11 @@ class EnergyReading:
             return (
                 f"{INCONSISTENT}: the counter is {self.integral_ratio:.3f} times "
                 "the integrated power"
+            )
+        if not self.is_checked:
+            return (
+                f"{UNCHECKED}: power was not seen to change between updates of the counter, so both "
+                "may be one sample, and work in step with it would be missed"
             )
         if not self.uncertainty <= LARGEST:
             return f"{UNCERTAIN}: by {self.uncertainty:.1%} in {self.num_phases} phase(s)"

@@ -1,7 +1,7 @@
 """Exceptions for missing energy readings: one class per case, whose name a record shows.
 
 A refusal means that no number exists. A number that exists but is doubtful stays in its reading
-with `valid=False`, and its reason begins with one of the two names at the end.
+with `valid=False`, and its reason begins with one of the names at the end.
 """
 
 from __future__ import annotations
@@ -68,3 +68,4 @@ class NoEnergy(EnergyRefused):
 IMPLAUSIBLE = "Implausible"  # mean power below idle or above the board's limit
 INCONSISTENT = "Inconsistent"  # counter and integrated power differ by more than 5 %
 UNCERTAIN = "Uncertain"  # an uncertainty of more than 10 %
+UNCHECKED = "Unchecked"  # one stretch of work, and power readings that may be the counter's own

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from bench.meters.energy.balance import Balance
+from bench.meters.energy.balance import MIN_PHASES, Balance
 from bench.meters.energy.calibration import Calibration
 from bench.meters.energy.crosscheck import check_counter
 from bench.meters.energy.edges import (
@@ -24,6 +24,7 @@ from bench.meters.energy.edges import (
     refuse_backwards,
     wait_for_sharp_edge,
 )
+from bench.meters.energy.independence import is_shown_independent
 from bench.meters.energy.polling import Polling, Sample, integral_j
 from bench.meters.energy.reading import SLACK, EnergyReading
 from bench.meters.energy.refusals import CounterLags, CounterStuck, NoEnergy, WindowTooShort
@@ -60,6 +61,7 @@ class Window:
         # What ran before the first window of a meter is unknown; later ones follow a settled board.
         self._least_s = UNKNOWN_S if idle_w is None else 0.0
         self._rests: list[Rest] = []
+        self._settling: list[list[Sample]] = []  # power readings before and after the work
         self._excluded: list[tuple[float, float]] = []  # begin and end of each probe
         self._polling: Polling | None = None
         self._state: DeviceState | None = None
@@ -76,6 +78,7 @@ class Window:
         samples = [rig.sample()]
         low_w, every_s = LOWERED * self._idle_w, self._rest_interval_s
         self._head = settle(rig, self._known, low_w, samples, every_s, self._least_s)
+        self._settling = [samples]
         edge = self._head.edges[-1]
         samples = [rig.sample()]
         self._pause(edge, pause_s, samples)
@@ -142,6 +145,7 @@ class Window:
         low_w = self._low_w([s for s in samples if s.time_s <= stop_s])
         least_s = UNKNOWN_S if math.isinf(low_w) else 0.0
         tail = settle(rig, self._known, low_w, resting, self._rest_interval_s, least_s)
+        self._settling.append(resting)
         if tail.level_w > low_w + (low_w - self._head.level_w) / 2:
             waited_s = tail.edges[-1].time_s - stop_s
             raise CounterLags(f"{tail.level_w:.4g} W {waited_s:.2g} s after the work")
@@ -187,6 +191,8 @@ class Window:
             apart=check.apart_j / work_j,
             polled=check.polled_j / work_j,
             integral_j=None if check.power_j is None else check.power_j - without_j,
+            # Stretches at several phases check the counter by themselves.
+            is_checked=balance.num_phases >= MIN_PHASES or self._is_power_independent(),
             num_phases=balance.num_phases,
             settled_w=balance.tail.level_w,
             power_limit_w=rig.board.power_limit_w,
@@ -196,6 +202,10 @@ class Window:
             state=self._state or rig.board.state,
             trace=tuple(samples),
         )
+
+    def _is_power_independent(self) -> bool:
+        period_s = self._known.update_period_s
+        return any(is_shown_independent(samples, period_s) for samples in self._settling)
 
     def _poll(self) -> Sample:
         """A sample beside the work; now and then clocks and throttling, which end with the work."""

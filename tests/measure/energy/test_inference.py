@@ -103,8 +103,8 @@ class Packages:
 
 
 def real(**settings) -> FakeGpu:
-    """A simulated board whose driver does not identify it as one."""
-    return FakeGpu(driver="580.1", **settings)
+    """A simulated board whose driver does not identify it as one, and whose power scatters."""
+    return FakeGpu(**{"driver": "580.1", "noise_w": 0.5, **settings})
 
 
 def test_energy_per_sample_and_its_ratio_to_dense():
@@ -215,6 +215,14 @@ def test_training_energy_leaves_out_the_probed_steps():
     metric = training(real())["train/energy_j"]
     assert metric.shown == pytest.approx(2500, rel=0.01)
     assert metric.low < 2500 < metric.high
+
+
+def test_a_training_whose_power_may_be_the_counters_own_sample_is_no_number():
+    """Readings that never change between updates of the counter: kept, invalid, in no table."""
+    metric = training(real(noise_w=0.0))["train/energy_j"]
+    assert metric.value == pytest.approx(2500, rel=0.01)
+    assert metric.shown is None
+    assert metric.reason.startswith("Unchecked")
 
 
 def test_training_power_and_net_energy_stand_beside_the_joules():

@@ -7,6 +7,8 @@ from collections import Counter
 
 import pytest
 
+from bench.meters.energy.independence import is_shown_independent
+from bench.meters.energy.polling import Sample
 from bench.meters.energy.refusals import CounterLags, NoEnergy
 from bench.meters.energy.repeats import EnergyComparison, Repeats
 from tests.meters.energy.boards import (
@@ -14,6 +16,7 @@ from tests.meters.energy.boards import (
     in_steps,
     irregular,
     is_within,
+    loads,
     on_a_grid,
     sensor,
     square,
@@ -162,8 +165,57 @@ def test_repetition_does_not_reduce_a_lag_and_a_ratio_cancels_it():
 @pytest.mark.parametrize("seconds", [5.0, 10.0])
 def test_a_training_states_the_error_of_its_two_ends(seconds):
     """One stretch of irregular steps, seen in one moment of each 100 ms: either it holds or not."""
-    bench = Bench(**sensor("one moment of each period", 0.1), seed=2)
+    bench = Bench(**sensor("one moment of each period", 0.1), seed=2, noise_w=0.5)
     for load in (steady(), irregular(0.03, 0.8), in_steps((0.4, 500.0), (0.4, 300.0))):
         reading = bench.span(load, seconds)
         assert reading.num_phases == 1
         assert not reading.valid or is_within(reading, bench.truth)
+
+
+@pytest.mark.parametrize("seconds", SECONDS)
+@pytest.mark.parametrize("load", ["steady", "square T", "20 % of T", "in step with T", "1.03 T"])
+def test_a_training_is_refused_where_power_may_be_the_counters_own_sample(load, seconds):
+    """One sample in each 100 ms, with 1 % of noise, shown as power and added up: never valid.
+
+    Half busy in step with it, both would show 500 W or 75 W where the board drew 287.5 W.
+    """
+    load = {"1.03 T": "square 1.03 T"}.get(load, load)
+    settings = {**sensor("the same, power held", 0.1), "noise_w": 5.0}
+    for seed in range(2):
+        bench = Bench(**settings, seed=seed, phase_s=0.03 * seed)
+        reading = bench.span(loads(0.1)[load], seconds)
+        assert not reading.valid
+        assert not reading.is_checked
+        if load == "steady":
+            assert reading.reason.startswith("Unchecked: power was not seen to change")
+
+
+@pytest.mark.parametrize("update_s", [0.02, 0.05, 0.1])
+def test_a_training_is_read_where_power_scatters_between_updates(update_s):
+    """Readings of 500 W +- 0.5 W differ from one to the next: steady work is valid and right."""
+    bench = Bench(update_s=update_s, noise_w=0.5, seed=1)
+    reading = bench.span(steady(), 5.0)
+    assert reading.valid, reading.reason
+    assert is_within(reading, bench.truth)
+
+
+def readings(powers, every_s=0.01):
+    """Samples of a resting board with these powers."""
+    return [Sample(k * every_s, 0, power_w) for k, power_w in enumerate(powers)]
+
+
+@pytest.mark.parametrize(
+    ("powers", "every_s", "is_shown"),
+    [
+        (range(13), 0.01, True),  # 12 of 12 close pairs differ
+        (range(12), 0.01, False),  # 11 pairs are too few
+        ([k // 10 for k in range(40)], 0.01, False),  # held for 100 ms: 3 of 39 differ
+        ([k // 3 for k in range(40)], 0.04, False),  # held for 120 ms, seldom read: 13 of 39
+        (range(40), 0.05, False),  # every reading differs, and none is nearer than 40 ms
+        ([0, 1, 2, 3, 3] * 8, 0.01, True),  # 31 of 39 differ: 79 %
+        ([0, 1, 2, 2, 2] * 8, 0.01, False),  # 23 of 39: 59 %
+    ],
+)
+def test_power_is_fresh_where_close_readings_differ(powers, every_s, is_shown):
+    """A counter of 100 ms: readings up to 40 ms apart count, three in four must differ."""
+    assert is_shown_independent(readings(powers, every_s), 0.1) == is_shown

@@ -167,7 +167,7 @@ def test_one_invalid_window_makes_the_whole_invalid():
 
 def test_a_span_measures_work_of_unknown_length_without_its_probes():
     """3 s at 500 W, of which a probe of 1 s is excluded: 1000 J in 2 s."""
-    gpu = FakeGpu()
+    gpu = FakeGpu(noise_w=0.5)
     meter = EnergyMeter("fake", gpu.rig())
     window = meter.span(0.02)
     window.begin()
