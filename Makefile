@@ -87,8 +87,9 @@ nightly-issue: ## open the nightly's issue, or comment on the open one (gh)
 	  else gh label create nightly --force && body | gh issue create --label nightly \
 	    --title "The nightly is not green" --body-file -; fi
 
-meters: $(VENV)/.dev ## compare the meters with other tools on known cases
-	$(BIN)/python -m bench.selftest
+# SESSIONS=12: instead, whether intervals hold in later sessions; over an hour on a quiet machine.
+meters: $(VENV)/.dev ## compare the meters with other tools on known cases (SESSIONS=12: coverage)
+	$(BIN)/python -m bench.selftest$(if $(SESSIONS),.sessions all results/sessions --sessions $(SESSIONS))
 
 kernels: $(VENV)/.dev ## time the layers against other implementations
 	$(BIN)/python -m tests.studies.kernels

@@ -124,8 +124,8 @@ class EnergyReading:
             )
         if not self.is_checked:
             return (
-                f"{UNCHECKED}: power was not seen to change between updates of the counter, so both "
-                "may be one sample, and work in step with it would be missed"
+                f"{UNCHECKED}: power was not seen to change between updates of the counter, so "
+                "that both may be one sample, and work in step with it would be missed"
             )
         if not self.uncertainty <= LARGEST:
             return f"{UNCERTAIN}: by {self.uncertainty:.1%} in {self.num_phases} phase(s)"

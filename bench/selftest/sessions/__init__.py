@@ -5,7 +5,7 @@ timing       one session: new servers, the same models, every method at every ba
 coverage     each session's intervals against the median of the other sessions
 
     python -m bench.selftest.sessions train FOLDER         once, minutes
-    python -m bench.selftest.sessions time FOLDER          one session, about a minute, quiet machine
+    python -m bench.selftest.sessions time FOLDER          one session of a minute; quiet machine
     python -m bench.selftest.sessions judge FOLDER         the table, at any time
 
 `make meters SESSIONS=12` does all three, and goes on where it was interrupted.

@@ -12,18 +12,23 @@ import pickle
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from bench.measure.inputs import choose_inputs
 from bench.measure.speed import paired_work
 from bench.meters.conditions import pinned_threads
 from bench.meters.time.replicated import PairedWork
-from bench.plan.matrix import make_plan
 from bench.records.record import TRIAL_NAME, write_json
-from bench.trial.prepare import prepare
-from bench.trial.trial import Trial, read_trial
+
+if TYPE_CHECKING:
+    from bench.trial.trial import Trial
 
 METHODS = ("early_exit", "moe", "topk_ffn", "mixture_of_depths")
-TASK, BACKBONE = "digits", "transformer_small"
+SETTINGS: dict[str, Any] = {  # those of the quickstart
+    "task": "digits",
+    "backbone": "transformer_small",
+    "measure": "quick",
+}
 SUFFIX = ".pickle"
 
 
@@ -50,6 +55,9 @@ def training_name(seed: int) -> str:
 
 
 def _train(method: str, seed: int, results: Path) -> PairedWork:
+    # Here and below: a session, which only times, starts without Lightning and Hydra.
+    from bench.trial.prepare import prepare
+
     with tempfile.TemporaryDirectory(prefix="condbench-") as scratch:
         trial = _planned(method, seed, results, Path(scratch))
         with pinned_threads(trial.num_threads):
@@ -62,15 +70,11 @@ def _train(method: str, seed: int, results: Path) -> PairedWork:
 
 
 def _planned(method: str, seed: int, results: Path, scratch: Path) -> Trial:
-    chosen = {
-        "method": method,
-        "task": TASK,
-        "backbone": BACKBONE,
-        "seed": seed,
-        "measure": "quick",
-        "name": "sessions",
-        "results": results,  # the dense model's checkpoint lies there and is shared
-    }
+    from bench.plan.matrix import make_plan
+    from bench.trial.trial import read_trial
+
+    chosen = {"method": method, "seed": seed, "name": "sessions", **SETTINGS}
+    chosen["results"] = results  # the dense model's checkpoint lies there and is shared
     plan = make_plan([f"{key}={value}" for key, value in chosen.items()])
     (content,) = (t.content() for t in plan.trials if t.labels.method == method)
     write_json(scratch / TRIAL_NAME, content)
