@@ -48,7 +48,8 @@ def measure_speed(
     """Speed-up, realised share and throughput per batch size; raw rounds beside them.
 
     `flops` holds the FLOP metrics of the same point. Each of `replicas` times the pair and an A/A
-    control of its own; without any, this process does alone, and no ratio gets an interval.
+    control of its own, of two dense models that were built alike; without any, this process does
+    alone, and no ratio gets an interval.
     """
     metrics: Metrics = {}
     raw: dict[str, np.ndarray] = {}
@@ -84,6 +85,8 @@ def paired_work(subject: Subject, baseline: nn.Module, inputs: Inputs) -> Paired
         candidate=subject.model,
         # One object for both: the dense model's own row is its control.
         baseline=subject.model if subject.is_dense else baseline,
+        # Built as the baseline was: what the pipeline does to a model is in the control as well.
+        twin=subject.make_baseline(),
         batches=inputs.by_size,
         rounds=math.ceil(config.rounds / config.processes),  # of each process
         warmup_s=config.warmup_s * longer,

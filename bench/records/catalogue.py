@@ -89,11 +89,11 @@ DECLARED_SAVING = _saving("infer/declared_saving", SIGNED, "declared saving of F
 EXECUTED_SAVING = _saving("infer/executed_saving", SIGNED, "executed saving of FLOPs", REMARK)
 CLOSED_SHARE = _saving("infer/flops_share_closed", OF_DENSE, "FLOPs with closed gates", REMARK)
 
-# Time, paired with dense in several processes; the noise floor is dense timed against a copy.
+# Time, paired with dense in several processes; the noise floor is dense timed against itself, built twice.
 SPEEDUP = _timed("infer/speedup_b{B}", RATIO, "speed-up, batch {B}", TERMINAL, LOGS)
 REALISED = _timed("infer/realised_b{B}", FACTOR, "realised, batch {B}", TERMINAL, LOGS)
 SAVING_REALISED = _timed("infer/saving_realised_b{B}", SIGNED, "realised saving, batch {B}")
-NOISE_FLOOR = _timed("infer/noise_floor_b{B}", OF_DENSE, "timing noise, batch {B}", BELOW)
+NOISE_FLOOR = _timed("infer/noise_floor_b{B}", OF_DENSE, "timing noise, batch {B}", TAILS)
 PROCESS_SD = _timed("infer/process_sd_b{B}", OF_DENSE, "spread of processes, batch {B}")
 DEVICE_SHARE = _timed("infer/device_time_share_b{B}", OF_DENSE, "device busy, batch {B}")
 REGION_TIME = _timed("infer/time_share_{region}_b{B}", SHARE, "time in {region}, batch {B}")

@@ -48,7 +48,9 @@ def give(monkeypatch: pytest.MonkeyPatch, *timings: PairedTiming, control: float
 def subject_on(device: str, is_dense: bool = False) -> SimpleNamespace:
     """A subject without a model on a kind of device."""
     where = SimpleNamespace(type=device)
-    return SimpleNamespace(config=MeasureConfig(), is_dense=is_dense, model=None, device=where)
+    return SimpleNamespace(
+        config=MeasureConfig(), is_dense=is_dense, model=None, device=where, make_baseline=object
+    )
 
 
 def timing_of(*, steady: bool, timed: Round = ROUND) -> PairedTiming:
@@ -87,7 +89,7 @@ def test_timing_noise_is_a_remark_beside_its_number(
 @pytest.mark.parametrize(("device", "warmup_s"), [("cpu", 0.3), ("cuda", 0.5)])
 def test_a_gpu_warms_up_longer(monkeypatch: pytest.MonkeyPatch, device: str, warmup_s: float):
     """5 s where a CPU takes 3 s, and 0.5 s where it takes 0.3 s."""
-    work = speed._work(subject_on(device), None, Inputs({1: []}))  # type: ignore[arg-type]
+    work = speed.paired_work(subject_on(device), None, Inputs({1: []}))  # type: ignore[arg-type]
     assert work.warmup_s == pytest.approx(warmup_s)
 
 
@@ -187,3 +189,15 @@ def test_how_it_was_timed_stands_in_the_record(monkeypatch: pytest.MonkeyPatch):
     assert details["num_threads"] == 1
     assert details["cores"]
     assert details["load_1min_before"] >= 0 <= details["load_1min_after"]
+
+
+def test_the_control_is_of_two_models_that_were_built_alike() -> None:
+    """Its second model comes from where the baseline does, also in the dense model's own row."""
+    for is_dense in (False, True):
+        subject = subject_on("cpu", is_dense)
+        built = []
+        subject.make_baseline = lambda built=built: built.append(object()) or built[-1]
+        baseline = subject.make_baseline()
+        work = speed.paired_work(subject, baseline, Inputs({1: []}))  # type: ignore[arg-type]
+        assert len(built) == 2
+        assert work.twin is built[1] is not baseline

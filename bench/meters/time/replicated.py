@@ -4,8 +4,8 @@
     found = replicate(work, replicas)          # by batch size
     found[64].ratio, found[64].medians         # exp of the mean of each process's typical log ratio
 
-Each process also times an A/A control, the baseline against a copy of itself, through the same
-steps. What identical models differ by there is what this trial cannot resolve.
+Each process also times an A/A control, the baseline against its twin, built a second time and sent
+through the same steps. What identical models differ by there is what this trial cannot resolve.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ class PairedWork:
     """What one process times: every batch size in turn, then its control. Can be pickled.
 
     `rounds`, `warmup_s`, `block_ms` as in `compare`. `autocast`: device kind and number format, as
-    a new process does not inherit it. Where the candidate is the baseline (the dense model's own
-    row) it is timed against a copy, and is its own control.
+    a new process does not inherit it. `twin`: the baseline, built once more; by default a copy.
+    Where the candidate is the baseline (the dense model's own row) it is timed against the twin,
+    and is its own control.
     """
 
     candidate: Model
@@ -48,6 +49,7 @@ class PairedWork:
     block_ms: float
     num_threads: int
     autocast: tuple[str, torch.dtype] | None = None
+    twin: Model | None = None
 
     def __call__(self) -> dict[int, Pair]:
         """Timing and control by batch size."""
@@ -57,9 +59,14 @@ class PairedWork:
     def _format(self) -> Any:
         return nullcontext() if self.autocast is None else torch.autocast(*self.autocast)
 
+    def _other(self) -> Model:
+        """The control's second model. One object timed twice would share its place in memory."""
+        is_built = self.twin is not None and self.twin is not self.baseline
+        return self.twin if is_built and self.twin else copy_or_same(self.baseline)
+
     def _time(self, batches: Sequence[Any]) -> Pair:
         paired = partial(compare, batches=batches, block_ms=self.block_ms)
-        warmup_s, other = self.warmup_s, copy_or_same(self.baseline)
+        warmup_s, other = self.warmup_s, self._other()
         if self.candidate is self.baseline:
             timing = paired(self.candidate, other, rounds=self.rounds, warmup_s=warmup_s)
             return Pair(timing, timing)

@@ -47,3 +47,19 @@ def test_records_without_any_have_no_second_table(make, tabulated):
     (table,) = tabulated(make())
     assert tails(table) is None
     assert "spread of FLOPs over inputs" not in page("t", [table], {}, [])
+
+
+def test_each_row_has_the_timing_noise_of_its_own_trial(make, tabulated):
+    """1.2 % in one trial and 4.4 % in another: the table's line has the larger one only."""
+    found = [
+        make(name, changed={"infer/noise_floor_b64": Metric(value=noise, unit="1")})
+        for name, noise in (("moe", 0.012), ("early_exit", 0.044))
+    ]
+    (table,) = tabulated(*found)
+    sheet = tails(table)
+    (at,) = [
+        n for n, c in enumerate(sheet.columns) if c.header.startswith("timing noise, batch 64")
+    ]
+    shown = {line.row.name: line.texts[at].main for line in sheet.lines}
+    assert shown == {"moe": "1.20", "early_exit": "4.40"}
+    assert table.noise_floors[64].value == 0.044
