@@ -89,7 +89,7 @@ DECLARED_SAVING = _saving("infer/declared_saving", SIGNED, "declared saving of F
 EXECUTED_SAVING = _saving("infer/executed_saving", SIGNED, "executed saving of FLOPs", REMARK)
 CLOSED_SHARE = _saving("infer/flops_share_closed", OF_DENSE, "FLOPs with closed gates", REMARK)
 
-# Time, paired with dense in several processes; the noise floor is dense timed against itself, built twice.
+# Time, paired with dense in several processes; the noise floor: dense against its twin.
 SPEEDUP = _timed("infer/speedup_b{B}", RATIO, "speed-up, batch {B}", TERMINAL, LOGS)
 REALISED = _timed("infer/realised_b{B}", FACTOR, "realised, batch {B}", TERMINAL, LOGS)
 SAVING_REALISED = _timed("infer/saving_realised_b{B}", SIGNED, "realised saving, batch {B}")
