@@ -24,6 +24,7 @@ from bench.measure.points.against_dense import score_dense
 from bench.measure.points.choice import Choice, choose_points
 from bench.measure.resident import Resident
 from bench.measure.subject import Metrics, OnPhase, Subject
+from bench.meters.shared.state import SharedState
 from bench.meters.time.replicas import Replicas
 from bench.records.record import PointResult
 from bench.types import Batch, Point, Quality
@@ -43,6 +44,7 @@ class Run:
     def __init__(
         self, subject: Subject, on_phase: OnPhase, training: Metrics, replicas: Replicas | None
     ) -> None:
+        self.shared = SharedState()  # first: as it is before the model's first pass
         self.on_phase = on_phase
         self.dense_scores = None if subject.is_dense else score_dense(subject)
         self._choose(subject)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from bench.measure.flops.recount import invalidate, why_cost_changed
 from bench.measure.plausibility import check
 from bench.measure.run import Run
+from bench.measure.subject import Metrics
+from bench.meters.shared.state import in_words
 
 
 def withhold_implausible(run: Run) -> None:
@@ -23,3 +25,26 @@ def conclude(run: Run) -> None:
     # The three have no key in common; a record lists them in this order.
     joined = check({**run.training, **run.metrics, **findings.metrics}, run.facts)
     findings.metrics = invalidate(joined, why_cost_changed(run.subject, run.inputs, run.metrics))
+    if changes := run.shared.changes():
+        _void(run, in_words("a pass of the model", changes))
+
+
+def _void(run: Run, reason: str) -> None:
+    """Mark every metric of inference as invalid, at every operating point.
+
+    Which of them were measured under the change is unknown, and the dense model was too.
+    """
+    findings = run.findings
+    findings.metrics = _without_inference(findings.metrics, reason)
+    for point in findings.points:
+        point.metrics = _without_inference(point.metrics, reason)
+    findings.notes.append(reason)
+
+
+def _without_inference(metrics: Metrics, reason: str) -> Metrics:
+    return {
+        key: metric.model_copy(update={"valid": False, "reason": reason})
+        if key.startswith("infer/")
+        else metric
+        for key, metric in metrics.items()
+    }

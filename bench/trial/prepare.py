@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -25,10 +26,12 @@ from bench.measure.points.halves import FIT, half
 from bench.measure.stated_share import Forced, force_share
 from bench.measure.training_probe import TrainingProbe
 from bench.meters.conditions import pinned_threads
+from bench.meters.shared.state import settings_kept
 from bench.plugins.hooks import DEFAULT_HOOKS, Hooks, ResolvedMethod, resolve
 from bench.records.catalogue import DENSE_TIME, TRAIN_LOSS, TRAIN_STEPS, TRAIN_TIME
 from bench.records.record import Metric
 from bench.trial.dense_start import DenseStart, dense_start
+from bench.trial.guarded import guarded, shared_with
 from bench.trial.train import Training, fit, resolve_recipe
 from bench.trial.trial import Trial
 from bench.types import Backbone, Task
@@ -45,7 +48,11 @@ def prepare(trial: Trial, report_progress: OnPhase) -> tuple[Subject, dict[str, 
     """
     report_progress("build", 0.0)
     task, backbone = trial.plugin("task"), trial.plugin("backbone")
-    method = resolve(trial.plugin("method"))
+    _seed_all(trial.config.seed)  # before the state is noted, of which the seed is a part
+    shared = shared_with(task, backbone)
+    with shared.kept("importing the method"):
+        method = resolve(trial.plugin("method"))
+    method = replace(method, hooks=guarded(method.hooks))
     # Before training: what cannot be measured must not cost an hour first.
     refuse_unsupported(trial.config.measure, task.spec, method.flags)
     _refuse_idle_gpus(trial)
@@ -57,10 +64,14 @@ def prepare(trial: Trial, report_progress: OnPhase) -> tuple[Subject, dict[str, 
         _calibrate(trial, task, method.hooks, model, report_progress)
 
     forced = _force_share(trial, task, model)
+    if ranks.rank() == 0:  # the others have seeds of their own
+        # All that the method did so far; later passes are watched where they are measured.
+        shared.refuse_changes("preparing the method")
 
     def make_baseline() -> nn.Module:
         # Called late: peak memory of the method is measured before a second model exists.
-        dense = _load_dense(trial, task, backbone, report_progress)
+        # From a backbone of its own: a method may have changed the one that it was given.
+        dense = _load_dense(trial, task, trial.plugin("backbone"), report_progress)
         return dense.model.to(trial.device).eval()
 
     subject = Subject(
@@ -95,8 +106,8 @@ def _calibrate(
     report_progress("calibrate", 0.0)
     # In the precision of inference: a threshold found in fp32 would select another share in bf16.
     with trial.inference(), torch.no_grad():
-        held_out = half(task, FIT, CALIBRATION_BATCH)
-        hooks.calibrate(model, [batch.to(trial.device) for batch in held_out])
+        held_out = [each.to(trial.device) for each in half(task, FIT, CALIBRATION_BATCH)]
+        hooks.calibrate(model, held_out)
 
 
 def _refuse_idle_gpus(trial: Trial) -> None:
@@ -189,7 +200,8 @@ def _train(
         # NUM_SEEDS are those of trials.
         seed_all(trial.config.seed + NUM_SEEDS * ranks.rank())
     # The ranks of a CPU trial share its cores.
-    with energy, pinned_threads(max(1, torch.get_num_threads() // ranks.group_size())):
+    num_threads = max(1, torch.get_num_threads() // ranks.group_size())
+    with energy, pinned_threads(num_threads), settings_kept("training"):
         training = fit(
             model,
             hooks,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from bench.measure import withholding
 from bench.measure.plausibility import Facts
 from bench.measure.run import Run
 from bench.measure.withholding import conclude, withhold_implausible
+from bench.meters.shared.state import SharedState
 from bench.records.record import Metric
 
 NEGATIVE, GOOD = Metric(value=-1.0, unit="ms"), Metric(value=1.0, unit="ms")
@@ -22,6 +24,7 @@ def finished(run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     for point, metric in zip(run.findings.points, (GOOD, NEGATIVE, GOOD), strict=True):
         point.metrics["infer/latency_ms_p50"] = metric
     run.findings.metrics["model/params"] = Metric(value=8, unit="count")
+    run.shared = SharedState()
     return run
 
 
@@ -50,7 +53,24 @@ def test_a_model_that_changed_makes_inference_invalid(
 ) -> None:
     """Its parameters and its training are what they were."""
     monkeypatch.setattr(withholding, "why_cost_changed", lambda *arguments: "it keeps something")
+    finished.shared = SharedState()  # this test's own patch is no model's
     conclude(finished)
     metrics = finished.findings.metrics
     assert metrics["infer/latency_ms_p50"].reason == "it keeps something"
     assert metrics["model/params"].valid
+
+
+def test_a_model_that_changed_torch_voids_inference_at_every_point(finished: Run) -> None:
+    """A setting that it left changed: dense was measured under it too, training was before."""
+    torch.set_float32_matmul_precision("medium")
+    try:
+        conclude(finished)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    findings = finished.findings
+    for metrics in (findings.metrics, *(point.metrics for point in findings.points)):
+        found = metrics["infer/latency_ms_p50"]
+        assert found.shown is None
+        assert "get_float32_matmul_precision(): highest before, medium now" in str(found.reason)
+    assert findings.metrics["model/params"].valid
+    assert findings.notes == [findings.metrics["infer/latency_ms_p50"].reason]

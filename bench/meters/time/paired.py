@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ import torch
 
 from bench.meters.conditions import evaluation_mode, gc_disabled
 from bench.meters.guard import refuse_if_watched
+from bench.meters.shared.settings import COLLECTING, settings_in_force
+from bench.meters.shared.state import settings_changes
 from bench.meters.time.clocks import StateReader, state_reader
 from bench.meters.time.rounds import Round, run_rounds
 from bench.meters.time.stopwatch import Stopwatch, device_of, stopwatch_for
@@ -125,12 +128,15 @@ def compare(
         stack.enter_context(evaluation_mode(candidate, baseline))
         read = read_state or stack.enter_context(state_reader(device))
         passes = (_passes(candidate, batches), _passes(baseline, batches))
+        # Before the first pass of either; garbage is not collected in the rounds.
+        settled = settings_in_force() | {COLLECTING: False}
         warm = warm_up(passes, watch, warmup_s)
         # At least one pass: a pass longer than `block_ms` makes a longer block.
         repeats = tuple(max(1, math.ceil(block_ms / 1e3 / each)) for each in warm.pass_s)
         graphs = _num_graphs()
         stack.enter_context(gc_disabled())  # after the warm-up, whose garbage it collects
-        timed = run_rounds(passes, repeats, rounds, watch, read)
+        changes = partial(settings_changes, settled)
+        timed = run_rounds(passes, repeats, rounds, watch, read, changes)
     warm = replace(warm, steady=stays_steady(warm, _seconds(timed)))
     num_samples = sum(len(batch) for batch in batches)
     timing = _without_ratio(timed, warm, repeats, num_samples, _num_graphs() - graphs)

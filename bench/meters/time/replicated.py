@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from bench.meters.conditions import pinned_threads
+from bench.meters.shared.state import SharedState, in_words
 from bench.meters.time.paired import Model, PairedTiming, compare, copy_or_same
 from bench.meters.time.replicas import Replicas
 from bench.meters.time.rounds import Round
@@ -53,8 +54,12 @@ class PairedWork:
 
     def __call__(self) -> dict[int, Pair]:
         """Timing and control by batch size."""
+        shared = SharedState()
         with pinned_threads(self.num_threads), self._format():
-            return {size: self._time(batches) for size, batches in self.batches.items()}
+            found = {size: self._time(batches) for size, batches in self.batches.items()}
+        # Once, and not per block as the settings: all functions take ten milliseconds.
+        changes = shared.changes()
+        return {size: pair.voided(changes) for size, pair in found.items()} if changes else found
 
     def _format(self) -> Any:
         return nullcontext() if self.autocast is None else torch.autocast(*self.autocast)
@@ -82,6 +87,15 @@ class Pair:
 
     timing: PairedTiming
     control: PairedTiming
+
+    def voided(self, changes: Sequence[str]) -> Pair:
+        """The same with no round that counts: one model changed what the other runs under."""
+        reason = in_words("a timed model", changes)
+        return Pair(*(_voided(each, reason) for each in (self.timing, self.control)))
+
+
+def _voided(timing: PairedTiming, reason: str) -> PairedTiming:
+    return replace(timing, rounds=tuple(replace(each, reason=reason) for each in timing.rounds))
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
+from bench.meters.shared.state import in_words
 from bench.meters.time.clocks import DeviceState, StateReader
 from bench.meters.time.stopwatch import Elapsed, Stopwatch
 
@@ -35,21 +36,27 @@ def run_rounds(
     rounds: int,
     watch: Stopwatch,
     read: StateReader,
+    changes: Callable[[], Sequence[str]] = list,
 ) -> tuple[Round, ...]:
     """Rounds until `rounds` of them are valid, at most twice as many.
 
-    `passes`: candidate and baseline, functions that run n passes; `repeats`: passes per block.
+    `passes`: candidate and baseline, functions that run n passes; `repeats`: passes per block;
+    `changes`: which settings, threads among them, are not as they were, after each block.
     """
     timed: list[Round] = []
     while sum(each.reason is None for each in timed) < rounds and len(timed) < 2 * rounds:
         # Either order cancels linear drift; alternating also cancels effects of coming first.
         order = "ABBA" if len(timed) % 2 == 0 else "BAAB"
         blocks: dict[str, list[Elapsed]] = {"A": [], "B": []}
+        changed: list[str] = []
         for name in order:
             which = "AB".index(name)
             blocks[name].append(watch.measure(partial(passes[which], repeats[which])))
+            # Between the blocks: a model that changes them for the other's block changes them back.
+            changed += changes()
         # The state is read after the last block: a query in between would delay the next one.
-        timed.append(_round(order, blocks, repeats, read()))
+        found = _round(order, blocks, repeats, read())
+        timed.append(replace(found, reason=in_words("a block", changed)) if changed else found)
     return tuple(timed)
 
 

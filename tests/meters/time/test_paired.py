@@ -15,10 +15,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.meters.conditions import pinned_threads
 from bench.meters.flops.counter import count
 from bench.meters.guard import MeterStateError
 from bench.meters.time.clocks import DeviceState
 from bench.meters.time.paired import compare, run_control
+from bench.meters.time.replicated import PairedWork, replicate
 
 BATCHES = [["a", "b"], ["c", "d"], ["e", "f"]]  # three batches of two samples
 
@@ -292,3 +294,28 @@ def test_garbage_is_not_collected_inside_the_timed_blocks(clock):
     time_models(clock, run, run, rounds=2)
     assert states[-1] is False
     assert gc.isenabled()
+
+
+def test_threads_that_a_model_changes_void_the_rounds() -> None:
+    """One thread was in force before the warm-up; no round counts, and the reason names both."""
+
+    def rude(batch: object) -> None:
+        torch.set_num_threads(3)
+
+    with pinned_threads(1):
+        timing = compare(rude, lambda batch: None, [[1]], rounds=2, warmup_s=0, block_ms=0.1)
+    assert timing.ratio is None
+    assert "a block changed what the dense model runs under too" in str(timing.reason)
+    assert "torch.get_num_threads(): 1 before, 3 now" in str(timing.reason)
+
+
+def test_functions_that_a_model_replaces_void_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The patch goes into a function of torch, which dense calls as well."""
+
+    def patching(batch: object) -> None:
+        monkeypatch.setattr(torch.nn.functional, "gelu", len)
+
+    work = PairedWork(patching, lambda batch: None, {1: [[1]]}, 2, 0, 0.1, num_threads=1)
+    timing = replicate(work, None)[1]
+    assert timing.interval is None
+    assert "functional.gelu was replaced" in str(timing.reason)
