@@ -48,7 +48,7 @@ def prepare(trial: Trial, report_progress: OnPhase) -> tuple[Subject, dict[str, 
     """
     report_progress("build", 0.0)
     task, backbone = trial.plugin("task"), trial.plugin("backbone")
-    _seed_all(trial.config.seed)  # before the state is noted, of which the seed is a part
+    seed_all(trial.config.seed)  # before the state is noted, of which the seed is a part
     shared = shared_with(task, backbone)
     with shared.kept("importing the method"):
         method = resolve(trial.plugin("method"))
