@@ -26,6 +26,8 @@ from methods.skipping.mixture_of_depths import MixtureOfDepths
 from methods.skipping.skip_blocks import SkipBlocks
 from methods.skipping.skip_blocks_policy import SkipBlocksPolicy
 from methods.sparsity.topk_ffn import TopkFFN
+from methods.tokens.evit import EViT
+from methods.tokens.tome import ToMe
 
 IMAGES = tiny_tasks.TINY["image"]
 TRANSFORMER = tiny_tasks.shrink(Transformer)
@@ -124,9 +126,14 @@ def test_a_failing_pass_leaves_nothing_behind() -> None:
     assert not routing.is_forced()
 
 
-def test_nothing_to_force_is_said() -> None:
-    """A model without a gate stays as it is, and the note says why."""
-    forced = force_share(build(Dense()), 0.5, IMAGES.batch(2))
+@pytest.mark.parametrize("method", [Dense(), ToMe(), EViT()], ids=lambda each: type(each).__name__)
+def test_nothing_to_force_is_said(method) -> None:
+    """A model without a gate, or with a schedule of tokens, stays as it is; the note says why."""
+    model, batch = build(method), IMAGES.batch(2)
+    with torch.no_grad():
+        before = model(batch).logits
+        forced = force_share(model, 0.5, batch)
+        assert torch.equal(model(batch).logits, before)
     assert not forced.any
     assert forced.note == (
         "measure.force_share=0.5 forces nothing: the settings of the method fix how much runs, "
