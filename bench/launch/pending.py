@@ -43,9 +43,20 @@ class PendingTrial:
         return content
 
     @property
+    def gpu(self) -> tuple[str, str | None]:
+        """`gpu.kind` and `gpu.device`. Raises what `config` does, also for another type."""
+        kind, device = self.config["gpu"]["kind"], self.config["gpu"]["device"]
+        if kind not in ("cpu", "one", "ddp") or not isinstance(device, str | None):
+            raise ValueError(f"gpu.kind={kind!r} with gpu.device={device!r}")
+        return kind, device
+
+    @property
     def limit_s(self) -> float:
         """The time limit of the trial in seconds, its imports included."""
-        return float(self.config["timeout_s"])
+        limit_s = self.config["timeout_s"]
+        if isinstance(limit_s, bool) or not isinstance(limit_s, int | float):
+            raise TypeError(f"timeout_s={limit_s!r} is not a number")
+        return float(limit_s)
 
     def lock(self) -> int | None:
         """Open the log and lock it for this launcher; None while another launcher's trial has it.

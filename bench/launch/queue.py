@@ -24,6 +24,7 @@ from bench.launch.process import TrialProcess
 from bench.launch.progress import Display
 from bench.records.redaction import redact
 
+MAX_WAIT_S = 3600.0
 POLL_S = 1.0  # between two attempts to get a lock that another launcher holds
 # What an unreadable trial.json, a missing device or an exhausted machine raises.
 START_ERRORS = (OSError, EOFError, ValueError, KeyError, TypeError, NoSuchDevice)
@@ -82,8 +83,7 @@ class Queue:
             if stop.requested or len(self.running) >= self.machine.num_slots:
                 return
             try:
-                gpu = trial.config["gpu"]
-                choices = self.machine.choices(gpu["kind"], gpu["device"])
+                choices = self.machine.choices(*trial.gpu)
                 if choices in busy:
                     continue
                 if not self._try_start(trial, choices):
@@ -142,7 +142,8 @@ class Queue:
         for _, live in self.running:
             watched += [live.process.sentinel, *([] if live.messages.closed else [live.messages])]
             times.append(live.deadline_s - now)
-        wait(watched, max(0.0, min(times)))
+        # Bounded: a time limit of 10^300 s is one too, but no system call takes it.
+        wait(watched, min(max(0.0, min(times)), MAX_WAIT_S))
 
     def _handle_events(self) -> None:
         """Display reported phases, enforce time limits, and settle trials that ended."""

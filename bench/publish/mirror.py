@@ -23,6 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from bench.records.files import parse_json
+
 MODES = ("offline", "online", "disabled")
 SEND_TIMEOUT_S = 30.0  # for one record: an upload takes seconds
 GRACE_S = 5.0  # for the process to end by itself
@@ -102,8 +104,8 @@ class Mirror:
             line = process.stdout.readline()
             if not line:  # end of file: the process has died
                 return {"error": f"its process ended (exit {process.wait(GRACE_S)})"}
-            reply: dict[str, Any] = json.loads(line)
-            return reply
+            reply = parse_json(line)
+            return reply if isinstance(reply, dict) else {"error": f"invalid reply {line[:80]!r}"}
         except (OSError, ValueError, subprocess.TimeoutExpired) as error:
             return {"error": f"{type(error).__name__}: {error}"}
 

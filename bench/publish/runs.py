@@ -247,7 +247,6 @@ def _reply(folder: Path, mode: str, project: str) -> dict[str, Any]:
         return {"record": True, "error": str(error)}
     except BaseException as error:  # wandb may call sys.exit()
         # One line of bounded length, as the reply is one line.
-        message = f"{type(error).__name__}: {error}".splitlines()[0][:300]
-        key = os.environ.get("WANDB_API_KEY")  # wandb quotes a rejected key
-        return {"error": message.replace(key, "(key)") if key else message}
+        message = redact(f"{type(error).__name__}: {error}")  # wandb quotes a rejected key
+        return {"error": message.splitlines()[0][:300]}
     return {"ok": True}

@@ -94,7 +94,10 @@ def _is_complete(path: Path) -> bool:
 def _store(path: Path, model: nn.Module, metrics: dict[str, Metric]) -> None:
     content: dict[str, Any] = {name: metric.model_dump() for name, metric in metrics.items()}
     write_json(path.with_suffix(".json"), content)
-    # Renamed when whole: a killed process leaves a .tmp file, never half a checkpoint.
+    # Renamed when whole: a killed process leaves a .tmp file, never half a checkpoint. Whoever has
+    # the lock is the only one that writes: what lies there was left.
+    for left in path.parent.glob(f"{path.stem}.*.tmp"):
+        left.unlink(missing_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     torch.save({name: value.cpu() for name, value in model.state_dict().items()}, temporary)
     temporary.replace(path)

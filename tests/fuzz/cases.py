@@ -156,7 +156,7 @@ def trial(source: Source, number: int, chance: random.Random) -> None:
     pending = PendingTrial(folder)
     with contextlib.suppress(*START_ERRORS):
         assert pending.limit_s is not None
-        pending.config["gpu"]["kind"]
+        assert pending.gpu[0] in ("cpu", "one", "ddp")
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         write_failure(folder, ProcessExit(1, "train", 1.0))
     # Its configuration is the file's: a report may have to leave it out.

@@ -253,6 +253,32 @@ def test_bad_trial_json_stops_nothing(tmp_path, content) -> None:
     assert "by another run" not in (tmp_path / "shown").read_text()
 
 
+ODD_CONFIGS = {
+    "a list": [["gpu", 1], ["timeout_s", 2]],
+    "a list for gpu": {"gpu": ["cpu"], "timeout_s": 9},
+    "an unknown kind": {"gpu": {"kind": "tpu", "device": None}, "timeout_s": 9},
+    "a list for kind": {"gpu": {"kind": ["cpu"], "device": None}, "timeout_s": 9},
+    "a number for device": {"gpu": {"kind": "one", "device": 5}, "timeout_s": 9},
+    "a text for a time": {"gpu": {"kind": "cpu", "device": None}, "timeout_s": "9"},
+    "a truth value for a time": {"gpu": {"kind": "cpu", "device": None}, "timeout_s": True},
+    "null": None,
+}
+
+
+def test_odd_settings_stop_nothing(tmp_path) -> None:
+    """Of another type than a plan writes, or nested without end: each fails alone, with a reason;
+    a time limit of 10^300 seconds is one."""
+    folders = [make_trial(tmp_path, number) for number in range(len(ODD_CONFIGS) + 1)]
+    for folder, config in zip(folders, ODD_CONFIGS.values(), strict=False):
+        content = json.loads((folder / "trial.json").read_text())
+        (folder / "trial.json").write_text(json.dumps({**content, "config": config}))
+    (folders[-1] / "trial.json").write_text("[" * 100_000)
+    folders.append(make_trial(tmp_path, len(folders), timeout_s=1e300))
+    summary = launch(folders, tmp_path)
+    assert [one.status for one in summary.outcomes] == ["failed"] * (len(folders) - 1) + ["ok"]
+    assert all("could not be started" in one.reason for one in summary.outcomes[:-1])
+
+
 def test_no_process_can_be_made(tmp_path, monkeypatch) -> None:
     """Where no process can be made the trial fails with the cause, and its device is free again."""
 

@@ -76,3 +76,20 @@ def test_a_damaged_checkpoint_is_trained_again(trainer, capsys, damage) -> None:
     assert warning.count("\n") == 1
     assert trainer.start().metrics["train/time_s"].value == 3
     assert (trainer.num_trainings, capsys.readouterr().err) == (2, "")
+
+
+def test_what_a_killed_process_left_is_removed(trainer) -> None:
+    """By the next one that trains the model; files of other models stay."""
+    place = trainer.path.parent
+    place.mkdir()
+    for name in ("abc.4711.tmp", "other.4711.tmp"):
+        (place / name).write_bytes(b"half a model")
+    trainer.start()
+    assert sorted(path.name for path in place.glob("*.tmp")) == ["other.4711.tmp"]
+
+
+def test_a_folder_in_the_place_of_a_checkpoint_is_an_error(trainer) -> None:
+    """It is not read, and the trial fails with its path."""
+    trainer.path.mkdir(parents=True)
+    with pytest.raises(OSError, match=str(trainer.path)):
+        trainer.start()

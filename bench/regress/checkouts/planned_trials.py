@@ -6,7 +6,6 @@ sentence with the revision's name, before anything is measured.
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from bench.records.files import parse_json
 from bench.records.record import Labels
 from bench.records.validation import Identity, first_error
 from bench.regress.cells import Cell
@@ -83,7 +83,7 @@ def plan_trials(revision: Revision, overrides: Sequence[str], scratch: Path) -> 
         output = run.stderr.strip()[-MAX_OUTPUT:]
         raise BadInput(f"{revision} cannot plan {' '.join(overrides)}: {output}")
     try:
-        plan = json.loads(run.stdout)
+        plan = parse_json(run.stdout)
         trials, left_out = plan["trials"], plan["left_out"]
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(

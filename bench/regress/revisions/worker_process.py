@@ -102,7 +102,7 @@ class WorkerProcess:
                 problem = f"sent an invalid reply to {self._request!r}: {wrong}"
             else:
                 problem = f"failed: {message['error']}"
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             problem = f"sent an invalid reply to {self._request!r}: {line[:80]!r}"
         raise self._failed(problem)
 

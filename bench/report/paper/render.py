@@ -9,6 +9,7 @@ from dataclasses import asdict
 import pandas as pd
 
 from bench.papers.verdict import Verdict
+from bench.records.redaction import printable_lines
 from bench.report.paper.lines import CLOSED, META, Line
 from bench.report.render.csv_export import neutral
 from bench.report.render.latex import PREAMBLE, escape
@@ -39,10 +40,11 @@ def summary(lines: Sequence[Line]) -> str:
 
 def terminal(papers: Lines) -> str:
     """One table per paper for a terminal, and the reasons below."""
-    return "\n\n".join(
+    text = "\n\n".join(
         "\n".join([f"paper {name}: {summary(lines)}", "", _grid(lines, "simple"), *_notes(lines)])
         for name, lines in papers.items()
     )
+    return printable_lines(text)  # names and reasons of records, which a terminal might obey
 
 
 def markdown(papers: Lines) -> str:

@@ -59,7 +59,7 @@ def _read(store: Path | None) -> dict[str, list[object]]:
     """What was kept; nothing where there is none, or where it is damaged."""
     try:
         found = json.loads(store.read_text(encoding="utf-8")) if store is not None else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(found, dict):
         return {}
