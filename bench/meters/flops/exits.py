@@ -3,6 +3,8 @@
     x.numpy(), np.asarray(x), x.tolist()       into Python and NumPy
     x.data_ptr(), x.untyped_storage(), pickle  into C code, files and other processes
     x.view(torch.int32).numpy()                the same bits under another name
+    x[0].item(), float(x[1])                   several elements of one tensor, one by one
+    x.apply_(f), x.map_(y, f)                  Python code for each element
     os.fork(), subprocess                      another process, which has a copy of everything
 
 Integers may leave: lengths and indices steer Python code. One number may as well: it is a decision.
@@ -28,7 +30,9 @@ from torch.overrides import TorchFunctionMode
 from bench.meters.flops.threads import is_counted_here
 
 # Methods that hand a tensor's memory or values out, by the names that a function mode sees.
-VALUES = ("numpy", "__array__", "tolist", "__dlpack__", "data_ptr")
+VALUES = ("numpy", "__array__", "tolist", "__dlpack__", "data_ptr", "apply_", "map_", "map2_")
+SINGLE = ("item", "__float__", "__complex__")  # of tensors with one element
+MAX_SETTINGS = 64  # elements of weights, buffers or inputs that may be read one by one: thresholds
 MEMORY = ("untyped_storage", "storage", "_typed_storage", "share_memory_", "__reduce_ex__")
 # What starts a process, or lets one that exists do something.
 _PROCESSES: tuple[tuple[Any, str], ...] = (
@@ -81,13 +85,16 @@ class _Watch(TorchFunctionMode):
         # Integers that are the bits of floats share their memory: kept, so that no address of it
         # is used again.
         self.bits: list[Tensor] = []
+        # Elements that left one by one: their places, by the address of their memory, kept too.
+        self.singles: dict[int, set[int]] = {}
+        self.kept: list[Tensor] = []
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         name = getattr(func, "__name__", "")
         # Inside the handler of a count, or an operation's implementation, nothing is counted.
-        if name in (*VALUES, *MEMORY) and args and is_counted_here():
+        if name in (*VALUES, *MEMORY, *SINGLE) and args and is_counted_here():
             self._see(name, args[0])
         result = func(*args, **(kwargs or {}))
         if name == "view" and isinstance(result, Tensor) and _is_float(args[0]):
@@ -126,12 +133,30 @@ class _Watch(TorchFunctionMode):
         return call
 
     def _see(self, how: str, tensor: Any) -> None:
-        if not isinstance(tensor, Tensor) or tensor.numel() < 2:
+        if not isinstance(tensor, Tensor) or tensor.numel() == 0:
+            return
+        if tensor.numel() == 1:
+            self._see_one(how, tensor)
             return
         if _is_float(tensor):
             self.note(how, tensor.numel())
         elif any(_same_memory(tensor, each) for each in self.bits):
             self.note(f"{how} of their bits", tensor.numel())
+
+    def _see_one(self, how: str, tensor: Tensor) -> None:
+        """An element: alone it is a decision, several of one tensor are the tensor."""
+        # A tensor of a single element is no part of a larger one; wrappers have no memory.
+        if not _is_float(tensor) or type(tensor) not in (Tensor, torch.nn.Parameter):
+            return
+        storage = tensor.untyped_storage()
+        if storage.nbytes() <= tensor.element_size():
+            return
+        places = self.singles.setdefault(storage.data_ptr(), set())
+        places.add(tensor.storage_offset())
+        self.kept += [tensor] if len(places) == 1 else []
+        # What inference computed is no setting; two numbers of it are values like any others.
+        if len(places) > (1 if tensor.is_inference() else MAX_SETTINGS):
+            self.note(f"{how} of its elements", len(places))
 
     def note(self, how: str, num_floats: int) -> None:
         """Record one exit, and report it if it happens in the watch's own thread."""

@@ -24,6 +24,7 @@ from bench.meters.flops.counter import count
 from bench.meters.flops.exits import MEMORY, VALUES, watch_exits
 
 X = torch.randn(3, 4)
+LONG = torch.randn(65)
 
 
 def exits(work: Callable[[], object]) -> dict[str, int]:
@@ -59,6 +60,13 @@ WAYS: dict[str, tuple[Callable[[], object], int]] = {
     "save": (lambda: torch.save(X, io.BytesIO()), 12),
     "complex": (lambda: torch.complex(X, X).numpy(), 12),
     "half": (lambda: X.half().numpy(), 12),
+    "one by one": (lambda: [each.item() for each in (X + 1).flatten()], 12),
+    "one by one, as float": (lambda: [float(each) for each in (X + 1)[0]], 4),
+    "one by one, as lists": (lambda: [each.tolist() for each in (X + 1)[0].unbind()], 4),
+    "one by one, as complex": (lambda: [complex(each) for each in torch.complex(X, X)[0]], 4),
+    "one by one, of inputs": (lambda: [each.item() for each in LONG], 65),
+    "Python for each": (lambda: X.clone().apply_(lambda value: value), 12),
+    "Python for pairs": (lambda: X.clone().map_(X, lambda one, other: one), 12),
     "fork": (forks, 0),
     "subprocess": (lambda: subprocess.run([sys.executable, "-c", ""], check=True), 0),
     "system": (lambda: os.system("true"), 0),
@@ -77,6 +85,9 @@ def test_every_way_out_is_seen(name: str) -> None:
 
 STAYS: dict[str, Callable[[], Any]] = {
     "one number": lambda: (X.sum().item(), float(X[0, 0]), X[0, 0].tolist(), bool(X.sum() > 0)),
+    "settings": lambda: [float(threshold) for threshold in LONG[:64]],
+    "a number of each": lambda: [part.mean().item() for part in (X + 1).unbind()],
+    "two extremes": lambda: [each.item() for each in (X + 1).aminmax()],
     "indices": lambda: (X.argsort().tolist(), X.shape, (X > 0).nonzero().numpy()),
     "integers seen as others": lambda: torch.arange(4).view(torch.int32).tolist(),
     "floats seen as floats": lambda: (X.view(torch.bfloat16), torch.arange(3).tolist()),

@@ -113,3 +113,77 @@ def test_every_op_of_torch_is_torchs_own() -> None:
         if not is_listed and not is_own(func) and not short.startswith("condbench"):
             foreign.append(full)
     assert foreign == []
+
+
+def hides_a_product(x: Tensor) -> Tensor:
+    """A product that no dispatched operation computes."""
+    return torch.from_numpy(x.numpy() @ x.numpy())
+
+
+def write_product(x: Tensor) -> None:
+    """The same in place."""
+    x.copy_(hides_a_product(x))
+
+
+CLAIMS = {
+    "a view": ("word(Tensor(a) x) -> Tensor(a)", lambda op: op(X)),
+    "nothing returned": ("word(Tensor(a!) x) -> ()", lambda op: op(X.clone())),
+    "numbers only": ("word(Tensor x) -> float", lambda op: op(X)),
+    "a list": ("word(Tensor x) -> Tensor[]", lambda op: op(X)),
+    "an optional": ("word(Tensor? x) -> Tensor", lambda op: op(X)),
+}
+KERNELS: dict[str, Callable[[Tensor], Any]] = {
+    "a view": hides_a_product,
+    "nothing returned": write_product,
+    "numbers only": lambda x: float(hides_a_product(x).sum()),
+    "a list": lambda x: [hides_a_product(x)],
+    "an optional": hides_a_product,
+}
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_no_schema_makes_a_plugins_op_free(claim: str) -> None:
+    """An alias, a mutation, a number or a list: no statement about the result counts."""
+    schema, call = CLAIMS[claim]
+    library = torch.library.Library("condbenchword", "FRAGMENT")
+    try:
+        library.define(schema)
+        library.impl("word", KERNELS[claim], "CPU")
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch checks what a kernel returns
+            found = count(lambda: call(torch.ops.condbenchword.word))
+        assert found.ops_without_formula == {"condbenchword::word": 1}
+    finally:
+        library._destroy()
+
+
+@pytest.mark.parametrize("key", ["CPU", "AutogradCPU", "CompositeImplicitAutograd"])
+def test_a_kernel_of_a_plugin_for_torchs_own_op_is_flagged(key: str) -> None:
+    """`hardswish` of torch is one thing; with a product in its place it is another."""
+    library = torch.library.Library("aten", "IMPL")
+    try:
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns that a kernel is overridden
+            library.impl("hardswish", hides_a_product, key)
+            found = count(lambda: torch.nn.functional.hardswish(X))
+        assert found.ops_without_formula == {"aten::hardswish": 1}
+    finally:
+        library._destroy()
+
+
+def test_a_formula_registered_with_torch_is_not_believed() -> None:
+    """Torch's own registry takes any function: 0 FLOPs for a product, and the op is flagged."""
+    from torch.utils import flop_counter
+
+    library = torch.library.Library("condbenchword", "FRAGMENT")
+    before = dict(flop_counter.flop_registry)
+    try:
+        library.define("formula(Tensor x) -> Tensor")
+        library.impl("formula", hides_a_product, "CPU")
+        op = torch.ops.condbenchword.formula
+        flop_counter.register_flop_formula(op)(lambda *arguments, **keywords: 0)
+        assert count(lambda: op(X)).ops_without_formula == {"condbenchword::formula": 1}
+    finally:
+        flop_counter.flop_registry.clear()
+        flop_counter.flop_registry.update(before)
+        library._destroy()
