@@ -152,7 +152,7 @@ class _Watch(TorchFunctionMode):
         if storage.nbytes() <= tensor.element_size():
             return
         places = self.singles.setdefault(storage.data_ptr(), set())
-        places.add(tensor.storage_offset())
+        places.add(int(tensor.storage_offset()))
         self.kept += [tensor] if len(places) == 1 else []
         # What inference computed is no setting; two numbers of it are values like any others.
         if len(places) > (1 if tensor.is_inference() else MAX_SETTINGS):
