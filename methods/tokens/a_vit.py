@@ -53,8 +53,8 @@ class AViT:
     budgets: list[Annotated[float, Range(gt=0, le=1)]] = field(
         default_factory=lambda: [0.7, 1.0, 0.85, 0.55, 0.4, 0.3, 0.2]
     )
-    gamma: float = 5.0
-    beta: float = -10.0
+    gamma: Annotated[float, Range(gt=0)] = 5.0
+    beta: Annotated[float, Range(lt=0)] = -10.0
     ponder_weight: Annotated[float, Range(0)] = 5e-4
     prior_weight: Annotated[float, Range(0)] = 1e-3
     prior_depth: Annotated[float, Range(gt=0, le=1)] = 0.6
