@@ -14,7 +14,10 @@ from urllib.parse import quote
 
 from bench.values import encodable
 
-SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|AUTH", re.IGNORECASE)
+# Not GIT_AUTHOR_NAME, and not the path of a file in XAUTHORITY.
+SECRET_NAME = re.compile(
+    r"KEY|TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|AUTH(?!OR(?!IZ))", re.IGNORECASE
+)
 # Settings of devices, batch systems and loaders, and one of tokenizers: their names match only.
 NO_SECRET = re.compile(r"(?:CUDA|NVIDIA|NCCL|SLURM|LD|TOKENIZERS)_")
 SHORTEST_SECRET = 8  # characters: a variable MY_KEY=1 must not blot out every 1

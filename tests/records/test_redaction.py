@@ -82,9 +82,23 @@ def test_a_secret_is_found_as_it_is_quoted(secret) -> None:
 
 def test_which_variables_are_secret() -> None:
     """By a part of the name; settings of Slurm, CUDA and loaders are none."""
-    names = ("HF_TOKEN", "aws_secret_access_key", "GITHUBTOKEN", "DB_PASSWORD", "X_CREDENTIALS")
+    names = (
+        "HF_TOKEN",
+        "aws_secret_access_key",
+        "GITHUBTOKEN",
+        "DB_PASSWORD",
+        "HTTP_AUTHORIZATION",
+    )
     assert all(map(is_secret, names))
-    kept = ("SLURM_JOB_KEYS", "CUDA_CACHE_KEY", "LD_TOKEN", "TOKENIZERS_PARALLELISM", "PATH")
+    kept = (
+        "GIT_AUTHOR_NAME",
+        "XAUTHORITY",
+        "SLURM_JOB_KEYS",
+        "CUDA_CACHE_KEY",
+        "LD_TOKEN",
+        "TOKENIZERS_PARALLELISM",
+        "PATH",
+    )
     assert not any(map(is_secret, kept))
     assert without_secrets({"A_KEY": "1", "PATH": "/bin"}) == {"PATH": "/bin"}
 
