@@ -52,6 +52,8 @@ def as_json(settings: Any) -> dict[str, Any]:
 
 def _construct(cls: type, settings: Mapping[str, Any], prefix: str) -> Any:
     hints = setting_types(cls)
+    if not isinstance(settings, Mapping):  # of a file that is not ours
+        raise TypeError(f"the settings of {cls.__name__} are {settings!r}: a mapping is needed")
     for name in sorted(settings.keys() - hints.keys()):
         raise TypeError(unknown("setting", prefix + name, [prefix + each for each in hints]))
     made = {name: _typed(hints[name], prefix + name, value) for name, value in settings.items()}

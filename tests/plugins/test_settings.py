@@ -84,6 +84,15 @@ def test_construct_refuses_unknown_settings(house: House) -> None:
         plugins.construct(plugins.find("method", "moe").load(), {"num_expert": 4})
 
 
+@pytest.mark.parametrize("settings", [None, 5, "depth", ["depth"], True])
+def test_settings_are_a_mapping(house: House, settings: Any) -> None:
+    """As a damaged trial.json may hold them."""
+    import fakehouse
+
+    with pytest.raises(TypeError, match=r"the settings of MoE are .* a mapping is needed"):
+        construct(fakehouse.MoE, settings)
+
+
 def test_every_type_survives_the_way_through_json() -> None:
     """What the defaults are as JSON makes an instance that equals the defaults."""
     assert construct(Everything, defaults(Everything)) == Everything()
