@@ -4,7 +4,8 @@ The launcher starts `main` in a child of the fork server. The child
 
 - leads a session of its own, so that one signal reaches it and everything that it started;
 - ends when the launcher ends (`bench.launch.lifetime`);
-- holds the locks of its devices and of its folder (the log file) through open files;
+- holds the locks of its devices and of its folder (the log file) through open files, which what it
+  starts does not inherit: a lock ends with its trial (`bench.launch.lifetime`);
 - writes its output into a pipe by file descriptor, so that C libraries and crashes go the same way
   to the log (`bench.launch.log`);
 - starts without variables that hold keys: publishing runs in a process of its own;
@@ -28,7 +29,12 @@ from types import FrameType
 from typing import Any
 
 from bench.launch import distributed
-from bench.launch.lifetime import end_with_launcher
+from bench.launch.lifetime import (
+    adopt_descendants,
+    end_with_launcher,
+    keep_to_this_process,
+    kill_descendants,
+)
 from bench.launch.messages import Reporter
 from bench.records.redaction import is_secret
 
@@ -62,12 +68,14 @@ def main(
     """Run one trial in this fresh process.
 
     `entry` is "module:function", called as `function(folder, on_phase=...)`; `variables` are set in
-    the environment first. The files of `locks` are never closed: the kernel releases the locks when
-    this process ends.
+    the environment first. The files of `locks` are never closed here: the kernel releases
+    the locks when this process ends.
     """
     os.setsid()
     # First of all: whatever follows may take long, and the launcher may die meanwhile.
     end_with_launcher()
+    keep_to_this_process([lock.file for lock in locks])
+    adopt_descendants()
     _redirect_output(output.file)
     _install_signal_handlers()
     for name in filter(is_secret, list(os.environ)):  # the fork server may be older
@@ -84,6 +92,9 @@ def main(
         # Reported and raised again: the traceback belongs into the log, the exit code to the OS.
         reporter.report_error(error)
         raise
+    finally:
+        # Also what has left this session: it would disturb the next measurement on the device.
+        kill_descendants()
 
 
 def _redirect_output(output: int) -> None:

@@ -12,13 +12,15 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from collections.abc import Iterable
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.launch.forecast import format_duration
+from bench.launch.turns import HOST, Choices, Turn
 from bench.records import environment
 
-HOST = "cpu"
+LOCKS = Path("/proc/locks")  # Linux: every lock in force, with the inode of its file
 
 
 class NoSuchDevice(Exception):
@@ -97,6 +99,20 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Wait:
+    """What a run waits for. Equal while holders and place are: the age alone is no news."""
+
+    cause: str
+    place: int = 1  # in the queue of runs
+    age_s: float | None = field(default=None, compare=False)  # for how long the device is held
+
+    def __str__(self) -> str:
+        age = "" if self.age_s is None else f" for {format_duration(self.age_s)}"
+        place = f"; place {self.place} in the queue" if self.place > 1 else ""
+        return f"{self.cause}{age}{place}"
+
+
+@dataclass(frozen=True)
 class Machine:
     """The devices that trials may use here."""
 
@@ -129,9 +145,14 @@ class Machine:
             raise NoSuchDevice(f"gpu={kind} needs {needed}, but this machine has {have}")
         return (named,) if kind == "ddp" else tuple((uuid,) for uuid in named)
 
-    def claim(self, choices: Iterable[tuple[str, ...]]) -> Claim | None:
-        """Reserve the first set of GPUs that is free, without waiting; None while none is."""
+    def claim(self, choices: Choices, turn: Turn | None = None) -> Claim | None:
+        """Reserve the first set of GPUs that is free, without waiting; None while none is.
+
+        With a `turn`, devices that an earlier run waits for are left to it.
+        """
         for gpus in choices:
+            if turn is not None and turn.ahead(gpus):
+                continue
             claim = Claim(gpus)
             try:
                 # The host is shared by GPU trials and exclusive to a CPU trial, whose timings
@@ -150,12 +171,44 @@ class Machine:
         claim.files.append(file)  # before the lock, so that a failed claim closes it too
         fcntl.flock(file, how | fcntl.LOCK_NB)
 
-    def holders(self, choices: Iterable[tuple[str, ...]]) -> str:
+    def wait(self, choices: Choices, turn: Turn) -> Wait:
+        """Why none of these devices can be claimed; for display."""
+        sets = list(choices)
+        ahead = {pid for gpus in sets for pid in turn.ahead(gpus)}
+        place = len(ahead) + 1
+        held = self._held(sets)
+        if not held:
+            runs = ", ".join(str(pid) for pid in sorted(ahead)) or "another process"
+            return Wait(f"a device that is left to an earlier run (process {runs})", place)
+        ages = [time.time() - path.stat().st_mtime for path in held]  # signed when it was claimed
+        return Wait(f"a device held by {self.holders(sets)}", place, max(0.0, *ages))
+
+    def holders(self, choices: Choices) -> str:
         """The current holders of these devices, as they signed; for display."""
-        paths = {self._path(device) for gpus in choices for device in (gpus or (HOST,))}
-        signs = {path.read_text("utf-8", "replace").strip() for path in paths if path.is_file()}
+        paths = [path for path in self._held(choices) if path.is_file()]
+        signs = {path.read_text("utf-8", "replace").strip() for path in paths}
         return ", ".join(sorted(signs - {""})) or "another process"
+
+    def _held(self, choices: Choices) -> list[Path]:
+        """Lock files of those devices that are held; the host's where it is in the way alone."""
+        devices = {device for gpus in choices for device in (gpus or (HOST,))}
+        held = [path for path in map(self._path, sorted(devices)) if _is_held(path)]
+        return held or [path for path in [self._path(HOST)] if _is_held(path)]
 
     def _path(self, device: str) -> Path:
         # A MIG name may hold slashes.
         return self.locks / f"{device.replace('/', '_')}.lock"
+
+
+def _is_held(path: Path) -> bool:
+    """Whether some process holds the lock on this file; true where that cannot be found out.
+
+    A sign outlives its writer, the lock does not.
+    """
+    if not path.exists():
+        return False
+    try:
+        found = path.stat()
+        return f":{found.st_ino} " in LOCKS.read_text(encoding="ascii")
+    except OSError:
+        return True

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
-from bench.launch import child, failures
+from bench.launch import child, failures, lifetime
 from bench.launch.devices import Claim
 from bench.launch.log import TrialLog
 from bench.launch.messages import Receiver
@@ -48,6 +48,7 @@ class TrialProcess:
     error: str | None = None
     cause: Cause | None = None  # why the launcher ended it, if it did
     kill_at_s: float | None = None  # set by SIGTERM
+    strays: set[lifetime.Process] = field(default_factory=set)  # seen before a signal: to be killed
     # A counter of the whole machine: only its increase during the trial is evidence.
     oom_kills: int = field(default_factory=failures.count_oom_kills)
 
@@ -103,9 +104,11 @@ class TrialProcess:
             self.send_signal(signal.SIGTERM)
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Send a signal to the trial and all processes that it started."""
+        """Send a signal to the trial and the processes of its group; note all that it started."""
         pid = self.process.pid
         assert pid is not None, "started in the factory below"
+        # Now: what has left the group can be listed only while the trial, its parent, runs.
+        self.strays |= set(lifetime.descendants(pid))
         try:
             os.killpg(pid, number)
         except ProcessLookupError:
@@ -124,6 +127,7 @@ class TrialProcess:
         phase = self.phase
         self._enter_phase("ended")  # closes the last phase's duration
         self.send_signal(signal.SIGKILL)
+        lifetime.kill(self.strays)
         self.process.join()
         exit_code = self.process.exitcode
         self.process.close()

@@ -10,18 +10,20 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from bench.launch import failures, process
-from bench.launch.devices import Claim, Machine, NoSuchDevice
+from bench.launch import failures, lifetime, process
+from bench.launch.devices import Claim, Machine, NoSuchDevice, Wait
 from bench.launch.failures import ProcessExit
 from bench.launch.outcome import Outcome, Summary
 from bench.launch.pending import PendingTrial
 from bench.launch.process import TrialProcess
 from bench.launch.progress import Display
+from bench.launch.turns import Choices, Turn, take_turn
 from bench.records.redaction import redact
 
 MAX_WAIT_S = 3600.0
@@ -50,12 +52,18 @@ class Queue:
     running: list[tuple[PendingTrial, TrialProcess]] = field(default_factory=list)
     unpublished: list[Path] = field(default_factory=list)  # `after_record` is still to be called
     summary: Summary = field(default_factory=Summary)
-    blocked: str = ""  # the device or folder held by another launcher, for display
+    turn: Turn = field(init=False)  # this run's place among the runs of this machine
+    blocked: Wait | None = None  # the device or folder held by another launcher, for display
 
     def run(self, stop: Stop) -> None:
         """Run all trials, or until a signal requests a stop."""
+        with take_turn(self.machine.locks) as self.turn:
+            self._run(stop)
+
+    def _run(self, stop: Stop) -> None:
         try:
             while self.running or (self.pending and not stop.requested):
+                self.turn.wait_for(self._next_choices())
                 if stop.requested:
                     for _, live in self.running:
                         live.terminate("stop")
@@ -76,7 +84,7 @@ class Queue:
 
     def _start_ready(self, stop: Stop) -> None:
         """Start, in order, every waiting trial whose device and folder are free."""
-        displayed, self.blocked = self.blocked, ""
+        displayed, self.blocked = self.blocked, None
         # Device choices without a free device: one attempt per round is enough.
         busy: set[tuple[tuple[str, ...], ...]] = set()
         for trial in list(self.pending):
@@ -96,16 +104,23 @@ class Queue:
         if self.blocked and self.blocked != displayed and not self.running:
             self.display.message(f"waiting for {self.blocked}")
 
+    def _next_choices(self) -> Choices:
+        """What the first waiting trial may run on; nothing where its folder is not readable."""
+        for trial in self.pending[:1]:
+            with suppress(*START_ERRORS):
+                return self.machine.choices(*trial.gpu)
+        return ()
+
     def _try_start(self, trial: PendingTrial, choices: tuple[tuple[str, ...], ...]) -> bool:
         """Start `trial` if its folder is free; false if no device in `choices` is."""
-        claim = self.machine.claim(choices)
+        claim = self.machine.claim(choices, self.turn)
         if claim is None:
-            self.blocked = f"a device held by {self.machine.holders(choices)}"
+            self.blocked = self.machine.wait(choices, self.turn)
             return False
         try:
             log = trial.lock()
             if log is None:
-                self.blocked = f"{trial.name}, which another launcher is running"
+                self.blocked = Wait(f"{trial.name}, which another launcher is running")
                 return True
             try:
                 # Only under the lock: another launcher may have finished it a moment ago.
@@ -210,6 +225,7 @@ class Queue:
         """Kill what still runs after a second Ctrl-C or an error in the queue itself."""
         for trial, live in self.running:
             live.send_signal(signal.SIGKILL)
+            lifetime.kill(live.strays)
             live.process.join(process.GRACE_S)
             live.log.close()
             self._add_outcome(trial, "interrupted", None)

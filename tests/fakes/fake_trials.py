@@ -110,6 +110,28 @@ def _leave_a_process(folder: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _stray(folder: Path) -> None:
+    """Leave two processes in sessions of their own: a copy of this one, and another program."""
+    copy = os.fork()
+    if copy == 0:
+        os.setsid()
+        time.sleep(600)
+        os._exit(0)
+    program = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    wait_for(lambda: os.getsid(copy) == copy)
+    (folder / "strays").write_text(f"{copy} {program.pid}")
+
+
+def _stray_then_kill(folder: Path) -> None:
+    _stray(folder)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _stray_then_wait(folder: Path) -> None:
+    _stray(folder)
+    _wait(folder)
+
+
 def _finish_then_die(folder: Path) -> None:
     write(folder, "ok")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -202,6 +224,9 @@ BEHAVIOURS: dict[str, Callable[[Path], Any]] = {
     "look_for_keys": _look_for_keys,
     "wait": _wait,
     "leave_a_process": _leave_a_process,
+    "stray": _stray,
+    "stray_then_kill": _stray_then_kill,
+    "stray_then_wait": _stray_then_wait,
     "finish_then_die": _finish_then_die,
     "ignore_sigterm": _ignore_sigterm,
     "report_sigterm": _report_sigterm,

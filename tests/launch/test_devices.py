@@ -123,3 +123,11 @@ def test_lock_folder_of_another_user_is_rejected(monkeypatch) -> None:
     monkeypatch.setattr(devices.os, "getuid", lambda: next(calls))
     with pytest.raises(PermissionError, match="owned by another user"):
         devices.lock_folder()
+
+
+def test_a_sign_without_a_lock_is_nobodys(machine) -> None:
+    """What an ended holder signed stays in the file and is not shown."""
+    claim = machine.claim(CPU)
+    claim.sign("process 7 (digits/moe)")
+    claim.release()
+    assert machine.holders(CPU) == "another process"

@@ -193,11 +193,16 @@ def test_second_interrupt_kills(tmp_path, launch) -> None:
     wait_for(lambda: not launcher.family())
 
 
-def test_killed_launcher_leaves_no_orphan(tmp_path, launch) -> None:
-    """After kill -9 of the launcher no process of it lives on, and finished trials are kept."""
-    folders = [make_trial(tmp_path, n, name) for n, name in enumerate(("ok", "wait"))]
+@pytest.mark.parametrize("behaviour", ["wait", "stray_then_wait"])
+def test_killed_launcher_leaves_no_orphan(tmp_path, launch, behaviour) -> None:
+    """After kill -9 of the launcher no process of it lives on, and finished trials are kept.
+
+    Nor does one that a trial has put into a session of its own.
+    """
+    folders = [make_trial(tmp_path, n, name) for n, name in enumerate(("ok", behaviour))]
     launcher = launch()
     wait_for(lambda: begun(folders[1]))
+    wait_for(lambda: behaviour == "wait" or (folders[1] / "strays").exists())
     assert len(launcher.family()) >= 3  # launcher, fork server, trial
     launcher.process.kill()
     wait_for(lambda: not launcher.family())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from bench.launch import process
 from bench.launch.devices import Machine
 from bench.launch.local import run_trials
 from bench.launch.outcome import Outcome, Summary
+from bench.launch.pending import PendingTrial
 from bench.launch.progress import Lines
 from bench.records.record import LOG_NAME, RECORD_NAME, Record, read_record
 from tests.fakes.fake_trials import ENTRY, PATIENCE_S, PRELOAD, SECRET, make_trial, wait_for, write
@@ -154,6 +156,40 @@ def _is_running(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"  # a zombie has ended; reaping orphans is the init process's job
+
+
+@pytest.fixture(scope="module")
+def strays(tmp_path_factory) -> Iterator[dict[str, list[int]]]:
+    """Processes in sessions of their own, by the behaviour of the trial that started them."""
+    place = tmp_path_factory.mktemp("strays")
+    names = ("stray", "stray_then_wait", "stray_then_kill")
+    folders = [make_trial(place, n, name, timeout_s=LIMIT_S) for n, name in enumerate(names)]
+    launch(folders, place)
+    found = {
+        name: [int(pid) for pid in (folder / "strays").read_text().split()]
+        for name, folder in zip(names, folders, strict=True)
+    }
+    yield found | {"place": place, "folders": folders}
+    for pid in found["stray_then_kill"]:
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("name", ["stray", "stray_then_wait"])
+def test_no_session_outlives_its_trial(strays, name) -> None:
+    """Neither where the trial ends by itself nor where it is ended at its time limit."""
+    wait_for(lambda: not any(_is_running(pid) for pid in strays[name]))
+
+
+def test_no_process_keeps_the_locks_of_an_ended_trial(strays) -> None:
+    """A trial that crashed leaves its strays, but neither the device nor its folder is locked."""
+    assert all(_is_running(pid) for pid in strays["stray_then_kill"])
+    claim = Machine((), strays["place"] / "locks").claim(((),))
+    assert claim is not None
+    claim.release()
+    for folder in strays["folders"]:
+        log = PendingTrial(folder).lock()
+        assert log is not None
+        os.close(log)
 
 
 def test_fresh_process_per_trial(night) -> None:
