@@ -164,7 +164,33 @@ def test_an_interrupt_exits_130_without_traceback(
 
     monkeypatch.setattr("bench.listing.listing", interrupted)
     assert cli.main(["list"]) == 130
-    assert capsys.readouterr().err == "condbench: interrupted; rerun to resume\n"
+    assert capsys.readouterr().err == "condbench: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "called", "said"),
+    [
+        (["run", "method=dense"], "bench.run.run", "interrupted; rerun to resume"),
+        # Its workers and their measurements are gone: the same command begins anew.
+        (["compare", "--rev", "a", "b"], "bench.regress.compare.compare", "nothing was kept"),
+        (["nightly"], "bench.regress.nightly.nightly", "interrupted; nothing was kept"),
+    ],
+)
+def test_an_interrupt_promises_only_what_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    called: str,
+    said: str,
+) -> None:
+    """A run is resumed; a comparison of revisions is not."""
+
+    def interrupted(*given: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(called, interrupted)
+    assert cli.main(words) == 130
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("more", "code"), [("--plan", 0), ("", 1)])

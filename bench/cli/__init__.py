@@ -22,6 +22,11 @@ from bench.cli.verbs import UsageError
 from bench.records.redaction import printable_lines, redact
 
 USAGE_ERROR = 2
+# What a rerun of an interrupted verb begins with; the others only print.
+KEPT = {
+    "run": "; rerun to resume",
+    **dict.fromkeys(("compare", "nightly"), "; nothing was kept: a rerun begins anew"),
+}
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
@@ -43,7 +48,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         return USAGE_ERROR
     except KeyboardInterrupt:
         # The launcher has ended its trials already; here only the exit code is left.
-        print("condbench: interrupted; rerun to resume", file=sys.stderr)
+        print(f"condbench: interrupted{KEPT.get(parsed.verb, '')}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         return _close_output(parsed)
@@ -71,5 +76,6 @@ def _close_output(parsed: argparse.Namespace) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if parsed.verb in PRINT_ONLY or getattr(parsed, "plan", False):
         return 0
-    print("condbench: output pipe closed; rerun to resume", file=sys.stderr)
+    way_on = "; rerun to resume" if parsed.verb == "run" else ""
+    print(f"condbench: output pipe closed{way_on}", file=sys.stderr)
     return 1

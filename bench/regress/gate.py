@@ -86,8 +86,11 @@ def decide(
     margins: Margins = TIME,
     max_rounds: int = MAX_ROUNDS,
     interval: Callable[[Sequence[float]], Interval] = ratio_interval,
+    give_up: Callable[[Interval, int], bool] | None = None,
 ) -> GateResult:
     """Measure `start` rounds, and more while they are inconclusive, `max_rounds` at most.
+
+    Fewer where `give_up(ratio, rounds)` finds that more would not help.
 
     `measure(n)` runs n further rounds and returns their log cost ratios; `interval` turns all of
     them into a ratio: the median for times, `mean_ratio` for energy windows, which are few.
@@ -98,9 +101,21 @@ def decide(
         rounds += measure(num_rounds - len(rounds))
         ratio = interval(rounds)
         result = GateResult(ratio, judge(ratio, margins), num_looks)
-        if result.judgement != "inconclusive":
+        if result.judgement != "inconclusive" or (give_up and give_up(ratio, len(rounds))):
             break
     return result
+
+
+def is_hopeless(ratio: Interval, num_rounds: int, max_rounds: int = MAX_ROUNDS) -> bool:
+    """Whether an A/A control can no longer come out equal: too wide, even after all rounds.
+
+    An interval narrows with the root of the number of rounds. One that would still be twice as wide
+    as what counts as equal is given up; a chance of being wrong costs a comparison, no error.
+    """
+    if ratio.low is None or ratio.high is None or ratio.low <= 0:
+        return num_rounds >= max_rounds
+    half_width = math.log(ratio.high / ratio.low) / 2 * math.sqrt(num_rounds / max_rounds)
+    return half_width > 2 * EQUAL
 
 
 class HasJudgement(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from bench.regress.gate import Judgement, Margins, family_wise_error
@@ -17,7 +17,9 @@ EXIT_CODES: dict[Outcome, int] = {  # 2 is BadInput: there is no verdict then
     "void": 3,
     "not comparable": 4,
 }
-UNTIMED = ("trial", "quality")  # metrics that a busy machine does not change
+# Metrics that a busy machine does not change.
+UNTIMED = ("trial", "quality", "parameters", "executed FLOPs")
+NO_CONTROL = "a control is not equal"  # reason of a row that is not judged
 SCHEMA_VERSION = 1
 
 
@@ -80,7 +82,8 @@ class Verdict:
         if any(row.judgement == "regressed" and row.metric in UNTIMED for row in self.rows):
             return "regressed"
         if not self.is_controlled:
-            return "void"
+            # Another machine explains a control that is not equal, and cannot be repeated away.
+            return "not comparable" if self.differences else "void"
         found = {row.judgement for row in self.rows}
         if "regressed" in found:
             return "regressed"
@@ -117,6 +120,17 @@ class Verdict:
     def rows_with(self, judgement: Judgement) -> list[Row]:
         """The rows with this judgement."""
         return [row for row in self.rows if row.judgement == judgement]
+
+    def withhold_times(self) -> None:
+        """Without controls no time and no energy is judged: their rows become inconclusive."""
+        if self.is_controlled:
+            return
+        self.rows = [
+            row
+            if row.metric in UNTIMED
+            else replace(row, judgement="inconclusive", reason=NO_CONTROL)
+            for row in self.rows
+        ]
 
     def content(self) -> dict[str, Any]:
         """The verdict as verdict.json holds it."""

@@ -149,13 +149,17 @@ class ToyProject:
         return self.git("rev-parse", "HEAD")
 
     def night(
-        self, baseline: str, candidate: str, limits_s: Mapping[str, float] = NO_LIMITS
+        self,
+        baseline: str,
+        candidate: str,
+        *overrides: str,
+        limits_s: Mapping[str, float] = NO_LIMITS,
     ) -> Verdict:
         return compare_revisions(
             self.folder,
             baseline,
             candidate,
-            [],
+            overrides,
             machine=Machine(("GPU-toy",), self.locks),
             report_progress=self.progress.append,
             limits_s=limits_s,

@@ -13,9 +13,15 @@ from itertools import combinations
 from pathlib import Path
 
 from bench.regress.causes import MOVED, cause_between_runs
-from bench.regress.cells import Cell
+from bench.regress.cells import Cell, model_name
 from bench.regress.comparable import kernel_change, record_differences
-from bench.regress.folders.rows import control_rows, count_changes, quality_rows, trial_rows
+from bench.regress.folders.rows import (
+    control_rows,
+    count_changes,
+    fixed_count_rows,
+    quality_rows,
+    trial_rows,
+)
 from bench.regress.folders.side import Side, read_side
 from bench.regress.verdict import BadInput, Row, Verdict
 
@@ -41,9 +47,11 @@ def compare_folders(baseline: Path, candidate: Path, rerun: Path | None = None) 
         if again.differences:
             raise BadInput(f"{rerun}: not comparable with {baseline}: {again.differences[0]}")
         verdict = _with_rerun(verdict, again)
+    verdict.withhold_times()
     # Last: a cause belongs to the judgement that counts, after any rerun.
+    canaries_s, same = (old.canary_s, new.canary_s), _unchanged(old, new)
     verdict.rows = [
-        replace(row, cause=cause_between_runs(row, old.canary_s, new.canary_s))
+        replace(row, cause=cause_between_runs(row, *canaries_s, same_code=row.model in same))
         for row in verdict.rows
     ]
     verdict.commands = [_command(baseline, candidate, rerun)]
@@ -87,6 +95,7 @@ def _compare(old: Side, new: Side) -> Verdict:
         same += [] if found else [cell]
     for cell in same:
         verdict.rows += trial_rows(cell, old.trials[cell], new.trials[cell])
+        verdict.rows += fixed_count_rows(cell, old.trials[cell], new.trials[cell])
         verdict.changes += count_changes(cell, old.trials[cell], new.trials[cell])
     verdict.rows += quality_rows(same, old, new)
     # A trial that is gone might have regressed: inconclusive. A new one has no baseline: a note.
@@ -100,6 +109,18 @@ def _compare(old: Side, new: Side) -> Verdict:
         if side.num_older
     ]
     return verdict
+
+
+def _unchanged(old: Side, new: Side) -> set[str]:
+    """Cells, and models with all their seeds, whose plugins' code is the same on both sides."""
+    same, other = set[Cell](), set[Cell]()
+    for cell in old.trials.keys() & new.trials.keys():
+        hashes = [
+            side.trials[cell].record.provenance["identity"].get("code") for side in (old, new)
+        ]
+        (same if hashes[0] is not None and hashes[0] == hashes[1] else other).add(cell)
+    models = {cell.model for cell in same} - {cell.model for cell in other}
+    return {str(cell) for cell in same} | {model_name(model) for model in models}
 
 
 def _title(side: Side) -> str:

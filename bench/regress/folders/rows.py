@@ -12,13 +12,13 @@ from bench.records import catalogue
 from bench.records.reading import Found
 from bench.records.record import Metric
 from bench.regress.cells import Cell, model_name
+from bench.regress.counts import DENSE, count_rows, is_fixed
 from bench.regress.folders import relative_cost
 from bench.regress.folders.side import Side, read_rounds
 from bench.regress.gate import ENERGY, QUALITY, TIME, judge
 from bench.regress.quality import quality_row
 from bench.regress.verdict import Row
 
-DENSE = "dense"
 COUNTED = (catalogue.PARAMS.key, catalogue.FLOPS.key)
 
 
@@ -128,8 +128,26 @@ def _quality_row(model: str, members: Sequence[Cell], old: Side, new: Side) -> R
     return quality_row(model, values[0], values[1], direction, unit)
 
 
+def fixed_count_rows(cell: Cell, old: Found, new: Found) -> Iterator[Row]:
+    """Counts that differ and that no training changes: judged, without a control."""
+    if _is_fixed(cell, old) and _is_fixed(cell, new):
+        yield from count_rows(str(cell), *(_counts(trial) for trial in (old, new)))
+
+
+def _is_fixed(cell: Cell, trial: Found) -> bool:
+    record = trial.record
+    return is_fixed(cell.method, record.config, record.diagnostics.get("routing"))
+
+
+def _counts(trial: Found) -> dict[str, float | None]:
+    metrics = trial.record.metrics
+    return {key: metrics[key].shown for key in COUNTED if key in metrics}
+
+
 def count_changes(cell: Cell, old: Found, new: Found) -> Iterator[str]:
-    """Counts that differ: not gated, because training differs, but evidence for code."""
+    """Other counts that differ: not gated, because training differs, but evidence for code."""
+    if _is_fixed(cell, old) and _is_fixed(cell, new):
+        return
     for key in COUNTED:
         metrics = [trial.record.metrics.get(key) for trial in (old, new)]
         before, now = (metric.shown if metric else None for metric in metrics)

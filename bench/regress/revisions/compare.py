@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from bench.launch.devices import Machine, NoSuchDevice
-from bench.regress.causes import cause_between_revisions
+from bench.regress.causes import COUNTS, cause_between_revisions
 from bench.regress.cells import Cell, model_name
 from bench.regress.checkouts.planned_trials import Content, hardware_of, plan_trials
 from bench.regress.checkouts.worktrees import Revision, checked_out, uncommitted
@@ -60,7 +60,8 @@ def compare_revisions(
         verdict.notes += uncommitted(repository)
         kind = next(iter(plans[0].values()))["config"]["gpu"]["kind"]
         deadline = Deadline(limits_s.get(kind, math.inf), started_s)
-        night = Night(old, new, Path(scratch), machine, report_progress, verdict, deadline)
+        exact = any(text.partition("=")[0].lstrip("+") == "measure.rounds" for text in overrides)
+        night = Night(old, new, Path(scratch), machine, report_progress, verdict, deadline, exact)
         try:
             _run(night, plans[0], plans[1])
         # Rows that were measured before stay in the verdict.
@@ -68,6 +69,7 @@ def compare_revisions(
             verdict.differences.append(str(error))
         except NoSuchDevice as error:
             raise BadInput(str(error)) from error
+    verdict.withhold_times()
     verdict.rows = [_with_cause(row, verdict) for row in verdict.rows]
     verdict.notes.append(f"took {deadline}")
     return verdict
@@ -78,6 +80,11 @@ def _with_cause(row: Row, verdict: Verdict) -> Row:
     # A quality row names the model, its counts' lines name model/seed.
     starts = (f"{row.model} ", f"{row.model}/")
     changes = [line for line in verdict.changes if line.startswith(starts)]
+    changes += [
+        f"{each.metric} {each.reason}"
+        for each in verdict.rows
+        if each.metric in COUNTS and f"{each.model} ".startswith(starts)
+    ]
     return replace(row, cause=cause_between_revisions(row, changes))
 
 

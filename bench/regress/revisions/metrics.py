@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from bench.regress.counts import count_rows
 from bench.regress.gate import (
     ENERGY,
     MAX_ROUNDS,
@@ -18,6 +19,7 @@ from bench.regress.gate import (
     Margins,
     confirm,
     decide,
+    is_hopeless,
     look_schedule,
     mean_ratio,
 )
@@ -67,23 +69,27 @@ class PairedMetric:
         return Row(pair.name, self.name, "inconclusive", self.margins, reason=str(error))
 
 
-def measure_pair(pair: TrialPair, *, canary: bool = False) -> PairResult:
+def measure_pair(pair: TrialPair, *, canary: bool = False, timed: bool = True) -> PairResult:
     """Measure the trial in turns at every batch size; a suspected change a second time.
 
     Energy is measured at the largest batch size, on a GPU. `canary` adds a row for the fixed
-    workload. Raises WorkerFailed, OtherProtocol, and OutOfTime where nothing of it was measured.
+    workload; without `timed` there are counts and qualities only. Raises WorkerFailed,
+    OtherProtocol, and OutOfTime where nothing of it was measured.
     """
     with pair.opened() as (sides, replies):
         # Unsupported on one side: nothing can be timed against it.
         if any("skipped" in reply for reply in replies):
             return PairResult(_skipped_rows(pair, replies), replies)
-        metrics = _metrics_of(pair, canary=canary)
+        metrics = _metrics_of(pair, canary=canary) if timed else []
         rows = [metric.first_row(sides, pair) for metric in metrics]
     # After the first workers have ended: a rerun has the machine to itself.
     confirmed = [
         _confirm_row(row, partial(metric.rerun_row, pair))
         for row, metric in zip(rows, metrics, strict=True)
     ]
+    if pair.has_fixed_counts:
+        counts = [reply["counts"] for reply in replies]
+        return PairResult([*count_rows(pair.name, *counts), *confirmed], replies)
     return PairResult(confirmed, replies, _count_changes(pair.name, replies))
 
 
@@ -102,9 +108,11 @@ def _time_row(sides: Sides, pair: TrialPair, work: str) -> Row:
     start = int(pair.measure["rounds"])
     # Per workload: another batch size has other kernels and other caches.
     rounds = warm_up(sides, work, float(pair.measure["block_ms"]))
-    result = decide(rounds.measure, start)
+    limit = start if pair.exact_rounds else MAX_ROUNDS
+    give_up = is_hopeless if pair.is_control else None
+    result = decide(rounds.measure, start, max_rounds=limit, give_up=give_up)
     row = _row(pair, f"time {work}", result, rounds.median_s)
-    row = replace(row, unit="s", margins=TIME, num_looks=_max_looks(start, MAX_ROUNDS))
+    row = replace(row, unit="s", margins=TIME, num_looks=_max_looks(start, limit))
     return row if rounds.steady else _doubtful(row, UNSETTLED)
 
 

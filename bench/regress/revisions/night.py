@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from bench.launch.devices import Machine
+from bench.launch.devices import Claim, Machine
+from bench.launch.turns import Choices, Turn, take_turn
 from bench.regress.cells import Cell
 from bench.regress.checkouts.planned_trials import Content
 from bench.regress.checkouts.worktrees import Revision
@@ -48,6 +49,7 @@ class Night:
     report_progress: ReportProgress
     verdict: Verdict
     deadline: Deadline
+    exact_rounds: bool = False  # as many as measure.rounds, because that was asked for
     # Per model, one entry a seed: qualities are judged after all trials, over their seeds.
     trained: dict[tuple[str, ...], list[tuple[TrialPair, Replies]]] = field(
         default_factory=lambda: defaultdict(list)
@@ -62,7 +64,8 @@ class Night:
     ) -> TrialPair:
         """The trial of this cell in these two revisions, under the night's deadline."""
         folder = self.scratch / "trials"  # shared: TrialPair.new_folder numbers its folders
-        return TrialPair(str(cell), revisions, contents, folder, variables, self.deadline)
+        rounds = {"exact_rounds": self.exact_rounds}
+        return TrialPair(str(cell), revisions, contents, folder, variables, self.deadline, **rounds)
 
     @contextmanager
     def device(self, content: Content) -> Iterator[dict[str, str]]:
@@ -74,18 +77,25 @@ class Night:
         gpu = content["config"]["gpu"]
         # Held over warm-up, rounds and windows: another trial in between would be in the times.
         choices = self.machine.choices(gpu["kind"], gpu["device"])
-        is_waiting = False
-        while (claim := self.machine.claim(choices)) is None:
-            if not is_waiting:
-                self.report_progress(f"  waiting for {self.machine.holders(choices)}")
-            is_waiting = True
-            self.deadline.check()
-            time.sleep(POLL_S)
+        with take_turn(self.machine.locks) as turn:
+            turn.wait_for(choices)
+            claim = self._claim(choices, turn)
         try:
             claim.sign("condbench compare --rev")  # the name that other processes wait for
             yield claim.variables
         finally:
             claim.release()
+
+    def _claim(self, choices: Choices, turn: Turn) -> Claim:
+        shown = None
+        while (claim := self.machine.claim(choices, turn)) is None:
+            wait = self.machine.wait(choices, turn)
+            if wait != shown:
+                self.report_progress(f"  waiting for {wait}")
+            shown = wait
+            self.deadline.check()
+            time.sleep(POLL_S)
+        return claim
 
     def try_twice(self, name: str, measure: Callable[[], Result]) -> Result:
         """The result of `measure`, called again where a worker fails. Raises FailedTwice."""

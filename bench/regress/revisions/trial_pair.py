@@ -12,6 +12,7 @@ from typing import Any
 from bench.regress.cells import write_trial
 from bench.regress.checkouts.planned_trials import Content
 from bench.regress.checkouts.worktrees import Revision
+from bench.regress.counts import is_fixed
 from bench.regress.revisions.deadline import Deadline
 from bench.regress.revisions.paired_rounds import Sides, open_both
 from bench.regress.revisions.replies import PROTOCOL
@@ -35,6 +36,19 @@ class TrialPair:
     scratch: Path  # trial folders are made below it
     variables: Mapping[str, str] = field(default_factory=dict)  # which GPU
     deadline: Deadline = field(default_factory=Deadline)
+    exact_rounds: bool = False  # as many as measure.rounds, because that was asked for
+
+    @property
+    def is_control(self) -> bool:
+        """Whether both sides are one revision."""
+        return self.revisions[0] == self.revisions[1]
+
+    @property
+    def has_fixed_counts(self) -> bool:
+        """Whether neither training nor machine changes its counts, see `regress.counts`."""
+        methods = [each.get("labels", {}).get("method", "") for each in self.contents]
+        configs = [each["config"] for each in self.contents]
+        return all(is_fixed(*pair, None) for pair in zip(methods, configs, strict=True))
 
     @property
     def measure(self) -> Mapping[str, Any]:

@@ -20,7 +20,7 @@ def run_control(night: Night, plan: dict[Cell, Content]) -> list[Cell]:
     """The A/A arm, the baseline against itself in two processes; the cells to measure next.
 
     It uses the first trial that the baseline supports. Trials that fail twice are not comparable.
-    Where the arm is not equal, nothing is measured next. Raises BadInput where all trials fail.
+    Where the arm is not equal, nothing is timed next. Raises BadInput where all trials fail.
     """
     failed: dict[Cell, FailedTwice] = {}
     rows: list[Row] = []
@@ -43,10 +43,11 @@ def run_control(night: Night, plan: dict[Cell, Content]) -> list[Cell]:
     if not rows:
         night.verdict.notes.append("the baseline supports none of the trials: no control")
     night.verdict.controls += [replace(r, metric=f"A/A control, {r.metric}") for r in rows]
-    equal = bool(rows) and all(row.judgement == "equal" for row in rows)
-    if rows and not equal:
-        night.verdict.notes.append("the A/A control is not equal: nothing else was measured")
-    return [cell for cell in plan if cell not in failed] if equal else []
+    if rows and not night.verdict.is_controlled:
+        night.verdict.notes.append(
+            "the A/A control is not equal: counts and qualities were compared, nothing was timed"
+        )
+    return [cell for cell in plan if cell not in failed] if rows else []
 
 
 def _control_rows(night: Night, cell: Cell, content: Content) -> list[Row]:
@@ -93,7 +94,9 @@ def _measure(
     """The trial measured in turns; the canary with the first trial that is timed."""
     with night.device(contents[0]) as variables:
         pair = night.trial_pair(cell, (night.old, night.new), contents, variables)
-        return pair, measure_pair(pair, canary=night.verdict.canary is None)
+        # Without an equal control no time would count; counts and qualities need none.
+        timed = night.verdict.is_controlled
+        return pair, measure_pair(pair, canary=night.verdict.canary is None, timed=timed)
 
 
 def _compare_replies(night: Night, cell: Cell, pair: TrialPair, replies: Replies) -> None:

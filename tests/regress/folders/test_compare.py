@@ -18,6 +18,12 @@ def row(verdict: Verdict, metric: str):
     return found
 
 
+def with_other_code(side) -> None:
+    """Change the hash of the method's code in every record."""
+    for path in side.folder.rglob("record.json"):
+        path.write_text(path.read_text().replace('"method": "a"', '"method": "b"'))
+
+
 @pytest.fixture
 def two(tree):
     """two(candidate's moe cost): both folders, the baseline's moe costing 1.2."""
@@ -39,12 +45,13 @@ def test_an_unchanged_method_is_equal(two) -> None:
 def test_a_slower_method_is_regressed(two) -> None:
     """+10 % relative to dense exceeds +2 %: exit code 1, and code is the probable cause."""
     old, new = two(1.32)
+    with_other_code(new)
     verdict = compare_folders(old.folder, new.folder)
     found = row(verdict, "time")
     assert found.judgement == "regressed"
     assert found.ratio.value == pytest.approx(1.10, abs=0.01)
     assert (verdict.outcome, verdict.exit_code) == ("regressed", 1)
-    assert found.cause.startswith("code")
+    assert found.cause.startswith("code: paired with dense in its own process")
 
 
 def test_a_faster_method_is_improved_and_green(two) -> None:
@@ -104,6 +111,7 @@ def test_a_run_is_not_compared_with_itself(two, tmp_path, names, words) -> None:
 def test_a_changed_canary_points_at_the_machine(two) -> None:
     """Where the fixed workload's time moved by more than 5 %, the cause may be the machine."""
     old, new = two(1.32)
+    with_other_code(new)
     for folder in new.folder.rglob("record.json"):
         folder.write_text(folder.read_text().replace('"canary_s": 0.003', '"canary_s": 0.0045'))
     found = row(compare_folders(old.folder, new.folder), "time")
@@ -123,6 +131,77 @@ def test_a_control_that_is_not_equal_voids_the_comparison(tree) -> None:
     assert compare_folders(old.folder, new.folder).outcome == "ok"
     verdict = compare_folders(old.folder, broken.folder)
     assert (verdict.outcome, verdict.exit_code) == ("void", 3)
+
+
+@pytest.fixture
+def void(tree):
+    """void(candidate's moe cost, change): a candidate whose dense is 10 % slower than itself."""
+
+    def make(cost: float, change=lambda content: None) -> Verdict:
+        old, new = tree("old", moe=1.2), tree("new")
+        next(new.folder.glob("*/dense/*/record.json")).unlink()
+        new.trial("dense", 1.1, change=lambda c: (change(c), c.update(key="dense1")))
+        new.trial("moe", cost, change=change)
+        return compare_folders(old.folder, new.folder)
+
+    return make
+
+
+def test_without_equal_controls_no_time_is_judged(void) -> None:
+    """+30 % of a machine that cannot time: neither regressed nor a cause, whatever the number."""
+    found = row(void(1.56), "time")
+    assert (found.judgement, found.reason) == ("inconclusive", "a control is not equal")
+    assert found.ratio.value > 1.2  # kept for the reader
+    assert found.cause is None
+
+
+def test_another_machine_is_more_than_a_control_that_is_not_equal(void) -> None:
+    """Exit code 4 and not 3: repeating it on that machine would not help."""
+    verdict = void(1.2, lambda content: content["environment"].update(cpu_model="EPYC"))
+    assert (verdict.outcome, verdict.exit_code) == ("not comparable", 4)
+
+
+def test_code_is_no_cause_where_it_is_the_same(two) -> None:
+    """Both sides have the hash "a": what regressed is not called an effect of code."""
+    old, new = two(1.32)
+    cause = row(compare_folders(old.folder, new.folder), "time").cause
+    assert cause.startswith("not the plugins' code, which is the same on both sides")
+
+
+def _with_counts(flops: float, steps: int = 20, gates: int = 2, params: int = 1000):
+    def change(content) -> None:
+        content["metrics"]["infer/flops_per_sample"] = {"value": flops, "unit": "flop"}
+        content["metrics"]["model/params"] = {"value": params, "unit": "count"}
+        content["config"] = {**content["config"], "train": {"steps": steps}}
+        content["diagnostics"]["routing"] = {"num_gates": gates}
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "judged"),
+    [
+        ("dense", {}, True),
+        ("moe", {"steps": 0}, True),  # its gates are those of the first weights
+        ("moe", {"gates": 0}, True),
+        ("moe", {}, False),  # trained gates may decide otherwise
+    ],
+)
+@pytest.mark.parametrize(("now", "judgement"), [(2e6, "regressed"), (5e5, "improved")])
+def test_fixed_counts_are_judged(tree, method, settings, judged, now, judgement) -> None:
+    """Executed FLOPs of what no training changes: a row and an exit code, without any control."""
+    sides = [tree("old"), tree("new")]
+    for side, flops in zip(sides, (1e6, now), strict=True):
+        if method == "dense":
+            next(side.folder.glob("*/dense/*/record.json")).unlink()
+        side.trial(method, change=lambda c, f=flops: (
+            _with_counts(f, **settings)(c), c.update(key=f"{method}1")
+        ))  # fmt: skip
+    verdict = compare_folders(*(side.folder for side in sides))
+    found = [each for each in verdict.rows if each.metric == "executed FLOPs"]
+    assert [each.judgement for each in found] == [judgement] * judged
+    assert len(verdict.changes) == (not judged)
+    assert (verdict.exit_code == 1) == (judged and judgement == "regressed")
 
 
 def test_without_a_control_nothing_is_concluded(tree, tmp_path) -> None:

@@ -45,7 +45,9 @@ def test_a_slower_revision_is_regressed_and_confirmed(compared) -> None:
 def test_more_work_is_named_as_the_cause(compared) -> None:
     """Where executed FLOPs changed as well, the cause states by how much."""
     verdict = compared(pass_s=0.108, flops=1100)
-    assert "infer/flops_per_sample: 1,000 -> 1,100" in verdict.rows[0].cause
+    times = {row.model.split("/")[2]: row for row in verdict.rows if row.metric == "time b64"}
+    assert "infer/flops_per_sample: 1,000 -> 1,100" in times["moe"].cause
+    assert times["dense"].cause == "code: the work changed as well (executed FLOPs 1,000 -> 1,100)"
 
 
 def test_a_faster_revision_is_green(compared) -> None:
@@ -59,8 +61,37 @@ def test_noise_without_end_voids_the_night(compared, toy) -> None:
     noisy = {"spread": 0.4}
     verdict = compared(old=noisy, **noisy)
     assert (verdict.outcome, verdict.exit_code) == ("void", 3)
-    assert verdict.rows == []
-    assert not any(line.startswith("[1/") for line in toy.progress)
+    assert judgements(verdict, "time b64") == []
+    assert judgements(verdict, "quality") == ["equal", "equal"]
+
+
+def test_counts_need_no_control(compared) -> None:
+    """On a machine that is too noisy for any time, doubled FLOPs of dense are regressed."""
+    noisy = {"spread": 0.4}
+    verdict = compared(old=noisy, flops=2000, **noisy)
+    (found,) = [row for row in verdict.rows if row.metric == "executed FLOPs"]
+    assert (found.model, found.judgement) == ("digits/transformer/dense/seed0", "regressed")
+    assert found.reason == "1,000 -> 2,000"
+    assert found.cause.startswith("code")
+    assert (verdict.outcome, verdict.exit_code) == ("regressed", 1)
+    # Those of a method may have changed with its training: listed, not judged.
+    assert verdict.changes == [
+        "digits/transformer/moe/seed0 infer/flops_per_sample: 1,000 -> 2,000"
+    ]
+
+
+def test_a_hopeless_machine_is_given_up_early(compared) -> None:
+    """After the first 20 rounds, and not after 100, of which no number could make it equal."""
+    noisy = {"spread": 0.9}
+    (control,) = compared(old=noisy, **noisy).controls
+    assert control.ratio.num_values == 20
+
+
+def test_the_rounds_that_were_asked_for_are_measured(toy) -> None:
+    """measure.rounds=20 on the command line: no more are added where they do not suffice."""
+    noisy = toy.commit(spread=0.1)
+    verdict = toy.night(noisy, noisy, "measure.rounds=20")
+    assert {row.ratio.num_values for row in verdict.controls} == {20}
 
 
 def test_times_that_never_settle_are_not_green(compared) -> None:

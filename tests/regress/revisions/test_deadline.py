@@ -29,7 +29,7 @@ def ends_when(toy, monkeypatch) -> Callable[[str], Verdict]:
             return 0.0 if any(line.startswith(start) for line in toy.progress) else 1000.0
 
         monkeypatch.setattr(Deadline, "left_s", property(left_s))
-        return toy.night(toy.commit(), toy.commit(**changes), LIMITS_S)
+        return toy.night(toy.commit(), toy.commit(**changes), limits_s=LIMITS_S)
 
     return night
 
