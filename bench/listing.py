@@ -42,8 +42,9 @@ def listing() -> Iterator[str]:
     for kind, heading in HEADINGS.items():
         yield heading
         variants: dict[str, list[Variant]] = defaultdict(list)
-        for variant in _variants(conf / kind):
-            variants[variant.base].append(variant)
+        for folder in (conf, *map(files, plugins.variant_packages())):
+            for variant in _variants(folder / kind):
+                variants[variant.base].append(variant)
         for name, plugin in plugins.choices(kind).items():
             yield f"  {name:<20} {_line(plugin)}"
             yield from _indented(variants.pop(name, []))
@@ -100,7 +101,12 @@ def descriptions(folder: Traversable) -> Iterator[tuple[str, str]]:
 
 
 def _variants(folder: Traversable, prefix: str = "") -> Iterator[Variant]:
-    """The YAML files below `folder`, sorted; names of subfolders become prefixes, as in Hydra."""
+    """The YAML files below `folder`, sorted; names of subfolders become prefixes, as in Hydra.
+
+    None where there is no such folder.
+    """
+    if not folder.is_dir():
+        return
     for entry in sorted(folder.iterdir(), key=lambda each: each.name):
         if entry.is_dir():
             yield from _variants(entry, f"{prefix}{entry.name}/")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 import keyword
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -93,26 +94,35 @@ class GatedFFN(nn.Module):
         return y
 ''')
 
-# The one test of the template: the contract that is broken first when a layer is edited.
+# The one test of the template: the contract that is broken first when a layer is edited. It finds
+# the method as condbench does, so that classes may be renamed.
 TEST = Template('''\
 """Run with: python -m pytest (which `pip install pytest` brings)"""
 
 from __future__ import annotations
 
+import pkgutil
+import tomllib
+from pathlib import Path
+
 import torch
 from bench import routing
-from $name import GatedFFN
+from bench.types import Batch, TaskSpec
+from methods.backbone.transformer import Transformer
 
 
 def test_skipping_equals_masking() -> None:
     """Skipping at inference equals the masked training path with the same decisions."""
+    project = tomllib.loads(Path(__file__).with_name("pyproject.toml").read_text())["project"]
+    (method,) = project["entry-points"]["condbench.methods"].values()
     torch.manual_seed(0)
-    layer = GatedFFN(dim=8, hidden=16, keep=0.5, name="$name.0").eval()
-    x = torch.randn(4, 6, 8)
+    spec = TaskSpec("tiny", "tokens", (6,), 3, vocab_size=7)
+    model = pkgutil.resolve_name(method)().build(spec, Transformer(dim=8, depth=2, num_heads=2))
+    batch = Batch(torch.randint(7, (4, 6)), torch.zeros(4, dtype=torch.long))
     with routing.observe() as seen:
-        skipped = layer(x)
+        skipped = model.eval()(batch).logits
     with routing.replay(seen):
-        masked, _ = layer.train()(x)
+        masked = model.train()(batch).logits
     run = seen.decisions[0].run
     assert 0 < run.sum() < run.numel()
     torch.testing.assert_close(skipped, masked)
@@ -165,9 +175,12 @@ def write(name: str, folder: Path) -> Path:
 
 def check_name(name: str) -> None:
     """Raise BadName unless `name` is a valid module name and a free choice of method=."""
-    # Lower case, as on file systems that ignore case My_Gate and my_gate are one file.
-    if not name.isidentifier() or not name.islower() or keyword.iskeyword(name):
-        raise BadName(f"{name!r} is not a module name: use lower-case letters, digits and _")
+    # Lower case, as on file systems that ignore case My_Gate and my_gate are one file; ASCII, as
+    # the names of distributions and entry points are, which pip would refuse with a page of text.
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name.endswith("_") or keyword.iskeyword(name):
+        raise BadName(
+            f"{name!r} is not a module name: begin with a letter, use a to z, digits and _"
+        )
     if name in plugins.choices("method"):
         raise BadName(f"method {name!r} exists already; condbench list shows all")
     # The new module would shadow it for every program in this environment.

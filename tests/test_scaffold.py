@@ -53,6 +53,20 @@ def test_its_own_test_passes(package: Path) -> None:
     assert "1 passed" in done.stdout
 
 
+@pytest.mark.soak
+def test_its_test_survives_other_names(package: Path) -> None:
+    """The example is there to be edited: its classes, module and setting get other names."""
+    for file in ("my_gate.py", "pyproject.toml"):
+        text = (package / file).read_text()
+        for name in ("MyGate", "GatedFFN", "keep"):
+            text = text.replace(name, f"{name}2")
+        (package / file).write_text(text.replace('"my_gate:', '"other:'))
+    (package / "my_gate.py").rename(package / "other.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=package, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_it_keeps_every_contract(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The unedited method passes `condbench check`."""
     monkeypatch.syspath_prepend(str(package))
@@ -151,6 +165,10 @@ def test_a_failed_installation_is_exit_1(
         ("MyGate", "is not a module name"),
         ("class", "is not a module name"),
         ("../up", "is not a module name"),
+        ("é", "is not a module name: begin with a letter, use a to z"),
+        ("ﬁlter", "is not a module name"),  # a ligature, which Python reads as fi
+        ("_gate", "is not a module name"),
+        ("gate_", "is not a module name"),
         ("moe", "exists already"),
         ("torch", "would shadow an installed package"),
     ],

@@ -1,20 +1,25 @@
-"""Trying every contract on every tiny task that a method supports."""
+"""Trying every contract: of a method or backbone on the tiny tasks that it supports, of a task."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from types import MappingProxyType
 from typing import Any
 
+import torch
+
 from bench.check.candidate import Candidate
-from bench.check.catalogue import CONTRACTS
+from bench.check.catalogue import BACKBONE_CONTRACTS, CONTRACTS, TASK_CONTRACTS
 from bench.check.contract import Broken, Contract, NotDefined
-from bench.check.findings import BUILDS, SPELLING, Finding, Verdict
+from bench.check.data import TaskCandidate
+from bench.check.dense_models import Dense, small
+from bench.check.findings import BUILDS, SHARED, SPELLING, Finding, Verdict
 from bench.check.source_lines import class_line, error_line, gate_line
 from bench.check.supported_tasks import candidates
 from bench.meters.conditions import pinned_threads
+from bench.meters.shared.state import SharedState, in_words
 from bench.plugins import Plugin, construct, defaults
 from bench.plugins.hooks import resolve
 
@@ -26,26 +31,52 @@ def check(
     settings: Mapping[str, Any] = MappingProxyType({}),
     on_line: OnLine = lambda line: None,
 ) -> Verdict:
-    """Try every contract on the method, with its defaults but for `settings` (as JSON).
+    """Try every contract on a method, backbone or task: its defaults but for `settings` (as JSON).
 
     `on_line` gets each line of the report as soon as it is known. Raises BrokenPlugin where the
-    method cannot be imported or made.
+    plugin cannot be imported or made.
     """
-    started, verdict, cls = time.perf_counter(), Verdict(plugin.name), plugin.load()
-    method = _made(plugin, cls, settings)
+    started, verdict = time.perf_counter(), Verdict(plugin.name)
     # Tiny matrices gain nothing from threads, and on a busy machine threads wait for one another.
-    with pinned_threads(1):
-        found = _candidates(verdict, method)
-        _show(on_line, verdict.head_lines())
-        for name in dict.fromkeys(finding.contract for finding in verdict.findings):
-            _show(on_line, verdict.contract_lines(name))
-        for contract in CONTRACTS:
-            found = _try(contract, found, verdict)
-            if any(finding.contract == contract.name for finding in verdict.findings):
-                _show(on_line, verdict.contract_lines(contract.name))
+    with pinned_threads(1), _watched(verdict, plugin, on_line):
+        made = _made(plugin, plugin.load(), settings)
+        if plugin.kind == "task":
+            task = TaskCandidate(plugin.name, made)
+            verdict.tasks = [task.task]
+            _try_all(TASK_CONTRACTS, [task], verdict, on_line)
+        elif plugin.kind == "backbone":
+            found = _candidates(verdict, Dense(), small(plugin, settings))
+            _try_all(BACKBONE_CONTRACTS, found, verdict, on_line)
+        else:
+            _try_all(CONTRACTS, _candidates(verdict, made), verdict, on_line)
     verdict.time_s = time.perf_counter() - started
     _show(on_line, verdict.end_lines())
     return verdict
+
+
+@contextmanager
+def _watched(verdict: Verdict, plugin: Plugin, on_line: OnLine) -> Iterator[None]:
+    """Add a finding where the block changed what all models share, the plugin's import included."""
+    torch.manual_seed(0)  # as contracts do, so that the seed is no difference
+    shared = SharedState()
+    yield
+    torch.manual_seed(0)
+    if changes := shared.changes():
+        cls, message = plugin.load(), in_words("it", changes)
+        verdict.findings.append(Finding(SHARED, "every task", "broken", message, class_line(cls)))
+        _show(on_line, verdict.contract_lines(SHARED))
+
+
+def _try_all(
+    contracts: Sequence[Contract], found: list[Any], verdict: Verdict, on_line: OnLine
+) -> None:
+    _show(on_line, verdict.head_lines())
+    for name in dict.fromkeys(finding.contract for finding in verdict.findings):
+        _show(on_line, verdict.contract_lines(name))
+    for contract in contracts:
+        found = _try(contract, found, verdict)
+        if any(finding.contract == contract.name for finding in verdict.findings):
+            _show(on_line, verdict.contract_lines(contract.name))
 
 
 def _show(on_line: OnLine, lines: Iterable[str]) -> None:
@@ -54,21 +85,24 @@ def _show(on_line: OnLine, lines: Iterable[str]) -> None:
 
 
 def _made(plugin: Plugin, cls: type, settings: Mapping[str, Any]) -> Any:
-    """The method from JSON, as a trial makes it: what JSON cannot bring back shows here."""
+    """The plugin from JSON, as a trial makes it: what JSON cannot bring back shows here."""
     try:
         return construct(cls, {**defaults(cls), **settings})
     except (TypeError, ValueError) as error:
         raise plugin.broken(str(error)) from error
-    except (Exception, SystemExit) as error:  # whatever the method's own code raises
+    except (Exception, SystemExit) as error:  # whatever the plugin's own code raises
         with_them = "with its settings" if settings else "with its defaults"
         raise plugin.broken(f"{type(error).__name__} {with_them}: {error}") from error
 
 
-def _candidates(verdict: Verdict, method: Any) -> list[Candidate]:
-    """The method on the tasks that it supports; what it refuses, and what breaks, is noted."""
-    cls = type(method)
+def _candidates(verdict: Verdict, method: Any, backbone: Any = None) -> list[Candidate]:
+    """The method on the tasks that it supports; what it refuses, and what breaks, is noted.
+
+    With a backbone, that one on the tasks that it supports.
+    """
+    cls = type(method if backbone is None else backbone)
     try:
-        found, verdict.refused = candidates(verdict.method, method)
+        found, verdict.refused = candidates(verdict.method, method, backbone)
     except (Exception, SystemExit) as error:
         verdict.findings.append(_raised(BUILDS, "every task", error, cls))
         return []
@@ -79,7 +113,7 @@ def _candidates(verdict: Verdict, method: Any) -> list[Candidate]:
     return found
 
 
-def _try(contract: Contract, found: list[Candidate], verdict: Verdict) -> list[Candidate]:
+def _try(contract: Contract, found: list[Any], verdict: Verdict) -> list[Any]:
     """Try one contract on every task; the candidates for which the next one means something."""
     left = []
     for candidate in found:
@@ -94,7 +128,7 @@ def _try(contract: Contract, found: list[Candidate], verdict: Verdict) -> list[C
     return left
 
 
-def attempt(contract: Contract, candidate: Candidate) -> Finding:
+def attempt(contract: Contract, candidate: Any) -> Finding:
     """Try one contract; what the method raises by itself is broken too."""
     task = candidate.task
     try:
@@ -102,10 +136,13 @@ def attempt(contract: Contract, candidate: Candidate) -> Finding:
     except NotDefined as reason:
         return Finding(contract.name, task, "not defined", str(reason))
     except Broken as found:
-        line = found.line or gate_line(candidate, found.gate)
+        is_task = isinstance(candidate, TaskCandidate)
+        line = found.line or (
+            class_line(candidate.cls) if is_task else gate_line(candidate, found.gate)
+        )
         return Finding(contract.name, task, "broken", str(found), line)
     except (Exception, SystemExit) as error:
-        return _raised(contract.name, task, error, type(candidate.method))
+        return _raised(contract.name, task, error, candidate.cls)
     finally:
         # A contract may break at another point. What set_point raises was found by at_points.
         with suppress(Exception):

@@ -33,6 +33,7 @@ class Candidate:
     tiny: Tiny
     backbone: Any
     convolutional: str = ""  # the backbone's name, if it works on feature maps
+    tried: type | None = None  # the class that is examined, if it is not the method's
     plugin_formula_ops: set[str] = field(default_factory=set)  # FLOPs by the plugin's formula
     resolved: ResolvedMethod = field(init=False)
     _points: list[Point] = field(init=False)
@@ -41,6 +42,11 @@ class Candidate:
         self.resolved = resolve(self.method)
         points = self.resolved.hooks.points
         self._points = points() if points is not None else []
+
+    @property
+    def cls(self) -> type:
+        """The class whose lines a finding names."""
+        return self.tried or type(self.method)
 
     @property
     def task(self) -> str:

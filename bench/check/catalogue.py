@@ -1,12 +1,15 @@
 """The contracts by name: what each promises, and the function that tries it.
 
-In the order in which they are tried: `finite` first, and after it the quick ones beside the slow.
+Those of methods, backbones and tasks, in the order in which they are tried: `finite` first, and
+after it the quick ones beside the slow.
 """
 
 from __future__ import annotations
 
 from bench.check import (
     counting,
+    data,
+    dense_models,
     finite,
     flops,
     generation,
@@ -51,4 +54,22 @@ CONTRACTS = (
     Contract("same_seed", "same seed, same training", repeatability.same_seed),
     Contract("round_trip", "state_dict and settings restore the model", repeatability.round_trip),
     Contract("bf16", "trains and infers under bfloat16 autocast", repeatability.bf16),
+)
+
+# Of a backbone, before those of a method that changes nothing.
+BACKBONE_CONTRACTS = (
+    Contract("is_a_trunk", "stem, blocks, head; logits for all outputs", dense_models.is_a_trunk),
+    Contract(
+        "honours_factories", "ffn=, attention=, block= are built in", dense_models.honours_factories
+    ),
+    *CONTRACTS,
+)
+TASK_CONTRACTS = (
+    Contract("spec_is_data", "every split has the shapes of the spec", data.spec_is_data),
+    Contract("order_is_seeded", "a seed fixes the order of a pass", data.order_is_seeded),
+    Contract("splits_are_apart", "no test input is in another split", data.splits_are_apart),
+    Contract("trains", "the criterion is finite and has a gradient", data.trains),
+    Contract("scores", "knowing all answers beats guessing", data.scores),
+    Contract("is_hashed", "the data's hash is the same every time", data.is_hashed),
+    Contract("extras_fit", "declared facts have one entry per sample", data.extras_fit),
 )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-
-from bench.check.candidate import Candidate
+from typing import Any
 
 
 class Broken(Exception):
@@ -33,5 +32,5 @@ class Contract:
 
     name: str
     promise: str
-    attempt: Callable[[Candidate], None]
+    attempt: Callable[[Any], None]  # a Candidate, or a TaskCandidate
     prerequisite: bool = False

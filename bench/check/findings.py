@@ -1,17 +1,18 @@
-"""What was found about a method, and the report: a line per contract, as soon as it is known."""
+"""What was found about a plugin, and the report: a line per contract, as soon as it is known."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-from bench.check.catalogue import CONTRACTS
+from bench.check.catalogue import BACKBONE_CONTRACTS, TASK_CONTRACTS
 
-BUILDS, SPELLING = "builds", "hook_names"
+BUILDS, SPELLING, SHARED = "builds", "hook_names", "changes_nothing_shared"
 PROMISES = {
     BUILDS: "builds on a task, or raises Unsupported with the reason",
+    SHARED: "torch's functions and settings stay as they were",
     SPELLING: "every hook has its name from the contract",
-    **{contract.name: contract.promise for contract in CONTRACTS},
+    **{each.name: each.promise for each in (*BACKBONE_CONTRACTS, *TASK_CONTRACTS)},
 }
 Outcome = Literal["kept", "broken", "not defined"]
 
@@ -30,7 +31,7 @@ class Finding:
 
 @dataclass
 class Verdict:
-    """Everything found about a method."""
+    """Everything found about a method, a backbone or a task."""
 
     method: str
     tasks: list[str] = field(default_factory=list)

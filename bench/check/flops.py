@@ -45,7 +45,7 @@ class PassCost:
 
 def count_pass(candidate: Candidate, model: Any, batch: Batch) -> PassCost:
     """Count one pass. Raises Broken for an operation without a formula, of torch or not."""
-    staying: AbstractContextManager[Any] = staying_in_torch(type(candidate.method))
+    staying: AbstractContextManager[Any] = staying_in_torch(candidate.cls)
     if candidate.resolved.flags.reads_targets:
         staying = nullcontext()  # hindsight recognises a sample by its bytes, outside torch
         with torch.inference_mode():

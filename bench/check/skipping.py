@@ -94,13 +94,13 @@ def _refusing_empty(candidate: Candidate, how: str) -> Iterator[None]:
         if any(isinstance(arg, Tensor) and arg.numel() == 0 for arg in args):
             raise Broken(
                 f"{how} decisions: {type(module).__name__} is called on nothing",
-                line=current_line(type(candidate.method)),
+                line=current_line(candidate.cls),
             )
 
     # Hooks see modules; products of functions, such as F.linear, are seen by the function mode.
     handles = [m.register_forward_pre_hook(refuse) for m in candidate.model.modules()]
     try:
-        with refusing_empty_products(how, type(candidate.method)):
+        with refusing_empty_products(how, candidate.cls):
             yield
     finally:
         for handle in handles:

@@ -44,9 +44,9 @@ def gate_line(candidate: Candidate, gate: str | None) -> str:
             seen.decisions = sites  # decisions are appended to whatever list is there
             candidate.model.eval()(candidate.tiny.batch(2))
     except Exception:  # the finding to report may be that very error
-        return class_line(type(candidate.method))
+        return class_line(candidate.cls)
     first = next(iter(sites.lines), "")
-    return sites.lines.get(gate or first) or class_line(type(candidate.method))
+    return sites.lines.get(gate or first) or class_line(candidate.cls)
 
 
 def class_line(cls: type) -> str:

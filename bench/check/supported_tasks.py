@@ -10,8 +10,10 @@ from bench.check.tiny_tasks import TINY, Tiny, tiny_backbones
 from bench.types import Unsupported
 
 
-def candidates(name: str, method: Any) -> tuple[list[Candidate], dict[str, str]]:
+def candidates(name: str, method: Any, only: Any = None) -> tuple[list[Candidate], dict[str, str]]:
     """`method` on every tiny task that it supports, and the other tasks with its reasons.
+
+    With `only`, a backbone, on no other one: it is what is examined.
 
     The first backbone that serves both is taken, on images also the first convolutional one; a
     reason is that of the first one tried. What `build` or `convert` raises besides Unsupported
@@ -19,9 +21,10 @@ def candidates(name: str, method: Any) -> tuple[list[Candidate], dict[str, str]]
     """
     found: list[Candidate] = []
     refused: dict[str, str] = {}
-    backbones = tiny_backbones()
+    backbones = tiny_backbones() if only is None else {name: only}
+    cls = None if only is None else type(only)
     for tiny in TINY.values():
-        tried = [Candidate(name, method, tiny, backbone) for backbone in backbones.values()]
+        tried = [Candidate(name, method, tiny, each, tried=cls) for each in backbones.values()]
         reasons: list[str] = []
         # A lazy search: the first backbone that takes the method is enough.
         served = next((each for each in tried if _serves(each, reasons)), None)
@@ -29,7 +32,7 @@ def candidates(name: str, method: Any) -> tuple[list[Candidate], dict[str, str]]
             refused[tiny.spec.name] = [*reasons, "no backbone is installed"][0]
             continue
         found.append(served)
-        if tiny.spec.kind == "image":
+        if only is None and tiny.spec.kind == "image":
             # Feature maps have no tokens: a method that works on both has two paths to try.
             label = _convolutional(tiny, backbones)
             other = Candidate(name, method, tiny, backbones.get(label), label)

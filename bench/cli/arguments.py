@@ -151,10 +151,10 @@ VERBS = (
     ),
     Verb(
         "check",
-        "test a method against the contract on tiny tasks (seconds)",
+        "test a method, backbone or task against the contract (seconds)",
         verbs.check,
         # No argparse `choices`: listing the plugins would slow down every `--help`.
-        (argument("names", nargs="+", metavar="METHOD", help="as in condbench list"),),
+        (argument("names", nargs="+", metavar="NAME", help="as in condbench list"),),
     ),
     Verb(
         "doctor",

@@ -154,19 +154,19 @@ def new(arguments: argparse.Namespace) -> int:
 
 
 def check(arguments: argparse.Namespace) -> int:
-    """Test methods against the contract; 1 if any breaks it."""
-    from bench.plan.compose import variant
+    """Test methods, backbones and tasks against the contract; 1 if any breaks it."""
+    from bench.plan.compose import variants
     from bench.plan.explain import PlanError
     from bench.plugins import PluginError
 
     # All names are resolved before anything is tried: a misspelt one fails within seconds. The
     # settings are composed as for a run, so that the kit builds what a trial builds.
     with as_usage_errors(PluginError, PlanError):
-        methods = [variant("method", name) for name in arguments.names]
+        found = [each for name in arguments.names for each in variants(name)]
     from bench.check import check
 
     verdicts = []
-    for plugin, settings in methods:
+    for plugin, settings in found:
         with as_usage_errors(PluginError):
             # Flushed: a contract takes up to seconds, and its line appears when it has ended.
             verdicts.append(check(plugin, settings, _print_foreign))

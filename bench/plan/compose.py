@@ -18,9 +18,12 @@ from itertools import product
 from typing import Any
 
 from hydra import compose, initialize_config_module
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins as HydraPlugins
 from hydra.errors import HydraException, MissingConfigException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
@@ -34,16 +37,25 @@ from bench.plan.bounded_yaml import bounded_yaml
 from bench.plan.explain import PlanError, explain
 from bench.plan.overrides import COMMAND_LINE, Axis
 from bench.plan.typed_nodes import as_json, assign, make_schema
-from bench.plugins import Plugin, PluginError
+from bench.plugins import BrokenPlugin, Plugin, PluginError
 from bench.records.redaction import is_secret
 
 CONF = "bench.conf"  # the package that holds conf/
 UNTYPED = "_untyped"  # stands in for a plugin while only an experiment's sweep is read
 
 
+class VariantsOfPlugins(SearchPathPlugin):
+    """Hydra also looks for named variants in the packages that plugins name, after conf/."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for package in plugins.variant_packages():
+            search_path.append(provider=package, path=f"pkg://{package}")
+
+
 @contextmanager
 def composing() -> Iterator[Composer]:
     """A Composer over conf/; what Hydra and OmegaConf raise becomes a PlanError."""
+    HydraPlugins.instance().register(VariantsOfPlugins)  # the same class again changes nothing
     try:
         OmegaConf.register_new_resolver("oc.env", _variable, replace=True)
         with bounded_yaml(), initialize_config_module(CONF, version_base="1.3"):
@@ -76,6 +88,20 @@ def variant(kind: str, name: str) -> tuple[Plugin, dict[str, Any]]:
     if unset := [key for key, value in settings.items() if value == MISSING]:
         raise PlanError(f"{name}: {_no_value(unset)}")
     return dataclasses.replace(plugins_used[0], name=name), settings
+
+
+def variants(name: str) -> list[tuple[Plugin, dict[str, Any]]]:
+    """Every method, backbone and task of that name, with its settings: see `variant`.
+
+    Raises PlanError where there is none.
+    """
+    with composing() as composer:
+        known = {kind: composer.choices(kind) for kind in plugins.GROUPS}
+    found = [variant(kind, name) for kind, names in known.items() if name in names]
+    if not found:
+        every = {each for names in known.values() for each in names}
+        raise PlanError(plugins.unknown("method, backbone or task", name, every))
+    return found
 
 
 class Composer:
@@ -170,6 +196,13 @@ class Composer:
             others = [f"{other}={UNTYPED}" for other in plugins.GROUPS if other != kind]
             self.settings_by_choice[choice] = as_json(self.compose([choice, *others])[kind])
         return self.settings_by_choice[choice]
+
+    def keys(self, kind: str, name: str) -> list[str]:
+        """The names of a choice's settings; none where its plugin cannot be used."""
+        try:
+            return list(self.settings(kind, name))
+        except BrokenPlugin:  # the combination that chooses it is left out with the cause
+            return []
 
     def plugins_of(self, config: DictConfig) -> dict[str, Plugin]:
         """The plugin behind each typed block. Raises PlanError for a variant of none."""

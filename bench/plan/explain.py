@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.plugins import unknown
 
-OWN_KEYS = "a value that only some methods have is a named variant: conf/method/NAME.yaml"
+OWN_KEYS = "what only some methods have goes to hydra.sweeper.params: method.NAME.KEY: VALUE"
 
 
 class PlanError(Exception):
@@ -34,7 +34,9 @@ def explain(error: BaseException, where: str) -> str:
     if cause is None:
         text = found.group(2) if found else str(error)
         return f"{where}: {' '.join(text.split())}"
-    return f"{where}: {_value_error(cause)}"
+    block = str(cause.full_key or "").partition(".")[0]
+    hint = f" ({OWN_KEYS})" if found and block == "method" else ""
+    return f"{where}: {_value_error(cause)}{hint}"
 
 
 def _cause(error: BaseException) -> Any:
@@ -56,8 +58,7 @@ def _value_error(cause: Any) -> str:
     if cause.full_key == "experiment":
         return "the file must begin with the line '# @package _global_' and set a key"
     block = str(cause.full_key or cause.key).rpartition(".")[0]
-    sentence = unknown("key", str(cause.key), _keys(cause), block)
-    return f"{sentence} ({OWN_KEYS})" if block.startswith("method") else sentence
+    return unknown("key", str(cause.key), _keys(cause), block)
 
 
 def _keys(cause: Any) -> list[str]:

@@ -19,6 +19,7 @@ from bench.plan import overrides
 from bench.plan.compose import Composer, composing
 from bench.plan.explain import PlanError
 from bench.plan.overrides import COMMAND_LINE, Axis
+from bench.plan.own_keys import axes_of_choice
 from bench.plan.planned import PlannedTrial, TrialMaker, Variant
 from bench.plugins import BrokenPlugin, Plugin
 from bench.records import layout
@@ -100,9 +101,10 @@ def _cells(
             config, names = composer.compose_named([*start, *choices])
             chosen = composer.plugins_of(config)
             variants = _variants(composer, chosen, names)
-            points = product(*(axis.values for axis in values))
-            for resolved, point in zip(composer.expand(config, values), points, strict=True):
-                takes = [*chose, *zip(values, point, strict=True)]
+            own = axes_of_choice(values, groups, names, composer.keys)
+            points = product(*(axis.values for axis in own))
+            for resolved, point in zip(composer.expand(config, own), points, strict=True):
+                takes = [*chose, *zip(own, point, strict=True)]
                 yield _cell(
                     maker, _name_after_file(resolved, experiment), chosen, dense, variants, takes
                 )

@@ -19,6 +19,7 @@ from bench.plugins.choices import (
     first_sentence,
     summary,
     unknown,
+    variant_packages,
 )
 from bench.plugins.settings import construct, defaults
 
@@ -36,4 +37,5 @@ __all__ = [
     "first_sentence",
     "summary",
     "unknown",
+    "variant_packages",
 ]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import importlib
+import importlib.util
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ GROUPS = {
     "backbone": "condbench.backbones",
     "task": "condbench.tasks",
 }
+VARIANTS = "condbench.variants"  # packages with method/NAME.yaml, backbone/..., task/...
 # What a class of each kind must have, one of them at least.
 DOORS = {"method": ("build", "convert", "wrap"), "backbone": ("build",), "task": ("evaluate",)}
 
@@ -88,6 +89,22 @@ def choices(kind: str) -> dict[str, Plugin]:
                 f"{other.distribution}, {plugin.target} by {plugin.distribution}; uninstall one"
             )
     return dict(sorted(found.items()))
+
+
+def variant_packages() -> list[str]:
+    """The packages in which installed plugins keep their named variants; nothing is imported.
+
+    Raises PluginError for one that is not there.
+    """
+    found = sorted({point.value for point in metadata.entry_points(group=VARIANTS)})
+    for name in found:
+        try:
+            spec = importlib.util.find_spec(name)
+        except ImportError:  # of the package that holds it
+            spec = None
+        if spec is None or spec.submodule_search_locations is None:
+            raise PluginError(f"{VARIANTS}: {name!r} is not an installed package")
+    return found
 
 
 def find(kind: str, name: str) -> Plugin:

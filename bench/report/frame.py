@@ -19,8 +19,8 @@ FRAME_COLUMNS = (
 )
 
 
-def frame(dirs: Sequence[Path]) -> pd.DataFrame:
-    """All metrics below `dirs`, one row per record x operating point x metric.
+def frame(dirs: str | Path | Sequence[str | Path]) -> pd.DataFrame:
+    """All metrics below one or several folders, one row per record x operating point x metric.
 
     `point` is the operating point's settings like "threshold=0.9", "" for a method without any;
     memory and training are the default point's. `value` is NaN where the number is missing or
@@ -28,8 +28,9 @@ def frame(dirs: Sequence[Path]) -> pd.DataFrame:
     is one row without a metric, its reason in `reason`.
     Columns: FRAME_COLUMNS. Raises NoRecords.
     """
+    folders = [Path(each) for each in ([dirs] if isinstance(dirs, str | Path) else dirs)]
     with paused_garbage_collection():
-        rows = [row for found in read(dirs).found for row in _frame_rows(found)]
+        rows = [row for found in read(folders).found for row in _frame_rows(found)]
     table = pd.DataFrame.from_records(rows, columns=FRAME_COLUMNS)
     # Counts are integers in records; a column of numbers and None would be of type object.
     return table.astype({"value": float, "low": float, "high": float})

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bench.listing import listing
 from bench.plan import compose
-from bench.plan.matrix import make_plan
+from bench.plan.matrix import PlanError, make_plan
 
 if TYPE_CHECKING:
     from conftest import House
@@ -65,6 +66,29 @@ def test_a_setting_of_an_enumeration_is_planned_by_name(house: House) -> None:
     trials = make_plan(["method=ordered", "method.order=TOKENS,EXPERTS"]).trials
     assert [t.labels.variant for t in trials[1:]] == ["", "order=EXPERTS"]
     assert trials[2].config["method"]["several"] == ["EXPERTS"]
+
+
+def test_a_key_goes_to_the_methods_that_have_it(house: House) -> None:
+    """Two trials of moe; dense, which has no such setting, is planned once and as it is."""
+    trials = make_plan(["method=moe,dense", "method.num_experts=2,4"]).trials
+    assert [cell(t) for t in trials] == [
+        *("digits/dense/0", "digits/moe,num_experts=2/0", "digits/moe,num_experts=4/0"),
+    ]
+    nested = make_plan(["method=dense,moe", "method.router.rate=0.1"]).trials
+    assert [cell(t) for t in nested] == ["digits/dense/0", "digits/moe,router.rate=0.1/0"]
+
+
+def test_a_key_may_name_its_method(house: House) -> None:
+    """Of two methods with the same setting one is meant; the other keeps its default."""
+    house.offer("method", other="MoE2")
+    with house.source.open("a") as file:
+        file.write("\n\n@dataclass\nclass MoE2(MoE):\n    pass\n")
+    trials = make_plan(["method=moe,other", "method.moe.num_experts=2,4", "method.top_k=2"]).trials
+    assert [cell(t) for t in trials[1:]] == [
+        "digits/moe,num_experts=2,top_k=2/0",
+        "digits/moe,num_experts=4,top_k=2/0",
+        "digits/other,top_k=2/0",
+    ]
 
 
 def test_dense_settings_of_one_group_are_those_of_its_methods(house: House) -> None:
@@ -147,6 +171,29 @@ def test_a_named_variant_is_its_method_with_other_settings(house: House) -> None
     assert variant.key == only("method.num_experts=2").key
     changed = make_plan(["method=moe_small", "method.num_experts=4"]).trials[-1]
     assert changed.labels.variant == "num_experts=4"
+
+
+def test_a_plugin_ships_named_variants(house: House) -> None:
+    """From a package of its own, which its entry point names; listed below their method."""
+    folder = house.source.parent / "variants" / "method"
+    folder.mkdir(parents=True)
+    (folder / "few.yaml").write_text("# Few experts.\ndefaults:\n  - moe\nnum_experts: 2\n")
+    for place in (folder, folder.parent):
+        (place / "__init__.py").touch()
+    with house.entry_points.open("a") as file:
+        file.write("[condbench.variants]\nfakehouse = fakehouse.variants\n")
+    trials = make_plan(["method=few"]).trials
+    assert trials[-1].labels.method == "few"
+    assert trials[-1].config["method"]["num_experts"] == 2
+    assert "    few                    Few experts." in list(listing())
+
+
+def test_variants_of_a_package_that_is_not_there_are_named(house: House) -> None:
+    """A sentence, and no warning of Hydra's."""
+    with house.entry_points.open("a") as file:
+        file.write("[condbench.variants]\nfakehouse = fakehouse.nothing\n")
+    with pytest.raises(PlanError, match=r"'fakehouse\.nothing' is not an installed package"):
+        make_plan(["method=moe"])
 
 
 def test_a_named_size_names_the_trials_of_the_dense_model_too(house: House) -> None:

@@ -106,7 +106,7 @@ def test_the_command_line_is_answered_by_key_and_choices(
         (
             "defaults:\n  - override /method: moe\nmethod:\n  num_expert: 3\n",
             "conf/experiment/bad.yaml: unknown key 'num_expert' in method: did you mean "
-            "'num_experts'? choices: hidden, num_experts, router, top_k, widths (a value that",
+            "'num_experts'? choices: hidden, num_experts, router, top_k, widths (what only some",
         ),
         (
             "defaults:\n  - override /method: mow\n",
@@ -233,11 +233,12 @@ def test_a_forgotten_package_line_is_named(house: House) -> None:
     )
 
 
-def test_a_setting_that_not_every_method_has_needs_a_named_variant(house: House) -> None:
-    """A key of one method in a matrix of several is refused, and the way out is named."""
-    said = refused("method=moe,dense", "method.top_k=2")
-    assert "unknown key 'top_k' in method" in said
-    assert "conf/method/NAME.yaml" in said
+@pytest.mark.parametrize("key", ["top_kk", "moe.top_kk", "dense.top_k", "nothing.top_k"])
+def test_a_setting_that_no_chosen_method_has_is_refused(house: House, key: str) -> None:
+    """Also where it is addressed to one of them, or to a method that is not chosen."""
+    assert f"unknown key {key.rpartition('.')[2]!r}" in refused(
+        "method=moe,dense", f"method.{key}=2"
+    ) or f"method.{key}=2" in refused("method=moe,dense", f"method.{key}=2")
 
 
 def test_a_setting_without_a_default_must_be_given(house: House) -> None:

@@ -48,3 +48,11 @@ def test_a_fake_device_is_not_in_the_frame(make, tree):
     """Of a real and a fake record only the real one has rows."""
     root = tree(make("dense"), make("moe", labels={"device": "fake"}))
     assert set(frame([root]).method) == {"dense"}
+
+
+def test_one_folder_may_be_given_as_text(make, tree):
+    """As a notebook has it: a name, a Path, or several of either give the same rows."""
+    folder = tree(make("moe", changed={"infer/quality": Metric(value=0.8, unit="accuracy")}))
+    expected = frame([folder])
+    for given in (folder, str(folder), [str(folder)]):
+        assert frame(given).equals(expected)
