@@ -82,6 +82,7 @@ class Row:
             raise ValueError(f"{self.id}: nothing is counted, and no remark gives the reason")
         if unknown := sorted({*self.counts} - {*COUNTS, *DERIVED}):
             raise ValueError(f"{self.id}: counted: no count {', '.join(unknown)}")
+        # A trial that nothing reads would run for nothing.
         if bool(self.counts) != bool(self.trial):
             raise ValueError(f"{self.id}: a trial and a count of its record go together")
 
@@ -122,6 +123,7 @@ def rows_of(paper: str) -> list[Row]:
 
 def trials_of(paper: str) -> list[list[str]]:
     """The overrides of every trial that the rows of `paper` need, each once."""
+    # A dict keeps the file's order; parameters and cost of one model are one trial.
     texts = dict.fromkeys(row.trial for row in rows_of(paper) if row.trial)
     return [shlex.split(text) for text in texts]
 

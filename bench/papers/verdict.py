@@ -47,6 +47,7 @@ def compare(published: str, counted: Fraction, *, truncated: bool = False) -> Co
     if printed <= 0:
         raise ValueError(f"published={published!r} is not above 0")
     percent = 100 * (counted / printed - 1)
+    # In steps of the last digit, exactly: floating point would decide a half by its last bit.
     half = 0 if truncated else Fraction(1, 2)
     if floor(counted / step + half) * step == printed:
         coarse = 100 * step > CLOSE_PERCENT * printed

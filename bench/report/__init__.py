@@ -5,6 +5,7 @@
 
 The path through the folders: tables/ (records -> rows of cells -> columns -> a sheet of texts),
 render/ (a sheet as text, LaTeX, CSV or HTML), figures/ (panels), and `build`, which writes them.
+paper/ sets published numbers beside records.
 """
 
 from bench.records.reading import NoRecords

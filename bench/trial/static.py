@@ -28,6 +28,7 @@ def count_only(trial: Trial, report_progress: OnPhase) -> Findings:
     method = resolve(trial.plugin("method"))
     seed_all(trial.config.seed)
     held_out = [batch.to(trial.device) for batch in half(task, FIT, CALIBRATION_BATCH)]
+    # A device context: on meta, weights are made without memory.
     with trial.device:
         model = _build(method.hooks, task, backbone, held_out).eval()
         if method.hooks.calibrate is not None and not trial.config.measure.meta:

@@ -51,7 +51,7 @@ def paper_of(found: Found) -> str:
 def _line(row: Row, found: Sequence[Found]) -> Line:
     if not row.counted:
         return Line(row, Verdict.NOT_COMPARABLE, reason=row.remark)
-    if not row.trial:
+    if not row.trial:  # a closed form needs no record
         return _compared(row, {}, CLOSED)
     record = match(row, found)
     if record is None:
@@ -77,8 +77,10 @@ def match(row: Row, found: Sequence[Found]) -> Found | None:
     further settings belongs to another row. Of equal ones it is the newest.
     """
     wanted = row.overrides
+    # A method is no setting: without one, records of all methods on a backbone would fit.
     if not any(text.startswith("method=") for text in wanted):
         wanted.append("method=dense")
+    # `variant` lists the settings that differ from defaults: its length orders them.
     fitting = [each for each in found if all(_has(each, text) for text in wanted)]
     return min(
         fitting,

@@ -75,6 +75,7 @@ def csv(papers: Lines) -> str:
         for lines in papers.values()
         for line in lines
     ]
+    # Text of the data file, too, must not run in a spreadsheet.
     frame = pd.DataFrame(records).map(neutral)
     return frame.to_csv(index=False, lineterminator="\n")
 
@@ -142,6 +143,7 @@ def _latex(name: str, lines: Sequence[Line]) -> str:
             r"\begin{table*}[tp]",
             r"\centering",
             rf"\caption{{{escape(f'{name}. {summary(lines)}')}.}}",
+            # Narrower tables keep their size: only wide ones are scaled.
             r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{\scriptsize",
             tabular.rstrip() + "}",
             r"\par\smallskip",
