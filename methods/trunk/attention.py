@@ -101,7 +101,8 @@ class Attention(nn.Module):
         """
         if gates is not None and gates.run is not None and not bool(gates.run.all()):
             return mix_heads(self, x, mask, gates.run, positions=positions, selection=selection)
-        if selection is not None and len(selection.buckets) > 1 and context is None:
+        alone = context is None and view is None
+        if selection is not None and len(selection.buckets) > 1 and alone:
             return self._mix_buckets(x, mask, selection, positions)
         query, key, value = self._project(x, x if context is None else context, selection)
         if self.rotary is not None:  # before the cache: keys are stored turned
