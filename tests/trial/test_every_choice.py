@@ -35,7 +35,7 @@ with composing() as composer:
 
 SMALL = (
     *("task=digits", "backbone=transformer", "backbone.dim=16", "backbone.depth=4"),
-    *("backbone.num_heads=2", "backbone.hidden_multiple=2", "backbone.image_stride=8"),
+    *("backbone.num_heads=2", "backbone.hidden_multiple=2", "backbone.image_stride=4"),
     *("train.steps=2", "train.batch_size=4"),
 )
 
