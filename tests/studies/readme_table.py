@@ -63,7 +63,8 @@ def _rows() -> pd.DataFrame:
     """
     frame = pd.read_csv(REPORT / "table.csv")
     # Rows of the first operating point leave the column empty.
-    first = frame[(frame.task == TASK) & frame.point.isna()]
+    # A copy in one block: the frame has too many columns to add one to.
+    first = frame[(frame.task == TASK) & frame.point.isna()].copy()
     kept = (first.choice == "equal quality").map({True: 0, False: 1})
     order = first.assign(kept=kept).sort_values(["kept", FLOPS_SHARE.key], kind="stable")
     # Named variants of a method share its entry point.
@@ -71,11 +72,15 @@ def _rows() -> pd.DataFrame:
 
 
 def _point(row: pd.Series) -> str:
-    """The chosen operating point, or the variant: ` @ budget 0.3`."""
+    """The chosen operating point, or the variant: ` @ budget 0.3`.
+
+    Marked where it is only the nearest to dense's quality.
+    """
     settings = row.settings_of_point if pd.notna(row.settings_of_point) else ""
     variant = row.variant if pd.notna(row.variant) else ""
     text = ", ".join(filter(None, (variant.replace("=", " "), settings)))
-    return f" @ {text}" if text else ""
+    nearest = " (nearest)" if row.choice == "nearest" else ""
+    return f" @ {text}{nearest}" if text else nearest
 
 
 def _verdict(row: pd.Series) -> str:
