@@ -19,8 +19,9 @@ OF_TORCH = (
 OTHERS = ("bench", "time")
 HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 # What torch.compile exchanges when it is first used, and kernels of torch's own transforms.
-OF_COMPILE = tuple(
-    f"torch.nn.modules.module.Module:{each}" for each in ("__init__", "__setstate__")
+OF_COMPILE = (
+    *(f"torch.nn.modules.module.Module:{each}" for each in ("__init__", "__setstate__")),
+    "torch.manual_seed",
 )
 OF_TRANSFORMS = ("FuncTorch", "Meta")
 KERNEL = "kernel of "
