@@ -44,6 +44,8 @@ def measure_static(
 
     With measure.force_share the gates run that share, at the default point alone.
     """
+    # First: what a pass leaves in plain attributes, such as mixed weights, looks like parameters.
+    params = metric(PARAMS, count_resident_params(model))
     inputs = choose_inputs(task, config.num_inputs, [1], device, blind=True)
     findings = Findings(notes=[UNTRAINED, *([META] if config.meta else [])])
     points: list[Point] = method.hooks.points() if method.hooks.points else [{}]
@@ -57,7 +59,6 @@ def measure_static(
             method.hooks.set_point(model, point)
         found = _counts(model, inputs.samples, config.meta)
         findings.points.append(PointResult(settings=dict(point), metrics=found))
-    params = metric(PARAMS, count_resident_params(model))
     findings.metrics = {PARAMS.at(): params, **findings.points[0].metrics}
     return findings
 

@@ -52,6 +52,15 @@ def test_every_operating_point_is_counted(tmp_path: Path) -> None:
     assert len(set(flops)) == len(flops) > 1
 
 
+def test_what_a_pass_leaves_behind_is_no_parameter(tmp_path: Path) -> None:
+    """Mixed weights keep their last shares in an attribute; two experts double the two layers.
+
+    A router of 8 x 2 + 2, and another 2 x 256 weights.
+    """
+    metrics = counted(tmp_path, "method=condconv", "method.num_experts=2").metrics
+    assert metrics["model/params"].value == PARAMS + 18 + 512
+
+
 def test_gates_run_a_stated_share(tmp_path: Path) -> None:
     """One block of one, open or closed for all of the inputs, at the default point alone."""
     skipping = ("method=skip_blocks", "measure.num_inputs=2")
