@@ -50,7 +50,7 @@ def take_turn(locks: Path) -> Iterator[Turn]:
     """Join the queue of the runs that share the device locks in `locks`, until the block ends."""
     folder = locks / QUEUE
     folder.mkdir(mode=0o700, exist_ok=True)
-    # Locked under another name first: nobody may find a ticket that is not locked yet.
+    # Locked under another name first: a ticket that can be found is always locked.
     draft = folder / f".{os.getpid()}-{time.time_ns()}"
     file = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     fcntl.flock(file, fcntl.LOCK_EX)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bench import routing
 from bench.types import Batch
 
-NUM_READ = 256  # entries of an input that tell it from others
+NUM_READ = 256  # entries of an input that separate it from others
 
 
 class Forced(NamedTuple):
@@ -83,7 +83,7 @@ def _edges(inputs: Batch) -> Tensor:
 
 
 def _fingerprints(inputs: Tensor) -> Tensor:
-    """A number that tells an input [B, ...] from others, [B]."""
+    """A number that separates an input [B, ...] from others, [B]."""
     # By content, not by place in the batch: a sample alone decides as it does among others.
     flat = inputs.flatten(1)
     return flat[:, :: max(1, flat.shape[1] // NUM_READ)].double().sum(1)

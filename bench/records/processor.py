@@ -1,4 +1,4 @@
-"""The processor, closely enough that two machines of one name are told apart.
+"""The processor, closely enough to separate two machines of one name.
 
 Cloud hosts show a bare "AMD EPYC" for several generations. Family, model and stepping name the
 chip, cache sizes its variant and what a hypervisor passes on of it.

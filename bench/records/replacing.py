@@ -80,7 +80,7 @@ def _remove_stale(path: Path) -> None:
 
 
 def _is_stale(temporary: Path, process: str | None) -> bool:
-    """Whether nobody writes it any more; another machine's processes cannot be looked up."""
+    """Whether its writer has ended; processes of another machine cannot be looked up."""
     if process is not None and not Path(f"/proc/{process}").exists():
         return True
     return time.time() - temporary.lstat().st_mtime > STALE_S

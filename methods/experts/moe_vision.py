@@ -163,7 +163,7 @@ class PriorityFFN(nn.Module):
         num_experts = probability.shape[-1]
         limit = dispatch.capacity(num_tokens, num_experts, self.top_k, self.capacity)
         if limit >= num_tokens and mask is None:
-            return top_k(probability, self.top_k)  # nobody is turned away
+            return top_k(probability, self.top_k)  # no token is dropped
         return dispatch.within_capacity(
             choices, num_experts, limit, mask=mask, priority=weights[..., 0]
         )

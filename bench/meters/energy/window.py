@@ -39,7 +39,7 @@ POLLS = 10  # of power in a period, during the work
 REST_POLLS = 10  # and without
 STATE_S = 0.1  # between queries of the board's clocks
 QUERY_S = 0.005  # the longest time that a query of the driver takes
-DISTINCT = 1.5  # times the power before: only such work can be told from the board at rest
+DISTINCT = 1.5  # times the power before: only such work differs from the board at rest
 
 
 class Window:
@@ -164,7 +164,7 @@ class Window:
         """The power below which the board is at rest: half-way to the work's."""
         before_w = self._head.level_w
         work_w = mean_w(worked) if worked else before_w
-        # Work that draws hardly more than the board did before cannot be told from rest.
+        # Work that draws hardly more than the board did before is not separable from rest.
         return (before_w + work_w) / 2 if work_w > DISTINCT * before_w else math.inf
 
     def _reading(
