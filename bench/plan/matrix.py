@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 from typing import Any
 
 from bench import plugins
@@ -25,6 +26,7 @@ from bench.plugins import BrokenPlugin, Plugin
 from bench.records import layout
 
 DEFAULT_EXPERIMENT = "quickstart"
+MAX_CELLS = 100_000  # of one sweep: more would be planned for hours
 Cell = tuple[PlannedTrial, PlannedTrial]  # a trial and the dense trial that it needs
 Place = tuple[str, str]  # a trial's folder and key
 Pairs = Sequence[tuple[Axis, Any]]  # what each axis takes in one cell
@@ -90,6 +92,9 @@ def _cells(
     composer: Composer, maker: TrialMaker, experiment: str | None, axes: dict[str, Axis]
 ) -> Iterator[Cell | Refused]:
     """The cells of one sweep of an experiment; what cannot be planned yields the reason."""
+    num_cells = prod(len(axis.values) for axis in axes.values())
+    if num_cells > MAX_CELLS:
+        raise PlanError(f"the sweep has {num_cells:,} cells, more than {MAX_CELLS:,}: split it")
     start = [experiment] if experiment else []
     # Hydra composes each combination of choices once, which takes 0.1 s; plain values are cheap.
     values = [axis for axis in axes.values() if not axis.composed]

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override, QuotedString, Sweep
+from hydra.core.override_parser.types import Glob, Override, QuotedString, RangeSweep, Sweep
 from hydra.errors import HydraException
 
 from bench.plan.explain import PlanError
@@ -23,6 +24,7 @@ from bench.plugins import GROUPS, unknown
 
 COMMAND_LINE = "command line"
 MAX_CHARACTERS, MAX_BRACKETS = 20_000, 200  # of one override
+MAX_VALUES = 10_000  # of one setting: a range would be written out until memory is full
 # Groups whose values are names of files or plugins, and cost a composition each.
 CHOICE_GROUPS = ("experiment", *GROUPS, "gpu", "measure", "workload")
 Choices = Callable[[str], list[str]]  # the choices of a group
@@ -90,7 +92,16 @@ def _values(override: Override, source: str, choices: Choices) -> list[Any]:
     if isinstance(value, Glob):
         return value.filter(choices(override.key_or_group))
     assert isinstance(value, Sweep)
-    return [_unquoted(each) for each in override.sweep_iterator()]
+    try:
+        # Counted before Hydra writes a range out, which may be endless, to shuffle or sort it.
+        found = value.range() if isinstance(value, RangeSweep) else override.sweep_iterator()
+        too_many = len(list(islice(found, MAX_VALUES + 1))) > MAX_VALUES
+        values = [] if too_many else [_unquoted(each) for each in override.sweep_iterator()]
+    except (HydraException, ValueError, ArithmeticError) as error:  # a step of 0, a bound of nan
+        raise PlanError(f"{source}: {override.input_line}: no such range: {error}") from error
+    if too_many:
+        raise PlanError(f"{source}: {override.input_line}: more than {MAX_VALUES:,} values")
+    return values
 
 
 def _unquoted(value: Any) -> Any:

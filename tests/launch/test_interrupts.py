@@ -135,7 +135,8 @@ while not Path(__file__).with_name("go_on").exists():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_while_the_fork_server_imports_is_no_failure(tmp_path, launch, number) -> None:
     """Ctrl-C in the first seconds leaves all trials to the next run and writes no failed record."""
-    folders = [make_trial(tmp_path, n) for n in range(2)]
+    # The first one starts once the imports are done, and must not end before it is interrupted.
+    folders = [make_trial(tmp_path, n, "wait") for n in range(2)]
     (tmp_path / "slow_import.py").write_text(SLOW_IMPORT)
     launcher = launch(PRELOAD_FIRST="slow_import", PYTHONPATH=str(tmp_path))
     wait_for((tmp_path / "imports").exists)

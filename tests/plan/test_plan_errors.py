@@ -211,6 +211,30 @@ def test_an_override_beyond_the_limits_is_refused(house: House, value: str) -> N
     assert len(message) < 1000
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ("range(0,1000000000)", "more than 10,000 values"),
+        ("shuffle(range(0,1000000000))", "more than 10,000 values"),
+        ("sort(range(0,1000000000),reverse=true)", "more than 10,000 values"),
+        ("range(0,1e99)", "more than 10,000 values"),
+        ("range(0,inf)", "more than 10,000 values"),
+        ("range(0,1,1e-40)", "more than 10,000 values"),
+        ("range(0,9,0)", "no such range"),
+        ("range(0.0,9,0)", "no such range"),
+        ("range(0,nan)", "no such range"),
+        ("choice(" + ",".join(["1"] * 9999) + ")", "characters are no setting"),
+        ("range(0,9999) train.steps=range(0,9999)", "the sweep has 99,980,001 cells"),
+    ],
+)
+def test_a_sweep_without_end_is_refused(house: House, values: str, words: str) -> None:
+    """A range is counted before it is written out, and cells before they are planned."""
+    with at_most(30):
+        message = refused(*f"seed={values}".split())
+    assert words in message
+    assert "\n" not in message
+
+
 @pytest.mark.parametrize("byte", [b"\xff", b"\x00"])
 def test_a_file_that_is_no_text_is_named(house: House, byte: bytes) -> None:
     """Bytes that are no UTF-8, or no YAML, are an error with the file's name."""
