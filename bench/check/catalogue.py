@@ -6,10 +6,10 @@ after it the quick ones beside the slow.
 
 from __future__ import annotations
 
-from bench.check import (
+from bench.check import data, dense_models
+from bench.check.contract import Contract
+from bench.check.contracts import (
     counting,
-    data,
-    dense_models,
     finite,
     flops,
     generation,
@@ -21,7 +21,6 @@ from bench.check import (
     skipping,
     training,
 )
-from bench.check.contract import Contract
 
 CONTRACTS = (
     Contract("finite", "logits, losses and weights are finite", finite.finite, prerequisite=True),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bench.routing import SAMPLE_CHOICES, decide, region
 from bench.types import Backbone, Range, TaskSpec, Unsupported
-from methods.parts.mixed_layers import MixedConv2d, MixedLinear, Mixture
+from methods.parts.weights.mixed_layers import MixedConv2d, MixedLinear, Mixture
 from methods.trunk.feedforward import FeedForward, GatedFeedForward
 from methods.trunk.head import mean_token, pooled
 from methods.trunk.state import State

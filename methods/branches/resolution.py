@@ -4,8 +4,8 @@ A cascade: the smallest image runs first, and samples whose answer is not sure r
 one, which reads the features of the pass before (Wang et al. 2021, Not All Images are Worth 16x16
 Words; Yang et al. 2020, Resolution Adaptive Networks). Or a policy: a small network picks one size
 for each image before anything else runs (Zhu et al. 2021, Dynamic Resolution Network). All sizes
-share the weights of one trunk. The models are in `methods.parts.cascade_model` and
-`methods.parts.policy_model`.
+share the weights of one trunk. The models are in `methods.parts.sizes.cascade_model` and
+`methods.parts.sizes.policy_model`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from bench.types import Backbone, Batch, Criterion, Output, Point, Range, TaskSpec
 from methods.parts import priced_choice
-from methods.parts.cascade_model import CascadeModel
-from methods.parts.exit_thresholds import find_threshold
-from methods.parts.policy_model import PolicyModel
+from methods.parts.exits.thresholds import find_threshold
+from methods.parts.sizes.cascade_model import CascadeModel
+from methods.parts.sizes.policy_model import PolicyModel
 from methods.trunk.trunk import Trunk
 
 # Budgets over the whole range, the default first; above 1 where images run at several sizes.

@@ -5,7 +5,7 @@ weights, [:out, :in], and every width has a batch norm of its own. Yu and Huang 
 Slimmable Networks: the sandwich rule trains the narrowest, the widest and some between in every
 step, and the narrower ones learn what the widest answers (in-place distillation). Li et al. 2021,
 Dynamic Slimmable Network: a gate reads the features of the narrowest network's first blocks and
-picks the width of each sample. The model is in `methods.parts.slim_model`.
+picks the width of each sample. The model is in `methods.parts.widths.slim_model`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from bench.types import Backbone, Batch, Criterion, Output, Point, Range, TaskSpec
 from methods.parts import priced_choice
-from methods.parts.slim_model import SlimModel
+from methods.parts.widths.slim_model import SlimModel
 from methods.trunk.trunk import Trunk
 
 # Budgets of the gate over its whole range, the default first.

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from bench.routing import Observation, region
 from bench.types import Backbone, Batch, Point, Range, TaskSpec
-from methods.parts.token_reduction import ReducedTrunk, compact, live_tokens
+from methods.parts.tokens.reduction import ReducedTrunk, compact, live_tokens
 from methods.trunk.state import State
 from methods.trunk.trunk import Trunk
 

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from bench.routing import TOKEN_CHOICES, decide, region
 from bench.types import Backbone, OneOf, Point, Range, TaskSpec, check_fields
 from methods.parts import dispatch
-from methods.parts.expert_layers import Experts, Router, expert_width
 from methods.parts.gates import balance_loss, softmax, top_k
 from methods.parts.ranges import counts_up_to
+from methods.parts.weights.expert_layers import Experts, Router, expert_width
 from methods.trunk.feedforward import FeedForward, GatedFeedForward
 
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from bench.routing import TOKEN_CHOICES, decide, region
 from bench.types import Backbone, OneOf, Point, Range, TaskSpec, Unsupported
 from methods.parts import dispatch
-from methods.parts.expert_layers import Experts, Router, build_encoder, expert_width
 from methods.parts.gates import softmax, top_k
+from methods.parts.weights.expert_layers import Experts, Router, build_encoder, expert_width
 
 FACTORS = {0.5, 1.0, 1.5, 2.0, 3.0, 4.0}  # operating points
 

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from bench.routing import TOKEN_CHOICES, decide, region
 from bench.types import Backbone, OneOf, Point, Range, TaskSpec, Unsupported, check_fields
 from methods.parts import dispatch
-from methods.parts.expert_layers import Experts, Router, expert_width
 from methods.parts.gates import softmax, top_k
+from methods.parts.weights.expert_layers import Experts, Router, expert_width
 
 
 @dataclass

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bench.routing import region
 from bench.types import Backbone, OneOf, Range, TaskSpec, Unsupported
-from methods.parts.expert_layers import Experts, build_encoder, expert_width
+from methods.parts.weights.expert_layers import Experts, build_encoder, expert_width
 
 
 @dataclass

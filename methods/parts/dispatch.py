@@ -23,8 +23,10 @@ import torch
 from torch import Tensor
 
 from bench.routing import region
-from methods.parts.grouped_gemm import can_group as can_group  # plugins import both from here
-from methods.parts.grouped_gemm import grouped_linear as grouped_linear
+from methods.parts.weights.grouped_gemm import (
+    can_group as can_group,  # plugins import both from here
+)
+from methods.parts.weights.grouped_gemm import grouped_linear as grouped_linear
 
 BACKENDS = ("auto", "loop", "grouped", "dense_masked")
 # Mean rows per group and thread from which the loop wins: docs/explanation/kernels.md.

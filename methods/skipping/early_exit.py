@@ -9,7 +9,7 @@ Where one label belongs to a sample, the sample leaves and the rest of the batch
 every position is predicted (language modelling), single tokens leave as in CALM (Schuster et al.
 2022): a token that has left queries no more, but its last state stays visible to later tokens as
 key and value in the blocks above. A token's decision reads only its own state, so it never depends
-on later tokens. The model is in `methods.parts.exit_model`.
+on later tokens. The model is in `methods.parts.exits.model`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from bench.types import Backbone, Batch, Criterion, Output, Point, Range, TaskSpec
-from methods.parts.exit_model import ExitModel
-from methods.parts.exit_thresholds import find_threshold
+from methods.parts.exits.model import ExitModel
+from methods.parts.exits.thresholds import find_threshold
 from methods.trunk.trunk import Trunk
 
 # Budgets from leaving at once to never leaving, closer together where exits pay; default first.

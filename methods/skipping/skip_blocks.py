@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from bench.routing import SAMPLES, decide, region
 from bench.types import Backbone, Batch, Criterion, OneOf, Output, Point, Range, TaskSpec
 from methods.parts import dispatch
+from methods.parts.blocks.gated_blocks import run_masked, run_on, skippable
 from methods.parts.budget import Budget, compute_share
-from methods.parts.gated_blocks import run_masked, run_on, skippable
 from methods.parts.gates import Estimator, Gate, binary, reinforce_loss
 from methods.trunk.head import pooled
 from methods.trunk.state import State

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from bench.routing import SAMPLES, decide, region
 from bench.types import Backbone, Batch, Criterion, Output, Point, Range, TaskSpec, check_fields
 from methods.parts import dispatch
-from methods.parts.gated_blocks import run_masked, run_on, skippable
+from methods.parts.blocks.gated_blocks import run_masked, run_on, skippable
 from methods.parts.gates import reinforce_loss
 from methods.trunk.head import mean_token
 from methods.trunk.state import State

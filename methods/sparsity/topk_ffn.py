@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from bench.routing import decide, region
 from bench.types import Backbone, Batch, Point, Range, TaskSpec, Unsupported
 from methods.parts import dispatch
-from methods.parts.clusters import balanced_clusters
 from methods.parts.gates import hard, top_k
 from methods.parts.ranges import counts_up_to
+from methods.parts.weights.clusters import balanced_clusters
 from methods.trunk.feedforward import FeedForward
 from methods.trunk.trunk import swap
 

@@ -27,9 +27,9 @@ from torch import Tensor, nn
 
 from bench import routing
 from bench.types import Backbone, Batch, Output, Point, Range, TaskSpec, Unsupported
-from methods.parts.class_token import eligible_tokens, pairs_with_class
-from methods.parts.running_tokens import run_blocks
 from methods.parts.shifts import Shift, first_samples
+from methods.parts.tokens.class_token import eligible_tokens, pairs_with_class
+from methods.parts.tokens.running_tokens import run_blocks
 from methods.trunk.state import State
 from methods.trunk.trunk import Trunk
 

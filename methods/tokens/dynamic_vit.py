@@ -29,16 +29,16 @@ from torch import Tensor, nn
 
 from bench import routing
 from bench.types import Backbone, Batch, Criterion, Output, Point, Range, TaskSpec, Unsupported
-from methods.parts.class_token import eligible_tokens, pairs_with_class, with_class
 from methods.parts.gates import binary
-from methods.parts.running_tokens import run_blocks, run_selected
-from methods.parts.token_predictor import (
+from methods.parts.tokens.class_token import eligible_tokens, pairs_with_class, with_class
+from methods.parts.tokens.predictor import (
     Predictor,
     keep_top,
     score_kept,
     select_equal,
     weighed_mean,
 )
+from methods.parts.tokens.running_tokens import run_blocks, run_selected
 from methods.trunk.costs import linear_flops
 from methods.trunk.gated_attention import AttentionGates, takes_gates
 from methods.trunk.selection import select_running

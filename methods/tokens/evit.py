@@ -29,7 +29,7 @@ from torch import Tensor
 
 from bench.routing import Decision, Observation, is_watched, region
 from bench.types import Backbone, Batch, Criterion, Point, Range, TaskSpec, Unsupported
-from methods.parts.token_reduction import (
+from methods.parts.tokens.reduction import (
     ReducedTrunk,
     compact,
     count_tokens,

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from bench.routing import Decision, Observation, is_watched, region
 from bench.types import Backbone, Batch, OneOf, Point, Range, TaskSpec, Unsupported
-from methods.parts.token_reduction import (
+from methods.parts.tokens.reduction import (
     ReducedTrunk,
     compact,
     count_tokens,

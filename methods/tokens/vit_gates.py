@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from bench import routing
 from bench.types import Backbone, Batch, Output, Point, Range, TaskSpec, Unsupported
-from methods.parts.block_gates import BlockGates, GatedBlock
+from methods.parts.blocks.gates import BlockGates, GatedBlock
 from methods.parts.shifts import Shift, first_samples
 from methods.trunk.gated_attention import takes_gates
 from methods.trunk.state import State

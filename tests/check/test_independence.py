@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bench.check.independence import _led_by_one
+from bench.check.contracts.independence import _led_by_one
 from bench.routing import SAMPLES, decide, region
 from bench.types import Batch, Output
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench import routing
-from bench.check.flops import count_pass
+from bench.check.contracts.flops import count_pass
 from bench.meters.flops.counter import count
 from methods.controls.dense import Dense
 from methods.controls.shrunk_dense import ShrunkDense

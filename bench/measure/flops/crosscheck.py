@@ -14,7 +14,7 @@ from bench.measure.metrics import metric, missing_metric
 from bench.measure.subject import Metrics, Subject
 from bench.meters.flops.counter import CONVENTION, FlopCount, count
 from bench.meters.flops.crosscheck import FvcoreCount, macs_fvcore, profiler_excess
-from bench.meters.flops.formulas import version
+from bench.meters.flops.formulas.table import version
 from bench.meters.flops.profiled import ProfilerCount, run_profiler
 from bench.meters.flops.stray_kernels import count_stray_kernels
 from bench.records.catalogue import DECLARED_FLOPS, FLOPS, FLOPS_PROFILER, MACS_FVCORE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.measure.plausibility.facts import Doubts, Facts, Metrics, same, value, values
-from bench.meters.flops.elementwise import may_hide_products
+from bench.meters.flops.formulas.elementwise import may_hide_products
 from bench.records.catalogue import (
     FLOPS,
     FLOPS_BATCHED,

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.meters.flops.counter import FlopCount
-from bench.meters.flops.formulas import PACKED_LINEARS
+from bench.meters.flops.formulas.table import PACKED_LINEARS
 from bench.meters.flops.profiled import ProfilerCount, run_profiler
 from bench.types import Batch
 

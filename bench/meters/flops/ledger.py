@@ -27,10 +27,10 @@ from bench.meters.flops import control_flow
 from bench.meters.flops.call import Call, Cost
 from bench.meters.flops.dispatch_state import caller_state, run_whole
 from bench.meters.flops.formats import number_format
-from bench.meters.flops.formulas import FORMULAS
-from bench.meters.flops.math_attention import MathAttention
+from bench.meters.flops.formulas.math_attention import MathAttention
+from bench.meters.flops.formulas.sparse import is_sparse, num_stored
+from bench.meters.flops.formulas.table import FORMULAS
 from bench.meters.flops.rules import Rule, Rules, leaf_rule
-from bench.meters.flops.sparse import is_sparse, num_stored
 from bench.meters.flops.tally import OUTSIDE, Tally
 
 

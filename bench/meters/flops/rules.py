@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch._ops import OpOverload
 
-from bench.meters.flops import free_ops
-from bench.meters.flops.formulas import FORMULAS
+from bench.meters.flops.formulas import free_ops
+from bench.meters.flops.formulas.table import FORMULAS
 from bench.meters.flops.origin import is_own, num_registrations
 
 

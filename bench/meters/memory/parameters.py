@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from bench.meters.conditions import evaluation_mode
 from bench.meters.flops.control_flow import interpret_control_flow
-from bench.meters.flops.sparse import num_stored
+from bench.meters.flops.formulas.sparse import num_stored
 from bench.meters.flops.threads import watch_other_threads
 from bench.meters.guard import MeterStateError, refuse_if_dispatch_watched
 from bench.meters.memory.attributes import find_kept_tensors, is_weight, unpack_tensors

@@ -19,8 +19,8 @@ from torch.utils._pytree import tree_leaves
 
 from bench.meters.flops.control_flow import INTERPRETERS
 from bench.meters.flops.dispatch_state import caller_state
+from bench.meters.flops.formulas.sparse import num_stored
 from bench.meters.flops.rules import Rules
-from bench.meters.flops.sparse import num_stored
 from bench.meters.memory.storages import is_plain
 
 aten = torch.ops.aten

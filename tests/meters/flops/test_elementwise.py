@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.meters.flops.counter import count
-from bench.meters.flops.elementwise import may_hide_products
+from bench.meters.flops.formulas.elementwise import may_hide_products
 
 N, M, K = 5, 6, 7  # x [N, K] times w [M, K], transposed
 

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bench.meters.flops.attention import causal_pairs
 from bench.meters.flops.call import Call, Cost
 from bench.meters.flops.counter import count
-from bench.meters.flops.formulas import FORMULAS, version
+from bench.meters.flops.formulas.attention import causal_pairs
+from bench.meters.flops.formulas.table import FORMULAS, version
 
 B, H, S, L, E = 2, 4, 6, 6, 8
 FULL = 2 * 2 * B * H * S * L * E

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.meters.flops.counter import count
-from bench.meters.flops.formulas import FORMULAS, grouped_mm
+from bench.meters.flops.formulas.table import FORMULAS, grouped_mm
 from bench.meters.flops.origin import is_own
 from bench.meters.flops.rules import rule_of
 

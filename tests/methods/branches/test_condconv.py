@@ -15,7 +15,7 @@ from methods.backbone.mobilenet import MobileNetV2
 from methods.backbone.res15 import Res15
 from methods.backbone.resnet import ResNet
 from methods.branches.condconv import CondConv, MixedBlock
-from methods.parts.mixed_layers import (
+from methods.parts.weights.mixed_layers import (
     MixedConv2d,
     MixedLinear,
     Mixture,

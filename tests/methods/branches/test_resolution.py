@@ -17,8 +17,8 @@ from methods.backbone.mobilenet import MobileNetV1
 from methods.backbone.resnet import ResNet
 from methods.backbone.transformer import Transformer
 from methods.branches.resolution import Resolution
-from methods.parts.exit_model import confidence
-from methods.parts.image_sizes import at_sizes, resized, scaled
+from methods.parts.exits.model import confidence
+from methods.parts.sizes.image_sizes import at_sizes, resized, scaled
 
 RESNET = ResNet([1, 1], [8, 16])
 SIZE = {"dim": 16, "depth": 2, "num_heads": 2, "hidden_multiple": 2.0, "image_stride": 2}

@@ -17,8 +17,8 @@ from methods.backbone.msdnet import MSDNet
 from methods.backbone.resnet import ResNet
 from methods.backbone.transformer import Transformer
 from methods.branches.slimmable import Slimmable, gate_loss, soft_loss
-from methods.parts.narrow_trunk import narrow
-from methods.parts.sliced_layers import Kept
+from methods.parts.widths.narrow_trunk import narrow
+from methods.parts.widths.sliced_layers import Kept
 from methods.trunk.conv import sample_flops
 
 RESNET = ResNet([1, 1], [8, 16])

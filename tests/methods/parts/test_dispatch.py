@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from methods.parts import dispatch
-from methods.parts.expert_layers import Experts
+from methods.parts.weights.expert_layers import Experts
 
 
 class Recording(nn.ModuleList):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from bench import routing
 from bench.types import Batch, Output
-from methods.parts.exit_model import confidence
-from methods.parts.exit_thresholds import NEVER, find_threshold, mean_share
+from methods.parts.exits.model import confidence
+from methods.parts.exits.thresholds import NEVER, find_threshold, mean_share
 from methods.skipping.early_exit import EarlyExit
 
 

@@ -12,7 +12,7 @@ from bench import routing
 from bench.meters.flops.counter import count
 from bench.types import Unsupported
 from methods.backbone.transformer import FeedForward
-from methods.parts.clusters import balanced_clusters
+from methods.parts.weights.clusters import balanced_clusters
 from methods.sparsity.topk_ffn import BlockFFN, TopkFFN
 
 

@@ -13,7 +13,7 @@ from bench import routing
 from bench.plugins import construct
 from bench.types import Output, Unsupported
 from methods.backbone.resnet import ResNet
-from methods.parts.token_predictor import Predictor, score_kept
+from methods.parts.tokens.predictor import Predictor, score_kept
 from methods.tokens.dynamic_vit import DynamicViT
 from methods.trunk.selection import Selection
 from methods.trunk.state import State

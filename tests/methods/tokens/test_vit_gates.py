@@ -13,7 +13,7 @@ from bench.plugins import construct
 from bench.routing import Decision
 from bench.types import Unsupported
 from methods.backbone.resnet import ResNet
-from methods.parts.block_gates import BlockGates, Opened
+from methods.parts.blocks.gates import BlockGates, Opened
 from methods.tokens.vit_gates import VitGates
 
 POOLS = ("mean", "class")

@@ -16,13 +16,13 @@ from torch import nn
 
 from bench.types import Batch, Unsupported
 from methods.backbone.resnet import PadShortcut
-from methods.parts.sliced_layers import Kept, SlicedConv2d, SlicedLinear
-from methods.parts.trunk_views import cut_norm, twin, view
+from methods.parts.widths.sliced_layers import Kept, SlicedConv2d, SlicedLinear
 from methods.trunk.attention import Attention
 from methods.trunk.feedforward import FeedForward, GatedFeedForward
 from methods.trunk.positions import Rotary
 from methods.trunk.state import State
 from methods.trunk.trunk import Trunk
+from methods.trunk.views import cut_norm, twin, view
 
 
 def narrow(trunk: Trunk, width: float) -> Trunk:

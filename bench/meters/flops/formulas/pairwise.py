@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import prod
 
 from bench.meters.flops.call import Call
-from bench.meters.flops.sparse import flops_per_mac
+from bench.meters.flops.formulas.sparse import flops_per_mac
 
 
 def trilinear(call: Call) -> int:

@@ -13,11 +13,11 @@ from bench import routing
 from bench.check.candidate import CROWD, FEW, Candidate
 from bench.check.comparison import at, must_decide
 from bench.check.contract import Broken
+from bench.check.contracts.skipping import at_random
 from bench.check.function_modes import staying_in_torch
 from bench.check.gradients import num_elements, parameters_moving
-from bench.check.skipping import at_random
 from bench.meters.flops.counter import FlopCount, count
-from bench.meters.flops.elementwise import may_hide_products
+from bench.meters.flops.formulas.elementwise import may_hide_products
 from bench.routing import Decision, Observation
 from bench.types import Batch
 

@@ -7,7 +7,7 @@ import torch
 from bench.check.candidate import CROWD, Candidate
 from bench.check.comparison import at
 from bench.check.contract import Broken, NotDefined
-from bench.check.flops import count_pass
+from bench.check.contracts.flops import count_pass
 from bench.meters.flops.entries import count_entries
 
 SEEDS = (21, 22, 23)  # of small batches: constants are the same for all of them

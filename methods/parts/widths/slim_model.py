@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from bench.routing import SAMPLE_CHOICES, decide, region
 from bench.types import Batch, Output, Unsupported
-from methods.parts.narrow_trunk import narrow
 from methods.parts.priced_choice import PricedChoice, keep_chosen, run_by_choice
-from methods.parts.width_costs import WidthCosts
+from methods.parts.widths.costs import WidthCosts
+from methods.parts.widths.narrow_trunk import narrow
 from methods.trunk.cache import Cache
 from methods.trunk.costs import linear_flops
 from methods.trunk.head import pooled

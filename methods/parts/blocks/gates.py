@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from bench import routing
-from methods.parts.block_gate_costs import GatedCosts
-from methods.parts.class_token import eligible_tokens, pairs_with_class, with_class
+from methods.parts.blocks.gate_costs import GatedCosts
 from methods.parts.gates import binary
-from methods.parts.running_tokens import run_blocks, work_on
+from methods.parts.tokens.class_token import eligible_tokens, pairs_with_class, with_class
+from methods.parts.tokens.running_tokens import run_blocks, work_on
 from methods.trunk.gated_attention import AttentionGates
 from methods.trunk.head import mean_token
 from methods.trunk.selection import Selection, run_mix

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bench.meters.flops.attention import causal_pairs
+from bench.meters.flops.formulas.attention import causal_pairs
 
 _PRODUCTS = ("aten::bmm", "aten::baddbmm", "aten::mm")
 

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from bench import routing
 from bench.types import Batch, Output, Unsupported
-from methods.parts.exit_costs import ExitCosts
-from methods.parts.exit_thresholds import NEVER
-from methods.parts.live_tokens import advance, fill, keep, last_tokens
+from methods.parts.exits.costs import ExitCosts
+from methods.parts.exits.live_tokens import advance, fill, keep, last_tokens
+from methods.parts.exits.thresholds import NEVER
 from methods.trunk.cache import Cache
 from methods.trunk.decoding import greedy
 from methods.trunk.selection import Selection, select_running

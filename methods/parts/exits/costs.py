@@ -17,7 +17,7 @@ from methods.trunk.trunk import Trunk
 
 
 class WithExits(Protocol):
-    """A model of a trunk with exits, as `methods.parts.exit_model` is one."""
+    """A model of a trunk with exits, as `methods.parts.exits.model` is one."""
 
     trunk: Trunk
     ends: list[int]  # number of blocks run at each exit

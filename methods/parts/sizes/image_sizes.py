@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.types import Batch, TaskSpec, Unsupported
-from methods.parts.trunk_views import own_norms, twin, view
 from methods.trunk.positions import sinusoids
 from methods.trunk.stem import as_images
 from methods.trunk.trunk import Trunk
+from methods.trunk.views import own_norms, twin, view
 
 Size = tuple[int, int]  # height and width
 

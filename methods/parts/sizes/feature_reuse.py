@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.parts.image_sizes import Size
+from methods.parts.sizes.image_sizes import Size
 from methods.trunk.state import State
 
 

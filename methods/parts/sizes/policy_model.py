@@ -18,8 +18,8 @@ from bench.routing import SAMPLE_CHOICES, decide, region
 from bench.types import Batch, Output
 from methods.parts.budget import Budget
 from methods.parts.gates import one_of
-from methods.parts.image_sizes import Size, at_sizes
 from methods.parts.priced_choice import PricedChoice, run_by_choice
+from methods.parts.sizes.image_sizes import Size, at_sizes
 from methods.trunk.costs import layer_flops, part_flops
 from methods.trunk.stem import as_images
 from methods.trunk.trunk import Trunk

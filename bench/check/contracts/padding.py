@@ -9,7 +9,7 @@ import torch
 from bench.check.candidate import FEW, Candidate
 from bench.check.comparison import at, differing_gate, must_agree, run_pass
 from bench.check.contract import Broken, NotDefined
-from bench.check.finite import must_be_finite, must_have_finite_logits
+from bench.check.contracts.finite import must_be_finite, must_have_finite_logits
 from bench.check.tiny_tasks import VOCABULARY
 from bench.types import Batch
 

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from bench.routing import SAMPLES, decide, region
 from bench.types import Batch, Output
-from methods.parts.exit_model import confidence
-from methods.parts.exit_thresholds import NEVER
-from methods.parts.feature_reuse import MapReuse, TokenReuse
-from methods.parts.image_sizes import at_sizes, token_grid
-from methods.parts.live_tokens import keep
+from methods.parts.exits.live_tokens import keep
+from methods.parts.exits.model import confidence
+from methods.parts.exits.thresholds import NEVER
+from methods.parts.sizes.feature_reuse import MapReuse, TokenReuse
+from methods.parts.sizes.image_sizes import at_sizes, token_grid
 from methods.trunk.conv import ConvTrunk
 from methods.trunk.costs import attention_width, layer_flops, part_flops
 from methods.trunk.state import State

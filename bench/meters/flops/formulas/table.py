@@ -20,8 +20,8 @@ from math import prod
 
 from torch import Tensor
 
-from bench.meters.flops import attention, pairwise, sparse
 from bench.meters.flops.call import Call, Cost
+from bench.meters.flops.formulas import attention, pairwise, sparse
 
 Formula = Callable[[Call], int | Cost | None]
 

@@ -1,0 +1,1 @@
+"""The contracts: each module tries those about one thing."""

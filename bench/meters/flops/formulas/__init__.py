@@ -1,0 +1,1 @@
+"""What each operation costs: FLOPs from the shapes and values of one call."""

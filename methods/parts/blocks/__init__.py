@@ -1,0 +1,1 @@
+"""Gates of whole blocks and of their tokens, heads and halves."""

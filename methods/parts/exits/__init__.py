@@ -1,0 +1,1 @@
+"""Exits: heads inside a trunk, the elements that leave at them, and what leaving saves."""

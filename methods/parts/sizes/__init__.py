@@ -1,0 +1,1 @@
+"""One trunk on images of several sizes."""

@@ -1,0 +1,1 @@
+"""Narrow networks inside a trunk: the first channels of every layer."""
