@@ -16,8 +16,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from bench.records.git import git
 from bench.records.processor import Processor, read_processor, slug
 
+GIT_TIMEOUT_S = 10.0  # the commit is not worth a trial
 PACKAGES = (
     "torch",
     "pytorch-lightning",
@@ -123,10 +125,10 @@ def git_commit(folder: Path | None = None) -> str | None:
     try:
         if folder is None:
             # Fails unless this file is tracked, that is, unless the repository is ours.
-            _git(where, "ls-files", "--error-unmatch", Path(__file__).name)
-        commit = _git(where, "rev-parse", "HEAD")
+            git(where, "ls-files", "--error-unmatch", Path(__file__).name, timeout_s=GIT_TIMEOUT_S)
+        commit = git(where, "rev-parse", "HEAD", timeout_s=GIT_TIMEOUT_S)
         # Untracked files are results and notes of the user, not code.
-        dirty = _git(where, "status", "--porcelain", "--untracked-files=no")
+        dirty = git(where, "status", "--porcelain", "--untracked-files=no", timeout_s=GIT_TIMEOUT_S)
     except (OSError, subprocess.SubprocessError):
         return None
     return commit + ("-dirty" if dirty else "")
@@ -188,18 +190,3 @@ def _read(path: str) -> str:
         return Path(path).read_text(encoding="utf-8")
     except OSError:
         return ""
-
-
-def _git(folder: str, *arguments: str) -> str:
-    command = ["git", "-C", folder, *arguments]
-    # A repository on a network drive may hang: the commit is not worth a trial.
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        check=True,
-        timeout=10,
-    )
-    return done.stdout.strip()

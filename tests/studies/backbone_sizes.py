@@ -24,6 +24,7 @@ from omegaconf import OmegaConf
 
 from bench.meters.flops.counter import count
 from bench.types import Batch, TaskSpec
+from tests.studies.pages import split_page
 
 ROOT = Path(__file__).parents[2]
 VARIANTS = ROOT / "conf" / "backbone"
@@ -150,13 +151,6 @@ def first_line(name: str) -> str:
     return f"{about}: {describe(size)}."
 
 
-def split_page() -> tuple[str, str, str]:
-    """The page before its table, the table, and what follows."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    inside, _, after = rest.partition(END)
-    return before + BEGIN, inside, END + after
-
-
 def main() -> None:
     """Print the table, or write it."""
     parser = argparse.ArgumentParser(
@@ -166,7 +160,7 @@ def main() -> None:
     if not parser.parse_args().write:
         print(*table(), sep="\n")
         return
-    before, _, after = split_page()
+    before, _, after = split_page(PAGE, BEGIN, END)
     PAGE.write_text(before + "\n".join(table()) + "\n" + after, encoding="utf-8")
     for path in sorted(VARIANTS.glob("*.yaml")):
         _, *rest = path.read_text(encoding="utf-8").splitlines()

@@ -19,6 +19,7 @@ from bench.papers.verdict import Verdict
 from bench.records.reading import read
 from bench.report.paper.lines import Line, compare_rows
 from bench.run import run
+from tests.studies.pages import split_page
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "explanation" / "papers.md"
@@ -59,13 +60,6 @@ def _counts(name: str, lines: Sequence[Line]) -> str:
     return f"| {name} | {numbers} | {len(lines)} |"
 
 
-def split_page() -> tuple[str, str, str]:
-    """The page before its table, the table, and what follows."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    inside, _, after = rest.partition(END)
-    return before + BEGIN, inside, END + after
-
-
 def main() -> int:
     """Count, print, and compare with the page or write it."""
     parser = argparse.ArgumentParser(
@@ -80,7 +74,7 @@ def main() -> int:
     lines = [line for paper in papers() for line in compare_rows(paper, found)]
     made = "\n".join(table(lines)) + "\n"
     print(made)
-    before, inside, after = split_page()
+    before, inside, after = split_page(PAGE, BEGIN, END)
     if write:
         PAGE.write_text(before + made + after, encoding="utf-8")
     elif inside != made:

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bench.records.git import git
 from bench.regress.checkouts.environments import interpreters, variables_of
 from bench.regress.verdict import BadInput
+
+GIT_TIMEOUT_S = 120.0  # a worktree of a large repository
 
 
 class Interface(NamedTuple):
@@ -122,18 +125,8 @@ def _find_interface(name: str, folder: Path) -> Interface:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
     try:
-        run = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            check=True,
-            timeout=120,
-        )
+        return git(folder, *arguments, timeout_s=GIT_TIMEOUT_S)
     except (OSError, subprocess.SubprocessError) as error:
         output = getattr(error, "stderr", None) or str(error)
         raise BadInput(f"git {arguments[0]} failed in {folder}: {output.strip()}") from error
-    return run.stdout.strip()

@@ -9,6 +9,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from tests.studies.backbone_sizes import (
+    BEGIN,
+    END,
+    PAGE,
     SIZE,
     VARIANTS,
     Size,
@@ -16,9 +19,9 @@ from tests.studies.backbone_sizes import (
     describe,
     first_line,
     sizes,
-    split_page,
     table,
 )
+from tests.studies.pages import split_page
 
 FACTORS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9}
 DOORS = {door.name: door for door in entry_points(group="condbench.backbones")}
@@ -76,7 +79,7 @@ def test_agreement_is_to_the_last_printed_digit(counts: int, printed: str, expec
 
 def test_the_page_shows_what_is_counted() -> None:
     """The page is up to date; `python -m tests.studies.backbone_sizes --write` rewrites it."""
-    assert split_page()[1].splitlines() == list(table())
+    assert split_page(PAGE, BEGIN, END)[1].splitlines() == list(table())
 
 
 @pytest.mark.parametrize("path", sorted(VARIANTS.glob("*.yaml")), ids=lambda path: path.stem)
