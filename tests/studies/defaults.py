@@ -33,6 +33,8 @@ GRIDS = {
     "mixture_of_depths": ("method.capacity=0.125,0.25,0.5",),
     "moe": ("method.hidden_ratio=0.125,0.25",),
     "skip_blocks": ("method.budget=0.3,0.5",),
+    # No cost but a rate of learning: the paper's is meant for thirty epochs.
+    "dynamic_vit": ("method.trunk_lr_share=0.01,0.1,1.0",),
 }
 # Counts and quality only: nothing here is a reading of time.
 FAST = ("measure.processes=1", "measure.rounds=1", "measure.warmup_s=0", "measure.block_ms=1")
