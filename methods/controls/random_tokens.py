@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from bench.routing import Observation, region
+from bench.routing import Observation, is_forced, is_watched, region
 from bench.types import Backbone, Batch, Point, Range, TaskSpec
 from methods.parts.tokens.reduction import ReducedTrunk, compact, live_tokens
 from methods.trunk.state import State
@@ -129,6 +129,9 @@ class PrunedTrunk(ReducedTrunk):
     def reduce(self, number: int, state: State, view: Any) -> State:
         """Decide, and cut the tokens off."""
         length = min(self.lengths[number], state.x.shape[1])
+        if state.mask is None and not (is_watched() or is_forced()):
+            with region("dispatch"):  # nothing reads the decision: no need to write it down
+                return _first(state, length)
         with region("router"):
             eligible = self.eligible(state)
             run = eligible.clone()
@@ -138,8 +141,13 @@ class PrunedTrunk(ReducedTrunk):
             if decision.run is not run or state.mask is not None:
                 stays = live_tokens(state) & ~(eligible & ~decision.run)
                 return compact(state, _at_least_one(state, stays))
-            assert state.positions is not None
-            return replace(state, x=state.x[:, :length], positions=state.positions[:, :length])
+            return _first(state, length)
+
+
+def _first(state: State, length: int) -> State:
+    """The first `length` tokens of every sample."""
+    assert state.positions is not None
+    return state.changed(x=state.x[:, :length], positions=state.positions[:, :length])
 
 
 def _at_least_one(state: State, stays: Tensor) -> Tensor:

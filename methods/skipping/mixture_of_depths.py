@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any
 
@@ -170,14 +170,15 @@ class RoutedBlock(nn.Module):
             if selection.valid is not None and (not self.causal or state.cache is not None):
                 # In a causal model padding comes last, where no token sees it, but a cache would.
                 real = selection.valid if picked.mask is None else picked.mask & selection.valid
-                picked = replace(picked, mask=real)
+                picked = picked.changed(mask=real)
         with routing.region("expert"):
             new = run_block(self.block, picked, selection)  # x [1, N, D]
         with routing.region("combine"):
             gate = 2 * score.flatten().index_select(0, selection.places).sigmoid()  # [N]
             # x + g (block(x) - x) in one kernel, and through it the router learns.
             changed = torch.lerp(picked.x, new.x, gate[:, None].to(new.x))
-            return replace(state, x=selection.put(state.x, changed), aux_loss=new.aux_loss)
+            x = selection.put(state.x, changed)
+            return state.changed(x=x, aux_loss=new.aux_loss)
 
     def _run_next(self, state: State, score: Tensor, rows: Tensor) -> State:
         """Run the block on the one new token of the samples `rows` [n]; caches hold the earlier."""
@@ -189,7 +190,7 @@ class RoutedBlock(nn.Module):
         with routing.region("combine"):
             gate = 2 * score.index_select(0, rows).sigmoid()  # [n, 1]
             changed = torch.lerp(picked.x, new.x, gate[..., None].to(new.x))
-            return replace(state, x=state.x.index_copy(0, rows, changed))
+            return state.with_x(state.x.index_copy(0, rows, changed))
 
     def _select(self, state: State, score: Tensor) -> tuple[State, Selection]:
         """The state, in training with the predictor's loss, and the selected tokens."""
@@ -201,13 +202,16 @@ class RoutedBlock(nn.Module):
             num_taken = self._num_taken(score.shape[1])
             # Back in order of position: causal attention among them relies on it.
             tokens = score.topk(num_taken, sorted=False).indices.sort(-1).values  # [B, K]
+            if not (self.causal or routing.is_watched() or routing.is_forced()):
+                # Nothing reads the decision: no need to write it down.
+                return state, Selection(tokens, flat_places(tokens, score.shape[1]))
             own = torch.zeros_like(score, dtype=torch.bool).scatter(1, tokens, True)
         else:
             own = self._top_of_real(score, state.mask)
         if self.causal and self.training:
             # The predictor imitates the top-k selection (Raposo et al. 2024, section 3.5).
             loss = F.binary_cross_entropy_with_logits(logit, own.to(logit))
-            state = replace(state, aux_loss=state.aux_loss + loss)
+            state = state.changed(aux_loss=state.aux_loss + loss)
         run = routing.decide(
             self.name,
             axes=routing.TOKENS,

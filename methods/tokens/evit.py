@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import torch
@@ -201,7 +201,7 @@ class FusedTrunk(ReducedTrunk):
         at_place = torch.zeros_like(leaves).scatter(1, heaviest, leaves.any(1, keepdim=True))
         x = torch.where(at_place[..., None], fused[:, None].to(state.x.dtype), state.x)
         stays = live_tokens(state) & ~leaves | at_place
-        return compact(replace(state, x=x), stays, at_place.long())  # the fused token comes last
+        return compact(state.with_x(x), stays, at_place.long())  # the fused token comes last
 
 
 def attention_sum(weights: Tensor, x: Tensor) -> Tensor:

@@ -17,11 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bench.routing import Decision, Observation, is_watched, region
@@ -35,8 +34,10 @@ from methods.parts.tokens.reduction import (
     positions_at,
 )
 from methods.trunk.attention import AttentionView
-from methods.trunk.state import State
+from methods.trunk.state import State, flat_places
 from methods.trunk.trunk import Trunk
+
+NO_LENGTH = 1e-12  # below it a vector has no direction, as in torch's `normalize`
 
 
 @dataclass
@@ -151,7 +152,7 @@ class MergedTrunk(ReducedTrunk):
         with region("router"):
             best, partner = match(view.keys, state.mask)  # both [B, A]
             if self.trunk.class_token:
-                best[:, 0] = -torch.inf  # the last in order
+                best[:, 0].fill_(-torch.inf)  # the last in order
             order = best.argsort(1, descending=True)
             leave = order[:, : self.numbers[number]]  # [B, r], numbers in A
             into = partner.gather(1, leave)  # numbers in B
@@ -201,8 +202,10 @@ def match(keys: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
 
     `keys` [B, heads, N, d]; A are the tokens 0, 2, ..., B are 1, 3, ...
     """
-    unit = F.normalize(keys.detach().sum(1), dim=-1)  # [B, N, d]; a mean's direction is the sum's
-    likeness = unit[:, ::2] @ unit[:, 1::2].transpose(1, 2)  # [B, A, B]
+    total = keys.detach().sum(1)  # [B, N, d]; a mean's direction is the sum's
+    length = torch.linalg.vector_norm(total, dim=-1, keepdim=True)
+    unit = total / length.clamp_min_(NO_LENGTH)
+    likeness = torch.bmm(unit[:, ::2], unit[:, 1::2].transpose(1, 2))  # [B, A, B]
     if mask is not None:
         likeness = likeness.masked_fill(~mask[:, None, 1::2], -torch.inf)
     best, partner = likeness.max(-1)
@@ -214,23 +217,22 @@ def merge_equally(state: State, stay: Tensor, leave: Tensor, into: Tensor) -> St
 
     Numbers count in A and in B.
     """
-    num_samples, length = state.x.shape[:2]
-    rows = state.x.flatten(0, 1)  # [B N, D]
-    begin = torch.arange(0, len(rows), length, device=rows.device)[:, None]  # of each sample
-    sources, targets = (2 * leave + begin).flatten(), (2 * into + (begin + 1)).flatten()  # [B r]
-    sizes = rows.new_ones(len(rows)) if state.sizes is None else state.sizes.flatten()
-    leaving = sizes.index_select(0, sources)
-    summed = sizes.index_add(0, targets, leaving)  # [B N]
+    length, num_stay = state.x.shape[1], stay.shape[1]
+    odd = torch.arange(1, length, 2, device=stay.device).expand(len(stay), -1)
+    left = state.take(torch.cat([2 * stay, odd], 1))  # copies, so that they are changed in place
+    sources = flat_places(2 * leave, length)  # [B r]
+    targets = flat_places(into + num_stay, num_stay + odd.shape[1])  # B's tokens come second
+    x = left.x.flatten(0, 1)
+    if state.sizes is None or left.sizes is None:
+        leaving, sizes = x.new_ones(len(sources)), x.new_ones(len(x))
+    else:
+        leaving, sizes = state.sizes.flatten().index_select(0, sources), left.sizes.flatten()
+    sizes.index_add_(0, targets, leaving)
     # The mean by what each source adds to its target: only rows that change are computed.
-    share = (leaving / summed.index_select(0, targets))[:, None]
-    moved = (rows.index_select(0, sources) - rows.index_select(0, targets)) * share
-    merged = replace(
-        state,
-        x=rows.index_add(0, targets, moved).view_as(state.x),
-        sizes=summed.view(num_samples, length),
-    )
-    odd = torch.arange(1, length, 2, device=stay.device).expand(num_samples, -1)
-    return merged.take(torch.cat([2 * stay, odd], 1))
+    share = (leaving / sizes.index_select(0, targets))[:, None]
+    moved = state.x.flatten(0, 1).index_select(0, sources) - x.index_select(0, targets)
+    x.index_add_(0, targets, moved * share)
+    return left.changed(sizes=sizes.view(left.x.shape[:2]))
 
 
 def merge_into(state: State, into: Tensor) -> State:
@@ -242,4 +244,5 @@ def merge_into(state: State, into: Tensor) -> State:
     wide = into[..., None].expand_as(state.x)
     total = torch.zeros_like(state.x).scatter_add(1, wide, weighted)
     # Tokens that leave and padding sum to 0 tokens: any finite value will do.
-    return replace(state, x=total / summed.clamp_min(1)[..., None], sizes=summed.clamp_min(1))
+    sizes = summed.clamp_min(1)
+    return state.changed(x=total / sizes[..., None], sizes=sizes)

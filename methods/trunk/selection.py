@@ -8,7 +8,7 @@ other layers, its projections too, work on one token at a time and get the N rea
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -89,10 +89,10 @@ class Selection:
 def _pad(rows: Tensor, shape: tuple[int, ...], places: Tensor | None) -> Tensor:
     """`rows` [N, C] at `places` of a rectangle [*shape, C]; None: they fill it."""
     if places is None:
-        return rows.unflatten(0, shape)
+        return rows.view(*shape, rows.shape[1])
     # Zeros, not uninitialised memory: NaN in the padding would survive a mask of -inf.
     rectangle = rows.new_zeros(shape[0] * shape[1], rows.shape[1])
-    return rectangle.index_copy(0, places, rows).unflatten(0, shape)
+    return rectangle.index_copy(0, places, rows).view(*shape, rows.shape[1])
 
 
 def select_running(run: Tensor) -> Selection:
@@ -187,5 +187,5 @@ def run_mix(
         mixed = block.mix(padded, context, mask, **keywords)
         x = selection.pack(mixed.x)
     # The other fields are [B, K] and do not fit packed tokens; without padding `feed` needs none.
-    packed: State = replace(mixed, x=x, positions=None, mask=None, routed=None, sizes=None)
+    packed: State = mixed.changed(x=x, positions=None, mask=None, routed=None, sizes=None)
     return packed

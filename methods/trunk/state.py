@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,11 +39,14 @@ class State:
 
     def with_x(self, x: Tensor) -> State:
         """This state with another `x`."""
-        # dataclasses.replace runs __init__ over all fields, several times as slow. Blocks call this
+        return self.changed(x=x)
+
+    def changed(self, **fields: Any) -> State:
+        """This state with other values of the fields that are named."""
+        # dataclasses.replace runs __init__ over all fields, several times as slow. Blocks come here
         # twice each, and at batch 1 that is visible in the latency.
         new = object.__new__(type(self))
-        new.__dict__.update(self.__dict__)
-        new.x = x
+        new.__dict__.update(self.__dict__, **fields)
         return new
 
     def select(self, rows: Tensor) -> State:
@@ -51,8 +55,7 @@ class State:
         def pick(value: Tensor | None) -> Tensor | None:
             return None if value is None else value.index_select(0, rows)
 
-        return replace(
-            self,
+        return self.changed(
             x=self.x.index_select(0, rows),
             # `rows` counts in the current, possibly already compacted batch.
             index=rows if self.index is None else self.index.index_select(0, rows),
@@ -72,26 +75,34 @@ class State:
         With `places` [N], where some of them are in a flattened [B, T], x holds those alone, in one
         row [1, N, D]; all else stays [B, K]. With `samples` [n], `tokens` [n, K] are of these.
         """
-        everywhere = flat_places(tokens, self.x.shape[1], samples)  # [B K]
-
-        def of_samples(value: Tensor | None) -> Tensor | None:
-            return value if value is None or samples is None else value.index_select(0, samples)
-
-        def pick(value: Tensor) -> Tensor:
+        new = self if samples is None else self._of_samples(samples)
+        by_token = {name: getattr(self, name) for name in ("positions", "mask", "routed", "sizes")}
+        by_token = {name: value for name, value in by_token.items() if value is not None}
+        if places is not None:
+            x = self.x.flatten(0, 1).index_select(0, places)[None]  # [1, N, D]
+        else:
+            by_token["x"] = x = self.x
+        if by_token:  # places of padding too: not worked out where only x is taken
+            everywhere = flat_places(tokens, self.x.shape[1], samples)  # [B K]
             # One index_select on flattened rows: gather would need an index as wide as D.
-            return value.flatten(0, 1).index_select(0, everywhere).unflatten(0, tokens.shape)
+            by_token = {
+                name: value.flatten(0, 1)
+                .index_select(0, everywhere)
+                .view(*tokens.shape, *value.shape[2:])
+                for name, value in by_token.items()
+            }
+        return new.changed(**{"x": x, "positions": tokens, **by_token})
 
-        rows = self.x.flatten(0, 1)  # [B T, D]
-        return replace(
-            self,
-            x=pick(self.x) if places is None else rows.index_select(0, places)[None],
-            index=samples if self.index is None else of_samples(self.index),
-            positions=tokens if self.positions is None else pick(self.positions),
-            mask=None if self.mask is None else pick(self.mask),
-            routed=None if self.routed is None else pick(self.routed),
-            sizes=None if self.sizes is None else pick(self.sizes),
-            memory=of_samples(self.memory),
-            memory_mask=of_samples(self.memory_mask),
+    def _of_samples(self, samples: Tensor) -> State:
+        """This state with what belongs to samples alone taken of `samples` [n]; the rest stays."""
+
+        def pick(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.index_select(0, samples)
+
+        return self.changed(
+            index=samples if self.index is None else pick(self.index),
+            memory=pick(self.memory),
+            memory_mask=pick(self.memory_mask),
         )
 
     def real_tokens(self) -> Tensor | None:
@@ -111,5 +122,7 @@ def flat_places(tokens: Tensor, length: int, samples: Tensor | None = None) -> T
     With `samples` [n], `tokens` [n, K] are those of these samples.
     """
     if samples is None:
+        if len(tokens) == 1:
+            return tokens.flatten()
         samples = torch.arange(len(tokens), device=tokens.device)
     return (tokens + samples[:, None] * length).flatten()

@@ -12,7 +12,6 @@ Letters in shapes: B samples, N tokens at this block, T tokens of the input, D w
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -192,8 +191,8 @@ def feed(block: Any, state: State) -> State:
         fed: State = block.feed(state)
         return fed
     selection = select_running(state.mask)
-    fed = block.feed(replace(selection.take(state), positions=None, mask=None, sizes=None))
-    return replace(state, x=selection.put(state.x, fed.x), aux_loss=fed.aux_loss)
+    fed = block.feed(selection.take(state).changed(positions=None, mask=None, sizes=None))
+    return state.changed(x=selection.put(state.x, fed.x), aux_loss=fed.aux_loss)
 
 
 def compact(state: State, stay: Tensor, group: Tensor | None = None) -> State:
@@ -209,7 +208,7 @@ def compact(state: State, stay: Tensor, group: Tensor | None = None) -> State:
     mask = None  # equally many of every sample: a rectangle without padding
     if fewest < most:
         mask = torch.arange(most, device=stay.device) < counts[:, None]
-    return replace(state.take(order[:, :most]), mask=mask)
+    return state.take(order[:, :most]).changed(mask=mask)
 
 
 def places_of(state: State, positions: Tensor, num_tokens: int) -> Tensor:

@@ -7,7 +7,6 @@ called without a token, and samples without one take no part. Not for encoder-de
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -44,7 +43,7 @@ def work_on(state: State, live: Tensor, work: Work) -> State:
     if min(counts) == live.shape[1]:  # nothing to gather: as fast as without a gate
         with region("expert"):
             new = work(state.with_x(state.x.flatten(0, 1)[None]), _everything(live))
-        return replace(state, x=new.x.view_as(state.x), aux_loss=new.aux_loss)
+        return state.changed(x=new.x.view_as(state.x), aux_loss=new.aux_loss)
     with region("dispatch"):
         alone = len(counts) == 1
         selection = select_running(live) if alone else select_by_length(live, counts)
@@ -62,13 +61,13 @@ def _work_on_selection(state: State, selection: Selection, work: Work) -> State:
         picked = selection.take(state)  # x [1, N, D], positions and mask [n, K]
         if selection.valid is not None:
             real = selection.valid if picked.mask is None else picked.mask & selection.valid
-            picked = replace(picked, mask=real)
+            picked = picked.changed(mask=real)
     with region("expert"):
         new = work(picked, selection)
     with region("combine"):
         # Work may have computed in autocast's dtype; index_copy requires equal ones.
         x = selection.put(state.x, new.x.to(state.x.dtype))
-    return replace(state, x=x, aux_loss=new.aux_loss)
+    return state.changed(x=x, aux_loss=new.aux_loss)
 
 
 def _through(blocks: list[Any], state: State, selection: Selection) -> State:
