@@ -36,7 +36,7 @@ from bench.routing.forcing import Force, force
 from bench.routing.formulas import Formula, formulas, register_formula
 from bench.routing.observation import Observation
 from bench.routing.regions import GATE_REGIONS, REGIONS, current_region, region, watch_regions
-from bench.routing.replay import is_forced, is_watched, observe, override, replay
+from bench.routing.replay import is_forced, is_read, is_watched, observe, override, replay
 from bench.routing.share import ShareOfGates, at_share, takes_share
 
 # How far the executed saving of a batch may fall short of what its decisions declare, as a share of
@@ -68,6 +68,7 @@ __all__ = [
     "force",
     "formulas",
     "is_forced",
+    "is_read",
     "is_watched",
     "observe",
     "override",

@@ -56,6 +56,14 @@ def is_watched() -> bool:
     return here.choose is not None or here.observation is not None
 
 
+def is_read() -> bool:
+    """Whether anything reads decisions of this thread: what observes, forces, replays or shares.
+
+    Where not, `decide` returns the gate's own `run` as it is, and a gate need not call it.
+    """
+    return is_forced() or here.observation is not None
+
+
 @contextmanager
 def replay(observation: Observation) -> Iterator[None]:
     """Make every gate repeat what was recorded, by gate name and order of calls.

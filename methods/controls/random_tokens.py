@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from bench.routing import Observation, is_forced, is_watched, region
+from bench.routing import Observation, is_read, region
 from bench.types import Backbone, Batch, Point, Range, TaskSpec
 from methods.parts.tokens.reduction import ReducedTrunk, compact, live_tokens
 from methods.trunk.state import State
@@ -129,7 +129,7 @@ class PrunedTrunk(ReducedTrunk):
     def reduce(self, number: int, state: State, view: Any) -> State:
         """Decide, and cut the tokens off."""
         length = min(self.lengths[number], state.x.shape[1])
-        if state.mask is None and not (is_watched() or is_forced()):
+        if state.mask is None and not is_read():
             with region("dispatch"):  # nothing reads the decision: no need to write it down
                 return _first(state, length)
         with region("router"):

@@ -148,21 +148,26 @@ def sort_by_group(run: Tensor) -> Order:
     return Order(rows, groups, run.sum(0).cumsum(0, dtype=torch.int32))
 
 
-def mix(x: Tensor, run: Tensor, weights: Tensor, groups: Groups, backend: str = "auto") -> Tensor:
+def mix(
+    x: Tensor, run: Tensor, weights: Tensor | None, groups: Groups, backend: str = "auto"
+) -> Tensor:
     """sum_g weights[n, g] f_g(x[n]) over the g where run[n, g]: `x` [N, ...] -> [N, ...].
 
-    `run` bool [N, G], `weights` [N, G]. A row without a group gives zero. Groups without rows are
-    not called, except by `dense_masked`. Raises ValueError for an unknown backend, and where
-    `grouped` cannot serve the rows.
+    `run` bool [N, G], `weights` [N, G] (None: all 1). A row without a group gives zero. Groups
+    without rows are not called, except by `dense_masked`. Raises ValueError for an unknown backend,
+    and where `grouped` cannot serve the rows.
     """
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}: one of {', '.join(BACKENDS)}")
     if backend == "dense_masked":
-        return _mix_dense(x, torch.where(run, weights, 0.0), groups)
+        weights = run.to(x.dtype) if weights is None else torch.where(run, weights, 0.0)
+        return _mix_dense(x, weights, groups)
     with region("dispatch"):
         order = sort_by_group(run)  # P pairs
-        weight = weights[order.rows, order.groups]  # [P]
-        weight = weight.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
+        weight = None
+        if weights is not None:
+            weight = weights[order.rows, order.groups].to(x.dtype)  # [P]
+            weight = weight.view(-1, *[1] * (x.dim() - 1))
     if len(order.rows) == 0:
         return torch.zeros_like(x)
     stacked = _as_stacked(groups, x)
@@ -187,7 +192,7 @@ def _prefers_loop(x: Tensor, order: Order) -> bool:
     return x.device.type == "cpu" and len(order.rows) >= enough
 
 
-def _mix_loop(x: Tensor, order: Order, weight: Tensor, groups: Groups) -> Tensor:
+def _mix_loop(x: Tensor, order: Order, weight: Tensor | None, groups: Groups) -> Tensor:
     with region("dispatch"):
         ends = order.ends.tolist()  # waits for the device: the loop needs lengths
     out = torch.zeros_like(x)
@@ -195,22 +200,26 @@ def _mix_loop(x: Tensor, order: Order, weight: Tensor, groups: Groups) -> Tensor
         if begin == end:
             continue
         with region("dispatch"):
-            rows, scale = order.rows[begin:end], weight[begin:end]
+            rows, scale = order.rows[begin:end], None if weight is None else weight[begin:end]
             inputs = x.index_select(0, rows)  # [n, ...]
         with region("expert"):
             result = f(inputs)
         with region("combine"):  # no row twice in one group: the sum's order is fixed
-            out.index_add_(0, rows, (result * scale).to(x.dtype))
+            out.index_add_(0, rows, _weigh(result, scale).to(x.dtype))
     return out
 
 
-def _mix_sorted(x: Tensor, order: Order, weight: Tensor, groups: Stacked) -> Tensor:
+def _mix_sorted(x: Tensor, order: Order, weight: Tensor | None, groups: Stacked) -> Tensor:
     with region("dispatch"):
         rows = x.index_select(0, order.rows)  # [P, ...]
     with region("expert"):
         result = groups.run_sorted(rows, order)
     with region("combine"):
-        return torch.zeros_like(x).index_add_(0, order.rows, (result * weight).to(x.dtype))
+        return torch.zeros_like(x).index_add_(0, order.rows, _weigh(result, weight).to(x.dtype))
+
+
+def _weigh(result: Tensor, weight: Tensor | None) -> Tensor:
+    return result if weight is None else result * weight
 
 
 def _mix_dense(x: Tensor, weights: Tensor, groups: Groups) -> Tensor:

@@ -202,7 +202,7 @@ class RoutedBlock(nn.Module):
             num_taken = self._num_taken(score.shape[1])
             # Back in order of position: causal attention among them relies on it.
             tokens = score.topk(num_taken, sorted=False).indices.sort(-1).values  # [B, K]
-            if not (self.causal or routing.is_watched() or routing.is_forced()):
+            if not (self.causal or routing.is_read()):
                 # Nothing reads the decision: no need to write it down.
                 return state, Selection(tokens, flat_places(tokens, score.shape[1]))
             own = torch.zeros_like(score, dtype=torch.bool).scatter(1, tokens, True)

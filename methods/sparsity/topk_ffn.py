@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.routing import decide, region
+from bench.routing import decide, is_read, region
 from bench.types import Backbone, Batch, Point, Range, TaskSpec, Unsupported
 from methods.parts import dispatch
 from methods.parts.gates import hard, top_k
@@ -112,18 +112,19 @@ class BlockFFN(nn.Module):
         with region("router"):
             # Detached: the predictor's loss must not shape the features that it predicts from.
             score = self.predictor(x.detach())  # [B, T, E]
-            run = decide(
-                self.name,
-                axes=("sample", "token", "neurons"),
-                probabilities=score.sigmoid(),
-                run=top_k(score, self.k),
-                cost=self.blocks.flops_per_row,
-            )
+            run = top_k(score, self.k)
+            if is_read():
+                run = decide(
+                    self.name,
+                    axes=("sample", "token", "neurons"),
+                    probabilities=score.sigmoid(),
+                    run=run,
+                    cost=self.blocks.flops_per_row,
+                )
         if self.training:
             return self._run_masked(x, score, run)
-        rows = run.flatten(0, 1)  # [N, E]
-        # Weights of 1: the sum over all blocks is the dense layer, not a mixture.
-        y = dispatch.mix(x.flatten(0, 1), rows, torch.ones_like(rows, dtype=x.dtype), self.blocks)
+        # Without weights: the sum over all blocks is the dense layer, not a mixture.
+        y = dispatch.mix(x.flatten(0, 1), run.flatten(0, 1), None, self.blocks)
         return y.view_as(x) + self.bias
 
     def _run_masked(self, x: Tensor, score: Tensor, run: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,7 +183,8 @@ class Blocks(nn.Module):
     @property
     def flops_per_row(self) -> float:
         """FLOPs (2 x MAC) of one token in one block."""
-        return 2.0 * (self.up[0].numel() + self.down[0].numel())
+        up, down = self.up.shape, self.down.shape
+        return 2.0 * (up[1] * up[2] + down[1] * down[2])
 
     def hidden_all(self, x: Tensor) -> Tensor:
         """Activations of every block: [..., D] -> [..., E, h]."""
@@ -200,7 +202,7 @@ class Blocks(nn.Module):
 
     def can_sort(self, rows: Tensor) -> bool:
         """Whether one grouped GEMM serves rows of this dtype and width."""
-        return all(dispatch.can_group(rows, weight) for weight in (self.up, self.down))
+        return dispatch.can_group(rows, self.up, self.down)
 
     def run_sorted(self, rows: Tensor, order: dispatch.Order) -> Tensor:
         """Each block on its part of `rows` [P, D] -> [P, D]."""

@@ -201,10 +201,12 @@ class ExitModel(nn.Module):
     def _decide(
         self, number: int, state: State, sure: Tensor, run: Tensor, live: Tensor | None = None
     ) -> Tensor:
-        """Announce what continues after exit `number`; returns the decision to obey.
+        """Announce what continues after exit `number`, if anything reads it; returns what to obey.
 
         `live`, bool like `run`: what has not left at an earlier exit; None: everything.
         """
+        if not routing.is_read():
+            return run
         return routing.decide(
             f"exit{number}",
             axes=routing.TOKENS if run.dim() == 2 else routing.SAMPLES,

@@ -56,8 +56,16 @@ class Router(nn.Linear):
         """
         # In bf16 close scores tie, and a tie decides which expert runs.
         dtype = torch.promote_types(x.dtype, torch.float32)
-        with torch.autocast(x.device.type, enabled=False):
-            scores = self.weight.to(dtype) @ x.reshape(-1, x.shape[-1]).to(dtype).t()  # [E, N]
+        kind = x.device.type
+        if torch.is_autocast_enabled(
+            kind
+        ):  # entered only then: it takes as long as a small product
+            with torch.autocast(kind, enabled=False):
+                return self._score(x, dtype)
+        return self._score(x, dtype)
+
+    def _score(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        scores = self.weight.to(dtype) @ x.reshape(-1, x.shape[-1]).to(dtype).t()  # [E, N]
         return scores.t().view(*x.shape[:-1], -1)  # [..., E], a view
 
 
@@ -87,7 +95,8 @@ class Experts(nn.Module):
     @property
     def flops_per_row(self) -> float:
         """FLOPs (2 x MAC) of one token in one expert."""
-        return 2.0 * (self.up[0].numel() + self.down[0].numel())
+        up, down = self.up.shape, self.down.shape
+        return 2.0 * (up[1] * up[2] + down[1] * down[2])
 
     def each(self) -> Sequence[Callable[[Tensor], Tensor]]:
         """The experts, each [n, D] -> [n, D]."""
@@ -97,7 +106,7 @@ class Experts(nn.Module):
 
     def can_sort(self, rows: Tensor) -> bool:
         """Whether one grouped GEMM serves rows of this dtype and width."""
-        return all(dispatch.can_group(rows, weight) for weight in (self.up, self.down))
+        return dispatch.can_group(rows, self.up, self.down)
 
     def run_sorted(self, rows: Tensor, order: Order) -> Tensor:
         """Each expert on its part of `rows` [P, D] -> [P, D]."""

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def can_group(x: Tensor, weight: Tensor) -> bool:
-    """Whether torch's grouped GEMM takes rows like `x` and `weight` [G, in, out].
+def can_group(x: Tensor, *weights: Tensor) -> bool:
+    """Whether torch's grouped GEMM takes rows like `x` and each of `weights` [G, in, out].
 
     It takes fp32, bf16 or fp16 and rows whose length is a multiple of 16 bytes; on a GPU with
     compute capability 8.0 at least; under torch.compile only bf16 (torch 2.13).
@@ -20,7 +20,8 @@ def can_group(x: Tensor, weight: Tensor) -> bool:
         return False
     if x.is_cuda and torch.cuda.get_device_capability(x.device) < (8, 0):
         return False
-    return all(size * dtype.itemsize % 16 == 0 for size in weight.shape[1:])
+    multiple = 16 // dtype.itemsize
+    return all(not (w.shape[1] % multiple or w.shape[2] % multiple) for w in weights)
 
 
 def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
