@@ -12,6 +12,7 @@
     live_tokens     running the tokens that have not left, which still see the others
     running_tokens  running tokens that see one another only
     block_gates     a block with gates for tokens, heads and halves, and block_gate_costs
+    elements        tokens or samples that compute is allocated to (allocation)
     class_token     the token that always runs
     token_predictor scores of tokens, and the highest of them
     shifts          the shift of all logits that meets a compute budget

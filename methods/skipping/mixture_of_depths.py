@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from bench import routing
 from bench.types import Backbone, Batch, Point, Range, TaskSpec, Unsupported
+from methods.parts.tokens.running_tokens import num_held
 from methods.trunk.selection import Selection, run_block, select_running
 from methods.trunk.state import State, flat_places
 from methods.trunk.trunk import Trunk
@@ -219,22 +220,12 @@ class RoutedBlock(nn.Module):
             run=own,
             cost=self.cost,
             index=state.index,
-            past=partial(self._num_held, state),
+            past=partial(num_held, self.block, state),
         )
         if tokens is not None and run is own:
             # The same number in every sample: no padding, and no wait for the device.
             return state, Selection(tokens, flat_places(tokens, score.shape[1]))
         return state, select_running(run)
-
-    def _num_held(self, state: State) -> Tensor | None:
-        """Earlier tokens to which a new one also attends, [n]; None unless one token comes alone.
-
-        A prompt begins with an empty cache: its pairs are those of its own tokens.
-        """
-        if state.cache is None or state.x.shape[1] > 1:
-            return None
-        attention: Any = self.block.attention
-        return state.cache.layer(attention).held(state.index, state.x.device)
 
     def _num_taken(self, length: int) -> int:
         """Number of tokens taken of `length`; at least one."""

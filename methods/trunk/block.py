@@ -53,9 +53,8 @@ class Block(nn.Module):
 
     @property
     def takes_selection(self) -> bool:
-        """Whether `mix` works on packed tokens: attention must support it, alone in its block."""
-        # Cross-attention needs samples side by side; it is not written for packed tokens.
-        return self.cross is None and getattr(self.attention, "takes_selection", False)
+        """Whether `mix` works on packed tokens: its attention must support it."""
+        return getattr(self.attention, "takes_selection", False)
 
     def mix(
         self,
@@ -95,13 +94,16 @@ class Block(nn.Module):
             keywords["gates"] = gates
         mixed = state.x + attention(x, mask, around, **keywords)
         mixed = mixed if self.norm_first else self.norm_mix(mixed)
-        return state.with_x(mixed if self.cross is None else self._attend_memory(state, mixed))
+        if self.cross is None:
+            return state.with_x(mixed)
+        return state.with_x(self._attend_memory(state, mixed, selection))
 
-    def _attend_memory(self, state: State, x: Tensor) -> Tensor:
-        """`x` [B, T, D] after attending to the encoder's output."""
+    def _attend_memory(self, state: State, x: Tensor, selection: Selection | None) -> Tensor:
+        """`x` [B, T, D], or packed [1, N, D], after attending to the encoder's output."""
         assert self.cross is not None
         seen = None if state.memory_mask is None else state.memory_mask[:, None, None, :]
-        read = x + self.cross(self.norm_cross(x) if self.norm_first else x, seen, state.memory)
+        asking = self.norm_cross(x) if self.norm_first else x
+        read = x + self.cross(asking, seen, state.memory, selection=selection)
         return read if self.norm_first else self.norm_cross(read)
 
     def feed(self, state: State) -> State:

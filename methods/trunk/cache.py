@@ -27,10 +27,18 @@ class Cache:
     capacity: int
     length: int = 0
     _layers: dict[nn.Module, Layer] = field(default_factory=dict)
+    _steps: dict[int, Cache] = field(default_factory=dict)
 
     def layer(self, attention: nn.Module) -> Layer:
         """The part of an attention layer, empty at first."""
         return self._layers.setdefault(attention, Layer(self.num_samples, self.capacity))
+
+    def step(self, number: int) -> Cache:
+        """The cache of repetition `number` of layers that run several times, empty at first."""
+        # The same layer at another step has other keys and values: one part for each.
+        found = self._steps.setdefault(number, Cache(self.num_samples, self.capacity))
+        found.length = self.length
+        return found
 
 
 @dataclass

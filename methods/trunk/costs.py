@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.routing import Cost
 from bench.types import Batch
 
 
@@ -20,6 +21,24 @@ def linear_flops(module: nn.Module) -> int:
     """FLOPs (2 x MAC) that the linear layers inside `module` spend on one token."""
     # Biases, norms and activations are no products: the meter counts 2 x MAC only.
     return sum(2 * m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))
+
+
+def cost_of_tokens(block: Any, cost: Cost, memory: Tensor | None) -> Cost:
+    """What a token costs in `block`, whose entry in `Trunk.block_costs` is `cost`.
+
+    In a decoder also what it reads from the encoder's output `memory` [B, S, D]: scores and mixing
+    take 2 D each for each of the S tokens, and a sample of which any token runs pays for their keys
+    and values.
+    """
+    cross = getattr(block, "cross", None)
+    if cross is None or memory is None:
+        return cost
+    assert not isinstance(cost.element, tuple)
+    num_read = memory.shape[1]
+    # `cost` counts all weights once for each token, and these work on the encoder's tokens.
+    key_value = 4.0 * cross.dim * cross.kv_dim
+    element = cost.element - key_value + 4.0 * num_read * cross.dim
+    return Cost(element, cost.pair, cost.sample + num_read * key_value)
 
 
 @contextmanager

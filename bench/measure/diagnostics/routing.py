@@ -15,6 +15,8 @@
     by_frame[]                      the same by what gates decide on: an encoder's tokens are not
                                     the decoder's; gates (names) and those four fields, which stand
                                     above for all gates where there is one frame
+    budget_error                    share of gated compute that ran minus the budget that training
+                                    aimed at, where the model's stats hold it
     compute_difficulty_correlation  Spearman's, of FLOPs per input with the task's difficulty
     by_task[]                       per task of a mixture: task, num_samples, flops_per_sample, and
                                     of every gate name, executed_share and load
@@ -32,12 +34,14 @@ import numpy as np
 import torch
 from scipy import stats
 
+from bench import routing
 from bench.measure.diagnostics.by_task import measure_by_task
 from bench.measure.diagnostics.difficulty import NoCorrelation, compute_difficulty_correlation
 from bench.measure.diagnostics.frames import Frame, watch
 from bench.measure.diagnostics.paths import Entry, paths, unknown
 from bench.measure.inputs import Inputs
 from bench.measure.subject import Metrics, Subject
+from bench.types import Batch, Output
 
 SAME_SHARE = 0.99  # a binary gate that does one thing for more elements than this has collapsed
 FEW_GROUPS = 1.1  # as many groups in use as an element needs, and hardly more: collapsed
@@ -60,6 +64,7 @@ def measure_routing(subject: Subject, inputs: Inputs, flops: np.ndarray, metrics
         "dead_branches": [f"{gate['name']}.{k}" for gate in gates for k in gate["dead"] or ()],
         "collapsed": [gate["name"] for gate in gates if gate["collapsed"]],
         **paths(frames, reasons),
+        "budget_error": measure_budget_error(subject, inputs.by_size[size], reasons),
         "compute_difficulty_correlation": _correlation(subject, inputs, flops, reasons),
         "by_task": _by_task(subject, inputs, frames, flops, reasons),
         **_router_shares(bool(gates), metrics, size, reasons),
@@ -136,6 +141,24 @@ def _correlation(
     except NoCorrelation as answer:
         reasons["compute_difficulty_correlation"] = str(answer)
         return None
+
+
+@torch.inference_mode()
+def measure_budget_error(
+    subject: Subject, batches: list[Batch], reasons: dict[str, str]
+) -> float | None:
+    """The mean of the batches' `stats["budget_error"]`, weighted by their samples."""
+    found, num_samples = 0.0, 0
+    for batch in batches:
+        with routing.observe():  # a model may keep no statistics where nothing reads them
+            output = subject.model(batch)
+        given = output.stats if isinstance(output, Output) else {}
+        if "budget_error" not in given:
+            reasons["budget_error"] = "the model states no budget at this operating point"
+            return None
+        found += float(given["budget_error"]) * len(batch)
+        num_samples += len(batch)
+    return found / num_samples
 
 
 def _by_task(

@@ -156,6 +156,8 @@ def _describe_routing(card: Card, routing: Entry) -> None:
         ),
         "router_flops_share": ("router's share of FLOPs", lambda value: f"{value:.1%}"),
     }
+    if number_of(routing.get("budget_error")) is not None:  # few methods have a budget
+        shown["budget_error"] = ("compute that ran minus the budget", lambda value: f"{value:+.1%}")
     # The batch sizes differ between trials, and the key is untrusted text.
     for key in (name for name in routing if name.startswith("router_time_share_b")):
         size = key.removeprefix("router_time_share_b")

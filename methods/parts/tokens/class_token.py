@@ -16,12 +16,13 @@ def eligible_tokens(state: State, class_token: bool) -> Tensor | None:
 
     None: all.
     """
+    real = state.real_tokens()
     if not class_token:
-        return state.mask
-    if state.mask is None:
+        return real
+    if real is None:
         eligible = torch.ones(state.x.shape[:2], dtype=torch.bool, device=state.x.device)
     else:
-        eligible = state.mask.clone()
+        eligible = real.clone()
     eligible[:, 0] = False
     return eligible
 

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from bench.measure.diagnostics.difficulty import NoCorrelation, compute_difficulty_correlation
 from bench.measure.diagnostics.frames import watch
-from bench.measure.diagnostics.routing import describe, measure_routing
+from bench.measure.diagnostics.routing import describe, measure_budget_error, measure_routing
 from bench.measure.inputs import Inputs
 from bench.records.record import Metric
 from bench.routing import SAMPLE_CHOICES, SAMPLES, TOKEN_CHOICES, TOKENS, decide
-from bench.types import Batch, Extras
+from bench.types import Batch, Extras, Output
 
 FLOPS = {"infer/flops_per_sample": Metric(value=200, unit="flop")}
 
@@ -208,6 +208,24 @@ def test_router_shares_come_from_the_meters() -> None:
     assert found["router_time_share_b4"] == 0.3
     assert found["router_time_share_b1"] is None
     assert found["reasons"]["router_time_share_b1"]
+
+
+def test_the_budget_error_is_what_the_model_states() -> None:
+    """One sample runs 0.2 more than the budget, three 0.1 less: (0.2 - 3 x 0.1) / 4 = -0.025."""
+
+    class Budgeted(Scripted):
+        def forward(self, batch: Batch) -> Output:
+            super().forward(batch)
+            return Output(batch.inputs, stats={"budget_error": 0.2 if len(batch) == 1 else -0.1})
+
+    four = inputs().by_size[4][0]
+    batches = [four.select(torch.tensor([0])), four.select(torch.tensor([1, 2, 3]))]
+    reasons: dict[str, str] = {}
+    subject = SimpleNamespace(model=Budgeted([]))
+    assert measure_budget_error(subject, batches, reasons) == pytest.approx(-0.025)
+    assert reasons == {}
+    assert routed([])["budget_error"] is None
+    assert "no budget" in routed([])["reasons"]["budget_error"]
 
 
 def test_a_gate_asked_twice_is_two_gates() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from methods.trunk.cache import Cache, Layer, Past
 
@@ -89,3 +89,13 @@ def test_layers_are_kept_apart() -> None:
     first, second = torch.nn.Identity(), torch.nn.Identity()
     assert cache.layer(first) is cache.layer(first)
     assert cache.layer(first) is not cache.layer(second)
+
+
+def test_every_step_of_shared_layers_has_keys_of_its_own() -> None:
+    """The same layer at steps 1 and 2: two parts, each found again, with the cache's length."""
+    cache, layer = Cache(2, 8), nn.Linear(2, 2)
+    cache.length = 3
+    first, second = cache.step(1), cache.step(2)
+    assert first.layer(layer) is not second.layer(layer)
+    assert cache.step(1).layer(layer) is first.layer(layer)
+    assert second.length == 3

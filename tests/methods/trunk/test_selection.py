@@ -117,3 +117,22 @@ def test_buckets_change_no_result(settings, causal: bool) -> None:
         wanted = trunk.blocks[0](alone).x[0] if length else x[sample, :0]
         torch.testing.assert_close(found[sample, :length], wanted)
         assert torch.equal(found[sample, length:], x[sample, length:])
+
+
+def test_a_decoders_packed_tokens_read_the_encoder_as_padded_ones() -> None:
+    """Cross-attention on packed tokens gives what it gives on the padded rectangle."""
+    torch.manual_seed(0)
+    spec = TaskSpec("pairs", "seq2seq", (5,), 5, vocab_size=5, target_length=8)
+    block = Transformer(dim=8, depth=1, num_heads=2).build(spec).blocks[0]
+    memory_mask = torch.rand(8, 5) < 0.7
+    memory_mask[:, 0] = True
+    state = State(torch.randn(8, 8, 8), memory=torch.randn(8, 5, 8), memory_mask=memory_mask)
+    selection = select_by_length(LIVE, LIVE.sum(1).tolist())
+    found = {}
+    for packed in (True, False):
+        block.attention.takes_selection = packed
+        picked = selection.take(state)
+        found[packed] = run_block(
+            block, dataclasses.replace(picked, mask=selection.valid), selection
+        )
+    torch.testing.assert_close(found[True].x, found[False].x)
