@@ -41,7 +41,7 @@ lint: $(VENV)/.dev ## ruff, mypy and the import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint suite ## lint and the deterministic test suite (<= 4 min on two cores)
+test: lint suite ## lint and the deterministic test suite (<= 10 min on two cores)
 
 # TORCH=oldest or newest: instead of the pinned version, a bound of the range in pyproject.toml.
 TORCH_oldest := torch==2.11.0
@@ -53,7 +53,7 @@ suite: $(VENV)/.dev ## the deterministic test suite without lint
 	$(if $(TORCH),$(PIP) install $(or $(TORCH_$(TORCH)),$(error TORCH is oldest or newest)))
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not soak' -p no:cacheprovider --durations=15 $(TWO)
 
-soak: $(VENV)/.dev ## tests with real processes, a browser and LaTeX (<= 30 min)
+soak: $(VENV)/.dev ## tests with real processes, a browser and LaTeX (<= 35 min)
 	$(BIN)/python -m pytest -m soak -p no:cacheprovider --durations=15
 
 exact: $(VENV)/.run ## compare every method's exact counts with results/baseline (<= 5 min)
