@@ -9,6 +9,7 @@ process      a trial's process, seen from the launcher: start, messages, time li
 child        the same process, seen from inside
 messages     the pipe between the two
 lifetime     binds a process to its launcher
+fork_server  makes the fork server inherit what a crashed trial leaves behind
 distributed  a trial of several ranks under torchrun
 failures     the record of a trial that wrote none
 progress     the display: a bar on a terminal, plain lines elsewhere

@@ -6,7 +6,7 @@ not the launcher; the thread that waits for the launcher only runs while this pr
 
 No process that a trial starts outlives it, in a session of its own or not, nor keeps its locks. A
 trial is the parent of every descendant whose own parent has ended (a subreaper), so that its
-descendants can be listed at any moment of its life.
+descendants can be listed at any moment of its life. After a crash the fork server is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing import connection
 from pathlib import Path
@@ -97,11 +97,38 @@ def kill(processes: Iterable[Process]) -> None:
             os.kill(each.pid, signal.SIGKILL)
 
 
+def kill_orphans(server: int, trials: Collection[int]) -> None:
+    """Kill what trials that have ended left to the fork server `server`; `trials` still run.
+
+    Repeated until nothing is left, as above.
+    """
+    deadline_s = time.monotonic() + PATIENCE_S
+    while (found := _orphans(server, trials)) and time.monotonic() < deadline_s:
+        kill(found)
+        time.sleep(0.001)
+
+
+def _orphans(server: int, trials: Collection[int]) -> list[Process]:
+    running = dict(_running())
+    # Processes of the server's own session are not ours: every trial has left it.
+    session = next((each.session for found, each in running.items() if found.pid == server), None)
+    kept = {each for trial in trials for each in _below(trial, running)}
+    return [
+        each
+        for each in _below(server, running)
+        if each not in kept and each.pid not in trials and running[each].session != session
+    ]
+
+
 def descendants(pid: int) -> list[Process]:
     """Running descendants of process `pid`, itself not included; none outside Linux."""
+    return _below(pid, dict(_running()))
+
+
+def _below(pid: int, running: Mapping[Process, Place]) -> list[Process]:
     children: dict[int, list[Process]] = {}
-    for found, parent in _running():
-        children.setdefault(parent, []).append(found)
+    for found, place in running.items():
+        children.setdefault(place.parent, []).append(found)
     all_, left = [], [pid]
     while left:
         more = children.get(left.pop(), [])
@@ -110,14 +137,32 @@ def descendants(pid: int) -> list[Process]:
     return all_
 
 
-def _running() -> Iterator[tuple[Process, int]]:
-    """Every running process with the number of its parent."""
+class Place(NamedTuple):
+    """Where a process stands: the numbers of its parent and of its session's leader."""
+
+    parent: int
+    session: int
+
+
+def _running() -> Iterator[tuple[Process, Place]]:
+    """Every running process."""
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # ended meanwhile
             # The command is in parentheses and may hold any character; the state comes next.
             fields = entry.read_text(errors="replace").rpartition(")")[2].split()
             if fields[0] != "Z":
-                yield Process(int(entry.parent.name), int(fields[19])), int(fields[1])
+                place = Place(int(fields[1]), int(fields[3]))
+                yield Process(int(entry.parent.name), int(fields[19])), place
+
+
+def child_with(word: str) -> int | None:
+    """The child of this process whose command line holds `word`; None where there is none."""
+    for found, place in _running():
+        if place.parent == os.getpid():
+            with suppress(OSError):  # ended meanwhile
+                if word.encode() in Path(f"/proc/{found.pid}/cmdline").read_bytes():
+                    return found.pid
+    return None
 
 
 def _prctl(option: int, value: int) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.launch import process
+from bench.launch import fork_server, process
 from bench.launch.devices import Machine
 from bench.launch.outcome import Summary
 from bench.launch.pending import PendingTrial
@@ -55,7 +55,7 @@ def run_trials(
     that the fork server imports first. A trial that fails is an outcome, not an exception.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(preload))
+    context.set_forkserver_preload([fork_server.NAME, *preload])
     queue = Queue(
         pending=[PendingTrial(Path(folder).resolve()) for folder in folders],
         machine=machine or Machine.detect(),

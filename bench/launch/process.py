@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
-from bench.launch import child, failures, lifetime
+from bench.launch import child, failures, fork_server, lifetime
 from bench.launch.devices import Claim
 from bench.launch.log import TrialLog
 from bench.launch.messages import Receiver
@@ -28,6 +29,9 @@ from bench.records.redaction import is_secret
 GRACE_S = 5.0  # between SIGTERM and SIGKILL
 MEASURING = frozenset({"memory", "flops", "time", "energy"})  # phases that must not be disturbed
 Cause = Literal["limit", "stop"]
+# Trials of this process that run, of whichever launcher: they share one fork server.
+_live: set[int] = set()
+_starting = threading.Lock()  # between the start of a trial and its entry above
 
 
 @dataclass
@@ -117,6 +121,16 @@ class TrialProcess:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
 
+    def end_strays(self) -> None:
+        """Kill what the trial, which has ended, left running in sessions of its own."""
+        lifetime.kill(self.strays)
+        # Those of a crash were never seen; the fork server is their parent now.
+        with _starting:
+            _live.discard(self.process.pid or 0)
+            server = lifetime.child_with(fork_server.SERVER)
+            if server is not None:
+                lifetime.kill_orphans(server, _live)
+
     def clean_up(self) -> failures.ProcessExit:
         """Read the last messages, kill leftover child processes, close the pipes.
 
@@ -127,8 +141,8 @@ class TrialProcess:
         phase = self.phase
         self._enter_phase("ended")  # closes the last phase's duration
         self.send_signal(signal.SIGKILL)
-        lifetime.kill(self.strays)
         self.process.join()
+        self.end_strays()
         exit_code = self.process.exitcode
         self.process.close()
         self.messages.close()
@@ -171,7 +185,9 @@ def start(
                 ),
             )
             _start_servers()
-            process.start()
+            with _starting:
+                process.start()
+                _live.add(process.pid or 0)
     except BaseException:
         reader.close()
         output.close()

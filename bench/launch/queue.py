@@ -16,7 +16,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from bench.launch import failures, lifetime, process
+from bench.launch import failures, process
 from bench.launch.devices import Claim, Machine, NoSuchDevice, Wait
 from bench.launch.failures import ProcessExit
 from bench.launch.outcome import Outcome, Summary
@@ -225,8 +225,8 @@ class Queue:
         """Kill what still runs after a second Ctrl-C or an error in the queue itself."""
         for trial, live in self.running:
             live.send_signal(signal.SIGKILL)
-            lifetime.kill(live.strays)
             live.process.join(process.GRACE_S)
+            live.end_strays()
             live.log.close()
             self._add_outcome(trial, "interrupted", None)
         self.running.clear()

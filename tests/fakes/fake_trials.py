@@ -111,25 +111,46 @@ def _leave_a_process(folder: Path) -> None:
 
 
 def _stray(folder: Path) -> None:
-    """Leave two processes in sessions of their own: a copy of this one, and another program."""
+    """Leave processes in sessions of their own: a copy of this one, another program, a daemon.
+
+    The daemon's parent has ended, and no signal but SIGKILL ends it.
+    """
     copy = os.fork()
     if copy == 0:
         os.setsid()
         time.sleep(600)
         os._exit(0)
     program = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    parent = os.fork()
+    if parent == 0:
+        os.setsid()
+        if os.fork() == 0:
+            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)
+            (folder / "daemon").write_text(f"{os.getpid()} ")
+            time.sleep(600)
+        os._exit(0)
+    os.waitpid(parent, 0)
     wait_for(lambda: os.getsid(copy) == copy)
-    (folder / "strays").write_text(f"{copy} {program.pid}")
+    daemon = wait_for(lambda: (folder / "daemon").exists() and (folder / "daemon").read_text())
+    (folder / "strays").write_text(f"{copy} {program.pid} {daemon}")
 
 
-def _stray_then_kill(folder: Path) -> None:
-    _stray(folder)
-    os.kill(os.getpid(), signal.SIGKILL)
+def _stray_then(end: Callable[[Path], Any]) -> Callable[[Path], None]:
+    def behave(folder: Path) -> None:
+        _stray(folder)
+        end(folder)
+
+    return behave
 
 
-def _stray_then_wait(folder: Path) -> None:
-    _stray(folder)
-    _wait(folder)
+def _outlive_the_other(folder: Path) -> None:
+    """End well, with a process of its own, once those of the other trial have ended."""
+    own = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    (other,) = [each for each in folder.parents[1].glob("*/*") if each != folder]
+    strays = wait_for(lambda: (other / "strays").exists() and (other / "strays").read_text())
+    wait_for(lambda: not any(Path(f"/proc/{pid}/status").exists() for pid in strays.split()))
+    assert own.poll() is None, "the process of a trial that runs was ended"
 
 
 def _finish_then_die(folder: Path) -> None:
@@ -225,8 +246,12 @@ BEHAVIOURS: dict[str, Callable[[Path], Any]] = {
     "wait": _wait,
     "leave_a_process": _leave_a_process,
     "stray": _stray,
-    "stray_then_kill": _stray_then_kill,
-    "stray_then_wait": _stray_then_wait,
+    "stray_then_wait": _stray_then(_wait),
+    "stray_then_kill": _stray_then(lambda folder: os.kill(os.getpid(), signal.SIGKILL)),
+    "stray_then_abort": _stray_then(lambda folder: os.abort()),
+    "stray_then_vanish": _stray_then(lambda folder: os._exit(0)),
+    "stray_then_raise": _stray_then(_raise),
+    "outlive_the_other": _outlive_the_other,
     "finish_then_die": _finish_then_die,
     "ignore_sigterm": _ignore_sigterm,
     "report_sigterm": _report_sigterm,

@@ -39,6 +39,12 @@ BAD_ENDS = {
 }
 
 
+STRAYS = (
+    *("stray", "stray_then_raise", "stray_then_wait"),
+    *("stray_then_kill", "stray_then_abort", "stray_then_vanish"),
+)
+
+
 def launch(folders: list[Path], place: Path, gpus: tuple[str, ...] = (), **options) -> Summary:
     """run_trials on a machine with locks of its own, with fake trials; shown in place/shown."""
     locks = place / "locks"
@@ -162,27 +168,35 @@ def _is_running(pid: int) -> bool:
 def strays(tmp_path_factory) -> Iterator[dict[str, list[int]]]:
     """Processes in sessions of their own, by the behaviour of the trial that started them."""
     place = tmp_path_factory.mktemp("strays")
-    names = ("stray", "stray_then_wait", "stray_then_kill")
-    folders = [make_trial(place, n, name, timeout_s=LIMIT_S) for n, name in enumerate(names)]
+    folders = [make_trial(place, n, name, timeout_s=LIMIT_S) for n, name in enumerate(STRAYS)]
     launch(folders, place)
     found = {
         name: [int(pid) for pid in (folder / "strays").read_text().split()]
-        for name, folder in zip(names, folders, strict=True)
+        for name, folder in zip(STRAYS, folders, strict=True)
     }
-    yield found | {"place": place, "folders": folders}
-    for pid in found["stray_then_kill"]:
+    running = {pid for pids in found.values() for pid in pids if _is_running(pid)}
+    yield found | {"place": place, "folders": folders, "running": running}
+    for pid in running:
         os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("name", ["stray", "stray_then_wait"])
+@pytest.mark.parametrize("name", STRAYS)
 def test_no_session_outlives_its_trial(strays, name) -> None:
-    """Neither where the trial ends by itself nor where it is ended at its time limit."""
-    wait_for(lambda: not any(_is_running(pid) for pid in strays[name]))
+    """However the trial ends: by itself, at its time limit, in a crash; daemons included."""
+    assert len(strays[name]) == 3
+    assert not strays["running"] & set(strays[name])
+
+
+def test_processes_of_a_trial_that_runs_are_left_alone(tmp_path) -> None:
+    """Beside it another trial crashes, and what that had started ends."""
+    names = ("outlive_the_other", "stray_then_kill")
+    folders = [make_trial(tmp_path, n, name, kind="one") for n, name in enumerate(names)]
+    summary = launch(folders, tmp_path, gpus=("GPU-a", "GPU-b"))
+    assert sorted(one.status for one in summary.outcomes) == ["failed", "ok"]
 
 
 def test_no_process_keeps_the_locks_of_an_ended_trial(strays) -> None:
-    """A trial that crashed leaves its strays, but neither the device nor its folder is locked."""
-    assert all(_is_running(pid) for pid in strays["stray_then_kill"])
+    """Neither the device nor its folder is locked."""
     claim = Machine((), strays["place"] / "locks").claim(((),))
     assert claim is not None
     claim.release()
