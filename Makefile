@@ -94,6 +94,7 @@ meters: $(VENV)/.dev ## compare the meters with other tools on known cases (SESS
 kernels: $(VENV)/.dev ## time the layers against other implementations
 	$(BIN)/python -m tests.studies.kernels
 	$(BIN)/python -m tests.studies.dense_kernels
+	$(BIN)/python -m tests.studies.sparse_kernels
 	$(BIN)/python -m tests.studies.routing_overhead
 
 energy: $(VENV)/.dev ## examine the energy counter of this GPU, for docs/explanation/energy.md

@@ -4,7 +4,7 @@
     experts/    mixtures of experts: a token runs few of many feed-forward layers
     branches/   one of several branches of different cost for each input
     skipping/   depth that depends on the input: exits, skipped blocks, blocks over few tokens
-    sparsity/   only the neurons that matter run
+    sparsity/   only the weights or neurons that matter are multiplied
     parts/      helpers that several methods share: gates, dispatch, exits, expert layers
     backbone/   dense model families, one file each
     trunk/      their building blocks: state, stems, blocks, heads, attention, costs

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from bench.check.candidate import Candidate
 from bench.check.tiny_tasks import TINY, Tiny, tiny_backbones
 from bench.types import Unsupported
@@ -43,8 +45,15 @@ def candidates(name: str, method: Any, only: Any = None) -> tuple[list[Candidate
 
 def _serves(candidate: Candidate, reasons: list[str]) -> bool:
     """Whether method and backbone take the task; a refusal's reason is added to `reasons`."""
+    hooks, spec = candidate.resolved.hooks, candidate.tiny.spec
+    torch.manual_seed(0)
     try:
-        candidate.make_untrained()
+        # An untrained dense model: what is refused does not depend on its weights, and a method
+        # that refuses a task would train the largest backbones for nothing.
+        if hooks.convert is None:
+            hooks.build(spec, candidate.backbone)
+        else:
+            hooks.convert(candidate.backbone.build(spec).eval(), [candidate.tiny.batch(4)])
     except Unsupported as refusal:
         reasons.append(str(refusal))
         return False

@@ -23,6 +23,8 @@ from bench.measure.blind import method_notes
 from bench.measure.comparison import add_dense_model
 from bench.measure.diagnostics.deployability import measure_deployability
 from bench.measure.diagnostics.routing import measure_routing
+from bench.measure.diagnostics.speculation import measure_speculation
+from bench.measure.diagnostics.training import measure_published_training
 from bench.measure.energy.inference import measure_energy, without_energy
 from bench.measure.findings import DEFAULT, Findings, Part
 from bench.measure.flops.cost import measure_cost
@@ -178,6 +180,16 @@ SCHEDULE = (
                 lambda run: diagnostic(
                     "deployability", measure_deployability(run.trained, run.inputs)
                 )
+            ),
+            Meter(
+                lambda run: measure_published_training(
+                    run.trained, run.findings.metrics, run.dense.per_sample[1]
+                ),
+                when=lambda run: run.trained.method.hooks.training_flops is not None,
+            ),
+            Meter(
+                lambda run: measure_speculation(run.subject, run.inputs, run.findings.metrics),
+                when=if_generating,
             ),
             # When records are compared, it separates a changed machine from changed code.
             Meter(lambda run: diagnostic("canary_s", measure_canary_s(run.subject.device))),

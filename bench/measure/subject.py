@@ -33,6 +33,7 @@ class Subject:
     is_dense: bool
     chosen: Sequence[Point] = ()  # of the method's points, those to measure; (): all
     forced: Forced | None = None  # what measure.force_share changed
+    train_batch_size: int | None = None  # of the recipe; None: not trained by a recipe
 
     def points(self) -> list[Point]:
         """The operating points, the default first; one empty point where there is no setting."""

@@ -39,6 +39,7 @@ class Hooks:
     points: Callable[[], list[Point]] | None = None  # the default point first
     set_point: Callable[..., None] | None = None  # (model, point)
     declared_flops: Callable[..., float] | None = None  # (model, observation) -> FLOPs
+    training_flops: Callable[..., float] | None = None  # (model, forward, dense) -> FLOPs
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ ARGUMENTS = {
     "points": "",
     "set_point": "model, point",
     "declared_flops": "model, observation",
+    "training_flops": "model, forward, dense",
     "wrap": "model, spec",
 }
 SIMILAR = 0.8  # of difflib's ratio: `calibrte` and `batch_invarient`, not `capacity`
@@ -138,7 +140,7 @@ def _hook(method: Any, name: str, below: ResolvedMethod | None) -> Any:
     # What these two return ends up in the record, which holds Python's numbers and text only.
     if name == "points":
         return lambda: checked_points(found(), f"{owner}()")
-    if name == "declared_flops":
+    if name in ("declared_flops", "training_flops"):
         return lambda *arguments: as_number(f"{owner}()", found(*arguments), Range(0))
     return found
 

@@ -83,6 +83,7 @@ def prepare(trial: Trial, report_progress: OnPhase) -> tuple[Subject, dict[str, 
         make_baseline=make_baseline,
         is_dense=trial.is_dense,
         forced=forced,
+        train_batch_size=resolve_recipe(task.recipe, trial.config.train).batch_size,
     )
     return subject, metrics
 

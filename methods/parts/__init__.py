@@ -21,6 +21,8 @@
     image_sizes     a trunk on smaller images
     narrow_trunk    the narrow networks inside a trunk, made of sliced_layers
     mixed_layers    weights mixed anew for every sample
+    sparse/         sparse weights and activations: masks, packed matrices, thresholds, products
+    speculation     a trunk that drafts with its first blocks
 
 What one method alone needs stays in that method's file until a second one needs it, or until the
 file has a second job: slim_model and width_costs of slimmable; cascade_model, policy_model and

@@ -178,9 +178,7 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, ...]:
         """Queries of `x`, keys and values of `context`, each [B, heads, T or S, d]."""
         if context is not x:
-            # The rows of the fused matrix that belong to queries: a view, nothing is copied.
-            weight, bias = self.qkv.weight, self.qkv.bias
-            query = F.linear(x, weight[: self.dim], None if bias is None else bias[: self.dim])
+            query = _outputs(self.qkv, x, 0, self.dim)
             query = query if selection is None else selection.pad(query)
             return *self._split_heads(query, 1), *self._project_context(context)
         joint = self.qkv(x)
@@ -195,8 +193,7 @@ class Attention(nn.Module):
         return *self._split_heads(query, 1), *self._split_heads(rest, 2)
 
     def _project_context(self, context: Tensor) -> tuple[Tensor, ...]:
-        weight, bias = self.qkv.weight, self.qkv.bias
-        rest = F.linear(context, weight[self.dim :], None if bias is None else bias[self.dim :])
+        rest = _outputs(self.qkv, context, self.dim, self.dim + 2 * self.kv_dim)
         return self._split_heads(rest, 2)
 
     def _split_heads(self, joint: Tensor, num_parts: int) -> tuple[Tensor, ...]:
@@ -204,3 +201,13 @@ class Attention(nn.Module):
         head_dim = self.dim // self.num_heads
         split = joint.view(*joint.shape[:2], num_parts, -1, head_dim)
         return split.permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def _outputs(layer: nn.Module, x: Tensor, begin: int, end: int) -> Tensor:
+    """Outputs `begin` to `end` of a linear layer; a method's layer may compute them its own way."""
+    if type(layer) is not nn.Linear and hasattr(layer, "rows"):
+        found: Tensor = layer.rows(x, begin, end)
+        return found
+    # Rows of the fused matrix: a view, nothing is copied.
+    bias = None if layer.bias is None else layer.bias[begin:end]
+    return F.linear(x, layer.weight[begin:end], bias)  # type: ignore[index, arg-type]

@@ -40,6 +40,19 @@ class Cache:
         found.length = self.length
         return found
 
+    def rewind(self, length: int) -> None:
+        """Forget every token from place `length` on, in all layers.
+
+        Raises ValueError where samples or layers have stored different tokens.
+        """
+        for layer in self._layers.values():
+            if layer.lengths is not None or layer.length < length:
+                raise ValueError(f"a layer has not stored the first {length} tokens of all samples")
+            layer.length = length
+        for step in self._steps.values():
+            step.rewind(length)
+        self.length = length
+
 
 @dataclass
 class Layer:

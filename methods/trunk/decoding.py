@@ -19,6 +19,11 @@ def greedy(
     that is not causal and for padded prompts, ValueError for more tokens than positions. All are
     raised by this call, not by the first `next`.
     """
+    return _decode(model, prompt.inputs, num_tokens, make_cache(spec, prompt, num_tokens))
+
+
+def make_cache(spec: TaskSpec, prompt: Batch, num_tokens: int) -> Cache:
+    """A cache for a prompt and its continuation; raises as `greedy` does."""
     if not spec.causal:
         raise Unsupported("only a language model continues its input")
     if prompt.mask is not None:
@@ -30,7 +35,7 @@ def greedy(
             f"{spec.input_shape[0]} positions, the last token needs none"
         )
     # The last token is returned and never read again: no position, no place in the cache.
-    return _decode(model, prompt.inputs, num_tokens, Cache(num_samples, length + num_tokens - 1))
+    return Cache(num_samples, length + num_tokens - 1)
 
 
 def _decode(

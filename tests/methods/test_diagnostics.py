@@ -15,7 +15,7 @@ from bench.records.record import Metric
 from bench.types import Batch, Extras
 from methods.controls.dense import Dense
 
-DECIDE_NOTHING = {"dense", "shrunk_dense", "soft_moe", "downsample"}
+DECIDE_NOTHING = {"dense", "shrunk_dense", "soft_moe", "downsample", "rigl", "layer_skip"}
 
 
 class _Data:

@@ -13,7 +13,15 @@ import conf
 from bench.check import CONTRACTS, Contract, candidates
 from bench.check.attempt import attempt
 
-DECIDE_NOTHING = {"dense", "shrunk_dense", "soft_moe", "downsample", "condconv"}
+DECIDE_NOTHING = {
+    "dense",
+    "shrunk_dense",
+    "soft_moe",
+    "downsample",
+    "condconv",
+    "rigl",
+    "layer_skip",
+}
 ALWAYS_APPLY = {
     *("finite", "skipping_is_masking", "never_empty", "alone_is_batched", "no_memory"),
     *("same_seed", "round_trip", "bf16"),

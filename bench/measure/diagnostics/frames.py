@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from statistics import mean
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ class Frame:
     probability: Tensor
     has_units: bool
     real: Tensor
+    union: float | None = None  # share of the units that run for any element of a batch, mean
 
     @property
     def executed(self) -> Tensor:
@@ -49,11 +51,14 @@ class _Parts:
     run: list[Tensor] = field(default_factory=list)
     probability: list[Tensor] = field(default_factory=list)
     real: list[Tensor] = field(default_factory=list)
+    union: list[float] = field(default_factory=list)
 
     def add(self, run: Tensor, probability: Tensor, real: Tensor) -> None:
         """One batch; padding is no element."""
         fits = real.view(*real.shape, *[1] * (run.dim() - real.dim()))
         self.run.append(run & fits)
+        if self.has_units:
+            self.union.append(float((run & fits).flatten(0, -2).any(0).double().mean()))
         self.probability.append(probability.masked_fill(~fits, torch.nan))
         self.real.append(real)
 
@@ -127,4 +132,5 @@ def _joined(name: str, parts: _Parts) -> Frame | None:
     if len({run.shape[1:] for run in parts.run}) != 1:
         return None
     run, real = torch.cat(parts.run), torch.cat(parts.real)
-    return Frame(name, run, torch.cat(parts.probability), parts.has_units, real)
+    union = mean(parts.union) if parts.union else None
+    return Frame(name, run, torch.cat(parts.probability), parts.has_units, real, union)

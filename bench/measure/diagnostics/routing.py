@@ -3,6 +3,9 @@
     num_gates, num_samples          gates, and samples that were issued (each equally often)
     gates[]                         one entry per gate or branched layer:
       name, executed_share          share of elements (of element x group pairs) that run
+      union_share                   share of a gate's units that run for any element of the largest
+                                    batch, mean over batches: what a product of the whole batch
+                                    would still need; null without units
       load, imbalance, dead         per group: share of what runs; largest / mean; unused groups
       entropy                       mean of the probabilities' entropy, 1 = undecided
       margin                        mean gap from the surest that does not run to the least sure
@@ -78,6 +81,7 @@ def describe(frame: Frame) -> Entry:
     return {
         "name": frame.name,
         "executed_share": float(frame.executed.double().mean()),
+        "union_share": frame.union,
         "load": load,
         "imbalance": max(load) * len(load) if load else None,
         "dead": [k for k, share in enumerate(load) if share == 0] if load else None,
