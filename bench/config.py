@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_args
 
 from bench.plugins.settings import construct
+from bench.routing import OWN, ROUTINGS
 from bench.values import OneOf, Range, check_fields
 
 Precision = Literal["32", "bf16", "16"]  # of products, in training and inference
@@ -54,6 +55,11 @@ class MeasureConfig:
     robustness: bool = False  # also corrupted and unanswerable inputs
     # Every gate runs this share of what it decides about, at random; null: as it decides.
     force_share: Annotated[float | None, Range(gt=0, le=1)] = None
+    # Which experts a token gets, not how many: an untrained router's choice falsifies times.
+    routing: Annotated[str, OneOf(*ROUTINGS)] = OWN
+    routing_from: str | None = None  # of routing=recorded: a trial's folder or record.json
+    # FLOPs and speed-ups alone: no memory, latency, energy, compiling or diagnostics of routing.
+    ratios_only: bool = False
     # Parameters and FLOPs of untrained weights alone; nothing is scored, timed or stored.
     counts_only: bool = False
     meta: bool = False  # of counts_only: shapes without memory, for what does not fit
@@ -62,10 +68,19 @@ class MeasureConfig:
         if not self.batch_sizes:
             raise ValueError("batch_sizes is empty: give at least one, such as [1]")
         check_fields(self)
-        if self.force_share is not None and self.workload == "generate":
+        stated = "force_share" if self.force_share is not None else "routing"
+        if self.workload == "generate" and (stated == "force_share" or self.routing != OWN):
             raise ValueError(
-                "force_share needs workload=forward: with a cache, decisions about earlier tokens "
+                f"{stated} needs workload=forward: with a cache, decisions about earlier tokens "
                 "must be those of one pass over all of them"
+            )
+        if (self.routing == "recorded") != (self.routing_from is not None):
+            raise ValueError(
+                "routing=recorded and routing_from=PATH go together: the path of a trial's folder"
+            )
+        if self.ratios_only and (self.robustness or self.workload == "generate"):
+            raise ValueError(
+                "ratios_only=true leaves out what robustness=true and workload=generate measure"
             )
         if self.meta and not self.counts_only:
             raise ValueError("meta=true: without memory there is only counting: counts_only=true")
@@ -101,6 +116,20 @@ class WandbConfig:
 
 
 @dataclass
+class MapConfig:
+    """How a sweep over model widths, tokens and batch sizes is run; null: all of it.
+
+    Within a budget every second width and number of tokens comes first, then the sizes between
+    those where a method is faster than dense and those where it is slower.
+    """
+
+    minutes: Annotated[float | None, Range(gt=0)] = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass
 class Config:
     """One trial, fully resolved."""
 
@@ -115,6 +144,7 @@ class Config:
     measure: MeasureConfig = field(default_factory=MeasureConfig)
     gpu: GpuConfig = field(default_factory=GpuConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
+    map: MapConfig = field(default_factory=MapConfig)
     results: str = "results"
     timeout_s: Annotated[float, Range(gt=0)] = 3600.0  # per trial
     retry: Annotated[str, OneOf("", "invalid", "failed")] = ""

@@ -9,10 +9,11 @@ and stops nothing.
 from __future__ import annotations
 
 import sys
+import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,11 +22,12 @@ from bench.plan.matrix import Plan, make_plan
 from bench.plan.planned import PlannedTrial
 from bench.plan.staleness import MOVE_IT, Foreign, State, find_states, write_trials
 from bench.records import environment
-from bench.records.record import LOG_NAME, RECORD_NAME
+from bench.records.record import LOG_NAME, RECORD_NAME, BadRecord
 from bench.records.redaction import printable, printable_lines, redact
 
 if TYPE_CHECKING:
     from bench.launch.outcome import Summary
+    from bench.records.reading import Found
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 MAX_LOGS = 3  # paths of failed trials' logs below the report
@@ -59,7 +61,7 @@ def run(overrides: Sequence[str], *, plan_only: bool) -> int:
     running = [t for t, state in zip(plan.trials, states, strict=True) if state.runs]
     for line in (*_explanations(plan.trials, states), *_notes(plan.trials)):
         print(line, flush=True)
-    summary = _launch(running) if running else None
+    summary = _launch(running, _batches(plan, running)) if running else None
     if summary is not None and summary.interrupted:
         return INTERRUPTED  # without a report: it would show half of a matrix
     report(plan)
@@ -154,11 +156,60 @@ def _reject_foreign_files(states: Sequence[State]) -> None:
         raise Foreign("\n".join([*found[:MAX_LINES], *more]))
 
 
-def _launch(trials: Sequence[PlannedTrial]) -> Summary:
-    """Run `trials` on this machine, each record mirrored as soon as nothing is being measured."""
+def _batches(plan: Plan, running: Sequence[PlannedTrial]) -> Iterator[Sequence[PlannedTrial]]:
+    """What of `running` is run together; with map.minutes less than all of it."""
+    budgets = [t.config["map"]["minutes"] for t in plan.trials if t.config["map"]["minutes"]]
+    return _coarse_to_fine(plan, running, min(budgets)) if budgets else iter([running])
+
+
+def _coarse_to_fine(
+    plan: Plan, running: Sequence[PlannedTrial], minutes: float
+) -> Iterator[Sequence[PlannedTrial]]:
+    """A map's trials within a time: every second size, then those around the contour.
+
+    What a step found decides about the next: the caller has run what it got before it asks again.
+    """
+    # Imported here, as the report is: most runs have no map.
+    from bench.report.maps.waves import coarse_trials, refining_trials
+
+    to_run = {trial.folder for trial in running}
+    end_s, longest_s = time.monotonic() + 60 * minutes, 0.0
+    print(f"map.minutes={minutes:g}: every second size, then where speed-ups cross 1", flush=True)
+    steps = (coarse_trials, lambda trials: refining_trials(trials, _records(trials)))
+    for step in steps:
+        for size in step(plan.trials):
+            batch = [trial for trial in size if trial.folder in to_run]
+            started_s = time.monotonic()
+            # The next size is rarely shorter than those before it.
+            if batch and started_s + longest_s > end_s:
+                print(f"map.minutes={minutes:g}: time is up; run again to continue", flush=True)
+                return
+            if batch:
+                yield batch
+            longest_s = max(longest_s, time.monotonic() - started_s)
+
+
+def _records(trials: Sequence[PlannedTrial]) -> list[Found]:
+    """The records of those trials that have one."""
+    from bench.records.reading import read_one
+
+    found = []
+    for trial in trials:
+        # A damaged one is named by the report, at the end.
+        with suppress(BadRecord):
+            found.append(read_one(trial.folder / RECORD_NAME))
+    return found
+
+
+def _launch(trials: Sequence[PlannedTrial], batches: Iterator[Sequence[PlannedTrial]]) -> Summary:
+    """Run `batches` of `trials` on this machine, one after the other.
+
+    Each record is mirrored as soon as nothing is being measured.
+    """
     # Imported here: a plan, and a run in which everything is done, start faster without them.
     from bench.launch.devices import Machine
     from bench.launch.local import run_trials
+    from bench.launch.outcome import Summary
     from bench.meters.time.replicas import servers_of_a_run
     from bench.publish.mirror import Mirror, PublishWarning
 
@@ -166,13 +217,12 @@ def _launch(trials: Sequence[PlannedTrial]) -> Summary:
         machine = Machine.detect()
     except OSError as error:
         raise Unwritable(f"cannot lock a device: {error}; its owner must remove it") from error
-    with _as_unwritable():
-        folders = write_trials(trials)
     # wandb.mode and wandb.project are settings like any other and may be swept.
     targets = {
-        folder.resolve(): (trial.config["wandb"]["mode"], trial.config["wandb"]["project"])
-        for folder, trial in zip(folders, trials, strict=True)
+        trial.folder.resolve(): (trial.config["wandb"]["mode"], trial.config["wandb"]["project"])
+        for trial in trials
     }
+    summary = Summary()
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         # Printed at the end instead, where the progress display does not overwrite them.
@@ -186,7 +236,14 @@ def _launch(trials: Sequence[PlannedTrial]) -> Summary:
         if processes >= MIN_PROCESSES:
             # They import torch while the first trial trains, and serve every trial of this run.
             stack.enter_context(servers_of_a_run(processes))
-        summary = run_trials(folders, machine=machine, after_record=mirror)
+        for batch in batches:
+            with _as_unwritable():
+                folders = write_trials(batch)
+            part = run_trials(folders, machine=machine, after_record=mirror)
+            summary.outcomes += part.outcomes
+            summary.num_left += part.num_left
+            if part.interrupted:
+                break
     for problem in (problem for each in mirrors.values() for problem in each.problems):
         print(printable(f"not mirrored: {problem}"), file=sys.stderr)
     return summary

@@ -49,6 +49,18 @@ def test_unknown_keys_are_refused() -> None:
             {"measure": {"force_share": 0.5, "workload": "generate"}},
             "measure.force_share needs workload=forward: with a cache",
         ),
+        ({"measure": {"routing": "even"}}, "measure.routing='even': choose one of 'own'"),
+        ({"measure": {"routing": "recorded"}}, "measure.routing=recorded and routing_from=PATH go"),
+        ({"measure": {"routing_from": "x"}}, "measure.routing=recorded and routing_from=PATH go"),
+        (
+            {"measure": {"routing": "hot", "workload": "generate"}},
+            "measure.routing needs workload=forward: with a cache",
+        ),
+        (
+            {"measure": {"ratios_only": True, "robustness": True}},
+            "measure.ratios_only=true leaves out what robustness=true",
+        ),
+        ({"map": {"minutes": 0}}, "map.minutes=0.0: must be above 0"),
         ({"gpu": {"kind": "tpu"}}, "gpu.kind='tpu': choose one of 'cpu', 'one', 'ddp'"),
         ({"gpu": {"precision": "8"}}, "gpu.precision='8': choose one of '32', 'bf16', '16'"),
         ({"gpu": {"threads": 0}}, "gpu.threads=0: must be at least 1"),

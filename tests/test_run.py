@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from bench import cli
+from bench import run as run_module
 from bench.launch import devices
 from bench.launch import local as launch
 from bench.launch.outcome import Outcome, Summary
-from bench.records.record import RECORD_NAME, TRIAL_NAME, Record, write_record
+from bench.records.record import RECORD_NAME, TRIAL_NAME, Labels, Record, write_record
 
 if TYPE_CHECKING:
     from conftest import House
@@ -297,3 +299,52 @@ def test_records_are_mirrored_as_configured(
     assert cli.main(["run", "method=dense", *ours]) == 0
     assert "not mirrored: b is full\n" in capsys.readouterr().err
     assert sent == [("offline", "a", "dense")] * 2 + [("online", "b", "dense")]
+
+
+def map_trials() -> list[Any]:
+    """Planned trials of one method at three widths, as far as a map's budget reads them."""
+    labels = Labels(
+        experiment="map", hardware="h", task="shapes", backbone="b", method="moe", seed=0
+    )
+    task = {"kind": "tokens", "shape": [16]}
+    return [
+        SimpleNamespace(
+            folder=Path(f"nowhere/{width}"),
+            labels=labels,
+            config={"map": {"minutes": 1.0}, "task": task, "backbone": {"dim": width}},
+        )
+        for width in (96, 192, 384)
+    ]
+
+
+@pytest.mark.parametrize(("step_s", "expected"), [(10.0, [96, 384]), (40.0, [96])])
+def test_a_map_ends_before_its_time_is_up(
+    step_s: float, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 60 s: sizes of 10 s are both run; after one of 40 s another would end at 80 s.
+
+    The middle width waits for records on both sides of 1, and there are none.
+    """
+    clock = [0.0]
+    monkeypatch.setattr(run_module.time, "monotonic", lambda: clock[0])
+    trials = map_trials()
+    ran = []
+    for batch in run_module._batches(SimpleNamespace(trials=trials), trials):
+        ran += [trial.config["backbone"]["dim"] for trial in batch]
+        clock[0] += step_s
+    assert ran == expected
+
+
+def test_only_what_is_missing_counts_against_the_time() -> None:
+    """What is done is not run again, and sizes without a trial to run take none."""
+    trials = map_trials()
+    batches = run_module._batches(SimpleNamespace(trials=trials), trials[2:])
+    assert [[t.config["backbone"]["dim"] for t in batch] for batch in batches] == [[384]]
+
+
+def test_without_a_budget_all_trials_are_one_batch() -> None:
+    """A map without one runs every size."""
+    trials = map_trials()
+    for trial in trials:
+        trial.config["map"] = {"minutes": None}
+    assert list(run_module._batches(SimpleNamespace(trials=trials), trials)) == [trials]

@@ -61,7 +61,7 @@ class Run:
         )
         self.judged = Judged()  # at the default point, which is evaluated first
         # Starts its child at once: it measures while this process evaluates quality.
-        self.resident = Resident(self.subject, self.inputs)
+        self.resident = None if config.ratios_only else Resident(self.subject, self.inputs)
         self.findings = Findings(
             points=[PointResult(settings=dict(point), metrics={}) for point in self.points]
         )

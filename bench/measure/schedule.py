@@ -75,29 +75,43 @@ def diagnostic(name: str, entry: Any) -> Part:
 
 ONCE, EACH_POINT = False, True
 
-# `run.subject` is the model as the workload calls it, `run.trained` as its task does.
+# Stages and rows that both tables share. `run.subject` is the model as the workload calls it,
+# `run.trained` as its task does.
+QUALITY = Stage(
+    EACH_POINT,
+    [
+        Meter(
+            lambda run: measure_quality(run.trained, run.point, run.judged, run.compare),
+            "evaluate",
+        )
+    ],
+)
+# The crosscheck gives facts that the numbers of every point are held against.
+FACTS = (
+    Meter(lambda run: Part(notes=method_notes(run.trained.method.flags))),
+    Meter(lambda run: Part(notes=[run.trained.forced.note] if run.trained.forced else [])),
+    Meter(lambda run: measure_crosscheck(run.subject, run.inputs)),
+)
+COST = Meter(lambda run: measure_cost(run.subject, run.inputs, run.dense), "flops")
+SPEED = Meter(
+    lambda run: measure_speed(run.subject, run.baseline, run.inputs, run.metrics, run.replicas),
+    "time",
+    when=if_timed,
+    otherwise=lambda run: without_speed(run.subject),
+)
+
 SCHEDULE = (
     # Quality first: the resident child computes beside it, and nothing here is timed.
-    Stage(
-        EACH_POINT,
-        [
-            Meter(
-                lambda run: measure_quality(run.trained, run.point, run.judged, run.compare),
-                "evaluate",
-            )
-        ],
-    ),
+    QUALITY,
     # Memory while the method's model is alone in this process.
     Stage(
         ONCE,
         [
             Meter(lambda run: measure_footprint(run.subject, run.inputs), "memory"),
-            Meter(lambda run: Part(notes=method_notes(run.trained.method.flags))),
-            Meter(lambda run: Part(notes=[run.trained.forced.note] if run.trained.forced else [])),
-            Meter(lambda run: measure_crosscheck(run.subject, run.inputs)),
+            *FACTS,
             Meter(lambda run: measure_judged(run.trained, run.judged)),
             # The child would share the cores with what is timed, so the trial waits here.
-            Meter(lambda run: run.resident.wait()),
+            Meter(lambda run: run.resident.wait() if run.resident else Part()),
         ],
     ),
     # From here on the dense model is in this process. FLOPs and time of one point together: a
@@ -105,7 +119,7 @@ SCHEDULE = (
     Stage(
         EACH_POINT,
         [
-            Meter(lambda run: measure_cost(run.subject, run.inputs, run.dense), "flops"),
+            COST,
             Meter(
                 lambda run: measure_distribution(
                     run.subject,
@@ -120,14 +134,7 @@ SCHEDULE = (
             ),
             # Passes with forced gates: the default point is enough to see whether gates skip.
             Meter(lambda run: measure_saving(run.subject, run.inputs, run.dense), when=at_default),
-            Meter(
-                lambda run: measure_speed(
-                    run.subject, run.baseline, run.inputs, run.metrics, run.replicas
-                ),
-                "time",
-                when=if_timed,
-                otherwise=lambda run: without_speed(run.subject),
-            ),
+            SPEED,
             Meter(lambda run: measure_latency(run.subject, run.inputs), when=if_timed),
             Meter(lambda run: measure_time_shares(run.subject, run.inputs), when=if_timed),
         ],
@@ -197,6 +204,14 @@ SCHEDULE = (
     ),
 )
 
+# With measure.ratios_only: a map has hundreds of trials, and each needs two numbers.
+RATIOS_ONLY = (
+    QUALITY,
+    Stage(ONCE, FACTS),
+    Stage(EACH_POINT, [COST, SPEED], first=add_dense_model, then=withhold_implausible),
+    Stage(ONCE, [], then=conclude),
+)
+
 
 def measure(subject: Subject, on_phase: OnPhase, training: Metrics | None = None) -> Findings:
     """Run every meter on `subject`; `on_phase(phase, share)` gets the progress.
@@ -205,7 +220,7 @@ def measure(subject: Subject, on_phase: OnPhase, training: Metrics | None = None
     """
     with _replicas(subject.config.processes) as replicas:
         run = Run(subject, on_phase, training or {}, replicas)
-        for stage in SCHEDULE:
+        for stage in RATIOS_ONLY if subject.config.ratios_only else SCHEDULE:
             stage.run(run)
     return run.findings
 

@@ -1,7 +1,7 @@
-"""Gates at a stated share in every meter: `measure.force_share`.
+"""Gates at a stated share and routing in every meter: `measure.force_share`, `measure.routing`.
 
 The model gets hooks that name the inputs of a batch by their content and let
-`bench.routing.ShareOfGates` decide. Hooks travel with a model into the processes that time it and
+`bench.routing.StatedGates` decide. Hooks travel with a model into the processes that time it and
 measure its memory, and hold no weights.
 """
 
@@ -9,43 +9,69 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from bench import routing
+from bench.config import MeasureConfig
+from bench.records.loads import recorded_loads
+from bench.routing import StatedExperts
 from bench.types import Batch
 
 NUM_READ = 256  # entries of an input that separate it from others
 
 
 class Forced(NamedTuple):
-    """What a stated share changed."""
+    """What a stated share or routing changed."""
 
     note: str
-    any: bool  # whether at least one gate runs the share
+    any: bool  # whether at least one gate is told what runs
 
 
-def force_share(model: nn.Module, share: float, inputs: Batch) -> Forced:
-    """Let every gate of `model` run `share` of its elements from now on.
+def force_share(
+    model: nn.Module, share: float | None, inputs: Batch, experts: StatedExperts | None = None
+) -> Forced:
+    """Let every gate of `model` run `share` of its elements from now on, and route to `experts`.
 
     `inputs`: those that will be measured. Of them a gate that decides about samples runs the share;
-    others take the decisions of the most similar one.
+    others take the decisions of the most similar one. A model of whose gates none is concerned
+    stays as it is. Raises ValueError for a gate whose load was not recorded.
     """
-    edges = _edges(inputs)
-    hooks = Hooks(routing.ShareOfGates(share, len(inputs)), edges)
+    shares = None if share is None else routing.ShareOfGates(share, len(inputs))
+    hooks = Hooks(routing.StatedGates(shares, experts), _edges(inputs))
     # First of all: a control that shuffles decisions sees that they are forced already.
-    model.register_forward_pre_hook(hooks.begin, prepend=True)
-    model.register_forward_hook(hooks.end, always_call=True)
+    begin = model.register_forward_pre_hook(hooks.begin, prepend=True)
+    end = model.register_forward_hook(hooks.end, always_call=True)
     model.eval()
     with torch.inference_mode(), routing.observe() as seen:
         model(inputs.select(torch.zeros(1, dtype=torch.int64, device=inputs.inputs.device)))
-    return _describe(share, {each.name: routing.takes_share(each) for each in seen.decisions})
+    found = [
+        *([_share_of(share, seen)] if share is not None else []),
+        *([_routing_of(experts, seen)] if experts is not None else []),
+    ]
+    forced = Forced("; ".join(each.note for each in found), any(each.any for each in found))
+    if not forced.any:  # hooks that change nothing would still take time
+        begin.remove()
+        end.remove()
+    return forced
 
 
-def _describe(share: float, takes: dict[str, bool]) -> Forced:
-    """`takes`: by gate, whether a share is defined for it."""
+def stated_experts(config: MeasureConfig, num_inputs: int) -> StatedExperts | None:
+    """The experts that `measure.routing` states for so many inputs; None for the router's own.
+
+    Raises ValueError as `recorded_loads` does.
+    """
+    if config.routing == routing.OWN:
+        return None
+    loads = recorded_loads(config.routing_from) if config.routing_from else {}
+    return StatedExperts(cast("routing.Routing", config.routing), num_inputs, loads)
+
+
+def _share_of(share: float, seen: routing.Observation) -> Forced:
+    """Which gates the share is defined for."""
+    takes = {each.name: routing.takes_share(each) for each in seen.decisions}
     setting = f"measure.force_share={share:g}"
     if not any(takes.values()):
         reason = "the settings of the method fix how much runs, no gate decides it"
@@ -55,16 +81,24 @@ def _describe(share: float, takes: dict[str, bool]) -> Forced:
     return Forced(f"{setting}: its gates run that share, drawn at random{rest}", True)
 
 
+def _routing_of(experts: StatedExperts, seen: routing.Observation) -> Forced:
+    """Whether any gate routes to experts."""
+    setting = f"measure.routing={experts.routing}"
+    if not any(map(routing.routes, seen.decisions)):
+        return Forced(f"{setting} changes nothing: no gate routes to experts", False)
+    return Forced(f"{setting}: as many experts as the gates choose, but stated ones", True)
+
+
 @dataclass
 class Hooks:
     """Hooks around a model's forward pass."""
 
-    gates: routing.ShareOfGates
+    gates: routing.StatedGates
     edges: Tensor  # [num_inputs - 1], between the fingerprints of the inputs
     _open: list[AbstractContextManager[None]] = field(default_factory=list)
 
     def begin(self, model: nn.Module, args: tuple[Any, ...]) -> None:
-        """Before a forward pass: from here on gates run their share."""
+        """Before a forward pass: from here on gates run what is stated."""
         fingerprints = _fingerprints(args[0].inputs)
         numbers = torch.searchsorted(self.edges.to(fingerprints.device), fingerprints)
         context = routing.at_share(self.gates, numbers)

@@ -14,7 +14,7 @@ from bench.measure.findings import Findings
 from bench.measure.flops.cost import count_inference, doubt_of
 from bench.measure.inputs import choose_inputs, draw_samples
 from bench.measure.metrics import metric, missing_metric
-from bench.measure.stated_share import force_share
+from bench.measure.stated_share import force_share, stated_experts
 from bench.measure.subject import Metrics
 from bench.meters.memory.parameters import count_resident_params
 from bench.plugins.hooks import ResolvedMethod
@@ -42,16 +42,18 @@ def measure_static(
 ) -> Findings:
     """Count `model`; findings without quality, time, memory or energy.
 
-    With measure.force_share the gates run that share, at the default point alone.
+    With measure.force_share or measure.routing the gates do what is stated, at the default point
+    alone.
     """
     # First: what a pass leaves in plain attributes, such as mixed weights, looks like parameters.
     params = metric(PARAMS, count_resident_params(model))
     inputs = choose_inputs(task, config.num_inputs, [1], device, blind=True)
     findings = Findings(notes=[UNTRAINED, *([META] if config.meta else [])])
     points: list[Point] = method.hooks.points() if method.hooks.points else [{}]
-    if config.force_share is not None:
+    experts = stated_experts(config, config.num_inputs)
+    if config.force_share is not None or experts is not None:
         drawn = draw_samples(task, config.num_inputs).to(device)
-        forced = force_share(model, config.force_share, drawn)
+        forced = force_share(model, config.force_share, drawn, experts)
         findings.notes.append(forced.note)
         points = points[:1] if forced.any else points
     for point in points:

@@ -26,7 +26,7 @@ COMMAND_LINE = "command line"
 MAX_CHARACTERS, MAX_BRACKETS = 20_000, 200  # of one override
 MAX_VALUES = 10_000  # of one setting: a range would be written out until memory is full
 # Groups whose values are names of files or plugins, and cost a composition each.
-CHOICE_GROUPS = ("experiment", *GROUPS, "gpu", "measure", "workload")
+CHOICE_GROUPS = ("experiment", *GROUPS, "gpu", "measure", "workload", "routing")
 Choices = Callable[[str], list[str]]  # the choices of a group
 
 

@@ -16,6 +16,7 @@ from bench.plan import identity
 from bench.plugins import BrokenPlugin, Plugin, choices, construct, defaults
 from bench.plugins.hooks import resolve
 from bench.records import environment, layout
+from bench.records.loads import recorded_loads
 from bench.records.record import Device, Labels
 from bench.types import Unsupported
 
@@ -152,6 +153,7 @@ class TrialMaker:
             "versions": self._versions(involved),
             "hardware": hardware,
             "data": self._data(plugins["task"], config["task"]),
+            **self._loads(config["measure"].get("routing_from")),
         }
 
     def _checkpoint(self, whole: dict[str, Any]) -> str:
@@ -189,6 +191,12 @@ class TrialMaker:
         name = settings.get(identity.CONTROLLED)
         known = self._once("methods", lambda: choices("method")) if isinstance(name, str) else {}
         return {identity.CONTROLLED: known[name]} if name in known else {}
+
+    def _loads(self, path: str | None) -> dict[str, str]:
+        """What a recorded routing was read as: another record at the same path is another trial."""
+        if path is None:
+            return {}
+        return {"loads": self._once(("loads", path), lambda: identity.key_of(recorded_loads(path)))}
 
     def _check(self, plugin: Plugin, settings: Config) -> None:
         """Make the plugin once: a setting is refused before anything runs, not hours later."""

@@ -1,9 +1,11 @@
 """The report of one or more result trees: read, tabulate, write, and a text for the terminal.
 
     table.md  table.tex  table.csv  report.html  speedup.png  quality_cost.png  robustness.png
+    map.png  map.csv
     paper.md  paper.tex  paper.csv
 
-The figures are written where there is something to draw, the last line for a paper experiment.
+The figures are written where there is something to draw, the map where methods were timed at
+several sizes, the last line for a paper experiment.
 """
 
 from __future__ import annotations
@@ -14,6 +16,9 @@ from pathlib import Path
 
 from bench.records.reading import paused_garbage_collection, read
 from bench.records.replacing import replace_files
+from bench.report.maps.cells import Map, maps_of
+from bench.report.maps.render import csv as map_csv
+from bench.report.maps.render import terminal as map_text
 from bench.report.paper.lines import lines_of, paper_of
 from bench.report.paper.render import paper_files
 from bench.report.paper.render import terminal as paper_text
@@ -24,6 +29,7 @@ from bench.report.render.text import markdown, plain, terminal
 from bench.report.tables.rows import tables
 from bench.report.tables.table import Table
 
+MAP_CSV = "map.csv"
 FOLDER = "report"  # within the first folder reported on
 
 
@@ -48,7 +54,8 @@ def build(dirs: Sequence[Path], out: Path | None = None) -> Report:
         reading = read(dirs)
         all_tables = tables(reading.found)
     problems = reading.problems + [line for table in all_tables for line in table.left_out]
-    images = _images(all_tables)
+    maps = maps_of(reading.found)
+    images = _images(all_tables, maps)
     title = "condbench: " + ", ".join(sorted({f.record.labels.experiment for f in reading.found}))
     papers = lines_of(reading.found)
     contents: dict[str, str | bytes] = {
@@ -56,20 +63,26 @@ def build(dirs: Sequence[Path], out: Path | None = None) -> Report:
         "table.tex": latex(all_tables),
         "table.csv": csv(all_tables),
         **images,
-        "report.html": page(title, all_tables, images, problems),
+        "report.html": page(title, all_tables, images, problems, maps),
+        **({MAP_CSV: map_csv(maps)} if maps else {}),
         **paper_files(papers),
     }
     folder = out or dirs[0] / FOLDER
     # Records of a paper alone: their one table, not one for each of its models.
     only_papers = papers and all(map(paper_of, reading.found))
     text = paper_text(papers) if only_papers else terminal(all_tables)
+    # A table for each size would hide what the sizes together say.
+    text = map_text(maps) if maps else text
     return Report(all_tables, _write(folder, contents), text, problems)
 
 
-def _images(tables: Sequence[Table]) -> dict[str, bytes]:
-    from bench.report.figures import figures  # matplotlib takes half a second to import
+def _images(tables: Sequence[Table], maps: Sequence[Map]) -> dict[str, bytes]:
+    # matplotlib takes half a second to import
+    from bench.report.figures import figures
+    from bench.report.figures.maps import map_figure
 
     drawn = {
+        "map.png": map_figure(maps),
         "speedup.png": figures.speedup_figure(tables),
         "quality_cost.png": figures.quality_figure(tables),
         "robustness.png": figures.robustness_figure(tables),
@@ -89,6 +102,6 @@ def _write(folder: Path, contents: dict[str, str | bytes]) -> list[Path]:
         name: content.encode("utf-8", "replace") if isinstance(content, str) else content
         for name, content in contents.items()
     }
-    # A figure of an earlier report would be stale.
-    stale: dict[str, bytes | None] = dict.fromkeys(CAPTIONS.keys() - contents.keys())
+    # A figure or map of an earlier report would be stale.
+    stale: dict[str, bytes | None] = dict.fromkeys({*CAPTIONS, MAP_CSV} - contents.keys())
     return replace_files(folder, encoded | stale)

@@ -6,6 +6,7 @@
     replay        observing gates, overriding their decisions, repeating a recording
     forcing       all gates open, all closed, or a random choice of the same budget
     share         gates that run a stated share of their elements
+    experts       the routing of experts as a stated workload
     regions       the part of the work in progress: router, dispatch, expert, ...
     formulas      what a custom operation costs
     context       what of all this is active in a thread
@@ -32,12 +33,13 @@ from bench.routing.decisions import (
     Cost,
     Decision,
 )
+from bench.routing.experts import OWN, ROUTINGS, Routing, StatedExperts, StatedGates, routes
 from bench.routing.forcing import Force, force
 from bench.routing.formulas import Formula, formulas, register_formula
 from bench.routing.observation import Observation
 from bench.routing.regions import GATE_REGIONS, REGIONS, current_region, region, watch_regions
 from bench.routing.replay import is_forced, is_read, is_watched, observe, override, replay
-from bench.routing.share import ShareOfGates, at_share, takes_share
+from bench.routing.share import Gates, ShareOfGates, at_share, takes_share
 
 # How far the executed saving of a batch may fall short of what its decisions declare, as a share of
 # all FLOPs. A method beyond it masks or pads instead of skipping, and is labelled so.
@@ -47,7 +49,9 @@ SHORTFALL = 0.05
 
 __all__ = [
     "GATE_REGIONS",
+    "OWN",
     "REGIONS",
+    "ROUTINGS",
     "SAMPLES",
     "SAMPLE_CHOICES",
     "SHORTFALL",
@@ -59,8 +63,12 @@ __all__ = [
     "Decision",
     "Force",
     "Formula",
+    "Gates",
     "Observation",
+    "Routing",
     "ShareOfGates",
+    "StatedExperts",
+    "StatedGates",
     "announce",
     "at_share",
     "current_region",
@@ -75,6 +83,7 @@ __all__ = [
     "region",
     "register_formula",
     "replay",
+    "routes",
     "takes_share",
     "watch_regions",
 ]

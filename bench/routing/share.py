@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bench.routing.context import here
 from bench.routing.decisions import Decision
@@ -29,11 +29,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+class Gates(Protocol):
+    """What decides for gates by the numbers of inputs, such as `ShareOfGates`."""
+
+    def choose(self, numbers: Tensor, decision: Decision) -> Tensor:
+        """What runs, bool like `decision.run`, in a batch of the inputs `numbers` [B]."""
+        ...
+
+
 @contextmanager
-def at_share(gates: ShareOfGates, numbers: Tensor) -> Iterator[None]:
+def at_share(gates: Gates, numbers: Tensor) -> Iterator[None]:
     """Let `gates` decide inside, except where decisions are forced, replayed or overridden.
 
-    `numbers` [B]: the number of each sample of the batch, below `gates.num_inputs`.
+    `numbers` [B]: the number of each sample of the batch, as `gates` counts inputs.
     """
     before, here.at_share = here.at_share, partial(gates.choose, numbers)
     try:

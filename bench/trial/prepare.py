@@ -23,13 +23,14 @@ from bench.measure.generation import refuse_unsupported
 from bench.measure.inputs import draw_samples
 from bench.measure.metrics import metric, missing_metric
 from bench.measure.points.halves import FIT, half
-from bench.measure.stated_share import Forced, force_share
+from bench.measure.stated_share import Forced, force_share, stated_experts
 from bench.measure.training_probe import TrainingProbe
 from bench.meters.conditions import pinned_threads
 from bench.meters.shared.state import settings_kept
 from bench.plugins.hooks import DEFAULT_HOOKS, Hooks, ResolvedMethod, resolve
 from bench.records.catalogue import DENSE_TIME, TRAIN_LOSS, TRAIN_STEPS, TRAIN_TIME
 from bench.records.record import Metric
+from bench.routing import OWN
 from bench.trial.dense_start import DenseStart, dense_start
 from bench.trial.guarded import guarded, shared_with
 from bench.trial.train import Training, fit, resolve_recipe
@@ -89,13 +90,13 @@ def prepare(trial: Trial, report_progress: OnPhase) -> tuple[Subject, dict[str, 
 
 
 def _force_share(trial: Trial, task: Task, model: nn.Module) -> Forced | None:
-    """Let the gates run the share that `measure.force_share` states, if any."""
+    """Let the gates run the share, and the experts, that `measure` states, if any."""
     config = trial.config.measure
-    if config.force_share is None or trial.is_dense:
+    if (config.force_share is None and config.routing == OWN) or trial.is_dense:
         return None
     with trial.inference():
         inputs = draw_samples(task, config.num_inputs).to(trial.device)
-        return force_share(model, config.force_share, inputs)
+        return force_share(model, config.force_share, inputs, stated_experts(config, len(inputs)))
 
 
 def _calibrate(

@@ -13,6 +13,7 @@ from bench.check import tiny_tasks
 from bench.measure.stated_share import force_share
 from bench.meters.flops.counter import count_samples
 from bench.plugins.hooks import resolve
+from bench.routing import StatedExperts
 from bench.types import Batch
 from methods.backbone.resnet import ResNet
 from methods.backbone.transformer import Transformer
@@ -139,3 +140,43 @@ def test_nothing_to_force_is_said(method) -> None:
         "measure.force_share=0.5 forces nothing: the settings of the method fix how much runs, "
         "no gate decides it"
     )
+
+
+@pytest.mark.parametrize("kind", ["balanced", "zipf", "hot"])
+def test_a_stated_routing_changes_experts_and_no_flops(kind: routing.Routing) -> None:
+    """Executed FLOPs of a mixture are those of its own routing; all gates obey."""
+    batch = IMAGES.batch(8)
+    own = count_samples(build(MoE()), [batch]).total
+    model = build(MoE())
+    forced = force_share(model, None, batch, StatedExperts(kind, 8))
+    assert forced == (
+        f"measure.routing={kind}: as many experts as the gates choose, but stated ones",
+        True,
+    )
+    assert count_samples(model, [batch]).total == pytest.approx(own, rel=0.01)
+    with torch.no_grad(), routing.observe() as seen:
+        model(batch)
+    loads = [d.run.flatten(0, 1).sum(0) for d in seen.decisions]
+    for load in loads:
+        # 8 samples x 16 tokens x 2 of 8 experts: 32 each, or 128 for two of them.
+        assert kind != "balanced" or load.tolist() == [32] * 8
+        assert kind != "hot" or sorted(load.tolist()) == [0] * 6 + [128] * 2
+
+
+def test_a_model_without_experts_keeps_no_hooks() -> None:
+    """A stated routing changes nothing there, and would take time in every pass."""
+    model = build(MixtureOfDepths())
+    forced = force_share(model, None, IMAGES.batch(4), StatedExperts("balanced", 4))
+    assert forced == ("measure.routing=balanced changes nothing: no gate routes to experts", False)
+    assert not model._forward_pre_hooks
+    assert not model._forward_hooks
+
+
+def test_an_experts_own_number_of_choices_is_that_of_the_share() -> None:
+    """At one half four of eight experts, balanced: 8 x 16 x 4 / 8 = 64 each."""
+    model, batch = build(MoE()), IMAGES.batch(8)
+    forced = force_share(model, 0.5, batch, StatedExperts("balanced", 8))
+    assert forced.note.count("; ") == 1
+    with torch.no_grad(), routing.observe() as seen:
+        model(batch)
+    assert seen.decisions[0].run.flatten(0, 1).sum(0).tolist() == [64] * 8

@@ -112,13 +112,13 @@ def _figure(
         handles=entries, loc="outside lower center", ncols=per_line, fontsize=9, labelcolor=INK
     )
     legend_box.set_frame_on(False)
-    _disable_markup(figure)  # last: it covers tick labels and legend too
+    disable_markup(figure)  # last: it covers tick labels and legend too
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=150)
     return image.getvalue()
 
 
-def _disable_markup(figure: Figure) -> None:
+def disable_markup(figure: Figure) -> None:
     """Draw every text as it is: without mathematics, and printable characters only.
 
     Names come from records: a dollar sign in one must not start a formula.

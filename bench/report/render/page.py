@@ -13,6 +13,8 @@ from typing import Any
 import jinja2
 
 from bench.records.redaction import printable
+from bench.report.maps.cells import Map
+from bench.report.maps.render import ABOUT, heading, sentences
 from bench.report.render.cards import cards
 from bench.report.tables.legend import conditions, lines_below
 from bench.report.tables.robustness import TITLE, robustness
@@ -20,7 +22,11 @@ from bench.report.tables.sheet import sheet, tails
 from bench.report.tables.table import Table
 from bench.report.tables.warnings import warnings_by_row
 
+MAP = "map.png"
 CAPTIONS = {
+    MAP: "Speed-up over dense by model width, tokens and batch size, untrained, and the FLOP "
+    "ratio below it. Blue is faster than dense, red slower. Dashed: a speed-up of 1, interpolated "
+    "between measured sizes; what has no number was not measured.",
     "speedup.png": "Theoretical against measured speed-up over the dense model, with its 95 % "
     "interval. On the diagonal the FLOP saving is fully realised; in the shaded half the method is "
     "slower than dense.",
@@ -33,7 +39,11 @@ CAPTIONS = {
 
 
 def page(
-    title: str, tables: Sequence[Table], images: Mapping[str, bytes], problems: Sequence[str]
+    title: str,
+    tables: Sequence[Table],
+    images: Mapping[str, bytes],
+    problems: Sequence[str],
+    maps: Sequence[Map] = (),
 ) -> str:
     """The page's HTML. `images` are PNGs by file name, as named in CAPTIONS."""
     # autoescape is off by default in jinja2, and every word of a record is untrusted.
@@ -49,14 +59,18 @@ def page(
         title=title,
         num_trials=sum(len(table.found) for table in tables),
         sections=[_section(table) for table in tables],
-        images=[
-            # Inlined, so that the page can be moved and mailed as one file.
-            {"base64": base64.b64encode(image).decode("ascii"), "caption": CAPTIONS[name]}
-            for name, image in images.items()
-        ],
+        images=[_image(name, image) for name, image in images.items() if name != MAP],
+        map_image=_image(MAP, images[MAP]) if MAP in images else None,
+        map_heading=heading(maps),
+        map_lines=[*sentences(maps), ABOUT] if maps else [],
         problems=problems,
         robustness_title=TITLE,
     )
+
+
+def _image(name: str, image: bytes) -> dict[str, str]:
+    # Inlined, so that the page can be moved and mailed as one file.
+    return {"base64": base64.b64encode(image).decode("ascii"), "caption": CAPTIONS[name]}
 
 
 def shown(value: Any) -> Any:

@@ -23,6 +23,8 @@ SHARED_SETTINGS = re.compile(r"(?:^|,)((?:backbone|task|train|gpu)\..*)$", re.DO
 FORWARD = "forward"
 WORKLOAD = "measure.workload"  # a title names it wherever it is not FORWARD
 FORCE_SHARE = "measure.force_share"  # a title names it wherever it is set
+OWN_ROUTING = "own"
+ROUTING = "measure.routing"  # a title names it wherever it is not OWN_ROUTING
 ONE_OF_EQUAL_DEVICES = re.compile(r"(?:^|,)gpu\.device=[^,]*")
 
 
@@ -45,6 +47,9 @@ def table_key(found: Found) -> TableKey:
     settings["gpu"].pop("device", None)  # which of several equal GPUs it was
     settings["measure"].setdefault("workload", FORWARD)  # older records had no other
     settings["measure"].setdefault("force_share", None)
+    settings["measure"].setdefault("routing", OWN_ROUTING)
+    settings["measure"].setdefault("routing_from", None)
+    settings["measure"].setdefault("ratios_only", False)
     conditions = json.dumps(_flat(settings), sort_keys=True, default=str)
     where = (labels.hardware, labels.device, labels.task, labels.backbone)
     return TableKey(*where, profile(found.record), conditions)
@@ -84,7 +89,13 @@ def subtitles(groups: Mapping[TableKey, Sequence[Found]]) -> dict[TableKey, str]
         key: ", ".join(
             filter(
                 None,
-                [_workload(key), _share(key), shared[key].replace(",", ", "), *differences],
+                [
+                    _workload(key),
+                    _share(key),
+                    _routing(key),
+                    shared[key].replace(",", ", "),
+                    *differences,
+                ],
             )
         )
         for same in namesakes.values()
@@ -102,12 +113,17 @@ def _share(key: TableKey) -> str:
     return "" if share is None else f"gates forced to run a share of {share:g}"
 
 
+def _routing(key: TableKey) -> str:
+    routing = json.loads(key.conditions).get(ROUTING, OWN_ROUTING)
+    return "" if routing == OWN_ROUTING else f"routing={routing}"
+
+
 def _unnamed_differences(same: Sequence[TableKey], named: str) -> list[tuple[TableKey, list[str]]]:
     """The settings in which namesakes differ and that `named` does not mention."""
     settings = [json.loads(key.conditions) for key in same]
     every = {name for flat in settings for name in flat}
     # These have a place of their own in the title.
-    every -= {WORKLOAD, FORCE_SHARE}
+    every -= {WORKLOAD, FORCE_SHARE, ROUTING}
     names = sorted(name for name in every if f"{name}=" not in named)
     # Serialised for comparison: a setting may be a list or a mapping, which do not hash.
     differ = [n for n in names if len({json.dumps(flat.get(n)) for flat in settings}) > 1]

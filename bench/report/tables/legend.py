@@ -64,6 +64,7 @@ def lines_below(table: Table, sheet: Sheet) -> list[str]:
         *CONVENTION,
         *generation(table),
         *forced_share(table),
+        *stated_routing(table),
         *provenance(table),
     ]
 
@@ -91,6 +92,25 @@ def forced_share(table: Table) -> list[str]:
         f"Gates run a stated share, {share:g}, of what they decide about, drawn at random and the "
         "same in every pass (measure.force_share): the table shows what that share "
         "costs, not what a trained gate would decide."
+    ]
+
+
+def stated_routing(table: Table) -> list[str]:
+    """What a stated routing of experts means; [] where routers decide themselves."""
+    measure = config_block(table.found[0].record, "measure")
+    routing = measure.get("routing", "own")
+    if routing == "own":
+        return []
+    meaning = {
+        "balanced": "every expert gets as many tokens",
+        "zipf": "the expert of rank r is drawn with probability proportional to 1 / r",
+        "hot": "all tokens get the same experts",
+        "recorded": f"experts are drawn with the loads recorded in {measure.get('routing_from')}",
+    }
+    return [
+        f"Routing of experts is stated, {routing} (measure.routing): "
+        f"{meaning.get(str(routing), 'not one of this version')}. How many a token gets is the "
+        "gate's choice; the router runs and is not obeyed."
     ]
 
 
