@@ -48,6 +48,7 @@ class Numbers(Preloaded):
             vocab_size=len(_vocabulary(SOURCE)),
             target_length=train.targets.shape[1],
             decoder_padding=PADDING,
+            symbols=tuple(_vocabulary(TARGET)),
         )
 
     @property

@@ -61,7 +61,15 @@ class Text(Preloaded):
     @property
     def spec(self) -> TaskSpec:
         num_symbols = len(alphabet())
-        return TaskSpec("text", "tokens", (self.length,), num_symbols, num_symbols, causal=True)
+        return TaskSpec(
+            "text",
+            "tokens",
+            (self.length,),
+            num_symbols,
+            num_symbols,
+            causal=True,
+            symbols=tuple(alphabet()),
+        )
 
     @property
     def split_sizes(self) -> Mapping[Split, int]:

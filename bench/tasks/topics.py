@@ -48,8 +48,15 @@ class Topics(Preloaded):
 
     @property
     def spec(self) -> TaskSpec:
-        num_words = len(_vocabulary()) + 2
-        return TaskSpec("topics", "tokens", (LENGTH,), len(PACKAGES), vocab_size=num_words)
+        symbols = ("<padding>", "<unknown>", *_vocabulary())
+        return TaskSpec(
+            "topics",
+            "tokens",
+            (LENGTH,),
+            len(PACKAGES),
+            vocab_size=len(symbols),
+            symbols=symbols,
+        )
 
     @property
     def split_sizes(self) -> Mapping[Split, int]:

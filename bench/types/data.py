@@ -45,6 +45,7 @@ class TaskSpec:
     causal: bool = False
     target_length: int | None = None  # seq2seq: decoder positions
     decoder_padding: int | None = None  # seq2seq: the symbol that fills up decoder inputs
+    symbols: tuple[str, ...] = ()  # what each token (seq2seq: of the decoder) is written as
 
 
 @dataclass(frozen=True)
