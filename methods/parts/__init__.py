@@ -13,6 +13,8 @@
     running_tokens  running tokens that see one another only
     block_gates     a block with gates for tokens, heads and halves, and block_gate_costs
     elements        tokens or samples that compute is allocated to (allocation)
+    keywords        which symbols are keywords
+    halting         adaptive computation time of tokens
     class_token     the token that always runs
     token_predictor scores of tokens, and the highest of them
     shifts          the shift of all logits that meets a compute budget

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -29,11 +29,11 @@ from bench import routing
 from bench.types import Backbone, Batch, Output, Point, Range, TaskSpec, Unsupported
 from methods.parts.shifts import Shift, first_samples
 from methods.parts.tokens.class_token import eligible_tokens, pairs_with_class
+from methods.parts.tokens.halting import EPSILON, Halting, advance, begin
 from methods.parts.tokens.running_tokens import run_blocks
 from methods.trunk.state import State
 from methods.trunk.trunk import Trunk
 
-EPSILON = 0.01  # a token stops at 1 - EPSILON, so that one probability near 1 is enough
 FLOOR = 0.01  # of a share of the halting distribution: its logarithm stays finite
 
 
@@ -87,14 +87,6 @@ class AViT:
     def set_point(self, model: HaltingTrunk, point: Point) -> None:
         """Use a budget's shift. Raises ValueError for a budget that is not among `budgets`."""
         model.shift.use(float(point["budget"]))
-
-
-class Halting(NamedTuple):
-    """How far every token of a frame [B, T] has come."""
-
-    live: Tensor  # bool: the next block runs on it
-    total: Tensor  # probabilities added up, by which it decides
-    left: Tensor  # 1 - weights given to its states so far; 0 once it has halted
 
 
 class HaltingTrunk(nn.Module):
@@ -153,8 +145,7 @@ class HaltingTrunk(nn.Module):
         """
         state: State = self.trunk.stem(batch)
         mask, gated = state.mask, self._gated(state)
-        live = torch.ones_like(gated) if mask is None else mask
-        at = Halting(live, torch.zeros_like(gated, dtype=torch.float32), live.float())
+        at = begin(torch.ones_like(gated) if mask is None else mask)
         out, depth = torch.zeros_like(state.x), gated.long() - 1
         state = replace(state, mask=None)  # padding is never live
         weights, scores = list[Tensor](), list[Tensor]()
@@ -201,8 +192,7 @@ class HaltingTrunk(nn.Module):
             past=lambda: pairs_with_class(eligible, self.trunk.class_token),
         )
         live = run | (at.live & ~gated)  # the class token
-        left = torch.where(live, (at.left - score).clamp_min(0), 0.0)
-        return Halting(live, total, left), score
+        return advance(at, live, score, total), score
 
     def _price(self, depth: Tensor, weights: Tensor, scores: list[Tensor]) -> Tensor:
         """Weighted ponder cost and divergence from the prior; shapes as in `forward`."""
