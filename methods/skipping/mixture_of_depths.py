@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from bench import routing
 from bench.types import Backbone, Batch, Point, Range, TaskSpec, Unsupported
 from methods.parts.tokens.running_tokens import num_held
-from methods.trunk.selection import Selection, run_block, select_running
+from methods.trunk.costs import cost_of_tokens
+from methods.trunk.selection import Selection, run_block, select_by_length, select_running
 from methods.trunk.state import State, flat_places
 from methods.trunk.trunk import Trunk
 
@@ -62,12 +63,10 @@ class MixtureOfDepths:
     def _route_blocks(self, trunk: Trunk) -> Trunk:
         """`trunk` with every second block routed, in place.
 
-        Raises Unsupported where the state is not a row of tokens, or a decoder's.
+        Raises Unsupported where the state is not a row of tokens.
         """
         if not trunk.tokens:
             raise Unsupported("mixture_of_depths picks tokens; this trunk works on feature maps")
-        if trunk.spec.kind == "seq2seq":
-            raise Unsupported("mixture_of_depths declares no cost of a decoder's cross-attention")
         costs = trunk.block_costs()
         # From the second block on: the first mixes raw embeddings, and every token needs it.
         for i in range(1, len(trunk.blocks), 2):
@@ -77,7 +76,7 @@ class MixtureOfDepths:
                 self._shares(),
                 costs[i],
                 name=f"block{i}",
-                causal=trunk.spec.causal,
+                causal=_is_causal(trunk),
             )
         return trunk
 
@@ -86,7 +85,7 @@ class MixtureOfDepths:
 
         Block after block, because a block's inputs depend on what earlier ones selected.
         """
-        if not model.spec.causal:
+        if not _is_causal(model):
             return
         held_out = list(batches)  # read once per point
         for point in reversed(self.points()):  # ends with the default
@@ -110,6 +109,11 @@ class MixtureOfDepths:
         for block in model.blocks:
             if isinstance(block, RoutedBlock):
                 block.set_capacity(float(point["capacity"]))
+
+
+def _is_causal(trunk: Trunk) -> bool:
+    """Whether blocks work on a decoder's tokens; of pairs the source alone is known as a whole."""
+    return trunk.spec.causal or trunk.spec.kind == "seq2seq"
 
 
 class RoutedBlock(nn.Module):
@@ -150,7 +154,8 @@ class RoutedBlock(nn.Module):
     @torch.no_grad()
     def fit_threshold(self, states: Iterable[State]) -> None:
         """Set the threshold that selects the active capacity's share of the tokens of `states`."""
-        logits = torch.cat([self.predictor(state.x).flatten() for state in states]).sort().values
+        found = [self.predictor(state.x)[real_places(state)].flatten() for state in states]
+        logits = torch.cat(found).sort().values
         num_left_out = len(logits) - math.ceil(self.capacities[self.active] * len(logits))
         if num_left_out == 0:
             self.thresholds[self.active] = -torch.inf
@@ -197,9 +202,11 @@ class RoutedBlock(nn.Module):
         """The state, in training with the predictor's loss, and the selected tokens."""
         logit = self.predictor(state.x.detach())[..., 0] if self.causal else score  # [B, T]
         tokens: Tensor | None = None
+        real = state.real_tokens()
         if self.causal and not self.training:
             own = logit > self.thresholds[self.active]
-        elif state.mask is None:
+            own = own if real is None else own & real
+        elif real is None:
             num_taken = self._num_taken(score.shape[1])
             # Back in order of position: causal attention among them relies on it.
             tokens = score.topk(num_taken, sorted=False).indices.sort(-1).values  # [B, K]
@@ -208,24 +215,29 @@ class RoutedBlock(nn.Module):
                 return state, Selection(tokens, flat_places(tokens, score.shape[1]))
             own = torch.zeros_like(score, dtype=torch.bool).scatter(1, tokens, True)
         else:
-            own = self._top_of_real(score, state.mask)
+            own = self._top_of_real(score, real)
         if self.causal and self.training:
             # The predictor imitates the top-k selection (Raposo et al. 2024, section 3.5).
-            loss = F.binary_cross_entropy_with_logits(logit, own.to(logit))
+            places = real_places(state)
+            loss = F.binary_cross_entropy_with_logits(logit[places], own.to(logit)[places])
             state = state.changed(aux_loss=state.aux_loss + loss)
         run = routing.decide(
             self.name,
             axes=routing.TOKENS,
             probabilities=logit.sigmoid(),
             run=own,
-            cost=self.cost,
+            cost=cost_of_tokens(self.block, self.cost, state.memory),
             index=state.index,
+            eligible=real,
             past=partial(num_held, self.block, state),
         )
         if tokens is not None and run is own:
             # The same number in every sample: no padding, and no wait for the device.
             return state, Selection(tokens, flat_places(tokens, score.shape[1]))
-        return state, select_running(run)
+        if state.memory is None:
+            return state, select_running(run)
+        # Samples without a token take no part: their encoder's output needs no keys and values.
+        return state, select_by_length(run, run.sum(1).tolist())
 
     def _num_taken(self, length: int) -> int:
         """Number of tokens taken of `length`; at least one."""
@@ -237,3 +249,9 @@ class RoutedBlock(nn.Module):
         # Padding ranks last, behind every real token, and no sample takes more than it has.
         rank = score.masked_fill(~mask, -torch.inf).argsort(1, descending=True).argsort(1)
         return rank < numbers[:, None]
+
+
+def real_places(state: State) -> Tensor | tuple[()]:
+    """What picks the real tokens out of [B, T, ...]: a bool [B, T], or () for all."""
+    real = state.real_tokens()
+    return () if real is None else real

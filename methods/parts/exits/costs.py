@@ -7,7 +7,7 @@ from copy import deepcopy
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bench.routing import Cost
 from bench.types import Batch
@@ -32,7 +32,8 @@ class ExitCosts:
 
     def __init__(self, model: WithExits) -> None:
         trunk = model.trunk
-        self.dim, self.causal, self.ends = trunk.dim, trunk.spec.causal, model.ends
+        self.dim, self.ends = trunk.dim, model.ends
+        self.causal = trunk.spec.causal or trunk.spec.kind == "seq2seq"
         blocks = list(trunk.blocks)
         stages = zip(self.ends, self.ends[1:], strict=False)
         # FLOPs of one token: in the linear layers of each later stage, and in a head.
@@ -41,13 +42,25 @@ class ExitCosts:
         # FLOPs of one token's key and value, 2 D K each; with grouped-query attention K < D.
         attention = getattr(blocks[0], "attention", None)
         self._key_value = 2 * 2 * trunk.dim * getattr(attention, "kv_dim", trunk.dim)
+        # And of one of the encoder's tokens, which the decoder's block reads; 0 without an encoder.
+        cross = getattr(blocks[0], "cross", None)
+        self._read = 0 if cross is None else 4 * cross.dim * cross.kv_dim
         self._of_maps = [] if trunk.tokens else _trace_stages(model)
 
-    def after(self, number: int, num_tokens: int, cache: Cache | None) -> Cost:
-        """What the stage after exit `number` costs, of `num_tokens` tokens each sample."""
+    def after(
+        self, number: int, num_tokens: int, cache: Cache | None, memory: Tensor | None = None
+    ) -> Cost:
+        """What the stage after exit `number` costs, of `num_tokens` tokens each sample.
+
+        `memory` [B, S, D]: the encoder's output, that a decoder's tokens read.
+        """
+        num_read = 0 if memory is None else memory.shape[1]
+        num_blocks = (self.ends[number + 1] - self.ends[number]) if self._read else 0
+        # Scores over the encoder's tokens; the weights of their keys and values are no token's own.
+        reading = num_blocks * (4 * num_read * self.dim - self._read)
         return Cost(
-            element=self._element(number, num_tokens, cache),
-            sample=self._visible(number, num_tokens, cache),
+            element=self._element(number, num_tokens, cache) + reading,
+            sample=self._visible(number, num_tokens, cache) + num_blocks * num_read * self._read,
         )
 
     def _visible(self, number: int, num_tokens: int, cache: Cache | None) -> float:

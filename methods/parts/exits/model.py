@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import routing
-from bench.types import Batch, Output, Unsupported
+from bench.types import Batch, Output
 from methods.parts.exits.costs import ExitCosts
 from methods.parts.exits.live_tokens import advance, fill, keep, last_tokens
 from methods.parts.exits.thresholds import NEVER
@@ -35,7 +35,7 @@ class ExitModel(nn.Module):
 
     The buffer `threshold` is the one in use, `thresholds` holds one per calibrated operating point;
     both are NEVER at first, so that an uncalibrated model runs to the end. Raises ValueError where
-    no inner exit fits, Unsupported for an encoder-decoder.
+    no inner exit fits.
     """
 
     threshold: Tensor
@@ -43,13 +43,13 @@ class ExitModel(nn.Module):
 
     def __init__(self, trunk: Trunk, every: int, num_points: int) -> None:
         super().__init__()
-        if trunk.spec.kind == "seq2seq":
-            raise Unsupported("early_exit declares no cost of a decoder's cross-attention")
         depth = len(trunk.blocks)
         if not 1 <= every < depth:
             raise ValueError(f"every={every} leaves no exit before the end of {depth} blocks")
         self.ends = [*range(every, depth, every), depth]  # number of blocks run at each exit
         self.trunk = trunk
+        # A decoder of pairs predicts position by position, too.
+        self.per_token = trunk.spec.causal or trunk.spec.kind == "seq2seq"
         self.heads = nn.ModuleList(trunk.new_head(end) for end in self.ends[:-1])
         self._costs = ExitCosts(self)
         # Buffers, so that calibrated thresholds travel with the weights.
@@ -63,7 +63,7 @@ class ExitModel(nn.Module):
         """
         if self.training:
             return self._run_masked(batch)
-        if self.trunk.spec.causal:
+        if self.per_token:
             return self._run_tokens(batch, cache)
         return self._run_samples(batch)
 
@@ -91,7 +91,8 @@ class ExitModel(nn.Module):
                 break
             for block in blocks:
                 state = block(state)
-            found.append(confidence(head(state)).flatten())
+            sure, real = confidence(head(state)), state.routed
+            found.append(sure.flatten() if real is None else sure[real])
         return torch.stack(found)
 
     def _run_masked(self, batch: Batch) -> Output:
@@ -106,7 +107,7 @@ class ExitModel(nn.Module):
         for number, (blocks, head) in enumerate(self.stages()):
             for block in blocks:
                 before, state = state.x, block(state)
-                if live is not None and self.trunk.spec.causal:
+                if live is not None and self.per_token:
                     state = replace(state, x=keep(live, state.x, before))
             with routing.region("exit_head"):
                 exits.append(head(state))
@@ -115,7 +116,10 @@ class ExitModel(nn.Module):
                 continue  # nothing is left to decide about
             # Training's own decision is to run everything; a replay returns another tensor.
             run = torch.ones_like(exits[-1][..., 0], dtype=torch.bool)
-            chosen = self._decide(number, state, confidence(exits[-1].detach()), run, live)
+            if state.routed is not None:  # a decoder's padding leaves at once
+                run = run & state.routed
+            could = state.routed if live is None else live
+            chosen = self._decide(number, state, confidence(exits[-1].detach()), run, could)
             if chosen is not run:
                 live = chosen if live is None else live & chosen
         return Output(logits, state.aux_loss, {"exits": exits})
@@ -163,6 +167,7 @@ class ExitModel(nn.Module):
                 break
             with routing.region("router"):
                 sure = self._spread(confidence(found), querying, live)
+                live = live if state.routed is None else live & state.routed  # padding leaves
                 run = live & (sure < self.threshold)
                 live = live & self._decide(number, state, sure, run, live)
             with routing.region("dispatch"):
@@ -212,7 +217,7 @@ class ExitModel(nn.Module):
             axes=routing.TOKENS if run.dim() == 2 else routing.SAMPLES,
             probabilities=1 - sure,
             run=run,
-            cost=self._costs.after(number, state.x.shape[1], state.cache),
+            cost=self._costs.after(number, state.x.shape[1], state.cache, state.memory),
             index=state.index,
             eligible=live,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -179,3 +181,30 @@ def test_training_answers_at_every_exit(tiny) -> None:
     output: Output = _model(tiny).train()(tiny.batch(2))
     assert len(output.stats["exits"]) == 4
     assert torch.equal(output.logits, output.stats["exits"][-1])
+
+
+def test_a_decoders_token_pays_for_what_it_reads(tiny_pairs) -> None:
+    """D = 16, H = 32, T = 8 tokens, S = 16 of the encoder, 11 symbols; what all see is shared.
+
+    A token: query and output of both attentions 8 D^2 = 2,048, scores and mixing 4 D (T + S) =
+    1,536, feed-forward 4 D H = 2,048, head 2 D x 11 = 352: 5,984. A sample: keys and values of its
+    tokens and of the encoder's, 4 D^2 (T + S) = 24,576.
+    """
+    model, batch = _model(tiny_pairs), tiny_pairs.batch(4)
+    with routing.observe() as seen:
+        model(batch)
+    assert {d.cost for d in seen.decisions} == {routing.Cost(5984.0, sample=24576.0)}
+
+
+def test_a_decoders_padding_leaves_at_the_first_exit(tiny_pairs) -> None:
+    """Forced open, the real tokens alone continue; their logits are those without padding."""
+    spec = replace(tiny_pairs.spec, decoder_padding=0)
+    model, batch = EarlyExit().build(spec, tiny_pairs.backbone).eval(), tiny_pairs.batch(3)
+    inputs = batch.decoder_inputs.clamp_min(1)
+    padded = replace(batch, decoder_inputs=inputs.index_fill(1, torch.tensor([5, 6, 7]), 0))
+    with routing.force("open"), routing.observe() as seen:
+        logits = model(padded).logits
+        expected = model(replace(batch, decoder_inputs=inputs[:, :5])).logits
+    assert all(torch.equal(d.run, padded.decoder_inputs > 0) for d in seen.decisions[:3])
+    torch.testing.assert_close(logits[:, :5], expected)
+    assert model.confidences(padded).shape == (3, 3 * 5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -177,3 +179,31 @@ def test_padding_is_not_counted(tiny_labels) -> None:
     score = block.router(state.x)[..., 0].masked_fill(~mask, -torch.inf)
     for i in range(3):
         assert score[i][run[i]].min() > score[i][~run[i]].max()
+
+
+def test_a_decoders_token_pays_for_what_it_reads(tiny_pairs) -> None:
+    """D = 16, H = 32 and S = 16 tokens of the encoder, as of `allocation`.
+
+    A token: 8 D^2 + 4 D^2 + 4 S D + 4 D H = 6,144; a pair 4 D = 64; a sample's encoder output
+    4 S D^2 = 16,384.
+    """
+    model = MixtureOfDepths().build(tiny_pairs.spec, tiny_pairs.backbone).eval()
+    with routing.observe() as seen:
+        model(tiny_pairs.batch(2))
+    assert {d.cost for d in seen.decisions} == {routing.Cost(6144.0, 64.0, 16384.0)}
+
+
+def test_a_decoders_padding_is_never_taken(tiny_pairs) -> None:
+    """Of five real tokens the half is three, rounded up; padding does not compete."""
+    spec = dataclasses.replace(tiny_pairs.spec, decoder_padding=0)
+    model, batch = MixtureOfDepths().build(spec, tiny_pairs.backbone), tiny_pairs.batch(3)
+    inputs = batch.decoder_inputs.clamp_min(1).index_fill(1, torch.tensor([5, 6, 7]), 0)
+    batch = dataclasses.replace(batch, decoder_inputs=inputs)
+    with routing.observe() as seen:
+        model.train()(batch)
+    assert [d.run.sum(1).tolist() for d in seen.decisions] == [[3, 3, 3], [3, 3, 3]]
+    assert not any(d.run[:, 5:].any() for d in seen.decisions)
+    MixtureOfDepths().calibrate(model.eval(), [batch])
+    with routing.force("open"), routing.observe() as forced:
+        model(batch)
+    assert all(torch.equal(d.run, inputs > 0) for d in forced.decisions)
