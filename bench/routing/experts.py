@@ -72,10 +72,11 @@ class StatedExperts:
         if self.routing in ("zipf", "recorded"):
             return self._drawn_ranks(decision)[rows] < wanted
         # The place of each expert in the turn, counted from the first one of this element.
-        start = _first(decision.name, run.shape[-1])
+        first = _first(decision.name, run.shape[-1])
+        start: int | Tensor = first
         if self.routing == "balanced":
             turn = rows if run.dim() == 2 else rows[:, None] + _arange(run.shape[1], run)
-            start = turn[..., None] * wanted + start
+            start = turn[..., None] * wanted + first
         return (_arange(run.shape[-1], run) - start) % run.shape[-1] < wanted
 
     def _drawn_ranks(self, decision: Decision) -> Tensor:

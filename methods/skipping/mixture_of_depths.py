@@ -234,10 +234,11 @@ class RoutedBlock(nn.Module):
         if tokens is not None and run is own:
             # The same number in every sample: no padding, and no wait for the device.
             return state, Selection(tokens, flat_places(tokens, score.shape[1]))
-        if state.memory is None:
+        counts = [] if state.memory is None else run.sum(1).tolist()
+        if not any(counts):
             return state, select_running(run)
         # Samples without a token take no part: their encoder's output needs no keys and values.
-        return state, select_by_length(run, run.sum(1).tolist())
+        return state, select_by_length(run, counts)
 
     def _num_taken(self, length: int) -> int:
         """Number of tokens taken of `length`; at least one."""

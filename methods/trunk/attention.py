@@ -6,6 +6,7 @@ Letters in shapes: B samples, T queries, S keys, D width, d = D / heads, N packe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -203,11 +204,11 @@ class Attention(nn.Module):
         return split.permute(2, 0, 3, 1, 4).unbind(0)
 
 
-def _outputs(layer: nn.Module, x: Tensor, begin: int, end: int) -> Tensor:
+def _outputs(layer: Any, x: Tensor, begin: int, end: int) -> Tensor:
     """Outputs `begin` to `end` of a linear layer; a method's layer may compute them its own way."""
     if type(layer) is not nn.Linear and hasattr(layer, "rows"):
         found: Tensor = layer.rows(x, begin, end)
         return found
     # Rows of the fused matrix: a view, nothing is copied.
     bias = None if layer.bias is None else layer.bias[begin:end]
-    return F.linear(x, layer.weight[begin:end], bias)  # type: ignore[index, arg-type]
+    return F.linear(x, layer.weight[begin:end], bias)

@@ -39,7 +39,7 @@ def coarse_trials(trials: Sequence[T]) -> list[list[T]]:
     wanted = {
         plane: coarse({size for size, _ in group}) for plane, group in _by_plane(trials).items()
     }
-    groups = _by_size(
+    groups: list[list[T]] = _by_size(
         trial
         for plane, group in _by_plane(trials).items()
         for size, trial in group

@@ -44,6 +44,7 @@ class SparseConv2d(nn.Module):
         super().__init__()
         self.matrix = SparseMatrix(dense.weight.flatten(1), density, **settings)
         self.bias = dense.bias
+        assert not isinstance(dense.padding, str)  # see `can_be_sparse`
         self.kernel, self.stride, self.padding = dense.kernel_size, dense.stride, dense.padding
 
     def forward(self, x: Tensor) -> Tensor:  # [B, C, height, width]
@@ -110,5 +111,5 @@ def make_sparse(model: nn.Module, densities: dict[str, float], **settings: Any) 
 
 def shapes(model: nn.Module, paths: list[str]) -> dict[str, Shape]:
     """Sizes of the weights of the layers at `paths`."""
-    weights = {path: model.get_submodule(path).weight for path in paths}
-    return {path: tuple(weight.shape) for path, weight in weights.items()}  # type: ignore[union-attr]
+    layers: dict[str, Any] = {path: model.get_submodule(path) for path in paths}
+    return {path: tuple(layer.weight.shape) for path, layer in layers.items()}

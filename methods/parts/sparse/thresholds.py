@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.routing import decide, region
+from bench.routing import Axis, decide, region
 from bench.types import Batch
 from methods.parts.sparse.products import Places, weighted_rows
 from methods.trunk.feedforward import FeedForward, GatedFeedForward
@@ -17,7 +18,7 @@ from methods.trunk.trunk import swap
 
 Activation = Callable[[Tensor], Tensor]
 NUM_TOKENS = 1024  # whose magnitudes calibration keeps
-UNITS = ("sample", "token", "neurons")
+UNITS: tuple[Axis, ...] = ("sample", "token", "neurons")
 
 
 class MagnitudeGate(nn.Module):
@@ -76,7 +77,7 @@ class ThresholdLinear(nn.Module):
     def rows(self, x: Tensor, begin: int, end: int) -> Tensor:
         """Outputs `begin` to `end` alone, [B, T, K] -> [B, T, end - begin]."""
         run = self.gate(x, 2.0 * (end - begin))
-        table = self.table
+        table: Tensor = self.table
         if end - begin < table.shape[1]:  # a copy: rows of a table are read whole
             table = table[:, begin:end].contiguous()
         y = _sum_rows(table, x, run, masked=self.training)
@@ -175,10 +176,20 @@ def _sum_rows(table: Tensor, x: Tensor, run: Tensor, *, masked: bool) -> Tensor:
 def replace_feeds(model: nn.Module, num_points: int, **settings: Any) -> int:
     """Give every feed-forward layer a gate on its activations; returns how many have one."""
     kinds = ((FeedForward, ThresholdFFN), (GatedFeedForward, ThresholdGatedFFN))
-    return sum(
-        swap(model, old, lambda path, each, new=new: new(each, path, num_points, **settings))
-        for old, new in kinds
-    )
+    num_gates = 0
+    for old, new in kinds:
+        num_gates += swap(model, old, partial(_gated, new, num_points, settings))
+    return num_gates
+
+
+def _gated(
+    new: Callable[..., nn.Module],
+    num_points: int,
+    settings: Mapping[str, Any],
+    path: str,
+    old: nn.Module,
+) -> nn.Module:
+    return new(old, path, num_points, **settings)
 
 
 def gates(model: nn.Module) -> list[MagnitudeGate]:
