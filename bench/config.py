@@ -123,6 +123,7 @@ class MapConfig:
     those where a method is faster than dense and those where it is slower.
     """
 
+    # Of the whole run, waiting for a device included; null: every size is measured.
     minutes: Annotated[float | None, Range(gt=0)] = None
 
     def __post_init__(self) -> None:

@@ -144,6 +144,12 @@ def _notes(trials: Sequence[PlannedTrial]) -> Iterator[str]:
             f"note: measure.processes={processes}: intervals of speed-ups need at least "
             f"{MIN_PROCESSES} processes"
         )
+    minutes = _minutes(trials)
+    if minutes is not None:
+        yield (
+            f"note: map.minutes={minutes:g}: every second size comes first, then those around a "
+            "speed-up of 1; the others are left out"
+        )
     if all(trial.labels.device == "cpu" for trial in trials) and environment.gpus():
         yield "note: this machine has an NVIDIA GPU; gpu=one selects it"
 
@@ -158,8 +164,14 @@ def _reject_foreign_files(states: Sequence[State]) -> None:
 
 def _batches(plan: Plan, running: Sequence[PlannedTrial]) -> Iterator[Sequence[PlannedTrial]]:
     """What of `running` is run together; with map.minutes less than all of it."""
-    budgets = [t.config["map"]["minutes"] for t in plan.trials if t.config["map"]["minutes"]]
-    return _coarse_to_fine(plan, running, min(budgets)) if budgets else iter([running])
+    minutes = _minutes(plan.trials)
+    return iter([running]) if minutes is None else _coarse_to_fine(plan, running, minutes)
+
+
+def _minutes(trials: Sequence[PlannedTrial]) -> float | None:
+    """The shortest time that a trial's experiment allows for the run; None without a limit."""
+    limits = (trial.config["map"]["minutes"] for trial in trials)
+    return min((minutes for minutes in limits if minutes is not None), default=None)
 
 
 def _coarse_to_fine(
@@ -174,7 +186,6 @@ def _coarse_to_fine(
 
     to_run = {trial.folder for trial in running}
     end_s, longest_s = time.monotonic() + 60 * minutes, 0.0
-    print(f"map.minutes={minutes:g}: every second size, then where speed-ups cross 1", flush=True)
     steps = (coarse_trials, lambda trials: refining_trials(trials, _records(trials)))
     for step in steps:
         for size in step(plan.trials):
