@@ -95,8 +95,11 @@ class Candidate:
 
     def dense(self) -> nn.Module:
         """The dense model that a converting method starts from, trained for a few steps."""
-        torch.manual_seed(0)  # what convert draws must not depend on how often this was called
-        return copy.deepcopy(self._dense)
+        dense = copy.deepcopy(self._dense)
+        torch.manual_seed(
+            0
+        )  # what convert draws does not depend on whether this was the first call
+        return dense
 
     @cached_property
     def _dense(self) -> nn.Module:

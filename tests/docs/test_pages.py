@@ -95,7 +95,8 @@ def test_every_condbench_command_is_accepted(command: str) -> None:
     assert [word for word in overrides if "=" not in word] == []
     for override in overrides:
         key, _, value = override.partition("=")
-        assert key != "experiment" or (ROOT / f"conf/experiment/{value}.yaml").exists()
+        named = value.split(",") if key == "experiment" else []
+        assert all((ROOT / f"conf/experiment/{each}.yaml").exists() for each in named)
     if parsed.verb == "run" and _is_worth_planning(overrides):
         assert make_plan(overrides).left_out == []
 

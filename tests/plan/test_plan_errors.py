@@ -34,7 +34,7 @@ def refused(*overrides: str) -> str:
         ),
         (
             "measure=fast",
-            "command line: unknown measure 'fast': choices: publish, quick, standard",
+            "command line: unknown measure 'fast': choices: map, publish, quick, standard",
         ),
         (
             "experiment=quickstrat",

@@ -16,7 +16,8 @@ from bench.plugins.hooks import resolve
 from bench.types import OneOf, Range, Unsupported
 from methods.backbone.transformer import Transformer
 
-FREE_TEXT = {"of"}  # a method's name: the class itself knows which there are
+# A method's name, of which the class itself has the list; a path.
+FREE_TEXT = {"of", "keyword_file"}
 
 
 def _built_ins() -> Iterator[Plugin]:
