@@ -98,7 +98,7 @@ class Candidate:
         dense = copy.deepcopy(self._dense)
         torch.manual_seed(
             0
-        )  # what convert draws does not depend on whether this was the first call
+        )  # what convert draws is the same after the first call
         return dense
 
     @cached_property
