@@ -9,7 +9,7 @@ ratios are taken within a round. Exit code 1 if a median is above its row's limi
     csr           a linear layer at 95 % sparsity, width 512, 256 rows (`rigl`)
     blocks        a feed-forward layer at 25 % density in blocks of 32 x 32, width 1024, one row
     threshold     a linear layer of width 2048 of which half the inputs are 0, one row
-    threshold, scattered   the same by gathering the rows: why a fused kernel is needed. No limit
+    threshold, scattered   the same by copying the rows that are needed first. No limit
     speculation   16 tokens of self-speculation to plain greedy ones, width 256, 6 blocks, one
                   sample: all drafts accepted, and none. No limit: training decides which is nearer
 """

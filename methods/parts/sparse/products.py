@@ -2,7 +2,7 @@
 
     scattered   CSR: a row of the result is a weighted sum of rows of the input, which is what
                 `embedding_bag` computes in one fused kernel. On a CPU it takes about half the time
-                of a product with torch's own CSR layout (docs/explanation/findings.md)
+                of a product with torch's own CSR layout (95 % sparsity, 512 wide, 256 rows)
     blocks      whole blocks, equally many in every row of blocks: inputs are gathered, and one
                 batched product is left
     Places      rows of a table that run for single rows of the input: sums of them, and products
@@ -49,8 +49,8 @@ def blocks(values: Tensor, columns: Tensor, x: Tensor) -> Tensor:
 def weighted_rows(table: Tensor, weights: Tensor, run: Tensor) -> Tensor:
     """`weights` [n, H] times `table` [H, D] where `run` [n, H], and 0 elsewhere -> [n, D].
 
-    Only rows that run for a row of `weights` are read for it, in place: a gather would copy them,
-    which costs more than it saves above a quarter of the rows.
+    Only rows that run for a row of `weights` are read for it, in place: a gather would copy them
+    first, and at half of the rows takes about twice as long (`make kernels`).
     """
     places = Places.of(run)
     if places is None:  # nothing runs, and nothing is called on nothing
