@@ -95,6 +95,7 @@ kernels: $(VENV)/.dev ## time the layers against other implementations
 	$(BIN)/python -m tests.studies.kernels
 	$(BIN)/python -m tests.studies.dense_kernels
 	$(BIN)/python -m tests.studies.sparse_kernels
+	$(BIN)/python -m tests.studies.vision_kernels
 	$(BIN)/python -m tests.studies.routing_overhead
 
 energy: $(VENV)/.dev ## examine the energy counter of this GPU, for docs/explanation/energy.md

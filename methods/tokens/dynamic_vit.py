@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any
 
@@ -33,15 +33,18 @@ from methods.parts.gates import binary
 from methods.parts.tokens.class_token import eligible_tokens, pairs_with_class, with_class
 from methods.parts.tokens.predictor import (
     Predictor,
+    as_frame,
     keep_top,
+    score_equal,
     score_kept,
     select_equal,
+    top_tokens,
     weighed_mean,
 )
 from methods.parts.tokens.running_tokens import run_blocks, run_selected
 from methods.trunk.costs import linear_flops
 from methods.trunk.gated_attention import AttentionGates, takes_gates
-from methods.trunk.selection import select_running
+from methods.trunk.selection import Selection, select_running
 from methods.trunk.state import State
 from methods.trunk.trunk import Trunk
 
@@ -217,7 +220,7 @@ class PrunedTrunk(nn.Module):
             for block in self._blocks(stage + 1):
                 state = block.feed(block.mix(state, gates=AttentionGates(keys=keys)))
         # As sizes, so that a mean over what is kept has a gradient for what is not.
-        found = self.trunk.head(replace(state, sizes=keys.to(state.x.dtype)))
+        found = self.trunk.head(state.changed(sizes=keys.to(state.x.dtype)))
         live = with_class(live, class_token) & real
         return Output(found, state.aux_loss, {"kept": kept, "x": state.x, "live": live})
 
@@ -237,20 +240,44 @@ class PrunedTrunk(nn.Module):
             kept = select_equal(tokens.expand(len(state.x), -1), state)
         else:
             num_tokens, kept = live.sum(1), select_running(live)
-        state = replace(state, mask=None)  # padding is never kept
-        for stage, predictor in enumerate(self.predictors):
+        state = state.changed(mask=None)  # padding is never kept
+        for stage in range(len(self.predictors)):
             with routing.region("router"):
-                logits = score_kept(predictor, state.x, kept)
-                share = self.keep_rate ** (stage + 1)
-                own, top = keep_top(logits, kept, num_tokens, share)
-                run = self._decide(stage, live, logits.sigmoid(), own)
-            if top is not None and run is own:
+                live, top = self._choose(stage, state, live, kept, num_tokens)
+            if top is not None:
                 kept = select_equal(top, state)
                 running = kept if not first else select_equal(F.pad(top, (1, 0)), state)
                 state = run_selected(self._blocks(stage + 1), state, running)
             else:  # ragged: padding, or decisions that are not the model's own
-                kept = select_running(run)
-                state = run_blocks(self._blocks(stage + 1), state, with_class(run, class_token))
-            live = run
-        state = replace(state, mask=with_class(run, class_token))  # what a mean is over
+                assert live is not None
+                kept = select_running(live)
+                state = run_blocks(self._blocks(stage + 1), state, with_class(live, class_token))
+        live = as_frame(kept.tokens, state.x) if live is None else live
+        state = state.changed(mask=with_class(live, class_token))  # what a mean is over
         return Output(self.trunk.head(state), state.aux_loss)
+
+    def _choose(
+        self,
+        stage: int,
+        state: State,
+        live: Tensor | None,
+        kept: Selection,
+        num_tokens: int | Tensor,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """What of the `live` a stage keeps, bool [B, T]; as tokens [B, K] if those are its own.
+
+        The first is None where nothing reads it, the second where samples keep different numbers.
+        """
+        predictor, share = self.predictors[stage], self.keep_rate ** (stage + 1)
+        if kept.valid is not None or not isinstance(num_tokens, int) or not len(kept.places):
+            logits = score_kept(predictor, state.x, kept)
+            own = keep_top(logits, num_tokens, share)
+            return self._decide(stage, live, logits.sigmoid(), own), None
+        scores = score_equal(predictor, state.x, kept)  # [B, K]
+        top = top_tokens(scores, kept.tokens, num_tokens, share)
+        if not routing.is_read():
+            return None, top
+        logits = scores.new_full(state.x.shape[:2], -torch.inf).scatter(1, kept.tokens, scores)
+        own = as_frame(top, state.x)
+        run = self._decide(stage, live, logits.sigmoid(), own)
+        return run, top if run is own else None

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bench.routing import Decision, Observation, is_watched, region
@@ -153,8 +154,10 @@ class FusedTrunk(ReducedTrunk):
         num_kept = num_to_keep(state.x.shape[1] - first, rate)
         with region("router"):
             scores = view.class_scores.mean(1) if first else attention_received(view, state.mask)
-            ranked = scores[:, first:].argsort(1, descending=True) + first  # [B, N - first]
-            kept, rest = ranked[:, :num_kept], ranked[:, num_kept:]
+            # The class token ranks first of all and so is always kept.
+            ranks = F.pad(scores[:, 1:], (1, 0), value=torch.inf) if first else scores
+            ranked = ranks.argsort(1, descending=True)  # [B, N]
+            kept, rest = ranked[:, : num_kept + first], ranked[:, num_kept + first :]
             forced = None
             if state.mask is not None or is_watched():
                 own, decision = self._decide(number, state, scores, kept, rest)
@@ -165,11 +168,9 @@ class FusedTrunk(ReducedTrunk):
                 return self._fuse_ragged(state, forced, scores)
             if not rest.shape[1]:
                 return state
-            if first:  # the class token stays
-                kept = torch.cat([kept.new_zeros(len(kept), 1), kept], 1)
             fused = attention_sum(scores.scatter(1, kept, 0.0), state.x)  # [B, D]
             # The most attended token that leaves gives its position to the fused one.
-            taken = state.take(torch.cat([kept, rest[:, :1]], 1))
+            taken = state.take(ranked[:, : num_kept + first + 1])
             taken.x[:, -1] = fused
             return taken
 
@@ -206,7 +207,7 @@ class FusedTrunk(ReducedTrunk):
 
 def attention_sum(weights: Tensor, x: Tensor) -> Tensor:
     """sum_i a_i x_i of `weights` [B, N] and `x` [B, N, D]: [B, D]."""
-    return (weights.to(x.dtype)[:, None] @ x)[:, 0].to(x.dtype)
+    return torch.bmm(weights.to(x.dtype)[:, None], x)[:, 0].to(x.dtype)
 
 
 def attention_received(view: AttentionView, mask: Tensor | None) -> Tensor:

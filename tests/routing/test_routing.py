@@ -192,6 +192,21 @@ def test_entering_and_leaving_a_region_are_reported() -> None:
     assert reported == ["router", "expert", "router", "backbone"]
 
 
+def test_a_decision_is_read_where_it_is_observed_forced_or_at_a_share() -> None:
+    """A stated share reads decisions without watching them: a payload is not its to override."""
+    assert not routing.is_read()
+    share = routing.at_share(routing.ShareOfGates(0.5, 1), torch.zeros(1, dtype=torch.int64))
+    for context, is_watched in (
+        (routing.observe(), True),
+        (routing.force("open"), True),
+        (share, False),
+    ):
+        with context:
+            assert routing.is_read()
+            assert routing.is_watched() is is_watched
+    assert not routing.is_read()
+
+
 def test_threads_are_separate() -> None:
     """Observing, forcing and regions of one thread affect no other."""
     found: list[object] = []

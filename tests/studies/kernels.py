@@ -109,12 +109,12 @@ def assert_equal_outputs(made: Candidates, x: Tensor) -> None:
 
 
 def time_rounds(
-    made: Candidates, x: Tensor, num_rounds: int, clock: Callable[[], float]
+    made: Candidates, x: Tensor, num_rounds: int, clock: Callable[[], float], warm_up: int = 3
 ) -> dict[str, list[float]]:
-    """Seconds of every candidate in every round, after three warm-up rounds."""
+    """Seconds of every candidate in every round, after `warm_up` rounds that do not count."""
     taken: dict[str, list[float]] = {name: [] for name in made}
     order = random.Random(0)
-    for number in range(-3, num_rounds):
+    for number in range(-warm_up, num_rounds):
         for name in order.sample(list(made), len(made)):
             _wait(x)
             begin = clock()

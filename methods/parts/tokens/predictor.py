@@ -69,19 +69,37 @@ def score_kept(predictor: nn.Module, x: Tensor, kept: Selection) -> Tensor:
     return logits.flatten().index_copy(0, kept.places, found).view_as(logits)
 
 
-def keep_top(
-    logits: Tensor, kept: Selection, num_tokens: int | Tensor, share: float
-) -> tuple[Tensor, Tensor | None]:
-    """The floor(`share` N) highest logits of each sample, but one at least of those that are left.
+def score_equal(predictor: nn.Module, x: Tensor, kept: Selection) -> Tensor:
+    """The logits of the kept tokens of `x` [B, T, D], as many of every sample: [B, K]."""
+    rows = x.flatten(0, 1).index_select(0, kept.places).view(*kept.tokens.shape, -1)  # [B, K, D]
 
-    `num_tokens`: N, [B] where samples differ. Returns what runs, [B, T] bool, and the tokens [B, K]
-    in order where every sample keeps as many.
+    def mean(features: Tensor) -> Tensor:  # [B, K, C]
+        return (features.sum(1, keepdim=True) / features.shape[1]).expand_as(features)
+
+    logits: Tensor = predictor(rows, mean)
+    return logits.float()
+
+
+def top_tokens(logits: Tensor, tokens: Tensor, num_tokens: int, share: float) -> Tensor:
+    """Those of `tokens` [B, K] with the floor(`share` N) highest `logits` [B, K], in order.
+
+    One at least; `num_tokens`: N.
     """
-    if isinstance(num_tokens, int) and kept.valid is None and len(kept.places):
-        number = max(1, math.floor(share * num_tokens + ROUNDING))
-        number = min(number, kept.tokens.shape[1])
-        tokens = logits.topk(number, sorted=False).indices.sort(-1).values
-        return torch.zeros_like(logits, dtype=torch.bool).scatter(1, tokens, True), tokens
+    number = min(max(1, math.floor(share * num_tokens + ROUNDING)), tokens.shape[1])
+    return tokens.gather(1, logits.topk(number, sorted=False).indices).sort(-1).values
+
+
+def as_frame(tokens: Tensor, x: Tensor) -> Tensor:
+    """True at `tokens` [B, K] of the frame of `x` [B, T, D]: bool [B, T]."""
+    return torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device).scatter(1, tokens, True)
+
+
+def keep_top(logits: Tensor, num_tokens: int | Tensor, share: float) -> Tensor:
+    """The floor(`share` N) highest `logits` of each sample, bool [B, T], but one at least.
+
+    Of those that are left: the logits of the others are -inf. `num_tokens`: N, [B] where samples
+    differ.
+    """
     wanted = (share * torch.as_tensor(num_tokens, device=logits.device) + ROUNDING).floor()
     rank = logits.argsort(1, descending=True).argsort(1)
-    return (rank < wanted.clamp_min(1).view(-1, 1)) & logits.isfinite(), None
+    return (rank < wanted.clamp_min(1).view(-1, 1)) & logits.isfinite()

@@ -57,9 +57,7 @@ class Router(nn.Linear):
         # In bf16 close scores tie, and a tie decides which expert runs.
         dtype = torch.promote_types(x.dtype, torch.float32)
         kind = x.device.type
-        if torch.is_autocast_enabled(
-            kind
-        ):  # entered only then: it takes as long as a small product
+        if torch.is_autocast_enabled(kind):  # else not entered: that takes as long as a product
             with torch.autocast(kind, enabled=False):
                 return self._score(x, dtype)
         return self._score(x, dtype)

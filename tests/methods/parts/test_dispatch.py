@@ -163,6 +163,17 @@ def test_backends_agree_with_the_definition(activation: str, mask: list[list[boo
             torch.testing.assert_close(got, expected, msg=lambda m, b=backend: f"{b}: {m}")
 
 
+@pytest.mark.parametrize("backend", dispatch.BACKENDS)
+@torch.no_grad()
+def test_no_weights_are_weights_of_one(backend: str) -> None:
+    """The sum of what runs for a row, with one, two and no groups."""
+    run = torch.tensor([[True, False], [True, True], [False, False]])
+    x, experts = torch.randn(3, 8), stack(2, 8, 12)
+    expected = weighted_sum(x, run, torch.ones(3, 2), experts)
+    got = dispatch.mix(x, run, None, experts, backend)
+    torch.testing.assert_close(got, expected)
+
+
 def test_backends_agree_in_gradients() -> None:
     """The gradients of inputs, weights and experts are the same with every backend."""
     torch.manual_seed(0)
