@@ -96,9 +96,7 @@ class Candidate:
     def dense(self) -> nn.Module:
         """The dense model that a converting method starts from, trained for a few steps."""
         dense = copy.deepcopy(self._dense)
-        torch.manual_seed(
-            0
-        )  # what convert draws is the same after the first call
+        torch.manual_seed(0)  # what convert draws is the same after the first call
         return dense
 
     @cached_property
