@@ -25,10 +25,14 @@ dense = "methods.controls.dense:Dense"
 
 # Plans the trials of toy.json; `config` stands for all that must be equal.
 PLANNING = """
-import json, sys
+import json, sys, time
 from importlib.metadata import version
 from pathlib import Path
 toy = json.loads(Path("toy.json").read_text())
+if "plan_flood" in toy:
+    while True:
+        getattr(sys, toy["plan_flood"]).write("x" * 65536)
+time.sleep(toy.get("plan_sleep_s", 0))
 if "refuse" in toy:
     sys.exit(toy["refuse"])
 trials = []
@@ -52,19 +56,22 @@ print(json.dumps({"trials": trials, "left_out": []}))
 """
 
 # Replies as the worker does: blocks take toy.json's seconds with 0.5 % of noise, windows joules.
-# With `marks`, a folder, `once` holds for the candidate's first worker and `later` for its others.
+# With `marks`, a folder, `once` holds for the first worker that trains and `later` for the others.
 WORKER = """
 import json, os, random, sys, time
 from pathlib import Path
 toy = json.loads(Path("toy.json").read_text())
 vary = random.Random(os.getpid())
-if "marks" in toy:
+def mark():
     number = len(list(Path(toy["marks"]).iterdir()))
     Path(toy["marks"], str(number)).touch()
-    toy |= toy["later"] if number else toy["once"]
+    toy.update(toy["later"] if number else toy["once"])
+    del toy["marks"]
 def reply_to(request):
     do = request["do"]
     folder = request.get("folder")
+    if folder and "marks" in toy:
+        mark()
     if folder:
         trial = json.loads(Path(folder, "trial.json").read_text())
         seed, method = trial["config"]["seed"], trial["labels"]["method"]
@@ -82,11 +89,15 @@ def reply_to(request):
                 **toy.get("opened", {})}
     if do in toy.get("wrong", {}):
         return toy["wrong"][do]
+    if do == "canary":
+        return {"num_threads": 1}
     if do == "warm":
         return {"pass_s": 0.001, "steady": toy.get("steady", True)}
     if do == "block":
         pass_s = 0.001 if request["work"] == "canary" else toy["pass_s"]
         spread = toy.get("spread", 0.005)
+        if request["work"] == "canary":
+            spread = toy.get("canary_spread", spread)
         return {"seconds": request["passes"] * pass_s * max(0.1, vary.gauss(1, spread))}
     if do == "window" and "refused" in toy:
         return {"refused": toy["refused"]}
@@ -96,7 +107,11 @@ def reply_to(request):
     if toy.get("crash_later"):
         sys.exit("toy crashed with another seed")
     return {"quality": quality}
+if "chatter" in toy:
+    sys.stderr.write(toy["chatter"] * 10000)
 for line in sys.stdin:
+    while "flood" in toy:
+        sys.stdout.write(toy["flood"] * 1000)
     print(toy.get("reply") or json.dumps({"ok": reply_to(json.loads(line))}), flush=True)
 """
 

@@ -22,11 +22,12 @@ import pickle
 import resource
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from bench.records.scratch import Scratch
 
 CHILD = "bench.meters.memory.resident"  # the module that a child interpreter runs
 FROM_PIPE = "the workload of a pipe"  # in place of a target; no module can have this name
@@ -95,10 +96,10 @@ class RssChild:
 
     def __init__(self, target: str, arguments: Sequence[str] = (), payload: bytes = b"") -> None:
         self.target = target
-        self.folder = tempfile.TemporaryDirectory()
+        self.folder = Scratch()
         # Files instead of pipes: workloads may print more than a pipe buffers and then block.
-        self.result = Path(self.folder.name) / "reading.json"
-        self.stderr = Path(self.folder.name) / "stderr"
+        self.result = self.folder.path / "reading.json"
+        self.stderr = self.folder.path / "stderr"
         command = [sys.executable, "-m", CHILD, str(self.result), target, *arguments]
         with self.stderr.open("wb") as stderr:
             self.process = subprocess.Popen(

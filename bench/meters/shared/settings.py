@@ -66,6 +66,7 @@ SETTINGS: dict[str, Callable[[], Any]] = {
         torch._C._get_fp32_precision_getter(*each) for each in LIBRARIES
     ],
     **{name: getattr(torch._C, name) for name in FLAGS if hasattr(torch._C, name)},
+    "torch.backends.mha.get_fastpath_enabled()": torch.backends.mha.get_fastpath_enabled,
     "torch's profiler": torch.autograd._profiler_enabled,
     "modes that see torch's functions": torch._C._len_torch_function_stack,
     "modes that see torch's operations": torch._C._len_torch_dispatch_stack,
@@ -79,6 +80,7 @@ SETTINGS: dict[str, Callable[[], Any]] = {
     "timers": lambda: [signal.getitimer(which)[1] for which in TIMERS],
     "cores of this process": lambda: sorted(os.sched_getaffinity(0)),
     "priority of this process": lambda: os.getpriority(os.PRIO_PROCESS, 0),
+    "scheduling of this process": lambda: os.sched_getscheduler(0),
 }
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import shutil
 import socket
 import struct
 import subprocess
@@ -31,6 +30,7 @@ from typing import Any
 
 from bench.meters.time.surroundings import surroundings
 from bench.records.redaction import without_secrets
+from bench.records.scratch import Scratch
 
 VARIABLE = "CONDBENCH_REPLICAS"  # the folder of a run's sockets, for its trials
 SERVER = "bench.meters.time.replica_server"
@@ -80,8 +80,13 @@ class Replicas:
 class Servers:
     """Running servers, and the folder of their sockets. They end with this process."""
 
-    folder: Path
+    scratch: Scratch
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of their sockets."""
+        return self.scratch.path
 
     def close(self) -> None:
         """End the servers and remove their folder."""
@@ -93,7 +98,7 @@ class Servers:
                 process.stdin.close()
         for process in self.processes:
             process.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.scratch.remove()
 
 
 def start_servers(num_processes: int) -> Servers:
@@ -111,10 +116,10 @@ def start_servers(num_processes: int) -> Servers:
     return servers
 
 
-def _make_folder() -> Path:
-    """A new folder with mode 700, under /tmp where TMPDIR is too long for a socket's name."""
+def _make_folder() -> Scratch:
+    """A new folder, under /tmp where TMPDIR is too long for a socket's name."""
     is_short = len(os.fsencode(tempfile.gettempdir())) <= LONGEST_FOLDER
-    return Path(tempfile.mkdtemp(prefix="condbench-", dir=None if is_short else "/tmp"))
+    return Scratch(None if is_short else "/tmp")
 
 
 def _start_server(place: Path) -> subprocess.Popen[bytes]:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.records.redaction import without_secrets
+from bench.regress.checkouts.commands import Limits, Unbounded, run_command
 from bench.regress.verdict import BadInput
 
 LOCK = "constraints.txt"
@@ -25,6 +25,7 @@ EXTRA = "tasks"  # what tasks and workers need, without the tools of development
 # revision's own make.
 CALLERS = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "PYTHONPATH")
 MAX_OUTPUT = 500  # characters of an installer's output in a message
+LIMITS = Limits(max_bytes=16 * 2**20, max_errors=MAX_OUTPUT, timeout_s=3600.0)
 
 
 def variables_of(folder: Path, project: dict[str, Any]) -> dict[str, str]:
@@ -121,15 +122,10 @@ def make_command(folder: Path) -> list[str]:
 def _run(commands: Sequence[Sequence[str]], folder: Path) -> str | None:
     """Run the commands in `folder`, without secrets; the end of the first failure's output."""
     for command in commands:
-        run = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            cwd=folder,
-            env=_inherited(*CALLERS),
-        )
-        if run.returncode:
-            return (run.stderr or run.stdout).strip()[-MAX_OUTPUT:] or f"exit code {run.returncode}"
+        try:
+            run = run_command(command, folder, _inherited(*CALLERS), LIMITS)
+        except Unbounded as error:
+            return f"{command[0]} {error}"
+        if run.exit_code:
+            return (run.errors or run.output).strip()[-MAX_OUTPUT:] or f"exit code {run.exit_code}"
     return None

@@ -6,7 +6,6 @@ sentence with the revision's name, before anything is measured.
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,13 @@ from bench.records.files import parse_json
 from bench.records.record import Labels
 from bench.records.validation import Identity, first_error
 from bench.regress.cells import Cell
+from bench.regress.checkouts.commands import Limits, Unbounded, run_command
 from bench.regress.checkouts.worktrees import Revision
 from bench.regress.verdict import BadInput
 
 Content = Mapping[str, Any]  # a trial.json
-MAX_OUTPUT = 800  # characters of the planner's stderr in a message
+# Ten thousand trials are 50 MB; the end of stderr enters a message.
+LIMITS = Limits(max_bytes=64 * 2**20, max_errors=800, timeout_s=600.0)
 
 
 class _Part(BaseModel):
@@ -69,25 +70,19 @@ def plan_trials(revision: Revision, overrides: Sequence[str], scratch: Path) -> 
     results = scratch / f"results-{revision.folder.name}"
     arguments = [*overrides, f"results={results}", "wandb.mode=disabled"]
     command = [revision.python, "-m", revision.interface.planning, *arguments]
-    run = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        cwd=revision.folder,
-        env=revision.environment,
-    )
-    # Bad overrides and broken plugins end here, with the planner's own sentence.
-    if run.returncode:
-        output = run.stderr.strip()[-MAX_OUTPUT:]
-        raise BadInput(f"{revision} cannot plan {' '.join(overrides)}: {output}")
     try:
-        plan = parse_json(run.stdout)
+        run = run_command(command, revision.folder, revision.environment, LIMITS)
+    except Unbounded as error:
+        raise BadInput(f"{revision}: the planner {error}; compare fewer trials") from error
+    # Bad overrides and broken plugins end here, with the planner's own sentence.
+    if run.exit_code:
+        raise BadInput(f"{revision} cannot plan {' '.join(overrides)}: {run.errors}")
+    try:
+        plan = parse_json(run.output)
         trials, left_out = plan["trials"], plan["left_out"]
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(
-            f"{revision}: the planner returned an invalid plan: {run.stdout[:200]!r}"
+            f"{revision}: the planner returned an invalid plan: {run.output[:200]!r}"
         ) from error
     # Trials that are left out (a plugin that cannot be loaded) would be missing on one side.
     if left_out or not trials:

@@ -6,7 +6,6 @@ Untrained models only: the same seed trains another model on another processor.
 from __future__ import annotations
 
 import sys
-import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from importlib import metadata
@@ -15,6 +14,7 @@ from typing import Any
 
 from bench import plugins
 from bench.plan.matrix import PlanError, make_plan
+from bench.records.scratch import Scratch
 from bench.regress.cells import write_trial
 from bench.regress.golden import records
 from bench.regress.verdict import BadInput
@@ -39,8 +39,8 @@ def compare_golden(
         raise BadInput(
             f"{place}: no golden records; condbench compare --exact --update writes them"
         )
-    with tempfile.TemporaryDirectory(prefix="condbench-") as scratch:
-        return _compare_all(place, Path(scratch), overrides, update=update)
+    with Scratch() as scratch:
+        return _compare_all(place, scratch, overrides, update=update)
 
 
 def _compare_all(place: Path, scratch: Path, overrides: Sequence[str], *, update: bool) -> int:

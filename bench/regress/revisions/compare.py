@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shlex
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,15 +14,22 @@ from pathlib import Path
 from types import MappingProxyType
 
 from bench.launch.devices import Machine, NoSuchDevice
+from bench.records.scratch import Scratch
 from bench.regress.causes import COUNTS, cause_between_revisions
 from bench.regress.cells import Cell, model_name
 from bench.regress.checkouts.planned_trials import Content, hardware_of, plan_trials
 from bench.regress.checkouts.worktrees import Revision, checked_out, uncommitted
 from bench.regress.comparable import identity_differences
 from bench.regress.revisions.deadline import Deadline
+from bench.regress.revisions.machine_noise import try_machine
 from bench.regress.revisions.night import Night, ReportProgress
 from bench.regress.revisions.trial_pair import OtherProtocol
-from bench.regress.revisions.trials import measure_quality, measure_trial, run_control
+from bench.regress.revisions.trials import (
+    enter_controls,
+    measure_quality,
+    measure_trial,
+    run_control,
+)
 from bench.regress.verdict import BadInput, Row, Verdict
 
 NO_LIMITS: Mapping[str, float] = MappingProxyType({})
@@ -50,18 +56,18 @@ def compare_revisions(
     machine = machine or Machine.detect()
     with (
         _sigterm_as_interrupt(),
-        tempfile.TemporaryDirectory(prefix="condbench-") as scratch,
-        checked_out(repository, [baseline, candidate], Path(scratch)) as (old, new),
+        Scratch() as scratch,  # before the worktrees: git forgets those of a night that was killed
+        checked_out(repository, [baseline, candidate], scratch) as (old, new),
     ):
         # Each by its own code: what a revision measures by default is part of the revision.
-        plans = [plan_trials(revision, overrides, Path(scratch)) for revision in (old, new)]
+        plans = [plan_trials(revision, overrides, scratch) for revision in (old, new)]
         verdict = Verdict(str(old), str(new), hardware_of(plans[0]), confirmed=True)
         verdict.commands = [_command(old, new, overrides)]
         verdict.notes += uncommitted(repository)
         kind = next(iter(plans[0].values()))["config"]["gpu"]["kind"]
         deadline = Deadline(limits_s.get(kind, math.inf), started_s)
         exact = any(text.partition("=")[0].lstrip("+") == "measure.rounds" for text in overrides)
-        night = Night(old, new, Path(scratch), machine, report_progress, verdict, deadline, exact)
+        night = Night(old, new, scratch, machine, report_progress, verdict, deadline, exact)
         try:
             _run(night, plans[0], plans[1])
         # Rows that were measured before stay in the verdict.
@@ -125,7 +131,11 @@ def _run(night: Night, old: dict[Cell, Content], new: dict[Cell, Content]) -> No
     verdict.notes += [f"{cell}: only in the candidate" for cell in new if cell not in old]
     if not same:
         return
-    cells = run_control(night, {cell: old[cell] for cell in same})
+    # Before the control, for which a model is trained first.
+    hopeless = try_machine(night, same[0], old[same[0]])
+    if hopeless:
+        enter_controls(night, [hopeless])
+    cells = same if hopeless else run_control(night, {cell: old[cell] for cell in same})
     for number, cell in enumerate(cells, start=1):
         night.report_progress(f"[{number}/{len(cells)}] {cell} ({night.deadline})")
         measure_trial(night, cell, (old[cell], new[cell]))

@@ -32,6 +32,12 @@ class OpenReply(_Reply):
     environment: dict[str, Any]
 
 
+class CanaryReply(_Reply):
+    """Ready to time the canary alone: the threads that it runs with."""
+
+    num_threads: int = Field(ge=1)
+
+
 class WarmReply(_Reply):
     """A warm-up: seconds of the last pass, and whether times settled."""
 
@@ -60,6 +66,7 @@ class QualityReply(_Reply):
 
 
 REPLIES: dict[str, type[BaseModel]] = {
+    "canary": CanaryReply,
     "open": OpenReply,
     "warm": WarmReply,
     "block": BlockReply,

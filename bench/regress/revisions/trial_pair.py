@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -76,9 +77,9 @@ class TrialPair:
         return replace(self, contents=(first, second))
 
     @contextmanager
-    def started(self) -> Iterator[Sides]:
-        """Fresh workers on both sides; they end with the context."""
-        limit_s = float(self.contents[0]["config"]["timeout_s"])
+    def started(self, longest_s: float = math.inf) -> Iterator[Sides]:
+        """Fresh workers on both sides, `longest_s` for a reply; they end with the context."""
+        limit_s = min(float(self.contents[0]["config"]["timeout_s"]), longest_s)
         with ExitStack() as stack:
             first, second = (
                 stack.enter_context(WorkerProcess(revision, self.variables, limit_s, self.deadline))

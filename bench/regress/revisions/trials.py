@@ -42,12 +42,17 @@ def run_control(night: Night, plan: dict[Cell, Content]) -> list[Cell]:
         night.add_failure(str(cell), "trial", failure)
     if not rows:
         night.verdict.notes.append("the baseline supports none of the trials: no control")
+    enter_controls(night, rows)
+    return [cell for cell in plan if cell not in failed] if rows else []
+
+
+def enter_controls(night: Night, rows: Sequence[Row]) -> None:
+    """Enter the rows of the A/A arm, with a note where they rule out timing."""
     night.verdict.controls += [replace(r, metric=f"A/A control, {r.metric}") for r in rows]
     if rows and not night.verdict.is_controlled:
         night.verdict.notes.append(
             "the A/A control is not equal: counts and qualities were compared, nothing was timed"
         )
-    return [cell for cell in plan if cell not in failed] if rows else []
 
 
 def _control_rows(night: Night, cell: Cell, content: Content) -> list[Row]:

@@ -4,6 +4,8 @@
 
 JSON lines: a request on stdin, its reply on stdout.
 
+    {"do": "canary", "device": "cpu", "threads": null, "warmup_s": 0.5}
+                                                   no trial, the canary only; reply: its threads
     {"do": "open", "folder": F}                    train; reply: quality, counts, environment
     {"do": "warm", "work": "b64"}                  run until times settle; reply: seconds of a pass
     {"do": "block", "work": "b64", "passes": 3}    reply: seconds of that many passes
@@ -44,6 +46,7 @@ from bench.meters.time.canary import canary
 from bench.meters.time.stopwatch import stopwatch_for
 from bench.meters.time.warmup import warm_up
 from bench.records import catalogue, environment
+from bench.records.redaction import bounded
 from bench.trial.prepare import prepare
 from bench.trial.trial import read_trial
 from bench.types import Unsupported
@@ -51,6 +54,7 @@ from bench.types import Unsupported
 # Not imported from the comparison's side: each revision's worker states its own protocol.
 PROTOCOL = 1
 CANARY = "canary"
+MAX_ERROR = 4000  # characters of an exception's message
 Reply = dict[str, Any]
 
 
@@ -62,11 +66,25 @@ class Worker:
         self.meter: EnergyMeter | None = None
         self.held = ExitStack()
 
+    def canary(self, device: str, threads: int | None, warmup_s: float) -> Reply:
+        """Make the canary callable without a trial; the number of threads that it runs with."""
+        num_threads = self._pin(threads)
+        self.device, self.warmup_s = torch.device(device), warmup_s
+        self.watch = stopwatch_for(self.device)
+        self.works = {CANARY: canary(self.device)}
+        self.held.enter_context(gc_disabled())
+        return {"num_threads": num_threads}
+
+    def _pin(self, threads: int | None) -> int:
+        """Pin the threads of this process, by default one for each physical core; their number."""
+        num_threads = threads or environment.num_physical_cores()
+        self.held.enter_context(pinned_threads(num_threads))
+        return num_threads
+
     def open(self, folder: str) -> Reply:
         """Train the trial in `folder`; its quality, counts and environment, or `skipped`: why."""
         trial = read_trial(Path(folder))
-        threads = trial.config.gpu.threads or environment.num_physical_cores()
-        self.held.enter_context(pinned_threads(threads))
+        threads = self._pin(trial.config.gpu.threads)
         try:
             with repeatable():
                 subject, _ = prepare(trial, lambda phase, share: None)
@@ -193,6 +211,7 @@ def serve(requests: queue.Queue[dict[str, Any]], reply: Callable[[Reply], None])
     """Reply to requests for ever. An exception is a reply too: {"error": its text}."""
     worker = Worker()
     handlers: dict[str, Callable[..., Reply]] = {
+        "canary": worker.canary,
         "open": worker.open,
         "warm": worker.warm,
         "block": worker.block,
@@ -206,7 +225,7 @@ def serve(requests: queue.Queue[dict[str, Any]], reply: Callable[[Reply], None])
         # SystemExit too: a method that calls sys.exit() must not look like a crash.
         except (Exception, SystemExit) as error:
             traceback.print_exc()
-            reply({"error": f"{type(error).__name__}: {error}"})
+            reply({"error": bounded(f"{type(error).__name__}: {error}", MAX_ERROR)})
 
 
 def main() -> None:

@@ -12,14 +12,17 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
+from bench.records.redaction import bounded
 from bench.regress.checkouts.worktrees import Revision
 from bench.regress.revisions.deadline import Deadline
 from bench.regress.revisions.replies import reply_error
 
 NO_DEADLINE = Deadline()
-MAX_OUTPUT = 800  # characters of stderr in a message
+MAX_OUTPUT = 800  # bytes of stderr in a message
+MAX_REPLY_BYTES = 2**18  # our own have 2 KB
+MAX_ERROR = 4000  # characters of an exception, as in a record
 GRACE_S = 5  # for a worker to end by itself
 
 
@@ -101,7 +104,7 @@ class WorkerProcess:
                     return dict(message["ok"])
                 problem = f"sent an invalid reply to {self._request!r}: {wrong}"
             else:
-                problem = f"failed: {message['error']}"
+                problem = f"failed: {bounded(str(message['error']), MAX_ERROR)}"
         except (ValueError, KeyError, TypeError, RecursionError):
             problem = f"sent an invalid reply to {self._request!r}: {line[:80]!r}"
         raise self._failed(problem)
@@ -120,11 +123,24 @@ class WorkerProcess:
             if not piece:  # the end of its stdout: the process has exited
                 raise self._failed("ended")
             self._unread += piece
-        line, _, self._unread = self._unread.partition(b"\n")
+            if len(self._unread) > MAX_REPLY_BYTES:
+                self._refuse(f"a reply of more than {MAX_REPLY_BYTES:,} bytes")
+        line, _, rest = self._unread.partition(b"\n")
+        # One request has one reply: a second one would be taken for that of the next request.
+        if rest:
+            self._refuse("more than one reply")
+        self._unread = b""
         return line
+
+    def _refuse(self, what: str) -> NoReturn:
+        self.process.kill()  # it may be blocked while it writes the rest
+        raise self._failed(
+            f"sent {what} to {self._request!r}: what a model prints belongs on stdout or stderr, "
+            "never on the worker's own channel"
+        )
 
     def _failed(self, problem: str) -> WorkerFailed:
         # The end of a traceback names the exception; its start is cut off.
-        self.errors.seek(0)
-        output = self.errors.read().decode(errors="replace")[-MAX_OUTPUT:].strip()
+        self.errors.seek(max(0, self.errors.seek(0, os.SEEK_END) - MAX_OUTPUT))
+        output = self.errors.read(MAX_OUTPUT).decode(errors="replace").strip()
         return WorkerFailed(self.revision, f"the worker {problem}\n{output}".strip())

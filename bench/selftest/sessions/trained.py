@@ -9,7 +9,6 @@ Written and read by the same installation, as the work of a replica is.
 from __future__ import annotations
 
 import pickle
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from bench.measure.speed import paired_work
 from bench.meters.conditions import pinned_threads
 from bench.meters.time.replicated import PairedWork
 from bench.records.record import TRIAL_NAME, write_json
+from bench.records.scratch import Scratch
 
 if TYPE_CHECKING:
     from bench.trial.trial import Trial
@@ -58,8 +58,8 @@ def _train(method: str, seed: int, results: Path) -> PairedWork:
     # Here and below: a session, which only times, starts without Lightning and Hydra.
     from bench.trial.prepare import prepare
 
-    with tempfile.TemporaryDirectory(prefix="condbench-") as scratch:
-        trial = _planned(method, seed, results, Path(scratch))
+    with Scratch() as scratch:
+        trial = _planned(method, seed, results, scratch)
         with pinned_threads(trial.num_threads):
             subject, _ = prepare(trial, lambda phase, share: None)
             config = subject.config

@@ -50,6 +50,10 @@ def _override_a_kernel() -> None:
     KEPT.append(library)
 
 
+def _schedule(policy: int) -> None:
+    os.sched_setscheduler(0, policy, os.sched_param(0))
+
+
 KEPT: list[Any] = []  # a library or a handle that is collected takes its change back
 SETTINGS: dict[str, tuple[Callable[[], object], str]] = {
     "threads": (lambda: torch.set_num_threads(torch.get_num_threads() + 1), "get_num_threads"),
@@ -71,6 +75,8 @@ SETTINGS: dict[str, tuple[Callable[[], object], str]] = {
     "mode": (Mode().__enter__, "modes that see torch's functions: 0 before, 1 now"),
     "tracing": (lambda: sys.setprofile(watch), "sys.getprofile(): [] before, ['watch'] now"),
     "garbage": (lambda: gc.set_threshold(1), "gc.get_threshold()"),
+    "fast path": (lambda: torch.backends.mha.set_fastpath_enabled(False), "get_fastpath_enabled()"),
+    "scheduling": (lambda: _schedule(os.SCHED_BATCH), "scheduling of this process"),
     "cores": (lambda: os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]), "cores"),
 }
 OWNERS = {
@@ -118,6 +124,8 @@ def restored() -> Iterator[None]:
     while torch._C._len_torch_function_stack():
         torch.overrides._pop_mode()
     KEPT.clear()
+    torch.backends.mha.set_fastpath_enabled(True)
+    _schedule(os.SCHED_OTHER)
     gc.set_threshold(*threshold)
     os.sched_setaffinity(0, cores)
 

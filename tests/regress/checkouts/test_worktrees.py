@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
 import pytest
 
+from bench.records.scratch import Scratch
 from bench.regress.checkouts.worktrees import INTERFACES, checked_out
 from bench.regress.verdict import BadInput
+
+# A night that is killed with both worktrees made.
+KILLED = """
+import os, signal, sys, tempfile
+from pathlib import Path
+from bench.records.scratch import Scratch
+from bench.regress.checkouts.worktrees import checked_out
+repository, revision, tempfile.tempdir = sys.argv[1:]
+with Scratch() as scratch, checked_out(Path(repository), [revision] * 2, scratch):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 @pytest.mark.parametrize("text", ["not toml [", "[tool]\n", "[project]\nversion = '1'\n"])
@@ -32,6 +50,24 @@ def test_uncommitted_edits_are_a_note(toy) -> None:
     (toy.folder / "toy.json").write_text("{}")
     verdict = toy.night(revision, revision)
     assert "1 file(s) with uncommitted changes: not compared" in verdict.notes
+
+
+def test_a_killed_night_leaves_nothing_to_the_next(toy, tmp_path, monkeypatch) -> None:
+    """Its worktrees are removed from the disk and from git's list; those of a night that runs
+    stay."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    Path(tempfile.gettempdir()).mkdir()
+    revision = toy.commit()
+    killed = [sys.executable, "-c", KILLED, str(toy.folder), revision]
+    assert subprocess.run([*killed, tempfile.gettempdir()]).returncode == -signal.SIGKILL
+    (left,) = Path(tempfile.gettempdir()).iterdir()
+    assert str(left / "tree1") in toy.git("worktree", "list")
+    with Scratch() as own, checked_out(toy.folder, [revision], own):
+        assert not left.exists()
+        toy.night(revision, revision)
+        assert (own / "tree0" / "toy.json").exists()
+    assert toy.git("worktree", "list").count("\n") == 0
+    assert list(Path(tempfile.gettempdir()).iterdir()) == []
 
 
 @pytest.mark.parametrize("interface", INTERFACES)
