@@ -1,11 +1,11 @@
 """The report of one or more result trees: read, tabulate, write, and a text for the terminal.
 
     table.md  table.tex  table.csv  report.html  speedup.png  quality_cost.png  robustness.png
-    map.png  map.csv
+    map.png  map.csv  answers.md  answers.csv
     paper.md  paper.tex  paper.csv
 
 The figures are written where there is something to draw, the map where methods were timed at
-several sizes, the last line for a paper experiment.
+several sizes, the answers where a method stands beside dense, the last line for a paper experiment.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench.records.reading import paused_garbage_collection, read
 from bench.records.replacing import replace_files
@@ -58,16 +59,18 @@ def build(dirs: Sequence[Path], out: Path | None = None) -> Report:
     images = _images(all_tables, maps)
     title = "condbench: " + ", ".join(sorted({f.record.labels.experiment for f in reading.found}))
     papers = lines_of(reading.found)
+    folder = out or dirs[0] / FOLDER
+    answered, shown = _answers(all_tables, folder)
     contents: dict[str, str | bytes] = {
         "table.md": f"# {plain(title)}\n\n{markdown(all_tables)}" + _links(images),
         "table.tex": latex(all_tables),
         "table.csv": csv(all_tables),
         **images,
-        "report.html": page(title, all_tables, images, problems, maps),
+        **answered,
+        "report.html": page(title, all_tables, images, problems, maps, shown),
         **({MAP_CSV: map_csv(maps)} if maps else {}),
         **paper_files(papers),
     }
-    folder = out or dirs[0] / FOLDER
     # Records of a paper alone: their one table, not one for each of its models.
     only_papers = papers and all(map(paper_of, reading.found))
     text = paper_text(papers) if only_papers else terminal(all_tables)
@@ -90,6 +93,15 @@ def _images(tables: Sequence[Table], maps: Sequence[Map]) -> dict[str, bytes]:
     return {name: image for name, image in drawn.items() if image is not None}
 
 
+def _answers(tables: Sequence[Table], folder: Path) -> tuple[dict[str, str], dict[str, Any] | None]:
+    """The files of "Does it pay?" and its part of the page; none where nothing is asked."""
+    from bench.report.claims.findings import answers  # scipy takes a third of a second to import
+    from bench.report.claims.render import answer_files, page_part
+
+    found = answers(tables)
+    return answer_files(found, folder), page_part(found, folder) if found else None
+
+
 def _links(images: dict[str, bytes]) -> str:
     return "".join(f"\n![{CAPTIONS[name]}]({name})\n" for name in images)
 
@@ -102,6 +114,7 @@ def _write(folder: Path, contents: dict[str, str | bytes]) -> list[Path]:
         name: content.encode("utf-8", "replace") if isinstance(content, str) else content
         for name, content in contents.items()
     }
-    # A figure or map of an earlier report would be stale.
-    stale: dict[str, bytes | None] = dict.fromkeys({*CAPTIONS, MAP_CSV} - contents.keys())
+    # A figure, map or answer of an earlier report would be stale.
+    some = {*CAPTIONS, MAP_CSV, "answers.md", "answers.csv"}
+    stale: dict[str, bytes | None] = dict.fromkeys(some - contents.keys())
     return replace_files(folder, encoded | stale)

@@ -12,11 +12,14 @@ import pytest
 
 from bench.report import NoRecords, build
 
-FILES = ["table.md", "table.tex", "table.csv", "speedup.png", "report.html"]
+FILES = [
+    *("table.md", "table.tex", "table.csv", "speedup.png"),
+    *("answers.md", "answers.csv", "report.html"),
+]
 
 
 def test_a_report_is_written_beside_the_records(make, tree):
-    """Five files appear in `report` within the first folder, and the text is the tables'."""
+    """Seven files appear in `report` within the first folder, and the text is the tables'."""
     root = tree(make(), make("moe", share=0.5, speedup=1.5))
     made = build([root / "demo"])
     assert made.paths == [root / "demo" / "report" / name for name in FILES]

@@ -62,7 +62,7 @@ def _place(name: str) -> tuple[str, int]:
 
 def _line(table: Table, row: Row) -> dict[str, Any]:
     line: dict[str, Any] = {
-        **_where(table),
+        **table_columns(table),
         "method": row.method,
         "variant": row.variant,
         "point": row.point,
@@ -95,7 +95,7 @@ def _verdicts(table: Table, row: Row) -> dict[str, str]:
 def _unfinished_lines(table: Table) -> list[dict[str, Any]]:
     return [
         {
-            **_where(table),
+            **table_columns(table),
             "method": found.record.labels.method,
             "variant": found.record.labels.variant,
             "status": found.record.status,
@@ -108,7 +108,8 @@ def _unfinished_lines(table: Table) -> list[dict[str, Any]]:
     ]
 
 
-def _where(table: Table) -> dict[str, Any]:
+def table_columns(table: Table) -> dict[str, Any]:
+    """What all rows of a table have in common."""
     first = table.found[0].record  # precision is part of the table's key
     return {
         "hardware": table.hardware,

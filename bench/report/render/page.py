@@ -44,8 +44,13 @@ def page(
     images: Mapping[str, bytes],
     problems: Sequence[str],
     maps: Sequence[Map] = (),
+    answers: Mapping[str, Any] | None = None,
 ) -> str:
-    """The page's HTML. `images` are PNGs by file name, as named in CAPTIONS."""
+    """The page's HTML.
+
+    `images` are PNGs by file name, as named in CAPTIONS; `answers` is the part "Does it pay?",
+    None where nothing is asked.
+    """
     # autoescape is off by default in jinja2, and every word of a record is untrusted.
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("bench.report.render", "."),  # also from a wheel
@@ -65,6 +70,7 @@ def page(
         map_lines=[*sentences(maps), ABOUT] if maps else [],
         problems=problems,
         robustness_title=TITLE,
+        answers=answers,
     )
 
 

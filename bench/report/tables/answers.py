@@ -11,6 +11,7 @@ from bench.report.tables.table import DENSE, Row, Table
 
 if TYPE_CHECKING:
     from bench.statistics import Interval
+    from bench.statistics.verdict import Loss
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,12 @@ def answer(table: Table, row: Row, batch_size: int) -> Answer | None:
         return None
     if row.is_ceiling:
         return Answer("oracle upper bound")
-    from bench.statistics.verdict import Verdict, judge, loss_of, why_unclear  # scipy: late
+    from bench.statistics.verdict import Verdict, judge, why_unclear  # scipy: late
 
     if _is_noise(table, cell, batch_size):
         return Answer(Verdict.CANNOT_TELL, "the speed-up is within timing noise")
     speedup = _interval(cell)
-    difference = row.cells.get(QUALITY_VS_DENSE.key)
-    direction = table.quality.direction if table.quality is not None else "higher"
-    loss = None if difference is None else loss_of(_interval(difference), direction)
-    tolerance, unit = _tolerance(table, row), _unit(row)
+    loss, tolerance, unit = row_loss(table, row), row_tolerance(table, row), row_unit(row)
     reason = why_unclear(speedup, loss, tolerance, unit)
     return Answer(judge(speedup, loss, tolerance), reason)
 
@@ -53,15 +51,25 @@ def _interval(cell: Cell) -> Interval:
     return Interval(cell.value, cell.low, cell.high, cell.num_seeds, "record")
 
 
-def _tolerance(table: Table, row: Row) -> float:
+def row_loss(table: Table, row: Row) -> Loss | None:
+    """How much quality a row loses against dense; None without an interval."""
+    from bench.statistics.verdict import loss_of
+
+    difference = row.cells.get(QUALITY_VS_DENSE.key)
+    direction = table.quality.direction if table.quality is not None else "higher"
+    return None if difference is None else loss_of(_interval(difference), direction)
+
+
+def row_tolerance(table: Table, row: Row) -> float:
     """As the row's trials were measured with; by the unit in records that do not have it."""
     from bench.statistics.verdict import tolerance_of
 
     dense = next((each for each in table.rows if each.method == DENSE), None)
     value = (dense or row).value(QUALITY.key)
-    return tolerance_of(_unit(row), value or 0.0, row.tolerance)
+    return tolerance_of(row_unit(row), value or 0.0, row.tolerance)
 
 
-def _unit(row: Row) -> str:
+def row_unit(row: Row) -> str:
+    """The unit of a row's quality; "" where it has none."""
     cell = row.cells.get(QUALITY.key)
     return cell.unit if cell is not None else ""

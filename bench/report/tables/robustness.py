@@ -149,7 +149,7 @@ def _spending(row: Row) -> str:
 
 def _losing(table: Table, row: Row) -> str:
     """Whether quality falls less than dense's: all severities against the clean samples."""
-    pairs = _losses(table, row)
+    pairs = quality_losses(table, row)
     if not pairs:
         return "loss of quality was not measured"
     unit = quality_title([row])
@@ -166,7 +166,7 @@ def _losing(table: Table, row: Row) -> str:
     return f"{how} ({lost}: {text.main}{text.spread} over {len(pairs)} seeds)"
 
 
-def _losses(table: Table, row: Row) -> list[tuple[float, float]]:
+def quality_losses(table: Table, row: Row) -> list[tuple[float, float]]:
     """Quality lost to corruption by the method and by its dense model, per seed that has both."""
     found = []
     # From the records, not from the row: a paired difference needs both values of each seed.
