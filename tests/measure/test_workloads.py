@@ -137,14 +137,15 @@ def test_a_trial_recognises_keywords(by_hand: Run) -> None:
 @pytest.mark.soak
 def test_a_trial_translates(run: Run) -> None:
     """An encoder-decoder is trained, evaluated greedily and measured; others are skipped."""
-    found = run("task=numbers", "method=moe,early_exit,mixture_of_depths")
+    found = run("task=numbers", "method=moe,early_exit,mixture_of_depths,downsample")
     assert {name: record.status for name, record in found.items()} == {
         "dense": "ok",
         "moe": "ok",
-        "early_exit": "skipped",
-        "mixture_of_depths": "skipped",
+        "early_exit": "ok",
+        "mixture_of_depths": "ok",
+        "downsample": "skipped",
     }
-    for name in ("dense", "moe"):
+    for name in ("dense", "moe", "early_exit", "mixture_of_depths"):
         quality = found[name].metrics["infer/quality"]
         assert quality.unit == "exact match %"
         assert quality.shown is not None

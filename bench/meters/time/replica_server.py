@@ -25,6 +25,7 @@ import torch  # noqa: F401  # imported for the replicas
 
 from bench.meters.time import paired  # noqa: F401
 from bench.meters.time.replicas import receive, send
+from bench.records.scratch import OWNER
 
 
 def serve(listening: socket.socket) -> None:
@@ -80,4 +81,6 @@ if __name__ == "__main__":
         # An owner that was killed removes nothing; the last server to end removes the folder.
         place.unlink(missing_ok=True)
         with suppress(OSError):
+            if {each.name for each in place.parent.iterdir()} == {OWNER}:
+                (place.parent / OWNER).unlink()
             place.parent.rmdir()
