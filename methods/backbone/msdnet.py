@@ -27,7 +27,7 @@ from methods.trunk.conv import (
     num_channels,
     refuse_replacements,
 )
-from methods.trunk.state import State
+from methods.trunk.state import State, take_rows
 from methods.trunk.stem import as_images
 
 
@@ -40,7 +40,7 @@ class MultiScale(State):
     def select(self, rows: Tensor) -> State:
         """The samples in `rows` [n], at every scale."""
         # State's own `select` carries along its fields only.
-        finer = tuple(maps.index_select(0, rows) for maps in self.finer)
+        finer = tuple(take_rows(maps, rows) for maps in self.finer)
         return super(MultiScale, replace(self, finer=finer)).select(rows)
 
 

@@ -27,6 +27,7 @@ from methods.parts.weights.grouped_gemm import (
     can_group as can_group,  # plugins import both from here
 )
 from methods.parts.weights.grouped_gemm import grouped_linear as grouped_linear
+from methods.trunk.state import put_rows
 
 BACKENDS = ("auto", "loop", "grouped", "dense_masked")
 # Mean rows per group and thread from which the loop wins: docs/explanation/kernels.md.
@@ -84,7 +85,7 @@ def replace_rows(f: Callable[[Tensor | None], Tensor], x: Tensor, rows: Tensor) 
     new = f(rows)
     with region("combine"):
         # f may have computed in autocast's dtype; index_copy requires equal dtypes.
-        return x.index_copy(0, rows, new.to(x.dtype))
+        return put_rows(x, rows, new.to(x.dtype))
 
 
 # Fixed capacity
