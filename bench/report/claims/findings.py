@@ -125,7 +125,7 @@ def _undecided(found: Answers) -> Iterator[str]:
         if finding.outcome.answer is Answer.UNDECIDED:
             reasons.setdefault(finding.outcome.note, []).append(finding)
     for why, findings in reasons.items():
-        yield f"Undecided, {why}: {', '.join(_named(findings))}."
+        yield f"Undecided ({why}): {', '.join(_named(findings))}."
 
 
 def _smaller(found: Answers) -> str:
@@ -152,7 +152,11 @@ def _saves_without_time(found: Answers) -> str:
     slow = {
         (f.row.name, f.batch_size)
         for f in found.findings
-        if f.claim is FASTER and f.outcome.high is not None and f.outcome.high < MARGIN
+        # Not what timing noise or quality leaves open.
+        if f.claim is FASTER
+        and f.outcome.answer is Answer.NO
+        and f.outcome.high is not None
+        and f.outcome.high < MARGIN
     }
     saving = (f for f in _asked(found, COMPUTE) if (f.outcome.value or 0.0) > 1)
     names = _named(f for f in saving if (f.row.name, f.batch_size) in slow)

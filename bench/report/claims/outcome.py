@@ -60,8 +60,9 @@ class Outcome:
             return ""
         if not self.is_difference:
             return number(self.value) + SUFFIXES[self.unit]
-        # A difference has the decimals of its interval.
-        return difference(Cell(self.value, self.unit, self.low, self.high)).main
+        # A difference has the decimals of its interval, and a sign also without one.
+        text = difference(Cell(self.value, self.unit, self.low, self.high)).main
+        return text if text[0] in "+-" or not self.value else f"+{text}"
 
     @property
     def text(self) -> str:

@@ -85,7 +85,9 @@ def _details(found: Sequence[Line], labels: dict[str, str]) -> str:
         ]
         for each in found
     ]
-    return _table(list(HEAD), rows, ["left"] * len(HEAD))
+    # Not padded to equal width: hundreds of lines, one of which has a long reason.
+    lines = [list(HEAD), ["---"] * len(HEAD), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _label(link: Link, labels: dict[str, str]) -> str:

@@ -105,4 +105,6 @@ def test_numbers_as_text() -> None:
     assert Outcome(Answer.NO, 8.863, unit="%").text == "8.86 %"
     signed = Outcome(Answer.YES, 0.0739, 0.0432, 0.1046, "bits/character", is_difference=True)
     assert (signed.text, signed.interval) == ("+0.074 bits/character", "[+0.043, +0.105]")
+    alone = Outcome(Answer.UNDECIDED, 0.35, unit="accuracy %", is_difference=True)
+    assert (alone.text, alone.interval) == ("+0.350 accuracy %", "")
     assert Outcome(Answer.NOT_MEASURED).text == ""
