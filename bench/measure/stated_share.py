@@ -27,7 +27,7 @@ class Forced(NamedTuple):
     """What a stated share or routing changed."""
 
     note: str
-    any: bool  # whether at least one gate is told what runs
+    any: bool  # whether the share or routing applies to at least one gate
 
 
 def force_share(

@@ -3,7 +3,7 @@
     defaults(MoE)                         {"num_experts": 8, ...} as trial.json holds them
     construct(MoE, {"num_experts": 4})    an instance, every value of its declared type and range
 
-JSON knows neither tuples, paths, enumerations nor keys that are numbers: the annotation does.
+JSON has no tuples, paths, enumerations or keys that are numbers: the annotation names them.
 """
 
 from __future__ import annotations

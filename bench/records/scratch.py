@@ -28,7 +28,7 @@ class Scratch:
         place = where or tempfile.gettempdir()
         for stale in _stale_folders(Path(place)):
             shutil.rmtree(stale, ignore_errors=True)
-        # It removes itself at the end of the interpreter too, where nobody calls `remove`.
+        # It removes itself at the end of the interpreter too, where `remove` is never called.
         self._folder = tempfile.TemporaryDirectory(prefix=PREFIX, dir=place)
         self.path = Path(self._folder.name)
         self._owner = _lock(self.path)
@@ -50,7 +50,7 @@ class Scratch:
 
 
 def _lock(folder: Path) -> int | None:
-    """The folder's owner file, open and locked; None where locks do not work: nobody removes it."""
+    """The folder's owner file, open and locked; None where locks do not work: it stays."""
     draft = folder / f"{OWNER}.draft"
     file = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

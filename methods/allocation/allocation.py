@@ -16,7 +16,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, get_args
+from functools import partial
+from typing import Annotated, Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from bench import routing
 from bench.types import Backbone, Batch, Criterion, OneOf, Output, Point, Range, TaskSpec
 from methods.parts.allocation.elements import Elements, Samples, Tokens
 from methods.parts.budget import Budget, compute_share
-from methods.parts.gates import Estimator, Gate, binary, reinforce_loss
+from methods.parts.gates import Estimator, Gate, binary, self_critical_loss
 from methods.trunk.cache import Cache
 from methods.trunk.decoding import greedy
 from methods.trunk.state import State
@@ -89,16 +90,14 @@ class Allocation:
         loss = criterion(output, batch) + output.aux_loss
         if self.estimator != "reinforce":
             return loss
-        with torch.no_grad():
-            # Inference mode decides greedily; its reward is the self-critical baseline.
+
+        def decide_greedily() -> Output:
             with routing.observe():  # without which a pass of inference keeps no decisions
-                greedy_output = model.eval()(batch)
-            model.train()
-            reward, baseline = (
-                model.reward(each, batch, criterion) for each in (output, greedy_output)
-            )
-        logits, run = output.stats["logits"], output.stats["run"]
-        return loss + reinforce_loss(logits, run, reward, baseline)
+                return cast(Output, model(batch))
+
+        decided = output.stats["logits"], output.stats["run"]
+        reward = partial(model.reward, batch=batch, criterion=criterion)
+        return loss + self_critical_loss(model, output, decide_greedily, reward, *decided)
 
 
 class AllocationModel(nn.Module):

@@ -20,8 +20,9 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
+from bench.types import Output
 from methods.parts.budget import Budget as Budget  # plugins import both from here
 from methods.parts.budget import compute_share as compute_share
 
@@ -176,3 +177,24 @@ def reinforce_loss(
     probability = logits.sigmoid()
     entropy = F.binary_cross_entropy_with_logits(logits, probability, reduction="none").sum(-1)
     return loss - entropy_weight * entropy.mean()
+
+
+def self_critical_loss(
+    model: nn.Module,
+    output: Output,
+    greedy: Callable[[], Output],
+    reward: Callable[[Output], Tensor],
+    logits: Tensor,
+    run: Tensor,
+) -> Tensor:
+    """`reinforce_loss` with the reward of the greedy decisions as baseline (Rennie et al. 2017).
+
+    `output`: of the sampled decisions `run` [B, gates]; `greedy()`: of a pass that decides
+    greedily, called in inference mode; `reward(output)` [B]. `model` is in training mode after it.
+    """
+    with torch.no_grad():
+        model.eval()
+        baseline = greedy()
+        model.train()
+        rewards = [reward(each) for each in (output, baseline)]
+    return reinforce_loss(logits, run, *rewards)

@@ -36,10 +36,10 @@ class LayerSkip:
     the number of drafts that a verification reads (`drafts`); all of them write the same tokens,
     and answer `workload=forward` with the full model.
 
-    A batch goes on from what all of its samples accept: the larger it is, the fewer drafts count.
+    A batch continues from what all of its samples accept: the larger it is, the fewer drafts count.
     """
 
-    compaction = "the batch goes on from the drafts that all of its samples accept"
+    compaction = "the batch continues from the drafts that all of its samples accept"
 
     dropout: Annotated[float, Range(0, lt=1)] = 0.1
     exit_scale: Annotated[float, Range(0)] = 1.0

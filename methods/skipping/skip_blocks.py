@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, get_args
 
 import torch
@@ -20,7 +21,7 @@ from bench.types import Backbone, Batch, Criterion, OneOf, Output, Point, Range,
 from methods.parts import dispatch
 from methods.parts.blocks.gated_blocks import run_masked, run_on, skippable
 from methods.parts.budget import Budget, compute_share
-from methods.parts.gates import Estimator, Gate, binary, reinforce_loss
+from methods.parts.gates import Estimator, Gate, binary, self_critical_loss
 from methods.trunk.head import pooled
 from methods.trunk.state import State
 from methods.trunk.trunk import Trunk
@@ -69,13 +70,9 @@ class SkipBlocks:
         loss = criterion(output, batch) + output.aux_loss
         if self.estimator != "reinforce":
             return loss
-        with torch.no_grad():
-            # Inference mode decides greedily; its reward is the self-critical baseline.
-            greedy = model.eval()(batch)
-            model.train()
-            reward, baseline = (model.reward(each, batch, criterion) for each in (output, greedy))
-        logits, run = output.stats["logits"], output.stats["run"]
-        return loss + reinforce_loss(logits, run, reward, baseline)
+        decided = output.stats["logits"], output.stats["run"]
+        reward = partial(model.reward, batch=batch, criterion=criterion)
+        return loss + self_critical_loss(model, output, partial(model, batch), reward, *decided)
 
 
 class SkipModel(nn.Module):

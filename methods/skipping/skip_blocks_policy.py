@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -27,7 +28,7 @@ from bench.routing import SAMPLES, decide, region
 from bench.types import Backbone, Batch, Criterion, Output, Point, Range, TaskSpec, check_fields
 from methods.parts import dispatch
 from methods.parts.blocks.gated_blocks import run_masked, run_on, skippable
-from methods.parts.gates import reinforce_loss
+from methods.parts.gates import self_critical_loss
 from methods.trunk.head import mean_token
 from methods.trunk.state import State
 from methods.trunk.stem import as_images
@@ -79,13 +80,12 @@ class SkipBlocksPolicy:
         num_free = math.ceil(model.num_gates * min(1.0, progress / max(self.curriculum, 1e-9)))
         first = model.num_gates - max(1, num_free)
         output = model(batch, first)
-        with torch.no_grad():
-            # Inference mode decides greedily; its reward is the self-critical baseline.
-            greedy = model.eval()(batch, first)
-            model.train()
-            reward, baseline = (reward_of(each, batch, self.penalty) for each in (output, greedy))
-        logits, run = (output.stats[name][:, first:] for name in ("sampled_logits", "run"))
-        return criterion(output, batch) + reinforce_loss(logits, run, reward, baseline)
+        decided = (output.stats[name][:, first:] for name in ("sampled_logits", "run"))
+        greedy = partial(model, batch, first)
+        reward = partial(reward_of, batch=batch, penalty=self.penalty)
+        return criterion(output, batch) + self_critical_loss(
+            model, output, greedy, reward, *decided
+        )
 
     def calibrate(self, model: Any, batches: Iterable[Batch]) -> None:
         """Find the thresholds at which the shares `budgets` of all held-out blocks run."""

@@ -147,7 +147,7 @@ class RigL:
 
 
 class Clock(nn.Module):
-    """When masks change: steps are counted, because a step is told its share of training only."""
+    """When masks change: it counts steps, because a step gets its share of training only."""
 
     seed: Tensor
     num_drawn: Tensor

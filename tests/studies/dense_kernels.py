@@ -11,10 +11,8 @@ is 1.05, as a slow baseline would flatter every method. Exit code 1 if a median 
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable
 
 import torch
@@ -25,7 +23,7 @@ from methods.backbone.resnet import ResNet
 from methods.backbone.transformer import Transformer
 from tests.references import huggingface
 from tests.references.huggingface_resnet import resnet
-from tests.studies.kernels import Candidates, limit_threads, time_rounds
+from tests.studies.kernels import Candidates, limit_threads, read_options, time_rounds
 
 LIMIT = 1.05
 VIT = Transformer(
@@ -98,26 +96,16 @@ def judge(taken: dict[str, list[float]]) -> tuple[str, bool]:
 
 def main() -> int:
     """Print the table; returns 1 if a ratio exceeds the limit, else 0."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.studies.dense_kernels", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("--rounds", type=int, default=40, help="at batch 1; a quarter at 64")
-    parser.add_argument(
-        "--cpu-time",
-        action="store_true",
-        help="CPU time of one thread instead of the wall clock, for a busy machine",
-    )
-    args = parser.parse_args()
-    clock = time.thread_time if args.cpu_time else time.perf_counter
+    options = read_options("dense_kernels", __doc__, rounds_help="at batch 1; a quarter at 64")
     print("\n| model | batch | threads | HF ms | ours ms | ours / HF (quartiles) | |")
     print("|---|---|---|---|---|---|---|")
     all_kept = True
     for name, (make, draw) in MODELS.items():
         made = make()
         for size in BATCHES:
-            for cores in (1,) if args.cpu_time else (1, 2):
-                rounds = max(4, args.rounds if size == 1 else args.rounds // 4)
-                cells, is_kept = judge(time_pair(made, draw(size), rounds, clock, cores))
+            for cores in options.threads:
+                rounds = max(4, options.rounds if size == 1 else options.rounds // 4)
+                cells, is_kept = judge(time_pair(made, draw(size), rounds, options.clock, cores))
                 print(f"| {name} | {size} | {cores} | {cells} |", flush=True)
                 all_kept &= is_kept
     return 0 if all_kept else 1

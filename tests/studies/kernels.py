@@ -26,6 +26,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -166,21 +167,38 @@ def limit_threads(num_threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def main() -> None:
-    """Print the tables."""
+class Options(NamedTuple):
+    """What the command line of a study sets."""
+
+    rounds: int
+    clock: Callable[[], float]  # seconds
+    threads: tuple[int, ...]  # numbers of threads to time with
+
+
+def read_options(
+    module: str, doc: str, *, rounds: int = 40, rounds_help: str | None = None
+) -> Options:
+    """`--rounds` and `--cpu-time` of the study `tests.studies.MODULE`, whose docstring is `doc`."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.studies.kernels", description=__doc__.splitlines()[0]
+        prog=f"python -m tests.studies.{module}", description=doc.splitlines()[0]
     )
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=rounds, help=rounds_help)
     parser.add_argument(
         "--cpu-time",
         action="store_true",
         help="CPU time of one thread instead of the wall clock, for a busy machine",
     )
     args = parser.parse_args()
-    clock = time.thread_time if args.cpu_time else time.perf_counter
-    settings = [("cpu", torch.float32, n) for n in ((1,) if args.cpu_time else (1, 2))]
-    if torch.cuda.is_available() and not args.cpu_time:
+    if args.cpu_time:
+        return Options(args.rounds, time.thread_time, (1,))
+    return Options(args.rounds, time.perf_counter, (1, 2))
+
+
+def main() -> None:
+    """Print the tables."""
+    options = read_options("kernels", __doc__)
+    settings = [("cpu", torch.float32, n) for n in options.threads]
+    if torch.cuda.is_available() and options.threads != (1,):
         settings.append(("cuda", torch.bfloat16, 1))
     for device, dtype, num_threads in settings:
         for num_tokens in (1024, 64):
@@ -188,7 +206,7 @@ def main() -> None:
             x = torch.randn(1, num_tokens, DIM, device=device, dtype=dtype)
             with limit_threads(num_threads), torch.no_grad():
                 assert_equal_outputs(made, x)
-                taken = time_rounds(made, x, args.rounds, clock)
+                taken = time_rounds(made, x, options.rounds, options.clock)
             print(f"\n{num_tokens} tokens, {device}, {str(dtype)[6:]}, {num_threads} thread(s)\n")
             print(*table(taken), sep="\n", flush=True)
 

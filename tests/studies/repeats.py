@@ -10,6 +10,7 @@ last lines how many do and how many contradict each other: one above 1, the othe
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -52,7 +53,7 @@ def pairs(
         for key in keys:
             columns = [key, f"{key}_low", f"{key}_high"]
             found = [Reading(*table.loc[name, columns].astype(float)) for table in tables]
-            if all(each.low == each.low for each in found):  # NaN: not timed there
+            if not any(math.isnan(each.low) for each in found):  # NaN: not timed there
                 match = SPEEDUP.match(key)
                 assert match is not None
                 yield [*map(str, name), match[0]], found[0], found[1]

@@ -11,9 +11,7 @@ Every round times all three in random order; the ratio to `bare` is taken inside
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -28,7 +26,7 @@ from methods.backbone.transformer import Transformer
 from methods.experts import moe
 from methods.experts.moe import MoE
 from methods.parts import dispatch
-from tests.studies.kernels import limit_threads, time_rounds
+from tests.studies.kernels import limit_threads, read_options, time_rounds
 
 NUM_SAMPLES = 64
 OBSERVED_LIMIT = 1.02
@@ -68,19 +66,9 @@ def candidates() -> dict[str, Callable[[Tensor], Any]]:
 
 def main() -> None:
     """Print the ratios with their quartiles."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.studies.routing_overhead", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument(
-        "--cpu-time",
-        action="store_true",
-        help="CPU time instead of the wall clock, for a busy machine",
-    )
-    arguments = parser.parse_args()
-    clock = time.thread_time if arguments.cpu_time else time.perf_counter
+    options = read_options("routing_overhead", __doc__)
     with limit_threads(1):
-        taken = time_rounds(candidates(), torch.zeros(1), arguments.rounds, clock)
+        taken = time_rounds(candidates(), torch.zeros(1), options.rounds, options.clock)
     print("routing, of a training step (mixture of experts, 64 images), one thread, fp32")
     for name in ("observed", "unobserved"):
         ratios = [a / b for a, b in zip(taken[name], taken["bare"], strict=True)]

@@ -16,10 +16,8 @@ ratios are taken within a round. Exit code 1 if a median is above its row's limi
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +31,7 @@ from methods.parts.sparse.layers import SparseLinear, matrices
 from methods.parts.sparse.thresholds import ThresholdLinear
 from methods.skipping.layer_skip import LayerSkip
 from methods.trunk.feedforward import FeedForward
-from tests.studies.kernels import Candidates, limit_threads, time_rounds
+from tests.studies.kernels import Candidates, limit_threads, read_options, time_rounds
 
 NUM_TOKENS, VOCABULARY, LENGTH = 16, 64, 32
 
@@ -151,23 +149,13 @@ def judge(taken: dict[str, list[float]], limit: float | None) -> tuple[str, bool
 
 def main() -> int:
     """Print the table; returns 1 if a ratio exceeds its limit, else 0."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.studies.sparse_kernels", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument(
-        "--cpu-time",
-        action="store_true",
-        help="CPU time of one thread instead of the wall clock, for a busy machine",
-    )
-    args = parser.parse_args()
-    clock = time.thread_time if args.cpu_time else time.perf_counter
+    options = read_options("sparse_kernels", __doc__, rounds=60)
     print("\n| layer | threads | dense ms | sparse ms | sparse / dense (quartiles) | |")
     print("|---|---|---|---|---|---|")
     all_kept = True
     for name, row in ROWS.items():
-        for cores in (1,) if args.cpu_time else (1, 2):
-            cells, is_kept = judge(time_row(row, args.rounds, clock, cores), row.limit)
+        for cores in options.threads:
+            cells, is_kept = judge(time_row(row, options.rounds, options.clock, cores), row.limit)
             print(f"| {name} | {cores} | {cells} |", flush=True)
             all_kept &= is_kept
     return 0 if all_kept else 1

@@ -61,7 +61,7 @@ def summary(seen: list[Decision]) -> Entry:
     accepted = [each.run.sum(1) for each in seen]  # each [B]
     return {
         "acceptance_length": float(torch.cat(accepted).double().mean()),
-        # A batch goes on from what all of its samples accept, and with the verifier's own token.
+        # A batch continues from what all of its samples accept, and with the verifier's own token.
         "tokens_per_verification": mean(int(each.min()) + 1 for each in accepted),
         "drafts_per_verification": mean(each.run.shape[1] for each in seen),
         "num_verifications": len(seen),

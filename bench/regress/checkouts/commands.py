@@ -72,7 +72,7 @@ def _read(
     output, errors = bytearray(), bytearray()
     assert process.stdout is not None
     assert process.stderr is not None
-    # Both in one loop: a full pipe that nobody reads blocks the command.
+    # Both in one loop: a full pipe that is not read blocks the command.
     with selectors.DefaultSelector() as waiting:
         waiting.register(process.stdout, selectors.EVENT_READ, output)
         waiting.register(process.stderr, selectors.EVENT_READ, errors)

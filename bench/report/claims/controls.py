@@ -53,8 +53,8 @@ def _distance(case: Case, control: Case | None, word: str, first: Case | None) -
     if found is None:
         return not_measured(f"no quality of {control.row.name}")
     outcome = claim_of_difference(found, case.direction, case.quality.tolerance, case.quality.unit)
-    told = f"{control.row.name} at {_flops(control.row)}, the method at {_flops(case.row)}"
-    return outcome.with_note(before=told)
+    both = f"{control.row.name} at {_flops(control.row)}, the method at {_flops(case.row)}"
+    return outcome.with_note(before=both)
 
 
 def _flops(row: Row) -> str:

@@ -95,13 +95,13 @@ def _share(parts: dict[str, dict[int, float]], reason: str) -> Outcome:
     if not seeds:
         return not_measured(reason)
     sums = [100 * math.fsum(shares[seed] for shares in present.values()) for seed in seeds]
-    told = ", ".join(
+    by_region = ", ".join(
         f"{name.replace('_', ' ')} {100 * math.fsum(shares[s] for s in seeds) / len(seeds):.3g} %"
         for name, shares in present.items()
     )
     found = mean_interval(sums)
     bounds = (found.low, found.high) if len(sums) > 1 else (None, None)
-    return Outcome(_against(found, 100 * LARGE_SHARE), found.value, *bounds, "%", told)
+    return Outcome(_against(found, 100 * LARGE_SHARE), found.value, *bounds, "%", by_region)
 
 
 def _against(found: Interval, limit: float) -> Answer:
@@ -162,8 +162,8 @@ def _spread(case: Case) -> Outcome:
     value = spreads[0] / spreads[1]
     low, high = (value / math.sqrt(_f_quantile(p, len(own) - 1, len(dense) - 1)) for p in _TAILS)
     answer = Answer.YES if low > 1 else Answer.NO if high < 1 else Answer.UNDECIDED
-    told = f"standard deviation {number(spreads[0])}, dense {number(spreads[1])}"
-    return Outcome(answer, value, low, high, "x", f"{told}, {fewest} seeds")
+    both = f"standard deviation {number(spreads[0])}, dense {number(spreads[1])}"
+    return Outcome(answer, value, low, high, "x", f"{both}, {fewest} seeds")
 
 
 _TAILS = ((1 + LEVEL) / 2, (1 - LEVEL) / 2)  # the upper quantile gives the lower bound

@@ -165,10 +165,10 @@ def _saves_without_time(found: Answers) -> str:
 
 def _others(found: Answers, kind: str) -> str:
     """The remaining claims that hold: what else is gained, or what it costs."""
-    told = {COMPUTE, FASTER, MUCH_FASTER, EQUAL_PARAMS, EQUAL_FLOPS, EQUAL_QUALITY}
+    covered = {COMPUTE, FASTER, MUCH_FASTER, EQUAL_PARAMS, EQUAL_FLOPS, EQUAL_QUALITY}
     claims = dict.fromkeys(f.claim for f in found.findings if f.claim.kind == kind)
     parts = []
-    for claim in (each for each in claims if each not in told):
+    for claim in (each for each in claims if each not in covered):
         names = _named(f for f in _asked(found, claim) if f.outcome.answer is Answer.YES)
         parts += [f"{claim.title}: {', '.join(names)}"] if names else []
     word = "Also gained" if kind == "gain" else "Costs"

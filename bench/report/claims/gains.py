@@ -134,8 +134,8 @@ def _real_time(case: Case) -> Outcome:
     if found is None:
         return not_measured("no seed has both latencies")
     outcome = claim_at_equal_quality(found, case.quality)
-    told = f"deadline {number(dense.value or 0)} ms, own p99 {number(own.value or 0)} ms"
-    return outcome.with_note(before=told)
+    times = f"deadline {number(dense.value or 0)} ms, own p99 {number(own.value or 0)} ms"
+    return outcome.with_note(before=times)
 
 
 def _quotient(over: Interval, under: Interval) -> Interval | None:

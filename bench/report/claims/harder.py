@@ -51,11 +51,11 @@ def _anomalous(case: Case) -> Outcome:
         return not_measured(next((reason_of(cell) for cell in cells.values() if cell), NOT_ASKED))
     worst = max(shares.values())
     clean = _share(flops_share(case.row, CLEAN))
-    told = [f"{name} {share:.3g} %" for name, share in shares.items()]
-    told += [f"clean {clean:.3g} %"] if clean is not None else []
+    notes = [f"{name} {share:.3g} %" for name, share in shares.items()]
+    notes += [f"clean {clean:.3g} %"] if clean is not None else []
     answer = Answer.YES if worst < 100 * (1 - SAME) else Answer.NO
     # Counted on the drawn inputs: a sample, whose spread is not in the record.
-    return Outcome(answer, worst, unit="%", note="FLOPs, % of dense: " + ", ".join(told))
+    return Outcome(answer, worst, unit="%", note="FLOPs, % of dense: " + ", ".join(notes))
 
 
 def _share(cell: Cell | None) -> float | None:

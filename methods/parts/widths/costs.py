@@ -34,7 +34,7 @@ class WidthCosts:
         """FLOPs that one sample adds at each width.
 
         `start`: the state behind a stem that all widths share, of T tokens; None for maps. Where
-        the gate has `looked`, the narrowest width goes on from there.
+        the gate has `looked`, the narrowest width continues from there.
         """
         first = self.depth if looked else 0
         if start is None:

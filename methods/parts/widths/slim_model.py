@@ -1,7 +1,7 @@
 """A trunk at several widths: every one in training, the chosen one of each sample in inference.
 
     narrowest network: stem, first blocks -> gate -> one width for each sample
-                                               narrowest: goes on from there
+                                               narrowest: continues there
                                                others: begin again, grouped by width
 
 What the gate reads is computed for every sample. Where the stem is shared by all widths, as in a
