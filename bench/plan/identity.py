@@ -48,6 +48,7 @@ UNINVOLVED = (
 KEY_PACKAGES = ("python", "torch", "pytorch-lightning", "numpy")
 # Blocks of the configuration that a trained dense model depends on.
 DENSE_BLOCKS = ("task", "backbone", "seed", "train", "gpu")
+NOT_OF_DENSE = ("fine_tune_lr_share",)  # of those blocks: what its training does not read
 
 
 def key_of(content: Any) -> str:

@@ -161,6 +161,8 @@ class TrialMaker:
         config, code = whole["config"], whole["code"]
         # Not the code of the meters of inference: changing those must not train all models again.
         content = {block: config[block] for block in identity.DENSE_BLOCKS}
+        for name in identity.NOT_OF_DENSE:
+            content["train"] = {k: v for k, v in content["train"].items() if k != name}
         content["entry_points"] = {k: config["entry_points"][k] for k in ("task", "backbone")}
         content["code"] = {
             **{kind: code[kind] for kind in ("task", "backbone")},

@@ -4,9 +4,11 @@ What changes between processes (where weights and code lie in memory, page place
 thread gets) stays the same for all rounds of one. An interval over the rounds of one process
 therefore does not hold in the next session (Kalibera and Jones 2013, Rigorous Benchmarking in
 Reasonable Time; Georges et al. 2007, Statistically Rigorous Java Performance Evaluation).
+Sessions differ by more than their processes do, and a session alone cannot show it: their part is
+a constant that a study of many sessions measured.
 
     pooled = pool([log_ratios_of_moe, log_ratios_of_early_exit, ...])
-    found = process_interval(log_ratios_of_moe, pooled)     # of log ratios; .map(math.exp)
+    found = process_interval(log_ratios_of_moe, pooled, BETWEEN_SESSIONS)     # .map(math.exp)
 
 `log_ratios` has one vector per process: log(baseline time / candidate time) of its rounds.
 """
@@ -39,7 +41,7 @@ class Spread:
     """
 
     variance: float
-    df: int
+    df: float
 
     @property
     def sd(self) -> float:
@@ -53,6 +55,12 @@ class Spread:
             return None
         rest = self.variance * self.df - part.variance * part.df
         return Spread(max(0.0, rest) / df, df)  # below 0: rounding
+
+
+# What sessions differ by beyond their processes: of 12 sessions of 8 cells each (four methods, two
+# batch sizes) on a virtual machine, the mean variance of a cell's sessions less what its processes
+# explain. `make meters SESSIONS=12` measures it again.
+BETWEEN_SESSIONS = Spread(0.031**2, 11)
 
 
 def process_medians(log_ratios: Sequence[ArrayLike]) -> np.ndarray:
@@ -86,8 +94,12 @@ def pool(trials: Sequence[ArrayLike]) -> Spread | None:
     return Spread(sum(spread.variance * spread.df for spread in found) / df, df)
 
 
-def process_interval(medians: ArrayLike, pooled: Spread | None = None) -> Interval:
+def process_interval(
+    medians: ArrayLike, pooled: Spread | None = None, sessions: Spread | None = None
+) -> Interval:
     """The mean of the processes' medians [P] with Student's t interval.
+
+    With `sessions`, what sessions differ by, it holds for the next session, else for this one.
 
     The spread is `pooled` over trials of which this is one, unless its own is larger than that of
     the others by more than chance allows (an F test at 5 %): pooling must not lend a steady trial's
@@ -102,9 +114,22 @@ def process_interval(medians: ArrayLike, pooled: Spread | None = None) -> Interv
         return Interval(center, None, None, values.size, "none", reason)
     if used.sd <= ROUNDING:
         return Interval(center, None, None, values.size, "none", NO_SPREAD)
-    half = float(stdtrit(used.df, (1 + LEVEL) / 2)) * used.sd / math.sqrt(values.size)
-    method = f"{values.size} processes, {used.df} degrees of freedom"
+    error = _added([Spread(used.variance / values.size, used.df), sessions])
+    half = _half_width(error)
+    method = f"{values.size} processes, {error.df:.4g} degrees of freedom"
+    method += f", {sessions.sd:.1%} between sessions" if sessions else ""
     return Interval(center, center - half, center + half, values.size, method)
+
+
+def _added(parts: Sequence[Spread | None]) -> Spread:
+    """The variance of a sum of independent parts, by Welch and Satterthwaite."""
+    found = [part for part in parts if part is not None and part.variance > 0]
+    total = sum(part.variance for part in found)
+    return Spread(total, total**2 / sum(part.variance**2 / part.df for part in found))
+
+
+def _half_width(error: Spread) -> float:
+    return float(stdtrit(error.df, (1 + LEVEL) / 2)) * error.sd
 
 
 def _chosen(own: Spread | None, pooled: Spread | None) -> Spread | None:
@@ -118,11 +143,11 @@ def _chosen(own: Spread | None, pooled: Spread | None) -> Spread | None:
     return own if own.variance > limit else pooled
 
 
-def difference_interval(old: ArrayLike, new: ArrayLike) -> Interval:
+def difference_interval(old: ArrayLike, new: ArrayLike, sessions: Spread | None = None) -> Interval:
     """mean(new) - mean(old) of two independent sets of processes [P1], [P2], by Welch's t.
 
-    The two sides may differ in their number of processes and in how restless they are. No interval
-    with a single process on either side.
+    The two sides may differ in their number of processes and in how restless they are, and with
+    `sessions` each is a session of its own. No interval with a single process on either side.
     """
     sides = [np.asarray(side, dtype=np.float64) for side in (old, new)]
     value = float(sides[1].mean() - sides[0].mean())
@@ -130,13 +155,9 @@ def difference_interval(old: ArrayLike, new: ArrayLike) -> Interval:
     if number < MIN_PROCESSES:
         reason = "one process: what changes between processes is unknown"
         return Interval(value, None, None, number, "none", reason)
-    errors = [side.var(ddof=1) / side.size for side in sides]  # squared standard errors
-    total = float(sum(errors))
-    if total == 0:
+    errors = [Spread(float(side.var(ddof=1)) / side.size, side.size - 1) for side in sides]
+    if not any(error.variance for error in errors):
         return Interval(value, None, None, number, "none", NO_SPREAD)
-    # Welch and Satterthwaite's degrees of freedom.
-    df = total**2 / sum(e**2 / (side.size - 1) for e, side in zip(errors, sides, strict=True))
-    half = float(stdtrit(df, (1 + LEVEL) / 2)) * math.sqrt(total)
-    return Interval(
-        value, value - half, value + half, number, f"Welch, {df:.1f} degrees of freedom"
-    )
+    error = _added([*errors, sessions and Spread(2 * sessions.variance, sessions.df)])
+    half, method = _half_width(error), f"Welch, {error.df:.1f} degrees of freedom"
+    return Interval(value, value - half, value + half, number, method)

@@ -35,7 +35,7 @@ from bench.trial.dense_start import DenseStart, dense_start
 from bench.trial.guarded import guarded, shared_with
 from bench.trial.train import Training, fit, resolve_recipe
 from bench.trial.trial import Trial
-from bench.types import Backbone, Task
+from bench.types import Backbone, Recipe, Task
 
 OnPhase = Callable[[str, float], None]  # (phase, share done in 0..1)
 CALIBRATION_BATCH = 64
@@ -165,8 +165,13 @@ def _train_method(
         seed_all(trial.config.seed)
         model = method.hooks.build(task.spec, backbone)
         dense_s = missing_metric(DENSE_TIME, "trained from scratch, not from the dense model")
-    share = method.flags.train_share
-    metrics = _train(trial, task, method.hooks, share, model, report_progress)
+    recipe = resolve_recipe(
+        task.recipe,
+        trial.config.train,
+        method.flags.train_share,
+        is_fine_tuned=method.hooks.convert is not None,
+    )
+    metrics = _train(trial, task, method.hooks, recipe, model, report_progress)
     return model, {**metrics, DENSE_TIME.at(): dense_s}
 
 
@@ -180,7 +185,8 @@ def _load_dense(
         return backbone.build(task.spec)
 
     def train(model: nn.Module) -> dict[str, Metric]:
-        return _train(trial, task, DEFAULT_HOOKS, 1.0, model, report_progress)
+        recipe = resolve_recipe(task.recipe, trial.config.train)
+        return _train(trial, task, DEFAULT_HOOKS, recipe, model, report_progress)
 
     return dense_start(trial.checkpoint, build, train)
 
@@ -189,12 +195,11 @@ def _train(
     trial: Trial,
     task: Task,
     hooks: Hooks,
-    share: float,
+    recipe: Recipe,
     model: nn.Module,
     report_progress: OnPhase,
 ) -> dict[str, Metric]:
-    """Train `model` for a `share` of the recipe's steps; the metrics of its cost."""
-    recipe = resolve_recipe(task.recipe, trial.config.train, share)
+    """Train `model`; the metrics of its cost."""
     probe = TrainingProbe(model)
     energy = TrainingEnergy([trial.device] if recipe.steps else [])
     if ranks.rank() > 0:

@@ -56,11 +56,15 @@ class Training:
     loss: float | None  # of the last step; None without a step
 
 
-def resolve_recipe(recipe: Recipe, config: TrainConfig, share: float = 1.0) -> Recipe:
+def resolve_recipe(
+    recipe: Recipe, config: TrainConfig, share: float = 1.0, *, is_fine_tuned: bool = False
+) -> Recipe:
     """The task's recipe with what the experiment overrides, cut to a `share` of its steps."""
     given = {name: value for name, value in vars(config).items() if value is not None}
+    lr_share = given.pop("fine_tune_lr_share")
     full = replace(recipe, **given)
-    return replace(full, steps=math.ceil(full.steps * share))
+    lr = full.lr * lr_share if is_fine_tuned else full.lr
+    return replace(full, steps=math.ceil(full.steps * share), lr=lr)
 
 
 def fit(

@@ -271,6 +271,7 @@ def test_a_results_folder_below_a_file_is_an_oserror(house: House) -> None:
         ("timeout_s=9", True),
         ("wandb.mode=disabled", True),
         ("name=other", True),
+        ("train.fine_tune_lr_share=0.1", True),
         ("seed=1", False),
         ("train.lr=0.1", False),
         ("backbone.depth=2", False),

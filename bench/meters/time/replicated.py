@@ -26,7 +26,7 @@ from bench.meters.time.paired import Model, PairedTiming, compare, copy_or_same
 from bench.meters.time.replicas import Replicas
 from bench.meters.time.rounds import Round
 from bench.statistics.intervals import Interval, num_outliers
-from bench.statistics.processes import process_interval, process_medians
+from bench.statistics.processes import BETWEEN_SESSIONS, process_interval, process_medians
 
 CONTROL_ROUNDS = 2  # of the A/A control, in every process
 CONTROL_WARMUP = 1 / 3  # of the warm-up: the machine is warm, only the copy's caches are cold
@@ -118,8 +118,10 @@ class ReplicatedTiming:
 
     @property
     def interval(self) -> Interval | None:
-        """The ratio with the interval that these processes alone give; None without a round."""
-        return process_interval(self.medians).map(math.exp) if len(self.medians) else None
+        """The ratio with these processes' interval, sessions included; None without a round."""
+        if not len(self.medians):
+            return None
+        return process_interval(self.medians, None, BETWEEN_SESSIONS).map(math.exp)
 
     @property
     def noise_floor(self) -> float | None:

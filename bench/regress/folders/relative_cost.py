@@ -22,6 +22,7 @@ from bench.statistics import (
     ratio_interval,
 )
 from bench.statistics.processes import (
+    BETWEEN_SESSIONS,
     MIN_PROCESSES,
     difference_interval,
     process_interval,
@@ -44,7 +45,9 @@ def session_ratio(baseline: Rounds, candidate: Rounds) -> Interval:
     old, new = log_relative_costs(baseline), log_relative_costs(candidate)
     if min(len(old), len(new)) < MIN_PROCESSES:
         return cost_ratio(np.concatenate(old), np.concatenate(new))
-    return difference_interval(process_medians(old), process_medians(new)).map(math.exp)
+    return difference_interval(process_medians(old), process_medians(new), BETWEEN_SESSIONS).map(
+        math.exp
+    )
 
 
 def control_ratio(rounds: Rounds) -> Interval:

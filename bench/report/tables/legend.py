@@ -167,6 +167,8 @@ def timing_noise(table: Table) -> list[str]:
 
 def process_spread(table: Table) -> list[str]:
     """What changes between processes, per batch size; [] where each trial was timed in one."""
+    from bench.statistics.processes import BETWEEN_SESSIONS  # scipy: only after several processes
+
     found = spreads(table.found)
     if not found:
         return []
@@ -174,7 +176,9 @@ def process_spread(table: Table) -> list[str]:
     freedom = min(spread.df for spread in found.values())
     return [
         f"between processes a speed-up differs by {sizes} (standard deviation, pooled over the "
-        f"table with {freedom} degrees of freedom): intervals and bold type count it"
+        f"table with {freedom} degrees of freedom), between sessions by "
+        f"{number(100 * BETWEEN_SESSIONS.sd, digits=2)} % more (a study of 12 sessions of one "
+        "machine): intervals and bold type count both"
     ]
 
 

@@ -66,9 +66,9 @@ def _pooled(item: Found, common: Mapping[int, Spread]) -> Found:
 def _widen(metrics: Metrics, size: int, medians: Sequence[float], common: Spread) -> None:
     """Replace the interval of the speed-up, and of what is made of it, in place."""
     from bench.statistics.intervals import MIN_TAU
-    from bench.statistics.processes import process_interval
+    from bench.statistics.processes import BETWEEN_SESSIONS, process_interval
 
-    found = process_interval(medians, common).map(math.exp)
+    found = process_interval(medians, common, BETWEEN_SESSIONS).map(math.exp)
     speedup, tau = metrics.get(SPEEDUP.at(size)), metrics.get(TAU.at(size))
     if speedup is None or speedup.shown is None or found.low is None or found.high is None:
         return

@@ -21,6 +21,7 @@ from typing import Any
 from tabulate import tabulate
 
 from bench.selftest.sessions import coverage, timing, trained
+from bench.statistics.processes import BETWEEN_SESSIONS
 
 SPREAD_MINUTES = 60.0  # from the first session to the last one
 FIRST, AGAIN = 0, 1  # seeds: of the sessions that are compared, and of training again
@@ -102,6 +103,8 @@ def _judge(folder: Path) -> int:
     num = sum(len(cell.readings) for cell in cells)
     withheld = sum(len(sizes) for each in sessions for sizes in each["cells"].values()) - num
     print(f"\n{coverage.share_held(cells):.1%} of {num} intervals hold; {withheld} were withheld.")
+    found, used = coverage.between_sessions(cells), BETWEEN_SESSIONS.sd
+    print(f"Sessions differ by {found:.1%} beyond their processes; the intervals use {used:.1%}.")
     again = coverage.retraining_rows(cells, _read(folder, AGAIN))
     if again:
         _section("What training again changes", coverage.RETRAINING_HEADERS, again)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.statistics.processes import Spread, pool, process_interval
+from bench.statistics.processes import BETWEEN_SESSIONS, Spread, pool, process_interval
 
 MIN_SHARE = 0.90  # of the intervals must hold
 MAX_OPPOSED = 1  # cells with significant ratios on both sides of 1
@@ -90,7 +90,7 @@ def readings_of(session: Mapping[str, Any]) -> dict[Cell, Reading]:
 
 
 def _reading(medians: Sequence[float], pooled: Spread | None) -> Reading | None:
-    interval = process_interval(medians, pooled).map(math.exp)
+    interval = process_interval(medians, pooled, BETWEEN_SESSIONS).map(math.exp)
     if interval.low is None or interval.high is None or interval.value is None or pooled is None:
         return None
     return Reading(interval.value, interval.low, interval.high, pooled.sd, len(medians))
@@ -121,6 +121,15 @@ def share_held(cells: Sequence[CellCoverage]) -> float:
     """The share of all intervals that hold."""
     held = [each for cell in cells for each in cell.held]
     return sum(held) / len(held)
+
+
+def between_sessions(cells: Sequence[CellCoverage]) -> float:
+    """Standard deviation between sessions beyond what their processes explain; of log ratios.
+
+    The cells' mean: a cell alone has few sessions. 0 where processes explain more than there is.
+    """
+    beyond = [cell.session_sd**2 - cell.expected_sd**2 for cell in cells]
+    return math.sqrt(max(0.0, float(np.mean(beyond))))
 
 
 def failures(cells: Sequence[CellCoverage]) -> list[str]:

@@ -74,13 +74,15 @@ def test_answers_are_opposed_where_both_are_significant() -> None:
 def test_intervals_are_those_of_a_table() -> None:
     """Two methods pool the spread of their processes: variances 0.01 and 0.03, 2 + 2 degrees.
 
-    Pooled 0.02, sd 0.141421; Student's t of 4 degrees 2.776445; half = t x sd / sqrt(3) = 0.226696.
+    Pooled 0.02 / 3 with 4 degrees, between sessions 0.031^2 with 11: 0.0076277 with
+    0.0076277^2 / (0.0066667^2 / 4 + 0.000961^2 / 11) = 5.197 of them, t = 2.541542.
+    half = t x sqrt(0.0076277) = 0.221969.
     """
     found = readings_of(session(moe=[-0.1, 0.0, 0.1], topk=[0.5 - 0.03**0.5, 0.5, 0.5 + 0.03**0.5]))
     moe, topk = found["moe", 64], found["topk", 64]
     assert moe.ratio == pytest.approx(1.0)
-    assert math.log(moe.high) == pytest.approx(0.226696, abs=1e-6)
-    assert math.log(topk.low) == pytest.approx(0.5 - 0.226696, abs=1e-6)
+    assert math.log(moe.high) == pytest.approx(0.221969, abs=1e-6)
+    assert math.log(topk.low) == pytest.approx(0.5 - 0.221969, abs=1e-6)
     assert moe.sd == topk.sd == pytest.approx(0.02**0.5)
     assert moe.num_processes == 3
 
@@ -100,6 +102,7 @@ def test_what_sessions_add_to_processes_is_seen_in_two_columns() -> None:
     (found,) = coverage_of(session(moe=each) for each in logs)
     assert found.session_sd == pytest.approx(0.2)
     assert found.expected_sd == pytest.approx(0.1 / 3**0.5)
+    assert coverage.between_sessions([found]) == pytest.approx((0.04 - 0.01 / 3) ** 0.5)
     (row,) = coverage.rows([found])
     assert row[:4] == ["moe", "64", "1.221", "1.000 to 1.492"]
     assert row[6:] == ["20.0%", "5.8%", "no"]
@@ -159,6 +162,7 @@ def test_judging_reads_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["judge", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert "100.0% of 3 intervals hold; 0 were withheld." in text
+    assert "Sessions differ by 0.0% beyond their processes; the intervals use 3.1%." in text
     assert "Every acceptance limit is met." in text
     assert "training again" not in text
     write(tmp_path, 1, [session(moe=[0.09, 0.1, 0.11])])
