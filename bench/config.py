@@ -29,7 +29,7 @@ class TrainConfig:
     batch_size: Annotated[int | None, Range(1)] = None
     lr: Annotated[float | None, Range(gt=0)] = None
     weight_decay: Annotated[float | None, Range(0)] = None
-    # Of lr: the rate of methods that start from the trained dense model.
+    # Of lr: the rate of weights that a method took over from the trained dense model.
     fine_tune_lr_share: Annotated[float, Range(gt=0)] = 1.0
 
     def __post_init__(self) -> None:

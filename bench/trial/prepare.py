@@ -32,6 +32,7 @@ from bench.records.catalogue import DENSE_TIME, TRAIN_LOSS, TRAIN_STEPS, TRAIN_T
 from bench.records.record import Metric
 from bench.routing import OWN
 from bench.trial.dense_start import DenseStart, dense_start
+from bench.trial.fine_tuning import with_fine_tuning
 from bench.trial.guarded import guarded, shared_with
 from bench.trial.train import Training, fit, resolve_recipe
 from bench.trial.trial import Trial
@@ -154,24 +155,21 @@ def _train_method(
     if trial.is_dense:
         start = _load_dense(trial, task, backbone, report_progress)
         return start.model, start.metrics
+    hooks = method.hooks
     if method.hooks.convert is not None:
         start = _load_dense(trial, task, backbone, report_progress)
         # Again: the dense model may have been trained just now or loaded, and what the method
         # draws must be the same in both cases.
         seed_all(trial.config.seed)
         model = method.hooks.convert(start.model, list(half(task, FIT, CALIBRATION_BATCH)))
+        hooks = with_fine_tuning(hooks, start.model, model, trial.config.train.fine_tune_lr_share)
         dense_s = start.metrics[TRAIN_TIME.at()]
     else:
         seed_all(trial.config.seed)
         model = method.hooks.build(task.spec, backbone)
         dense_s = missing_metric(DENSE_TIME, "trained from scratch, not from the dense model")
-    recipe = resolve_recipe(
-        task.recipe,
-        trial.config.train,
-        method.flags.train_share,
-        is_fine_tuned=method.hooks.convert is not None,
-    )
-    metrics = _train(trial, task, method.hooks, recipe, model, report_progress)
+    recipe = resolve_recipe(task.recipe, trial.config.train, method.flags.train_share)
+    metrics = _train(trial, task, hooks, recipe, model, report_progress)
     return model, {**metrics, DENSE_TIME.at(): dense_s}
 
 

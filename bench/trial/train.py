@@ -18,7 +18,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -56,15 +56,12 @@ class Training:
     loss: float | None  # of the last step; None without a step
 
 
-def resolve_recipe(
-    recipe: Recipe, config: TrainConfig, share: float = 1.0, *, is_fine_tuned: bool = False
-) -> Recipe:
+def resolve_recipe(recipe: Recipe, config: TrainConfig, share: float = 1.0) -> Recipe:
     """The task's recipe with what the experiment overrides, cut to a `share` of its steps."""
-    given = {name: value for name, value in vars(config).items() if value is not None}
-    lr_share = given.pop("fine_tune_lr_share")
+    names = {each.name for each in fields(Recipe)}
+    given = {k: v for k, v in vars(config).items() if k in names and v is not None}
     full = replace(recipe, **given)
-    lr = full.lr * lr_share if is_fine_tuned else full.lr
-    return replace(full, steps=math.ceil(full.steps * share), lr=lr)
+    return replace(full, steps=math.ceil(full.steps * share))
 
 
 def fit(

@@ -16,7 +16,7 @@ from bench.report.tables.warnings import warning_lines
 CONVENTION = (
     "FLOPs: 2 x MAC, executed, padding included (in convolutions also the zero padding).",
     "Speed-up: dense time / method time on the same inputs, in paired rounds, with its 95 % "
-    "interval over processes. No clear difference (tie): the interval contains 1. "
+    "interval over processes and sessions. No clear difference (tie): the interval contains 1. "
     "Realised: speed-up / FLOP ratio; 1 where the FLOP saving is fully realised.",
 )
 COUNTS = (

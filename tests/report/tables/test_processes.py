@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
+from scipy.special import stdtrit
 
 from bench.records.reading import Found
 from bench.records.record import Metric, PointResult
@@ -34,11 +35,16 @@ def test_the_spread_is_pooled_over_the_table(make) -> None:
     assert pooled.variance == pytest.approx(sum(own) / 2)
 
 
-def test_bounds_are_those_of_processes_with_t_of_four(make) -> None:
-    """exp(mean -+ 2.776 sd / sqrt 3), and the realised share is divided by tau as before."""
+def test_bounds_are_those_of_processes_and_sessions(make) -> None:
+    """exp(mean -+ t sd), sd^2 = pooled / 3 (4 degrees) + 0.031^2 (11), t by Welch's degrees.
+
+    The realised share is divided by tau as before.
+    """
     found = [trial(make, "moe", STEADY, speedup=1.51), trial(make, "branches", OTHER)]
     first = with_pooled_intervals(found)[0].record
-    half = 2.7764 * spreads(found)[64].sd / math.sqrt(3)
+    processes, sessions = spreads(found)[64].variance / 3, 0.031**2
+    df = (processes + sessions) ** 2 / (processes**2 / 4 + sessions**2 / 11)
+    half = float(stdtrit(df, 0.975)) * math.sqrt(processes + sessions)
     mean = sum(STEADY) / 3
     for metrics in (first.metrics, first.points[0].metrics):
         speedup = metrics["infer/speedup_b64"]
