@@ -82,17 +82,19 @@ class Recording:
             (n - 1) * step for n, step in zip(value.shape, value.stride(), strict=True)
         )
         # By place: both operands of a product are read from memory, not one of them twice.
-        return self._numbers((place, value.dtype, value.device), max(extent, 0)).as_strided(
-            value.shape, value.stride()
-        )
+        numbers = self._numbers((place, value.dtype, value.device), max(extent, 0))
+        return numbers.as_strided(value.shape, value.stride())
 
     def _numbers(self, kind: tuple[Any, ...], num: int) -> Tensor:
+        """At least `num` numbers for a place, number format and device."""
         pool = self.pools.get(kind)
         if pool is None or len(pool) < num:
             _, dtype, device = kind
-            # Not what lies in new memory: products of denormal numbers are slow on a CPU.
+            # Not what lies in new memory: products of denormal numbers are slow on a CPU. A
+            # generator of its own: a model may draw from torch's.
             like = torch.complex64 if dtype.is_complex else torch.float32
-            pool = self.pools[kind] = torch.randn(num, dtype=like, device=device).to(dtype)
+            drawn = torch.randn(num, dtype=like, generator=torch.Generator().manual_seed(0))
+            pool = self.pools[kind] = drawn.to(device, dtype)
         return pool
 
 
@@ -124,7 +126,7 @@ def product_share(
 
 
 def _chosen(model: Model, batches: Sequence[Any], budget_s: float, watch: Stopwatch) -> list[Any]:
-    """Some of `batches`, evenly spread; the model has run one of them twice."""
+    """Some of `batches`, evenly spread, by the time of the first one: it runs twice."""
     model(batches[0])
     one_s = watch.measure(partial(model, batches[0])).host_s
     affordable = budget_s / (2 * REPEATS * one_s) if one_s > 0 else len(batches)

@@ -16,6 +16,17 @@ from bench.meters.time.products import MAX_BATCHES, REPEATS, Recording, _weights
 from tests.fakes.timed_product import timed_product
 
 
+class _Ticking:
+    """A clock that passes a second with each piece of work."""
+
+    def __init__(self, clock: Any) -> None:
+        self.clock, self.now_s = clock, clock.now_s
+
+    def measure(self, work: Any) -> Any:
+        self.clock.advance(1.0)
+        return self.clock.measure(lambda: (work(), self.clock.advance(1.0)))
+
+
 class Mixed(nn.Module):
     """A linear layer, a convolution, attention, and a router's product."""
 
@@ -139,6 +150,13 @@ def test_as_many_batches_as_the_budget_allows(
         batches = [torch.full((1, 1), float(number)) for number in range(32)]
         product_share(model, batches, budget_s=budget_s, stopwatch=clock)
     assert seen[2 : 2 + num] == [float(place * 32 // num) for place in range(num)]
+
+
+def test_random_numbers_of_the_model_are_untouched(clock) -> None:
+    """What stands in is drawn elsewhere."""
+    before = torch.get_rng_state()
+    product_share(lambda x: x @ x, [torch.ones(4, 4)], stopwatch=_Ticking(clock))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_model_without_products_is_refused(clock) -> None:
