@@ -8,6 +8,7 @@ bar whose rest exceeds MAX_REST is withheld, and the number stands in its place.
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from dataclasses import astuple
 
@@ -28,7 +29,8 @@ LABELS = ("dense time / FLOP ratio", "router, dispatch, combine", "slower produc
 # Okabe and Ito (2008), and a grey: what is left over is no cause.
 COLOURS = ("#0072B2", "#D55E00", "#E69F00", "#B8B8B8")
 MAX_TABLES, MAX_BARS = 12, 40  # more are too small to read
-PANEL_INCHES, BAR_INCHES, MARGIN_INCHES = 4.4, 0.27, 0.85
+PANEL_INCHES, BAR_INCHES, MARGIN_INCHES = 4.8, 0.3, 0.95
+TITLE_CHARACTERS, NAME_CHARACTERS = 40, 24  # to a line; a name has two lines
 
 Bars = list[tuple[str, TimeParts]]  # by the name of the row
 
@@ -55,7 +57,8 @@ def time_parts_figure(tables: Sequence[Table]) -> bytes | None:
         for column, (size, each) in enumerate(found.items()):
             axes = figure.add_subplot(grid[line, column])
             draw_parts(axes, each, is_largest=size == max(found))
-            axes.set_title(f"{table.title}, batch {size}", fontsize=9, color=INK, loc="left")
+            title = textwrap.fill(f"{table.title}, batch {size}", TITLE_CHARACTERS)
+            axes.set_title(title, fontsize=9, color=INK, loc="left")
     handles = [Patch(color=c, label=text) for c, text in zip(COLOURS, LABELS, strict=True)]
     legend = figure.legend(
         handles=handles, loc="outside lower center", ncols=4, fontsize=8, labelcolor=INK
@@ -69,8 +72,9 @@ def time_parts_figure(tables: Sequence[Table]) -> bytes | None:
 
 def bars(table: Table, size: int) -> Bars:
     """The parts of the first MAX_BARS rows that have them at a batch size."""
-    found = [(row.name, parts) for row in table.rows if (parts := _parts(row, size)) is not None]
-    return found[:MAX_BARS]
+    found = [(row, parts) for row in table.rows if (parts := _parts(row, size)) is not None]
+    # The settings of the default point are in the table.
+    return [(row.name if row.point else row.method_name, parts) for row, parts in found[:MAX_BARS]]
 
 
 def _parts(row: Row, size: int) -> TimeParts | None:
@@ -89,7 +93,8 @@ def draw_parts(axes: Axes, rows: Bars, *, is_largest: bool) -> None:
     # Behind the bars, and in every panel, so that panels without a bar have a scale as well.
     axes.axvline(1, color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     axes.axvline(0, color=FAINT, linewidth=1, zorder=1)
-    axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+    names = [textwrap.shorten(name, 2 * NAME_CHARACTERS, placeholder="...") for name, _ in rows]
+    axes.set_yticks(range(len(rows)), [textwrap.fill(name, NAME_CHARACTERS) for name in names])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
     axes.set_xlabel("time of a pass, share of dense", fontsize=8, color=INK)
