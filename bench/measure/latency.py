@@ -11,6 +11,7 @@ from bench.meters.time.regions import time_by_region, time_shares
 from bench.records.catalogue import LATENCY, MEAN_LATENCY, REGION_TIME
 
 PERCENTILES = (50, 90, 99)
+MIN_S = 0.1  # of passes that are watched: one of a large batch alone takes milliseconds
 # Without "backbone": it is the rest, so its share follows from the others.
 SHOWN_REGIONS = ("router", "dispatch", "expert", "combine", "exit_head")
 
@@ -25,15 +26,14 @@ def measure_latency(subject: Subject, inputs: Inputs) -> Part:
 
 
 def measure_time_shares(subject: Subject, inputs: Inputs) -> Part:
-    """Each region's share of a pass at batch 1 and at the largest batch size.
+    """Each region's share of a pass at every batch size.
 
     A probe of its own: never inside a timed region. Regions that the method does not name count as
     backbone and have no metric.
     """
     metrics: Metrics = {}
-    for size in sorted({1, inputs.largest}):
-        # One pass: shares need no precision, and hooks on every region slow a pass down.
-        shares = time_shares(time_by_region(subject.model, inputs.by_size[size], passes=1))
+    for size, batches in inputs.by_size.items():
+        shares = time_shares(time_by_region(subject.model, batches, passes=1, min_s=MIN_S))
         for region in SHOWN_REGIONS:
             if region in shares:
                 metrics[REGION_TIME.at(region, size)] = metric(REGION_TIME, shares[region])

@@ -41,6 +41,7 @@ from bench.measure.quality.robustness import measure_robustness
 from bench.measure.run import Meter, Run, Stage
 from bench.measure.speed import measure_speed, without_speed
 from bench.measure.subject import Metrics, OnPhase, Subject
+from bench.measure.time_parts import measure_time_parts
 from bench.measure.tokens import measure_generation
 from bench.measure.withholding import conclude, withhold_implausible
 from bench.meters.time.canary import measure_canary_s
@@ -137,6 +138,11 @@ SCHEDULE = (
             SPEED,
             Meter(lambda run: measure_latency(run.subject, run.inputs), when=if_timed),
             Meter(lambda run: measure_time_shares(run.subject, run.inputs), when=if_timed),
+            # After both, which it scales and sums up.
+            Meter(
+                lambda run: measure_time_parts(run.subject, run.baseline, run.inputs, run.metrics),
+                when=if_timed,
+            ),
         ],
         first=add_dense_model,
         then=withhold_implausible,

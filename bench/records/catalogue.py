@@ -97,6 +97,11 @@ NOISE_FLOOR = _timed("infer/noise_floor_b{B}", OF_DENSE, "timing noise, batch {B
 PROCESS_SD = _timed("infer/process_sd_b{B}", OF_DENSE, "spread of processes, batch {B}")
 DEVICE_SHARE = _timed("infer/device_time_share_b{B}", OF_DENSE, "device busy, batch {B}")
 REGION_TIME = _timed("infer/time_share_{region}_b{B}", SHARE, "time in {region}, batch {B}")
+# The parts of a pass, in order, each over the time of dense's pass: they sum to 1 / speed-up.
+IDEAL_TIME = _timed("infer/pass_ideal_b{B}", OF_DENSE, "dense time / FLOP ratio, batch {B}", FIGURE)
+ROUTING_TIME = _timed("infer/pass_routing_b{B}", SIGNED, "time of routing, batch {B}", FIGURE)
+PRODUCT_TIME = _timed("infer/pass_products_b{B}", SIGNED, "slower products, batch {B}", FIGURE)
+OTHER_TIME = _timed("infer/pass_rest_b{B}", SIGNED, "rest of the pass, batch {B}", FIGURE)
 
 # Of measure.workload=generate only: to the first token, and per further token.
 TTFT = _prompt("infer/ttft_ms_b{B}", MS, "TTFT, batch {B}", TABLE, INTERVAL)

@@ -1,6 +1,7 @@
 """The report of one or more result trees: read, tabulate, write, and a text for the terminal.
 
-    table.md  table.tex  table.csv  report.html  speedup.png  quality_cost.png  robustness.png
+    table.md  table.tex  table.csv  report.html
+    speedup.png  time_parts.png  quality_cost.png  robustness.png
     map.png  map.csv  answers.md  answers.csv
     paper.md  paper.tex  paper.csv
 
@@ -83,10 +84,12 @@ def _images(tables: Sequence[Table], maps: Sequence[Map]) -> dict[str, bytes]:
     # matplotlib takes half a second to import
     from bench.report.figures import figures
     from bench.report.figures.maps import map_figure
+    from bench.report.figures.time_parts import time_parts_figure
 
     drawn = {
         "map.png": map_figure(maps),
         "speedup.png": figures.speedup_figure(tables),
+        "time_parts.png": time_parts_figure(tables),
         "quality_cost.png": figures.quality_figure(tables),
         "robustness.png": figures.robustness_figure(tables),
     }

@@ -14,7 +14,7 @@ from bench.records.catalogue import (
 )
 
 # By prefix, not by entry: a FLOP figure that is added later is doubted as well.
-OF_FLOPS = tuple(f"infer/{x}" for x in ("flops_", "tau_", "realised_", "saving_realised_"))
+OF_FLOPS = tuple(f"infer/{x}" for x in ("flops_", "tau_", "realised_", "saving_realised_", "pass_"))
 
 
 def unseen(metrics: Metrics, facts: Facts) -> Doubts:

@@ -8,9 +8,13 @@ from bench.measure.plausibility.facts import ROUNDING, Doubts, Facts, Metrics, v
 from bench.records.catalogue import (
     FLOPS_BATCHED,
     FLOPS_PERCENTILE,
+    IDEAL_TIME,
     LATENCY,
+    OTHER_TIME,
+    PRODUCT_TIME,
     REALISED,
     REGION_TIME,
+    ROUTING_TIME,
     SAVING_REALISED,
     SPEEDUP,
     TAU,
@@ -24,7 +28,8 @@ from bench.records.catalogue import (
 
 CONTROL_MARGIN = 0.01  # how far beyond its interval an A/A ratio may lie from 1
 PEAK_MARGIN = 1.05  # the peak itself is measured
-FROM_TIME = (THROUGHPUT, SPEEDUP, REALISED, SAVING_REALISED)  # what a wrong time makes invalid
+PARTS = (IDEAL_TIME, ROUTING_TIME, PRODUCT_TIME, OTHER_TIME)
+FROM_TIME = (THROUGHPUT, SPEEDUP, REALISED, SAVING_REALISED, *PARTS)  # what a wrong time voids
 CONTROLLED = (SPEEDUP, TTFT_SPEEDUP, TPOT_SPEEDUP)  # ratios of the dense model to itself: 1
 
 

@@ -22,7 +22,7 @@ from bench import routing
 from bench.meters.flops.control_flow import interpret_control_flow
 from bench.meters.flops.executors import report_executors
 from bench.meters.flops.ledger import Ledger
-from bench.meters.flops.tally import BACKWARD, OUTSIDE, MissingFormulaError, Tally
+from bench.meters.flops.tally import BACKWARD, OUTSIDE, MissingFormulaError, OnProduct, Tally
 from bench.meters.flops.threads import follow_threads, is_counted_here, is_counting
 from bench.meters.guard import MeterStateError, refuse_if_dispatch_watched
 
@@ -101,15 +101,22 @@ class SampleCounts:
         return not self.ops_without_formula
 
 
-def count(fn: Callable[..., Any], *args: Any, strict: bool = False, **kwargs: Any) -> FlopCount:
+def count(
+    fn: Callable[..., Any],
+    *args: Any,
+    strict: bool = False,
+    on_product: OnProduct | None = None,
+    **kwargs: Any,
+) -> FlopCount:
     """Run `fn(*args, **kwargs)` once and count the FLOPs that it executes, in any of its threads.
 
     Counting changes neither results nor random numbers. `strict` raises MissingFormulaError at the
-    first op that computes and has no formula; otherwise `complete` is False. Raises
-    MeterStateError under another dispatch mode (another count is one) or a torch profiler.
+    first op that computes and has no formula; otherwise `complete` is False. `on_product` is called
+    with every op that has FLOPs, its arguments and keyword arguments, in the region that it ran in.
+    Raises MeterStateError under another dispatch mode (another count is one) or a torch profiler.
     """
     refuse_if_dispatch_watched("FLOPs")
-    tally = Tally(strict=strict, formulas=_plugin_formulas())
+    tally = Tally(strict=strict, formulas=_plugin_formulas(), on_product=on_product)
     Ledger.rules.refresh()  # a plugin may have registered ops since the last count
     executors = report_executors()
     # The ledger is innermost: it must be on top of the mode stack while `fn` runs.

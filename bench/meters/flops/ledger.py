@@ -75,7 +75,9 @@ class Ledger(TorchDispatchMode):
             self.tally.flag(f"{OUTSIDE}::{rule.name}")
         output = run_whole(func, args, kwargs)
         self.tally.unwritten.note_allocated(rule, output)
-        self._book(rule, args, kwargs, output, plugin)
+        cost = self._book(rule, args, kwargs, output, plugin)
+        if cost is not None and self.tally.on_product is not None:
+            self.tally.on_product(func, args, kwargs)
         return output
 
     def _plugin_formula(self, func: OpOverload) -> routing.Formula | None:
@@ -85,7 +87,8 @@ class Ledger(TorchDispatchMode):
 
     def _book(
         self, rule: Rule, args: tuple, kwargs: dict, output: Any, plugin: routing.Formula | None
-    ) -> None:
+    ) -> Cost | None:
+        """Record one executed op in the tally; its cost, None where it has no FLOPs."""
         cost = _own_cost(rule, args, kwargs, output)
         if plugin is not None:
             if cost is not None:
@@ -103,6 +106,7 @@ class Ledger(TorchDispatchMode):
         elements = _elements(written) if rule.counts_elements else 0
         num_bytes = _bytes_touched(rule, args, kwargs, output)
         self.tally.book(rule.name, cost, elements, num_bytes, masked)
+        return cost
 
     def _higher_order(self, func: HigherOrderOperator, args: tuple, kwargs: dict) -> Any:
         interpret = control_flow.INTERPRETERS.get(func.name())

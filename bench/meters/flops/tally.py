@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch._ops import OpOverload
 
 from bench import routing
 from bench.meters.flops.call import Cost
@@ -16,6 +17,7 @@ from bench.meters.flops.unwritten import Unwritten
 
 BACKWARD = "backward"  # region of gradient work outside every named region
 OUTSIDE = "outside"  # namespace of flags: what computed without torch's dispatcher
+OnProduct = Callable[[OpOverload, tuple[Any, ...], dict[str, Any]], None]  # op, args, kwargs
 
 
 class MissingFormulaError(Exception):
@@ -52,6 +54,7 @@ class Tally:
 
     strict: bool = False
     formulas: Mapping[Any, routing.Formula] = field(default_factory=dict)  # plugins', by op
+    on_product: OnProduct | None = None  # called with every op that has FLOPs, after it ran
     flops: Counter[tuple[str, str]] = field(default_factory=Counter)  # (region, op)
     by_plugin: Counter[str] = field(default_factory=Counter)  # of these, by plugins' formulas
     by_sparse: Counter[str] = field(default_factory=Counter)  # of these, with a sparse operand

@@ -21,10 +21,12 @@ def time_by_region(
     batches: Sequence[Any],
     *,
     passes: int = 3,
+    min_s: float = 0.0,
     stopwatch: Stopwatch | None = None,
 ) -> dict[str, float]:
     """Seconds per region of `passes` passes over `batches`, after a dry one.
 
+    As many more as it takes to spend `min_s` seconds: a short pass alone is noise.
     Time outside every region is `backbone`'s; a region that was never entered is absent.
     Raises MeterStateError under a dispatch mode or profiler.
     """
@@ -34,7 +36,8 @@ def time_by_region(
     with evaluation_mode(model), gc_disabled():
         for batch in batches:
             model(batch)
-        last_s, current = watch.now_s(), routing.current_region()
+        start_s = last_s = watch.now_s()
+        current, num_passes = routing.current_region(), 0
 
         def at_border(entered: str) -> None:
             nonlocal last_s, current
@@ -44,10 +47,11 @@ def time_by_region(
             last_s, current = watch.now_s(), entered
 
         with routing.watch_regions(at_border):
-            for _ in range(passes):
+            while num_passes < passes or last_s - start_s < min_s:
                 for batch in batches:
                     model(batch)
-            at_border(current)  # closes the last stretch
+                at_border(current)
+                num_passes += 1
     return spent
 
 

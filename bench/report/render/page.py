@@ -30,6 +30,10 @@ CAPTIONS = {
     "speedup.png": "Theoretical against measured speed-up over the dense model, with its 95 % "
     "interval. On the diagonal the FLOP saving is fully realised; in the shaded half the method is "
     "slower than dense.",
+    "time_parts.png": "Where the time of a pass goes, as a share of the dense model's: what its "
+    "FLOPs take at dense's speed, routing, products that are slower than dense's, and the rest. "
+    "The parts sum to the mark, 1 / speed-up; what is left of 0 is faster than dense's. At the "
+    "largest batch a bar whose rest is more than 15 % of the pass is withheld.",
     "quality_cost.png": "Quality against executed FLOPs; a line joins the operating points of one "
     "trained model, the filled marker is its default.",
     "robustness.png": "Quality and executed FLOPs on harder inputs: the clean samples, corruptions "

@@ -64,3 +64,9 @@ def test_it_refuses_under_a_dispatch_mode(clock):
 
     with FlopCounterMode(display=False), pytest.raises(MeterStateError, match="time by region"):
         time_by_region(moe(clock), [["a"]], stopwatch=clock)
+
+
+def test_short_passes_are_repeated_until_they_took_long_enough(clock):
+    """15 ms a pass: three of them are the first that took 40 ms."""
+    seconds = time_by_region(moe(clock), [["a"]], passes=1, min_s=0.04, stopwatch=clock)
+    assert sum(seconds.values()) == pytest.approx(3 * 0.015)
