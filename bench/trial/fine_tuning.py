@@ -28,10 +28,9 @@ def with_fine_tuning(hooks: Hooks, dense: nn.Module, model: nn.Module, share: fl
     taken_over = {name for name, p in model.named_parameters() if _digest(p) in of_dense}
 
     def groups(model: nn.Module, lr: float) -> list[dict[str, Any]]:
-        old, new = [], []
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                (old if name in taken_over else new).append(parameter)
+        learnt = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        old = [p for name, p in learnt.items() if name in taken_over]
+        new = [p for name, p in learnt.items() if name not in taken_over]
         found = [{"params": old, "lr": lr * share}, {"params": new, "lr": lr}]
         return [group for group in found if group["params"]]
 
@@ -41,4 +40,4 @@ def with_fine_tuning(hooks: Hooks, dense: nn.Module, model: nn.Module, share: fl
 def _digest(weight: Tensor) -> tuple[tuple[int, ...], str]:
     """Shape and a hash of the values."""
     values = weight.detach().cpu().contiguous().flatten().view(torch.uint8)  # any format
-    return tuple(weight.shape), hashlib.sha256(values.numpy()).hexdigest()
+    return tuple(weight.shape), hashlib.sha256(values.numpy().tobytes()).hexdigest()
