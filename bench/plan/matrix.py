@@ -20,7 +20,7 @@ from bench.plan import overrides
 from bench.plan.compose import Composer, composing
 from bench.plan.explain import PlanError
 from bench.plan.overrides import COMMAND_LINE, Axis
-from bench.plan.own_keys import axes_of_choice
+from bench.plan.own_keys import axes_of_choice, without_absent
 from bench.plan.planned import PlannedTrial, TrialMaker, Variant
 from bench.plugins import BrokenPlugin, Plugin
 from bench.records import layout
@@ -69,7 +69,9 @@ def _plan(composer: Composer, arguments: Sequence[str]) -> Plan:
     refused: dict[str, list[str]] = {}  # each complaint, and the cells that it is about
     for experiment in experiments.values if experiments else [None]:
         for axes in composer.sweeps(experiment) if experiment else [{}]:
-            for made in _cells(composer, maker, experiment, {**axes, **given}):
+            for made in _cells(
+                composer, maker, experiment, {**without_absent(axes, given), **given}
+            ):
                 if isinstance(made, Refused):
                     refused.setdefault(made.why, []).append(made.cell)
                 else:

@@ -31,12 +31,28 @@ def axes_of_choice(
         if kind not in GROUPS or not key:
             found.append(axis)
             continue
-        swept = [
-            str(v).partition("=")[2] for each in groups if each.key == kind for v in each.values
-        ]
+        swept = [_name(v) for each in groups if each.key == kind for v in each.values]
         applies = _axis_of(axis, kind, key, names[kind], swept or [names[kind]], keys)
         found += [] if applies is None else [applies]
     return found
+
+
+def without_absent(axes: Mapping[str, Axis], given: Mapping[str, Axis]) -> dict[str, Axis]:
+    """An experiment's `axes` without settings of choices that `given`, the command line, takes out.
+
+    method=tome beside an experiment that sweeps method=tome,evit: `method.evit.keep_rate` goes.
+    """
+    absent = set()
+    for kind in GROUPS:
+        if kind in axes and kind in given:
+            left, named = ({_name(v) for v in each[kind].values} for each in (given, axes))
+            absent |= {f"{kind}.{name}" for name in named - left}
+    return {key: axis for key, axis in axes.items() if ".".join(key.split(".")[:2]) not in absent}
+
+
+def _name(override: str) -> str:
+    """ "tome" of "method=tome"."""
+    return str(override).partition("=")[2]
 
 
 def _axis_of(

@@ -103,6 +103,18 @@ def test_dense_settings_of_one_group_are_those_of_its_methods(house: House) -> N
     assert trials[0].checkpoint != trials[2].checkpoint
 
 
+def test_settings_of_a_method_that_the_command_line_takes_out_go_with_it(house: House) -> None:
+    """`method=dense` beside an experiment that sets `method.moe.top_k` is no misspelt key."""
+    house.experiment(
+        "table",
+        "hydra:\n  sweeper:\n    params:\n      method: moe,dense\n      method.moe.top_k: 4\n",
+    )
+    assert cells("experiment=table", "method=dense") == ["digits/dense/0"]
+    assert cells("experiment=table") == ["digits/dense/0", "digits/moe,top_k=4/0"]
+    with pytest.raises(PlanError, match="unknown key 'moe'"):
+        make_plan(["method=dense", "method.moe.top_k=4"])
+
+
 def test_overrides_without_an_experiment_are_called_adhoc(house: House) -> None:
     """The experiment's name defaults to adhoc, and is the first folder."""
     assert only().folder.parts[:2] == ("results", "adhoc")
