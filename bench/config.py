@@ -38,8 +38,8 @@ class TrainConfig:
         check_fields(self)
         if self.flops is not None and self.steps is not None:
             raise ValueError(
-                f"train.flops={self.flops:g} and train.steps={self.steps} both state how long to "
-                "train: leave one of them null"
+                f"flops={self.flops:g} and steps={self.steps} both state how long to train: leave "
+                "one of them null"
             )
 
 
