@@ -200,8 +200,10 @@ class _Module(pl.LightningModule):
         else:
             step()
         if self.hooks.after_step is not None:
-            # Straight after the update: the step's gradients are still set.
-            self.hooks.after_step(self.model, self.trainer.global_step / self.recipe.steps)
+            # Straight after the update: the step's gradients are still set, and Lightning has not
+            # counted the step yet.
+            done = self.trainer.global_step + 1
+            self.hooks.after_step(self.model, done / self.recipe.steps)
 
     def configure_gradient_clipping(
         self,
