@@ -95,6 +95,7 @@ kernels: $(VENV)/.dev ## time the layers against other implementations
 	$(BIN)/python -m tests.studies.kernels
 	$(BIN)/python -m tests.studies.dense_kernels
 	$(BIN)/python -m tests.studies.sparse_kernels
+	$(BIN)/python -m tests.studies.allocation_kernels
 	$(BIN)/python -m tests.studies.vision_kernels
 	$(BIN)/python -m tests.studies.routing_overhead
 

@@ -31,9 +31,16 @@ class TrainConfig:
     weight_decay: Annotated[float | None, Range(0)] = None
     # Of lr: the rate of weights that a method took over from the trained dense model.
     fine_tune_lr_share: Annotated[float, Range(gt=0)] = 1.0
+    # Executed FLOPs of the whole training, a dense start included, in place of steps.
+    flops: Annotated[float | None, Range(gt=0)] = None
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.flops is not None and self.steps is not None:
+            raise ValueError(
+                f"flops={self.flops:g} and steps={self.steps} both state how long to train: leave "
+                "one of them null"
+            )
 
 
 @dataclass

@@ -41,6 +41,11 @@ def test_unknown_keys_are_refused() -> None:
         ({"train": {"batch_size": 0}}, "train.batch_size=0: must be at least 1"),
         ({"train": {"lr": 0.0}}, "train.lr=0.0: must be above 0"),
         ({"train": {"lr": float("nan")}}, "train.lr=nan: must be above 0"),
+        ({"train": {"flops": 0.0}}, "train.flops=0.0: must be above 0"),
+        (
+            {"train": {"flops": 9e3, "steps": 10}},
+            "train.flops=9000 and steps=10 both state how long to train: leave one of them null",
+        ),
         ({"measure": {"rounds": 0}}, "measure.rounds=0: must be at least 1"),
         ({"measure": {"batch_sizes": [1, 0]}}, "measure.batch_sizes=0: must be at least 1"),
         ({"measure": {"batch_sizes": []}}, "measure.batch_sizes is empty"),

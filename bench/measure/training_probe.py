@@ -1,4 +1,7 @@
-"""Two early training steps under the meters: what a step keeps in memory, and what it computes.
+"""Training steps under the meters: what a step keeps in memory, and what it computes.
+
+Memory is that of one early step. FLOPs are the mean over the steps that are counted: what a step
+computes may change with the progress of the training.
 
 Where several processes train together, FLOPs are summed over them, so that a step is that of the
 whole batch; memory is one device's, with the buckets in which its gradients are sent.
@@ -31,7 +34,7 @@ class TrainingProbe:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self._memory: TrainingMemory | None = None
-        self._flops: int | None = None
+        self._flops: list[int] = []  # of each step that was counted
         self._unknown: set[str] = set()  # operations without a formula
 
     def memory(self, step: Step, optimizer: torch.optim.Optimizer) -> None:
@@ -46,12 +49,12 @@ class TrainingProbe:
         )
 
     def flops(self, step: Step, optimizer: torch.optim.Optimizer) -> None:
-        """Run `step` once and keep its executed FLOPs, forward and backward."""
+        """Run `step` once and add its executed FLOPs, forward and backward, to the counts."""
         found = count(step)
         # Every process counts its share of the batch at the same step; all must take part.
         counts = ranks.all_gather((found.total, set(found.ops_without_formula)))
-        self._flops = sum(total for total, _ in counts)
-        self._unknown = set().union(*(names for _, names in counts))
+        self._flops.append(sum(total for total, _ in counts))
+        self._unknown.update(*(names for _, names in counts))
 
     def metrics(self, untrained: str) -> Metrics:
         """The train/... metrics; missing for the reason `untrained` where no step was probed."""
@@ -69,11 +72,11 @@ class TrainingProbe:
         }
 
     def _flop_metric(self, untrained: str) -> Metric:
-        if self._flops is None:
+        if not self._flops:
             return missing_metric(TRAIN_FLOPS, untrained)
         unknown = ", ".join(sorted(self._unknown))
         doubt = f"operations without a FLOP formula: {unknown}" if unknown else None
-        return metric(TRAIN_FLOPS, self._flops, doubt)
+        return metric(TRAIN_FLOPS, sum(self._flops) / len(self._flops), doubt)
 
 
 def _bucket_bytes(model: nn.Module) -> int:

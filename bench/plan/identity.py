@@ -23,6 +23,7 @@ MEASURING_ROOM = "bench.trial.run"
 # What makes a stored dense model and the costs beside it.
 TRAINING_ROOMS = (
     "bench.trial.train",
+    "bench.trial.flop_budget",
     "bench.measure.training_probe",
     "bench.measure.energy.training",
 )

@@ -43,6 +43,7 @@ class PlannedTrial:
     entry_points: dict[str, str]  # kind -> module:Class
     identity: dict[str, Any]
     checkpoint: str  # of the dense model, relative to the results folder
+    start: str  # of the dense model that others start from: with train.flops, the recipe's
 
     def content(self) -> dict[str, Any]:
         """What trial.json holds: everything resolved, so that no Hydra is needed to run it."""
@@ -53,7 +54,7 @@ class PlannedTrial:
             "entry_points": self.entry_points,
             "config": self.config,
             "identity": self.identity,
-            "dense": {"checkpoint": self.checkpoint},
+            "dense": {"checkpoint": self.checkpoint, "start": self.start},
         }
 
 
@@ -93,6 +94,7 @@ class TrialMaker:
             entry_points={kind: plugin.target for kind, plugin in plugins.items()},
             identity=whole,
             checkpoint=self._checkpoint(whole),
+            start=self._checkpoint(whole, {"flops": None}),
         )
 
     def dense_twin(
@@ -156,13 +158,18 @@ class TrialMaker:
             **self._loads(config["measure"].get("routing_from")),
         }
 
-    def _checkpoint(self, whole: dict[str, Any]) -> str:
-        """Where the dense model is stored; how and with which method it is measured is no part."""
+    def _checkpoint(
+        self, whole: dict[str, Any], train: Mapping[str, Any] = MappingProxyType({})
+    ) -> str:
+        """Where the dense model is stored; how and with which method it is measured is no part.
+
+        `train` replaces settings of its training.
+        """
         config, code = whole["config"], whole["code"]
         # Not the code of the meters of inference: changing those must not train all models again.
         content = {block: config[block] for block in identity.DENSE_BLOCKS}
-        for name in identity.NOT_OF_DENSE:
-            content["train"] = {k: v for k, v in content["train"].items() if k != name}
+        own = {k: v for k, v in content["train"].items() if k not in identity.NOT_OF_DENSE}
+        content["train"] = {**own, **train}
         content["entry_points"] = {k: config["entry_points"][k] for k in ("task", "backbone")}
         content["code"] = {
             **{kind: code[kind] for kind in ("task", "backbone")},

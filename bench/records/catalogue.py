@@ -157,6 +157,7 @@ DENSE_TIME = _train("train/dense_time_s", SECONDS, "dense pre-training needed", 
 TRAIN_STEPS = _train("train/num_steps", COUNT, "training steps", BELOW)
 TRAIN_LOSS = _train("train/loss", NAT, "last training loss")
 TRAIN_FLOPS = _step("train/flops_per_step", FLOP, "FLOPs of a training step")
+TRAIN_TOTAL = _train("train/flops", FLOP, "training FLOPs, dense start included")
 
 # Spread over inputs: the second table of the page.
 LATENCY = _latency("infer/latency_ms_p{P}", MS, "latency p{P}, batch 1", TAILS)

@@ -23,8 +23,9 @@ from bench.records import environment
 from bench.records.record import RAW_NAME, Record, write_record
 from bench.records.redaction import bounded, redact
 from bench.records.writable import writable
-from bench.trial.prepare import OnPhase, prepare
+from bench.trial.prepare import prepare
 from bench.trial.static import count_only
+from bench.trial.trained import OnPhase
 from bench.trial.trial import BadTrial, Trial, read_trial
 from bench.types import Unsupported
 

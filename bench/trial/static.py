@@ -13,7 +13,7 @@ from bench.measure import Findings
 from bench.measure.points.halves import FIT, half
 from bench.measure.static import measure_static
 from bench.plugins.hooks import Hooks, resolve
-from bench.trial.prepare import CALIBRATION_BATCH, OnPhase, seed_all
+from bench.trial.trained import CALIBRATION_BATCH, OnPhase, seed_all
 from bench.trial.trial import Trial
 from bench.types import Backbone, Batch, Task
 

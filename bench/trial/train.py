@@ -2,8 +2,8 @@
 
     fit(model, hooks, task, recipe, ...) -> Training
 
-runs the recipe (AdamW, linear warm-up, then cosine) over seeded data. Two early steps are probed,
-one for memory and one for FLOPs; their time is subtracted from the training time.
+runs the recipe (AdamW, linear warm-up, then cosine) over seeded data. Some steps are probed, for
+memory and for FLOPs; their time is subtracted from the training time.
 
 With several ranks (`bench.ranks`) each takes its share of every batch: together they see the same
 samples in the same order as one process, whose loss and gradient are the mean of theirs.
@@ -17,9 +17,10 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import pytorch_lightning as pl
@@ -58,8 +59,8 @@ class Training:
 
 def resolve_recipe(recipe: Recipe, config: TrainConfig, share: float = 1.0) -> Recipe:
     """The task's recipe with what the experiment overrides, cut to a `share` of its steps."""
-    names = {each.name for each in fields(Recipe)}
-    given = {k: v for k, v in vars(config).items() if k in names and v is not None}
+    names = (each.name for each in fields(Recipe) if hasattr(config, each.name))
+    given = {name: value for name in names if (value := getattr(config, name)) is not None}
     full = replace(recipe, **given)
     return replace(full, steps=math.ceil(full.steps * share))
 
@@ -73,22 +74,21 @@ def fit(
     seed: int,
     gpu: GpuConfig,
     on_step: OnStep = lambda share: None,
-    probes: tuple[Probe, ...] = (),
+    probes: Mapping[int, Probe] = MappingProxyType({}),
 ) -> Training:
     """Train `model` in place on the task's train split.
 
-    Of `hooks`, `loss`, `after_step` and `param_groups` are called. Each of `probes` is called with
-    one training step and the optimiser and must call the step exactly once: the second step goes to
-    the first probe, and so on. Raises ValueError for a batch that is larger than the data or cannot
-    be shared evenly by the ranks, Diverged when the loss, or a trained weight, is not finite.
+    Of `hooks`, `loss`, `after_step` and `param_groups` are called. Each of `probes`, by the number
+    of a step from 0, is called with this step and the optimiser and must call the step exactly
+    once. Raises ValueError for a batch that is larger than the data or cannot be shared evenly by
+    the ranks, Diverged when the loss, or a trained weight, is not finite.
     """
     if recipe.steps == 0:
         return Training(0, 0.0, None)
-    ranks.local_share(recipe.batch_size, "train.batch_size")
-    _refuse_small_data(task, recipe)  # also makes or reads the data, before the clock starts
+    check_batch(task, recipe)  # also makes or reads the data, before the clock starts
     module = _Module(model, hooks, task, recipe)
     progress = _Progress(recipe.steps, on_step)
-    module.probes = list(probes)
+    module.probes = probes
     # Lightning's hints about devices and paid loggers do not belong in a trial's log.
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     trainer = _make_trainer(recipe, gpu, progress)
@@ -103,6 +103,17 @@ def fit(
     return Training(recipe.steps, elapsed, loss)
 
 
+def training_loss(
+    model: nn.Module, batch: Batch, hooks: Hooks, task: Task, progress: float
+) -> Tensor:
+    """The scalar that a training step minimises, at `progress` in 0..1."""
+    if hooks.loss is not None:
+        loss: Tensor = hooks.loss(model, batch, task.criterion, progress)
+        return loss
+    output = model(batch)
+    return task.criterion(output, batch) + output.aux_loss
+
+
 def _refuse_infinite_weights(model: nn.Module) -> None:
     """Raises Diverged where a trained weight is NaN or infinite.
 
@@ -115,7 +126,9 @@ def _refuse_infinite_weights(model: nn.Module) -> None:
             raise Diverged(f"after the last step {name} holds NaN or infinity")
 
 
-def _refuse_small_data(task: Task, recipe: Recipe) -> None:
+def check_batch(task: Task, recipe: Recipe) -> None:
+    """Raises ValueError for a batch that exceeds the data or cannot be shared by the ranks."""
+    ranks.local_share(recipe.batch_size, "train.batch_size")
     # The train split drops a ragged last batch: with less than one batch a pass would be empty, and
     # training would never end.
     num_samples = task.num_samples("train")
@@ -163,7 +176,7 @@ class _Module(pl.LightningModule):
     def __init__(self, model: nn.Module, hooks: Hooks, task: Task, recipe: Recipe) -> None:
         super().__init__()
         self.model, self.hooks, self.task, self.recipe = model, hooks, task, recipe
-        self.probes: list[Probe] = []
+        self.probes: Mapping[int, Probe] = {}
         self.probe_s = 0.0
 
     def transfer_batch_to_device(self, batch: Batch, device: Any, dataloader_idx: int) -> Batch:
@@ -172,25 +185,22 @@ class _Module(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         progress = self.trainer.global_step / self.recipe.steps
-        if self.hooks.loss is not None:
-            loss: Tensor = self.hooks.loss(self.model, batch, self.task.criterion, progress)
-            return loss
-        output = self.model(batch)
-        return self.task.criterion(output, batch) + output.aux_loss
+        return training_loss(self.model, batch, self.hooks, self.task, progress)
 
     def optimizer_step(self, *arguments: Any, **keywords: Any) -> None:
         # Lightning's closure runs forward, backward and update: one call is the whole step.
         step = partial(super().optimizer_step, *arguments, **keywords)
-        # The first step is not probed: it allocates optimiser states and fills caches.
-        if self.probes and self.trainer.global_step >= 1:
+        if (probe := self.probes.get(self.trainer.global_step)) is not None:
             started = time.perf_counter()
-            self.probes.pop(0)(step, self.trainer.optimizers[0])
+            probe(step, self.trainer.optimizers[0])
             self.probe_s += time.perf_counter() - started
         else:
             step()
         if self.hooks.after_step is not None:
-            # Straight after the update: the step's gradients are still set.
-            self.hooks.after_step(self.model, self.trainer.global_step / self.recipe.steps)
+            # Straight after the update: the step's gradients are still set, and Lightning has not
+            # counted the step yet.
+            done = self.trainer.global_step + 1
+            self.hooks.after_step(self.model, done / self.recipe.steps)
 
     def configure_gradient_clipping(
         self,

@@ -35,6 +35,7 @@ class Trial:
     config: Config
     entry_points: dict[str, str]  # kind -> "module:Class", as resolved by the plan
     checkpoint: Path  # of the dense model
+    start: Path  # of the one that methods start from: another one where train.flops is set
     raw: dict[str, Any]  # the file as it is, which the record quotes
 
     @property
@@ -77,13 +78,16 @@ def read_trial(folder: Path) -> Trial:
         raw = read_json(path)
         config, key = as_config(raw["config"]), raw["key"]
         labels = Labels.model_validate(raw["labels"])
+        root, dense = _results_root(folder, config, labels, key), raw["dense"]
         return Trial(
             folder=folder,
             key=key,
             labels=labels,
             config=config,
             entry_points=raw["entry_points"],
-            checkpoint=_results_root(folder, config, labels, key) / raw["dense"]["checkpoint"],
+            checkpoint=root / dense["checkpoint"],
+            # Of a file without one there is no budget: one dense model is both.
+            start=root / dense.get("start", dense["checkpoint"]),
             raw=raw,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:

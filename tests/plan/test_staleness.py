@@ -287,6 +287,13 @@ def test_the_dense_checkpoint_is_shared_where_training_is_the_same(
     assert (default.checkpoint == changed.checkpoint) == same
 
 
+def test_a_budget_leaves_the_start_as_it_is(house: House) -> None:
+    """With train.flops the dense row has a model of its own; methods start from the recipe's."""
+    default, bounded = planned(), planned("train.flops=1e9")
+    assert default.start == default.checkpoint == bounded.start != bounded.checkpoint
+    assert bounded.checkpoint != planned("train.flops=2e9").checkpoint
+
+
 @pytest.mark.parametrize(
     ("override", "same"),
     [

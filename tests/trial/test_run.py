@@ -28,7 +28,7 @@ class Method:
 """
 NAN_AT_THE_END = """
     def after_step(self, model, progress):
-        if progress >= 0.5:  # the second of two steps
+        if progress == 1:  # after the second of two steps
             with torch.no_grad():
                 next(model.parameters()).fill_(math.nan)
 """

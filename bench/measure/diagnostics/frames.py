@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bench import routing
+from bench.measure.diagnostics.placing import decided_of, num_positions, placed, real_of, stays_of
 from bench.routing import Decision
 from bench.types import Batch
 
@@ -31,6 +32,11 @@ class Frame:
     has_units: bool
     real: Tensor
     union: float | None = None  # share of the units that run for any element of a batch, mean
+    # bool [N] or [N, T], the elements that the gate decides about; None: all of them.
+    decided: Tensor | None = None
+    # Of a merge, bool like `run`: the tokens that go on in their own place, also those that the
+    # gate did not decide about because others merge into them. None of any other gate.
+    stays: Tensor | None = None
 
     @property
     def executed(self) -> Tensor:
@@ -39,7 +45,9 @@ class Frame:
 
     @property
     def ran(self) -> Tensor:
-        """Whether any unit ran for an element, bool [N] or [N, T]."""
+        """Whether any unit ran for an element, or it was not merged away, bool [N] or [N, T]."""
+        if self.stays is not None:
+            return self.stays
         return self.run.any(-1) if self.has_units else self.run
 
 
@@ -48,13 +56,45 @@ class _Parts:
     """A gate's decisions, batch by batch."""
 
     has_units: bool
+    per_token: bool
     run: list[Tensor] = field(default_factory=list)
     probability: list[Tensor] = field(default_factory=list)
     real: list[Tensor] = field(default_factory=list)
     union: list[float] = field(default_factory=list)
+    decided: list[Tensor] = field(default_factory=list)
+    stays: list[Tensor] = field(default_factory=list)  # of a merge alone
+    merges: bool = False
 
-    def add(self, run: Tensor, probability: Tensor, real: Tensor) -> None:
-        """One batch; padding is no element."""
+    def add(
+        self, decision: Decision, batch: Batch, num_tokens: int, passed: Sequence[Batch]
+    ) -> None:
+        """What was decided in one batch; `passed` are the batches before."""
+        num_samples, stays = len(batch), stays_of(decision)
+        self.merges = self.merges or stays is not None
+        run = placed(decision, decision.run.cpu(), num_samples, num_tokens)
+        self.add_unreached(passed[len(self.run) :], run)
+        belief = decision.probabilities.cpu().float()
+        probability = placed(decision, belief, num_samples, num_tokens, torch.nan)
+        real = real_of(batch, run, self.per_token)
+        self._append(run, probability, real)
+        self.decided.append(placed(decision, decided_of(decision), num_samples, num_tokens) & real)
+        if stays is not None:
+            self.stays.append(placed(decision, stays, num_samples, num_tokens) & real)
+
+    def add_unreached(self, batches: Sequence[Batch], like: Tensor | None = None) -> None:
+        """Batches in which the gate was not called: nothing came so far, and nothing runs."""
+        for batch in batches:
+            shape = (self.run[0] if like is None else like).shape[1:]
+            run = torch.zeros(len(batch), *shape, dtype=torch.bool)
+            unknown = torch.full(run.shape, torch.nan)
+            self._append(run, unknown, real_of(batch, run, self.per_token))
+            nothing = torch.zeros_like(self.real[-1])
+            self.decided.append(nothing)
+            if self.merges:
+                self.stays.append(nothing)
+
+    def _append(self, run: Tensor, probability: Tensor, real: Tensor) -> None:
+        # Padding is no element.
         fits = real.view(*real.shape, *[1] * (run.dim() - real.dim()))
         self.run.append(run & fits)
         if self.has_units:
@@ -70,62 +110,24 @@ def watch(model: Any, batches: Iterable[Batch]) -> list[Frame]:
     sequence length changes from batch to batch cannot stand in one frame and are left out.
     """
     parts: dict[str, _Parts] = {}
+    passed = list[Batch]()
     for batch in batches:
         with torch.inference_mode(), routing.observe() as seen:
             model(batch)
         num_calls: dict[str, int] = defaultdict(int)
         # A network that drops tokens decides about fewer and fewer: the longest row has all.
-        num_tokens = max((_length(d) for d in seen.decisions if d.per_token), default=0)
+        num_tokens = max((num_positions(d) for d in seen.decisions if d.per_token), default=0)
         for decision in seen.decisions:
             num_calls[decision.name] += 1
             number = num_calls[decision.name]
             name = decision.name if number == 1 else f"{decision.name}#{number}"
-            run, probability = _placed(decision, len(batch), num_tokens)
-            gate = parts.setdefault(name, _Parts(decision.unit is not None))
-            gate.add(run, probability, _real(batch, run, decision.per_token))
+            gate = parts.setdefault(name, _Parts(decision.unit is not None, decision.per_token))
+            gate.add(decision, batch, num_tokens, passed)
+        passed.append(batch)
+    for gate in parts.values():
+        gate.add_unreached(passed[len(gate.run) :])
     frames = [_joined(name, each) for name, each in parts.items()]
     return [frame for frame in frames if frame is not None]
-
-
-def _length(decision: Decision) -> int:
-    """Tokens of the longest sample that a decision shows: by its row, or by their positions."""
-    tokens = decision.tokens
-    last = 0 if tokens is None or not tokens.numel() else int(tokens.max()) + 1
-    return max(decision.run.shape[1], last)
-
-
-def _placed(decision: Decision, num_samples: int, num_tokens: int) -> tuple[Tensor, Tensor]:
-    """Choice and probability in the frame of the whole batch: what was not reached does not run."""
-    run, probability = decision.run.cpu(), decision.probabilities.cpu().float()
-    if decision.tokens is not None:
-        tokens = decision.tokens.cpu()
-        tokens = tokens.view(*tokens.shape, *[1] * (run.dim() - 2)).expand_as(run)
-        wide = (len(run), num_tokens, *run.shape[2:])
-        run = torch.zeros(wide, dtype=torch.bool).scatter(1, tokens, run)
-        probability = torch.full(wide, torch.nan).scatter(1, tokens, probability)
-    if decision.index is None:
-        return run, probability
-    index, shape = decision.index.cpu(), (num_samples, *run.shape[1:])
-    full, unknown = torch.zeros(shape, dtype=torch.bool), torch.full(shape, torch.nan)
-    return full.index_copy(0, index, run), unknown.index_copy(0, index, probability)
-
-
-def _real(batch: Batch, run: Tensor, per_token: bool) -> Tensor:
-    """Which elements of a choice are no padding, [B] or [B, T].
-
-    The mask is that of the inputs, behind a class token if there is one. In an encoder-decoder of
-    which both sides are equally long the tokens' side is unknown: then all count as real.
-    """
-    mask, shape = batch.mask, run.shape[: 2 if per_token else 1]
-    everything = torch.ones(shape, dtype=torch.bool)
-    if mask is None or not per_token:
-        return everything
-    if batch.decoder_inputs is not None and batch.decoder_inputs.shape[1] == mask.shape[1]:
-        return everything
-    leading = run.shape[1] - mask.shape[1]
-    if leading not in (0, 1):
-        return everything
-    return torch.cat([everything[:, :leading], mask.cpu()], 1)
 
 
 def _joined(name: str, parts: _Parts) -> Frame | None:
@@ -133,4 +135,7 @@ def _joined(name: str, parts: _Parts) -> Frame | None:
         return None
     run, real = torch.cat(parts.run), torch.cat(parts.real)
     union = mean(parts.union) if parts.union else None
-    return Frame(name, run, torch.cat(parts.probability), parts.has_units, real, union)
+    # A payload in some batches only is of a gate that does not always merge.
+    stays = torch.cat(parts.stays) if 0 < len(parts.stays) == len(parts.run) else None
+    decided, probability = torch.cat(parts.decided), torch.cat(parts.probability)
+    return Frame(name, run, probability, parts.has_units, real, union, decided, stays)

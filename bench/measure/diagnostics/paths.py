@@ -50,6 +50,11 @@ def _paths_of(frames: list[Frame]) -> Entry:
     """The four fields of frames with the same elements."""
     shape = max((frame.ran.shape for frame in frames), key=len)
     real = torch.stack([_spread(frame.real, shape) for frame in frames]).all(0)
+    # What no gate decides about, such as a class token that never halts, takes no route.
+    asked = [_spread(frame.decided, shape) for frame in frames if frame.decided is not None]
+    asked += [_spread(frame.stays, shape) for frame in frames if frame.stays is not None]
+    if asked:
+        real = real & torch.stack(asked).any(0)
     ran = [_spread(frame.ran, shape)[real] for frame in frames]  # each [M]
     depth = _shares(torch.stack(ran).sum(0), len(frames))
     nested = all(bool((later <= earlier).all()) for earlier, later in pairwise(ran))
@@ -66,7 +71,7 @@ def _spread(ran: Tensor, shape: torch.Size) -> Tensor:
 def _routes(frames: list[Frame], shape: torch.Size, real: Tensor) -> Entry:
     columns = []
     for frame in frames:
-        choices = frame.run if frame.has_units else frame.run[..., None]
+        choices = frame.run if frame.has_units else frame.ran[..., None]
         wide = choices if choices.shape[:-1] == shape else choices[:, None].expand(*shape, -1)
         columns.append(wide[real])
     bits = torch.cat(columns, 1).numpy()

@@ -14,7 +14,8 @@
     dead_branches, collapsed        the same alarms by name
     depth_histogram                 share of elements by the number of gates that ran
     exit_histogram                  the same where gates are nested, that is exits
-    num_paths, path_entropy         different routes that elements took; entropy in nat
+    num_paths, path_entropy         different routes that elements took; entropy in nat. A token's
+                                    route ends where it merges into another one, which goes on
     by_frame[]                      the same by what gates decide on: an encoder's tokens are not
                                     the decoder's; gates (names) and those four fields, which stand
                                     above for all gates where there is one frame
@@ -26,7 +27,8 @@
     router_flops_share, router_time_share_b1, ..._b{largest}
     reasons                         why a field is null
 
-An element is a token where a gate decides on tokens, otherwise a sample. Padding is none.
+An element is a token where a gate decides on tokens, otherwise a sample. Padding is none; of routes
+and histograms neither is what no gate decides about, such as a class token that never halts.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class TrainingEnergy:
     """A context around the fit; `metrics` afterwards.
 
         with TrainingEnergy(devices) as energy:
-            fit(..., probes=[energy.leaving_out(probe)])
+            fit(..., probes={1: energy.leaving_out(probe)})
         energy.metrics()
 
     Boards are summed only if every one has a valid reading. A refusal never disturbs the training.

@@ -107,9 +107,10 @@ class TrialPair:
 def _with_seed(content: Content, seed: int) -> Content:
     changed = copy.deepcopy(dict(content))
     changed["config"]["seed"] = changed["labels"]["seed"] = seed
-    # The planned checkpoint belongs to the planned seed; one of its own trains dense anew.
-    checkpoint = PurePosixPath(changed["dense"]["checkpoint"])
-    changed["dense"]["checkpoint"] = str(checkpoint.with_stem(f"{checkpoint.stem}-seed{seed}"))
+    # Planned checkpoints belong to the planned seed; those of its own are trained anew.
+    for name, path in changed["dense"].items():
+        planned = PurePosixPath(path)
+        changed["dense"][name] = str(planned.with_stem(f"{planned.stem}-seed{seed}"))
     return changed
 
 

@@ -12,6 +12,7 @@ from bench.records.catalogue import (
     TRAIN_FLOPS,
     TRAIN_STEPS,
     TRAIN_TIME,
+    TRAIN_TOTAL,
 )
 from bench.records.reading import Found, profile
 from bench.report.claims.case import Case, by_seed, counted_ratio, is_dense
@@ -119,9 +120,12 @@ def _training(case: Case) -> Outcome:
         return not_measured(NO_DENSE)
     dense = _training_flops(case.dense_trials)
     own = _training_flops(case.own_trials)
-    # A method that starts from dense needs that training as well, though others share it.
-    for seed in by_seed(case.own_trials, DENSE_TIME.key):
+    whole = by_seed(case.own_trials, TRAIN_TOTAL.key)
+    # A method that starts from dense needs that training as well, though others share it. Records
+    # without a total are of starts that the dense row is.
+    for seed in by_seed(case.own_trials, DENSE_TIME.key).keys() - whole.keys():
         own[seed] = own[seed] + dense[seed] if seed in own and seed in dense else math.nan
+    own |= whole
     found = counted_ratio({s: flops for s, flops in own.items() if flops == flops}, dense)
     if found is None:
         return not_measured("no FLOPs of a training step of both are in the record")

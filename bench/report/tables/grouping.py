@@ -45,6 +45,7 @@ def table_key(found: Found) -> TableKey:
     blocks = ("task", "backbone", "train", "measure", "gpu")
     settings = {name: dict(config_block(found.record, name)) for name in blocks}
     settings["gpu"].pop("device", None)  # which of several equal GPUs it was
+    settings["train"].setdefault("flops", None)
     settings["measure"].setdefault("workload", FORWARD)  # older records had no other
     settings["measure"].setdefault("force_share", None)
     settings["measure"].setdefault("routing", OWN_ROUTING)

@@ -16,6 +16,7 @@ from bench.records.catalogue import FLOPS_SHARE, QUALITY, QUALITY_VS_DENSE
 from bench.records.reading import Found, config_block, point_name
 from bench.records.record import DEPENDS_ON_BATCH, UPPER_BOUND, Metric
 from bench.report.tables.cells import aggregate, at_least, difference
+from bench.report.tables.equal_training import with_best_sizes
 from bench.report.tables.grouping import TableKey, current_trials, own_variant, subtitles, table_key
 from bench.report.tables.notes import table_notes, unfinished_line
 from bench.report.tables.processes import with_pooled_intervals
@@ -29,7 +30,8 @@ def tables(found: Iterable[Found]) -> list[Table]:
     for item in found:
         groups[table_key(item)].append(item)
     names = subtitles(groups)
-    return [_table(key, groups[key], names[key]) for key in sorted(groups)]
+    made = [(key, _table(key, groups[key], names[key])) for key in sorted(groups)]
+    return with_best_sizes(made)
 
 
 def _table(key: TableKey, group: Sequence[Found], subtitle: str) -> Table:

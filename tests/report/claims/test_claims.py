@@ -242,6 +242,14 @@ def test_training_includes_that_of_dense(make: Any, found: Any) -> None:
     assert outcome(found(dense, free), "more_training").answer == "no"
 
 
+def test_a_recorded_total_contains_the_start(make: Any, found: Any) -> None:
+    """A total of 90 GFLOP, whatever its start was; dense took 100 steps of 1 GFLOP."""
+    dense = make(changed=trained(1e9, 100))
+    total = {**trained(1.2e9, 50, 61.5), "train/flops": count(9e10, "flop")}
+    bounded = make("moe", share=0.5, speedup=1.8, changed=total)
+    assert outcome(found(dense, bounded), "more_training").text == "0.900x"
+
+
 def test_spread_over_seeds(make: Any, found: Any) -> None:
     """Sd 0.03 against 0.01 over 3 seeds is 3x; F(2, 2) has quantiles 39 and 1 / 39."""
     records = [make(quality=0.9 + 0.01 * s, labels={"seed": s}) for s in range(3)]
