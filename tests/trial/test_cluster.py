@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from bench.config import GpuConfig
 from bench.plugins.hooks import DEFAULT_HOOKS
-from bench.tasks.parts.preloaded import iterate_batches
 from bench.trial.train import fit
-from bench.types import Batch, Output, Recipe
+from bench.types import Recipe
+from tests.fakes.line import Line, Points
 
 # Variables of task 1 of 4 on the second of two nodes.
 TASK = {
@@ -42,31 +41,6 @@ MACHINES = {
     },
 }
 ROOT = Path(__file__).parents[2]
-
-
-class Points:
-    """Eight samples on a line."""
-
-    def num_samples(self, split: str) -> int:
-        return 8
-
-    def batches(self, split: str, size: int, *, seed: int | None = None) -> object:
-        inputs = torch.arange(8.0)[:, None]
-        return iterate_batches(Batch(inputs, inputs), size, seed=seed, whole=True)
-
-    def criterion(self, output: Output, batch: Batch) -> Tensor:
-        return output.logits.mean()
-
-
-class Line(nn.Module):
-    """One product."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(1, 1)
-
-    def forward(self, batch: Batch) -> Output:
-        return Output(self.layer(batch.inputs))
 
 
 def fake_srun(folder: Path) -> Path:

@@ -15,11 +15,11 @@ from bench.plan.staleness import write_trials
 from bench.plugins.hooks import DEFAULT_HOOKS, Hooks
 from bench.records.record import Record
 from bench.tasks.digits import Digits
-from bench.tasks.parts.preloaded import iterate_batches
 from bench.trial import run as trial
 from bench.trial.flop_budget import count_step, counted_steps, steps_within
 from bench.trial.trial import Trial
-from bench.types import Batch, Output, Recipe, Task, Unsupported
+from bench.types import Batch, Recipe, Task, Unsupported
+from tests.fakes.line import Line, Points
 
 BRIEF = [
     *("measure.num_inputs=2", "measure.batch_sizes=[1]", "gpu.threads=1", "measure.warmup_s=0"),
@@ -52,31 +52,6 @@ def test_an_early_a_middle_and_the_last_step_are_counted(steps: int, counted: li
     assert counted_steps(steps) == counted
 
 
-class Points:
-    """Eight samples on a line."""
-
-    def num_samples(self, split: str) -> int:
-        return 8
-
-    def batches(self, split: str, size: int, *, seed: int | None = None) -> Any:
-        inputs = torch.arange(8.0)[:, None]
-        return iterate_batches(Batch(inputs, inputs), size, seed=seed, whole=True)
-
-    def criterion(self, output: Output, batch: Batch) -> Tensor:
-        return output.logits.mean()
-
-
-class Line(nn.Module):
-    """One product of [4, 1] and [1, 3]."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(1, 3, bias=False)
-
-    def forward(self, batch: Batch) -> Output:
-        return Output(self.layer(batch.inputs))
-
-
 def counted(hooks: Hooks, model: nn.Module) -> float:
     """FLOPs of a step of four samples."""
     given = SimpleNamespace(
@@ -90,12 +65,12 @@ def counted(hooks: Hooks, model: nn.Module) -> float:
 
 def test_a_step_is_counted_forward_and_backward() -> None:
     """2 x 4 x 1 x 3 = 24 FLOPs, and as many for the weight's gradient; the data need none."""
-    assert counted(DEFAULT_HOOKS, Line()) == 48
+    assert counted(DEFAULT_HOOKS, Line(3, bias=False)) == 48
 
 
 def test_a_step_that_changes_is_counted_at_three_times() -> None:
     """One pass at first, two from the middle on: (1 + 2 + 2) / 3 x 48 = 80. The model is kept."""
-    model = Line()
+    model = Line(3, bias=False)
     model.num_calls = 0
 
     def loss(model: Any, batch: Batch, criterion: Any, progress: float) -> Tensor:

@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bench.config import GpuConfig, Precision
 from bench.plugins.hooks import DEFAULT_HOOKS
-from bench.tasks.parts.preloaded import iterate_batches
 from bench.trial.train import MAX_GRADIENT_NORM, fit
 from bench.types import Batch, Output, Recipe
+from tests.fakes.line import Points
 
 
-class Points:
-    """Eight samples on a line; the loss is a thousand times the mean logit."""
+class Steep(Points):
+    """Its loss is a thousand times the mean logit."""
 
-    def num_samples(self, split: str) -> int:
-        return 8
-
-    def batches(self, split: str, size: int, *, seed: int | None = None) -> Any:
-        inputs = torch.arange(8.0)[:, None]
-        return iterate_batches(Batch(inputs, inputs), size, seed=seed, whole=True)
-
-    def criterion(self, output: Output, batch: Batch) -> Tensor:
-        return 1000 * output.logits.mean()
+    scale = 1000.0
 
 
 class Line(nn.Module):
@@ -59,7 +51,7 @@ def test_every_precision_trains_with_clipped_gradients(precision: str) -> None:
         norms.append(torch.stack([p.grad.norm() for p in model.parameters()]).norm())
 
     hooks = replace(DEFAULT_HOOKS, after_step=after_step)
-    fit(model, hooks, Points(), Recipe(4, 4, 0.01), seed=0, gpu=GpuConfig(precision=precision))
+    fit(model, hooks, Steep(), Recipe(4, 4, 0.01), seed=0, gpu=GpuConfig(precision=precision))
     assert set(model.formats) == {FORMATS[precision]}
     assert max(map(float, norms)) == pytest.approx(MAX_GRADIENT_NORM, rel=1e-4)
 
@@ -75,5 +67,5 @@ def test_fp16_trains_on_a_gpu() -> None:
     """The loss is scaled up, so the first steps may overflow and be left out."""
     model = Line()
     gpu = GpuConfig(kind="one", precision="16")
-    fit(model, DEFAULT_HOOKS, Points(), Recipe(4, 4, 0.01), seed=0, gpu=gpu)
+    fit(model, DEFAULT_HOOKS, Steep(), Recipe(4, 4, 0.01), seed=0, gpu=gpu)
     assert set(model.formats) == {torch.float16}

@@ -34,7 +34,7 @@ class Frame:
     union: float | None = None  # share of the units that run for any element of a batch, mean
     # bool [N] or [N, T], the elements that the gate decides about; None: all of them.
     decided: Tensor | None = None
-    # Of a merge, bool like `run`: the tokens that go on in their own place, also those that the
+    # Of a merge, bool like `run`: the tokens that continue in their own place, also those that the
     # gate did not decide about because others merge into them. None of any other gate.
     stays: Tensor | None = None
 

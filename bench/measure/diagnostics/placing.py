@@ -48,7 +48,7 @@ def decided_of(decision: Decision) -> Tensor:
 
 
 def stays_of(decision: Decision) -> Tensor | None:
-    """Of a merge, the tokens that go on in their own place, bool [n, T]; None of another gate.
+    """Of a merge, the tokens that continue in their own place, bool [n, T]; None of another gate.
 
     A merge's payload names the token into which each goes: itself where it stays. Tokens that
     others merge into are not eligible, and do not count as running.

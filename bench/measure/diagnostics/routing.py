@@ -15,7 +15,7 @@
     depth_histogram                 share of elements by the number of gates that ran
     exit_histogram                  the same where gates are nested, that is exits
     num_paths, path_entropy         different routes that elements took; entropy in nat. A token's
-                                    route ends where it merges into another one, which goes on
+                                    route ends where it merges into another one, which continues
     by_frame[]                      the same by what gates decide on: an encoder's tokens are not
                                     the decoder's; gates (names) and those four fields, which stand
                                     above for all gates where there is one frame

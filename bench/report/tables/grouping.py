@@ -46,6 +46,7 @@ def table_key(found: Found) -> TableKey:
     settings = {name: dict(config_block(found.record, name)) for name in blocks}
     settings["gpu"].pop("device", None)  # which of several equal GPUs it was
     settings["train"].setdefault("flops", None)
+    settings["train"].setdefault("fine_tune_lr_share", 1.0)
     settings["measure"].setdefault("workload", FORWARD)  # older records had no other
     settings["measure"].setdefault("force_share", None)
     settings["measure"].setdefault("routing", OWN_ROUTING)

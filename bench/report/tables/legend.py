@@ -167,11 +167,11 @@ def timing_noise(table: Table) -> list[str]:
 
 def process_spread(table: Table) -> list[str]:
     """What changes between processes, per batch size; [] where each trial was timed in one."""
-    from bench.statistics.processes import BETWEEN_SESSIONS  # scipy: only after several processes
-
     found = spreads(table.found)
     if not found:
         return []
+    from bench.statistics.processes import BETWEEN_SESSIONS  # scipy: only after several processes
+
     sizes = ", ".join(f"{number(100 * s.sd, digits=2)} % at batch {b}" for b, s in found.items())
     freedom = min(spread.df for spread in found.values())
     return [
