@@ -99,3 +99,15 @@ def test_a_record_without_identity_replaces_no_seed(make, tabulated):
     (table,) = tabulated(make("moe"), dead.model_copy(update={"provenance": {}}))
     assert table.rows[0].seeds == (0,)
     assert table.unfinished == ["failed: moe (seed 1): killed"]
+
+
+def test_a_record_from_before_settings_of_training_shares_the_table_of_their_defaults(
+    make, tabulated
+) -> None:
+    """Neither a rate of fine-tuning nor a budget of FLOPs was stated: 1.0 and none."""
+    old = make("moe")
+    train = dict(old.config.get("train", {})) | {"fine_tune_lr_share": 1.0, "flops": None}
+    new = make("early_exit", started=1)
+    new = new.model_copy(update={"config": new.config | {"train": train}})
+    (table,) = tabulated(old, new)
+    assert len(table.rows) == 2
